@@ -1,0 +1,198 @@
+"""Every error a client can be told of: its status, code, whether another endpoint may be tried, and how it reads. (P)
+
+A front end turns one of these into its own shape in one place (`body` for OpenAI HTTP, a status table for gRPC).
+Messages are for the caller: what went wrong and what to do; they never hold secrets or tracebacks.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class GatewayError(Exception):
+    """The one root. ``status`` and ``code`` are the contract; ``retryable`` says whether another endpoint may be tried.
+
+    ``retry_after`` is in seconds; ``reason`` is a short constant for metrics and logs.
+    """
+
+    status = 500
+    type = "server_error"
+    code: str | None = "internal_error"
+    retryable = False
+    reason = "internal"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Extra response headers: Retry-After, rounded up to whole seconds, at least 1."""
+        if self.retry_after is None:
+            return ()
+        seconds = max(1, -int(-self.retry_after // 1))
+        return ((b"retry-after", b"%d" % seconds),)
+
+
+class InvalidRequest(GatewayError):
+    """The caller's mistake; ``param`` names the member or parameter."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request_error"
+    reason = "invalid_request"
+
+
+class Unsupported(InvalidRequest):
+    """A parameter the engine behind this model would silently ignore or cannot do: refused by name instead."""
+
+    code = "unsupported_parameter"
+    reason = "unsupported"
+
+
+class Unauthorized(GatewayError):
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+    reason = "unauthorized"
+
+
+class Forbidden(GatewayError):
+    status = 403
+    type = "permission_error"
+    code = "model_not_allowed"
+    reason = "forbidden"
+
+
+class NotFound(GatewayError):
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+    reason = "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+    reason = "model_not_found"
+
+
+class MethodNotAllowed(GatewayError):
+    """``allow`` is the value of the Allow header."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+    reason = "method_not_allowed"
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return ((b"allow", self.allow.encode()),)
+
+
+class BodyTooLarge(GatewayError):
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+    reason = "too_large"
+
+
+class HeaderTooLarge(GatewayError):
+    status = 431
+    type = "invalid_request_error"
+    code = "header_too_large"
+    reason = "too_large"
+
+
+class RateLimited(GatewayError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    reason = "rate_limited"
+
+
+class Overloaded(GatewayError):
+    status = 503
+    type = "server_error"
+    code = "overloaded"
+    reason = "overloaded"
+
+
+class NoEndpoints(GatewayError):
+    """No endpoint of the pool is usable now."""
+
+    status = 503
+    type = "server_error"
+    code = "no_endpoints"
+    reason = "no_endpoints"
+
+
+class UpstreamError(GatewayError):
+    """An engine failed or refused: its status and message, normalised.
+
+    A transport failure or an unintelligible answer has status 502. ``retryable`` is decided where the failure is
+    understood: true only if the engine did no work that a second engine would repeat at the caller's expense.
+    """
+
+    status = 502
+    type = "server_error"
+    code = "upstream_error"
+    reason = "upstream_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 502,
+        type: str | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code, retry_after=retry_after)
+        self.status = status
+        self.retryable = retryable
+        if type is not None:
+            self.type = type
+        elif 400 <= status < 500:
+            self.type = "invalid_request_error"
+
+
+class UpstreamTimeout(GatewayError):
+    """An engine stayed silent in some phase (connect, first token, between tokens) for longer than that phase allows."""
+
+    status = 504
+    type = "server_error"
+    code = "upstream_timeout"
+    reason = "upstream_timeout"
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+def body(error: GatewayError) -> bytes:
+    """The error object of the OpenAI API: ``{"error": {"message", "type", "param", "code"}}``."""
+    return msgspec.json.encode(
+        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+    )
+
+
+def event(error: GatewayError) -> bytes:
+    """The same as the last event of a stream that has begun (facts: SDKs raise only on a nested ``error`` object)."""
+    return b"data: %b\n\n" % body(error)
