@@ -1,0 +1,289 @@
+"""HTTP/1.1 as bytes and values, for both sides of the gateway, over llhttp. (P)
+
+llhttp in its strict mode is the judge of framing: bare LF, obs-fold, repeated or conflicting Content-Length, a length
+beside Transfer-Encoding, malformed chunk sizes all end in `ProtocolError`. What it lets through and a gateway must
+not (a coding other than chunked, no or two Host fields, HTTP/0.9) is refused here. Any split of the bytes gives the
+same messages. After an error a parser is spent: the connection can only be closed.
+"""
+
+from __future__ import annotations
+
+import http
+from collections import deque
+from collections.abc import Iterable
+
+import httptools
+import msgspec
+from httptools import HttpParserError, HttpParserUpgrade
+
+from gateway.types import Headers
+
+
+class ProtocolError(Exception):
+    """The peer broke HTTP. ``status`` is what a server answers before it closes."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One whole request: framing is resolved, the body is complete, names are lower-case."""
+
+    method: bytes
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    keep_alive: bool
+    http10: bool = False
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of ``name`` (lower-case), or None."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    @property
+    def path(self) -> bytes:
+        return self.target.partition(b"?")[0]
+
+
+class RequestParser:
+    """Bytes of one client connection in, whole requests out (several, if the client pipelines).
+
+    ``max_header`` bounds request line and fields together (431), ``max_body`` the decoded body (413); both in bytes.
+    Trailer fields are checked for syntax and dropped.
+    """
+
+    def __init__(self, max_header: int = 65536, max_body: int = 32 * 1024 * 1024) -> None:
+        self.ready: deque[Request] = deque()
+        self.error: ProtocolError | None = None
+        self.continue_wanted = False
+        self.idle = True
+        self._max_header = max_header
+        self._max_body = max_body
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._reset()
+        self._parser = httptools.HttpRequestParser(self)
+
+    def feed(self, data: bytes) -> None:
+        """Take what one read brought. Requests complete so far are in ``ready``; a violation is in ``error``."""
+        if self.error is not None:
+            return
+        self.idle = False
+        done = len(self.ready)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._refuse_upgrade(data[upgrade.args[0] :])
+        except HttpParserError as error:
+            self._fail(error)
+        if not self.in_body and not self.idle and done == len(self.ready):
+            self._count_header(len(data))
+
+    # -- called by llhttp ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self.idle = False
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.in_body:
+            self._headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self.in_body = True
+        version = self._parser.get_http_version()
+        self._http10 = version == "1.0"
+        if version != "1.1" and not self._http10:
+            raise ProtocolError(f"HTTP/{version} is not spoken here; use HTTP/1.1", 505)
+        if sum(len(name) + len(value) + 4 for name, value in self._headers) + len(self._target) > self._max_header:
+            raise ProtocolError(f"the request's header exceeds {self._max_header} bytes", 431)
+        self._check_fields()
+
+    def on_body(self, data: bytes) -> None:
+        self._body.append(data)
+        self._size += len(data)
+        if self._size > self._max_body:
+            raise ProtocolError(f"the request's body exceeds {self._max_body} bytes", 413)
+
+    def on_message_complete(self) -> None:
+        parser, body = self._parser, self._body
+        self.ready.append(
+            Request(
+                parser.get_method(),
+                self._target,
+                self._headers,
+                body[0] if len(body) == 1 else b"".join(body),
+                parser.should_keep_alive(),
+                self._http10,
+            )
+        )
+        self._reset()
+
+    # -- the rest -----------------------------------------------------------------------------------------------
+
+    def _reset(self) -> None:
+        self._target = b""
+        self._headers = []
+        self._body: list[bytes] = []
+        self._size = 0
+        self._header_size = 0
+        self.in_body = False
+        self._http10 = False
+        self.continue_wanted = False
+        self.idle = True
+
+    def _count_header(self, size: int) -> None:
+        """Bound a header that trickles in: llhttp itself has no limit."""
+        self._header_size += size
+        if self._header_size > self._max_header and self.error is None:
+            self.error = ProtocolError(f"the request's header exceeds {self._max_header} bytes", 431)
+
+    def _check_fields(self) -> None:
+        hosts = 0
+        for name, value in self._headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length":
+                if len(value) > 18 or int(value) > self._max_body:
+                    raise ProtocolError(f"the request's body exceeds {self._max_body} bytes", 413)
+            elif name == b"transfer-encoding":
+                if self._http10 or value.lower() != b"chunked":
+                    raise ProtocolError("the only transfer coding understood is chunked, in HTTP/1.1", 501)
+            elif name == b"expect":
+                if value.lower() != b"100-continue":
+                    raise ProtocolError("the only expectation understood is 100-continue", 417)
+                self.continue_wanted = not self._http10
+        if hosts != 1 and not (self._http10 and hosts == 0):
+            raise ProtocolError("a request needs exactly one Host field")
+
+    def _fail(self, error: HttpParserError) -> None:
+        cause = error.__context__
+        if isinstance(cause, ProtocolError):
+            self.error = cause
+        elif self.ready and not self.ready[-1].keep_alive:
+            return  # bytes after `connection: close`: the client was told nobody reads them
+        else:
+            self.error = ProtocolError(f"malformed HTTP request: {_reason(error)}")
+
+    def _refuse_upgrade(self, rest: bytes) -> None:
+        """Answer as if the client had not offered an upgrade (RFC 9110 §7.8): read the message again without the offer.
+
+        llhttp leaves the body of such a request unread; clients that offer h2c (curl, Java) do send one.
+        """
+        request = self.ready.pop() if self.ready else None
+        if request is None or request.method == b"CONNECT":
+            self.error = ProtocolError("CONNECT is not served here", 405)
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        fields = [(n, v) for n, v in request.headers if n not in (b"upgrade", b"http2-settings", b"connection")]
+        self.feed(b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method, request.target, encode_fields(fields)) + rest)
+
+
+class ResponseParser:
+    """Bytes of one upstream connection in, one response after another out; reused over a kept-alive connection.
+
+    After `feed`: ``status`` and ``headers`` once ``head`` is true, body bytes in `take`, ``complete`` at the end.
+    Interim (1xx) responses are skipped. `feed_eof` ends a body that is delimited by the closing of the connection.
+    """
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._parts: list[bytes] = []
+        self.on_body = self._parts.append  # straight from llhttp into the list: no Python frame per chunk
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the last response; the next bytes belong to a new one."""
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.head = False
+        self.complete = False
+        self.keep_alive = False
+        self._parts.clear()
+
+    def feed(self, data: bytes) -> None:
+        """Raises ProtocolError for anything that is not an HTTP/1.x response, and for bytes after its end."""
+        if self.complete:
+            raise ProtocolError("bytes after the end of the response")
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError as error:
+            if self.complete:  # llhttp refuses bytes after `connection: close`; the response itself is whole
+                self.keep_alive = False
+                return
+            raise ProtocolError(f"malformed HTTP response: {_reason(error)}") from None
+        except HttpParserUpgrade:
+            raise ProtocolError("the upstream switched protocols unasked") from None
+
+    def feed_eof(self) -> None:
+        """The connection ended. Raises ProtocolError if the response is not whole."""
+        if self.complete:
+            return
+        if not self.head or any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
+            raise ProtocolError("the connection closed before the response was complete")
+        self.complete = True
+        self.keep_alive = False
+
+    def take(self) -> bytes:
+        """The body bytes received since the last call."""
+        parts = self._parts
+        if not parts:
+            return b""
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return data
+
+    # -- called by llhttp ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.complete:  # a second response in the same read: nobody asked for it
+            raise ProtocolError("bytes after the end of the response")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.head:
+            self.headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        if self.status >= 200:
+            self.head = True
+
+    def on_message_complete(self) -> None:
+        if self.head:
+            self.complete = True
+            self.keep_alive = self._parser.should_keep_alive()
+        else:
+            self.headers.clear()
+
+
+def _reason(error: HttpParserError) -> str:
+    """llhttp's own words, which httptools hands on as the repr of a string."""
+    return str(error).strip("'\"")
+
+
+def encode_fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in headers])
+
+
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus}
+
+
+def response_head(status: int, headers: Headers) -> bytes:
+    """Status line and fields, without the empty line that ends them."""
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status
+    return line + b"".join([b"%b: %b\r\n" % field for field in headers])
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of the chunked coding; ``data`` must not be empty (that would end the message)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

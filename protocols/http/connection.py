@@ -1,0 +1,233 @@
+"""One client's connection: requests in turn, each handed to the handler, until either side has had enough. (T)
+
+One task a connection. Requests that arrive early wait in the parser; a client that hangs up cancels whatever is being
+done for it. The listener's patrol, not a timer per request, ends connections that idle, trickle or stall.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from gateway.net import SocketStream
+from gateway.wire import h1
+from protocols.http.exchange import HttpExchange
+
+if TYPE_CHECKING:
+    from protocols.http.listener import Server
+
+_log = logging.getLogger("infer_gateway.http")
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+_LINGER_S = 1.0
+_LINGER_BYTES = 64 * 1024 * 1024
+
+
+class Phase(enum.Enum):
+    """What a connection waits for; the patrol has a limit for each but BUSY."""
+
+    IDLE = "idle"
+    HEADER = "header"
+    BODY = "body"
+    BUSY = "busy"
+
+
+class Connection:
+    """``phase`` since ``since``; ``stalled`` is when a write began to wait for the client, or None."""
+
+    def __init__(self, server: Server, stream: trio.abc.Stream, peer: str) -> None:
+        self.server = server
+        self.stream = stream
+        self.peer = peer
+        self.scope = trio.CancelScope()
+        self.phase = Phase.HEADER
+        self.since = trio.current_time()
+        self.stalled: float | None = None
+        self.closing = False
+        self.expired = False
+        self._raw = stream if isinstance(stream, SocketStream) else None
+        self._lock = trio.Lock() if self._raw is None else None
+        self._unsent = b""
+        self._parser = h1.RequestParser(server.limits.max_header, server.limits.max_body)
+
+    async def run(self) -> None:
+        """Serve the client until it leaves, errs, or is asked to go. Returns with the stream closed."""
+        try:
+            with self.scope:
+                await self._serve()
+            if self.expired:
+                await self._refuse(h1.ProtocolError("the request did not arrive in time", 408))
+        except _GONE:
+            pass
+        finally:
+            await self._close()
+
+    async def _serve(self) -> None:
+        while not self.closing:
+            request = await self._next_request()
+            if request is None:
+                return
+            self.phase = Phase.BUSY
+            exchange = HttpExchange(self, request)
+            await self._handle(exchange)
+            if not exchange.finished:
+                return
+            self.phase, self.since = Phase.IDLE, trio.current_time()
+
+    async def _handle(self, exchange: HttpExchange) -> None:
+        """The boundary of one request: whatever a handler raises ends this request and nothing else."""
+        try:
+            await self.server.handler(exchange)
+        except _GONE:
+            raise
+        except Exception:
+            _log.exception("a handler failed: %s %s", exchange.request.method, exchange.request.target)
+            if not exchange.started:
+                await exchange.respond(500, _JSON, _error_body(500, "internal error"))
+            else:
+                self.abort()
+
+    async def _next_request(self) -> h1.Request | None:
+        """The next request, or None when there will not be one (the peer has been told why, if it erred)."""
+        parser = self._parser
+        while not parser.ready:
+            if parser.error is not None:
+                await self._refuse(parser.error)
+                return None
+            if parser.idle and self.server.draining:
+                return None
+            if parser.continue_wanted:
+                parser.continue_wanted = False
+                await self.write(h1.CONTINUE)
+            data = await self.stream.receive_some()
+            if not data:
+                return None
+            parser.feed(bytes(data))
+            self._note_progress()
+        return parser.ready.popleft()
+
+    def _note_progress(self) -> None:
+        """A header has one limit from its first byte; a body may take as long as it keeps coming."""
+        if self._parser.in_body:
+            self.phase, self.since = Phase.BODY, trio.current_time()
+        elif self.phase is not Phase.HEADER:
+            self.phase, self.since = Phase.HEADER, trio.current_time()
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    async def write(self, data: bytes) -> None:
+        """Hand ``data`` to the client; waits only while the kernel's buffer is full."""
+        raw = self._raw
+        if raw is None:
+            await self._write_locked(data)
+            return
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
+        sent = raw.send_nowait(data)
+        if sent < len(data):
+            await self._write_rest(raw, data[sent:])
+
+    async def _write_rest(self, raw: SocketStream, rest: bytes) -> None:
+        self.stalled = trio.current_time()
+        try:
+            while rest:
+                await raw.wait_send_all_might_not_block()
+                sent = raw.send_nowait(rest)
+                rest = rest[sent:]
+                if sent:
+                    self.stalled = trio.current_time()
+        finally:
+            self.stalled = None
+
+    async def _write_locked(self, data: bytes) -> None:
+        assert self._lock is not None
+        async with self._lock:
+            self.stalled = trio.current_time()
+            try:
+                await self.stream.send_all(data)
+            finally:
+                self.stalled = None
+
+    def write_soon(self, framed: Callable[[bytes], bytes], chunk: bytes) -> None:
+        """Write now what need not be waited for; skipped while another write is under way."""
+        if self.stalled is not None or self._unsent:
+            return
+        if self._raw is None:
+            self.server.start_soon(self._write_quietly, framed(chunk))
+            return
+        data = framed(chunk)
+        try:
+            self._unsent = data[self._raw.send_nowait(data) :]
+        except _GONE:
+            self.scope.cancel()
+
+    async def _write_quietly(self, data: bytes) -> None:
+        try:
+            await self._write_locked(data)
+        except _GONE:
+            self.scope.cancel()
+
+    # -- ending -------------------------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        """Close at once, unfinished."""
+        self.closing = True
+        raw = self._raw or getattr(self.stream, "transport_stream", None)
+        if isinstance(raw, SocketStream):
+            self.server.hangups.forget(raw.fd)
+            raw.close()
+        else:
+            self.scope.cancel()
+
+    async def _refuse(self, error: h1.ProtocolError) -> None:
+        """Tell the peer what is wrong and close, reading on for a moment so that the kernel does not reset the answer away."""
+        self.closing = True
+        with trio.move_on_after(_LINGER_S):
+            await self.write(error_response(error, self.server.date_field))
+            if self._raw is not None:
+                await self._raw.send_eof()
+                await self._discard()
+
+    async def _discard(self) -> None:
+        unread = _LINGER_BYTES
+        while unread > 0:
+            data = await self.stream.receive_some()
+            if not data:
+                return
+            unread -= len(data)
+
+    async def _close(self) -> None:
+        if self._raw is not None:
+            self.server.hangups.forget(self._raw.fd)
+            self._raw.close()
+            return
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _LINGER_S):
+            transport = getattr(self.stream, "transport_stream", None)
+            try:
+                await self.stream.aclose()
+            except _GONE:
+                pass
+            finally:
+                if isinstance(transport, SocketStream):
+                    self.server.hangups.forget(transport.fd)
+                    transport.close()
+
+
+_JSON = ((b"content-type", b"application/json"),)
+
+
+def error_response(error: h1.ProtocolError, date_field: bytes) -> bytes:
+    """The whole answer to a client that broke HTTP; the connection closes after it."""
+    body = _error_body(error.status, error.message)
+    head = h1.response_head(error.status, _JSON) + date_field
+    return head + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+
+
+def _error_body(status: int, message: str) -> bytes:
+    code = {408: "request_timeout", 413: "request_too_large", 431: "header_too_large", 503: "overloaded"}.get(status)
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code or kind}})

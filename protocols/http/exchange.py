@@ -1,0 +1,114 @@
+"""One HTTP/1.1 request and the reply to it: framing, and as few writes as the reply allows. (T)
+
+The head is held until the first bytes of the body, so that a small answer is one write with a Content-Length. A reply
+of unknown length is chunked (HTTP/1.1) or ends with the connection (HTTP/1.0).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.types import Headers
+from gateway.wire import h1
+
+if TYPE_CHECKING:
+    from protocols.http.connection import Connection
+
+_BODILESS = (204, 304)
+
+
+class HttpExchange:
+    """Where a handler answers. Every coroutine here waits only while the client does not read (back-pressure).
+
+    A client that is gone cancels the handler. Raises trio.BrokenResourceError when the connection fails under a write.
+    """
+
+    __slots__ = ("_chunked", "_connection", "_held", "_silent", "_sized", "finished", "peer", "request", "started")
+
+    def __init__(self, connection: Connection, request: h1.Request) -> None:
+        self.request = request
+        self.peer = connection.peer
+        self.started = False
+        self.finished = False
+        self._connection = connection
+        self._held = b""
+        self._sized = self._chunked = False
+        self._silent = request.method == b"HEAD"
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Set status and fields. Nothing is written before the next `send` or `finish`."""
+        self.started = True
+        connection = self._connection
+        for name, _ in headers:
+            if name == b"content-length":
+                self._sized = True
+                break
+        if status in _BODILESS:
+            self._silent = self._sized = True
+        self._held = h1.response_head(status, headers) + connection.server.date_field
+        if connection.closing or connection.server.draining or not self.request.keep_alive:
+            connection.closing = True
+            self._held += b"connection: close\r\n"
+        elif self.request.http10:
+            self._held += b"connection: keep-alive\r\n"
+
+    async def send(self, chunk: bytes) -> None:
+        """Body bytes, written at once. ``b""`` writes the head alone."""
+        data = self._framed(chunk)
+        if data:
+            await self._connection.write(data)
+
+    async def finish(self, chunk: bytes = b"") -> None:
+        """The last body bytes (maybe none) and the end of the message, in one write."""
+        self.finished = True
+        if self._held and not self._sized:  # the whole body is here: say how long it is
+            self._sized = True
+            self._held += b"content-length: %d\r\n" % len(chunk)
+        data = self._framed(chunk)
+        if self._chunked:
+            data += h1.LAST_CHUNK
+        if data:
+            await self._connection.write(data)
+
+    async def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """A whole answer at once."""
+        await self.start(status, headers)
+        await self.finish(body)
+
+    def send_soon(self, chunk: bytes) -> None:
+        """Write from outside the handler's task, if no write is under way: for keep-alive comments in a silent stream.
+
+        What the kernel does not take at once goes out before the next write.
+        """
+        if self.started and not self.finished:
+            self._connection.write_soon(self._framed, chunk)
+
+    def abort(self) -> None:
+        """Cut the connection with the message unfinished, so that the client can tell a broken reply from a whole one."""
+        self.finished = True
+        self._connection.abort()
+
+    def _framed(self, chunk: bytes) -> bytes:
+        held = self._held
+        if held:
+            self._held = b""
+            if not self._sized:
+                self._choose_framing()
+                if self._chunked:
+                    held += b"transfer-encoding: chunked\r\n"
+            held += b"connection: close\r\n\r\n" if self._unframed else b"\r\n"
+        if not chunk or self._silent:
+            return held
+        if self._chunked:
+            return b"%b%x\r\n%b\r\n" % (held, len(chunk), chunk)
+        return held + chunk
+
+    @property
+    def _unframed(self) -> bool:
+        return not self._sized and not self._chunked
+
+    def _choose_framing(self) -> None:
+        if self.request.http10:
+            self._connection.closing = True
+        else:
+            self._chunked = not self._silent
