@@ -1,0 +1,79 @@
+# What there is to run from a checkout. Needs python3 (3.11 or newer), make and PyPI; uses uv where it is installed.
+# Stamps in .venv make the second run install nothing, unless pyproject.toml or a lock file has changed.
+
+.PHONY: demo test check bench lock format clean help
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+UV := $(shell command -v uv 2>/dev/null)
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALL := $(if $(UV),$(UV) pip install -q --python $(PY),$(PY) -m pip install -q --disable-pip-version-check)
+ARGS ?=
+
+help:
+	@echo 'make demo    gateway and simulated engines on this machine, until Ctrl-C   (ARGS="--http 127.0.0.1:8000")'
+	@echo 'make test    every test that needs PyPI and this machine only               (ARGS="tests/gateway -k sse")'
+	@echo 'make check   formatting, lint, types, import rules, sizes, lock, docs'
+	@echo 'make bench   benchmarks, as ratios against what else is installed'
+	@echo 'make format  let ruff format the source'
+	@echo 'make lock    resolve requirements/*.txt again from pyproject.toml'
+	@echo 'make clean   remove the environment and the caches'
+
+demo: $(VENV)/.run
+	@$(VENV)/bin/infer-gateway demo $(ARGS)
+
+test: $(VENV)/.test
+	$(PY) -m pytest -rs $(ARGS)
+
+check: $(VENV)/.check
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+	$(PY) tools/size_check.py
+	$(PY) tools/lock_check.py
+	$(PY) tools/docs_check.py
+
+bench: $(VENV)/.run
+	$(PY) benchmarks/run.py $(ARGS)
+
+format: $(VENV)/.check
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+# --- the environment ---------------------------------------------------------------------------------------------
+
+$(VENV)/.made:
+	@test -n "$(UV)$(PYTHON)" || { echo 'no Python 3.11 or newer found; name one: make PYTHON=/path/to/python3 …' >&2; exit 1; }
+	$(if $(UV),$(UV) venv -q --allow-existing --python $(or $(PYTHON),'>=3.11') $(VENV),$(PYTHON) -m venv $(VENV))
+	@touch $@
+
+# Locks first, then the project itself without resolving anything: hatchling comes from the lock too.
+$(VENV)/.run: $(VENV)/.made pyproject.toml requirements/run.txt
+	$(INSTALL) --require-hashes -r requirements/run.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run requirements/test.txt
+	$(INSTALL) --require-hashes -r requirements/test.txt
+	@touch $@
+
+$(VENV)/.check: $(VENV)/.run requirements/check.txt
+	$(INSTALL) --require-hashes -r requirements/check.txt
+	@touch $@
+
+# The largest set is resolved first and constrains the others, so that every file pins the same versions.
+COMPILE = uv pip compile -q --universal --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command 'make lock' --python-version 3.11
+lock:
+	@command -v uv >/dev/null || { echo 'make lock needs uv' >&2; exit 1; }
+	@mkdir -p .cache
+	$(COMPILE) --upgrade pyproject.toml --group build --group test --group check -o .cache/lock.txt
+	$(COMPILE) --upgrade pyproject.toml --group build -c .cache/lock.txt -o requirements/run.txt
+	$(COMPILE) --upgrade pyproject.toml --group build --group test -c .cache/lock.txt -o requirements/test.txt
+	$(COMPILE) --upgrade pyproject.toml --group build --group check -c .cache/lock.txt -o requirements/check.txt
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,75 @@
+"""The documentation check finds what it is for and lets the rest pass."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from tools import docs_check
+
+
+def a_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("infer-gateway")
+    serve = parser.add_subparsers().add_parser("serve")
+    serve.add_argument("--backend")
+    serve.add_argument("-c", "--config")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("```sh\ninfer-gateway serve \\\n  --backend vllm=http://a &\n```", ["serve", "--backend", "vllm=http://a"]),
+        ("run `infer-gateway serve -c FILE` now", ["serve", "-c", "FILE"]),
+        ("```\n$ .venv/bin/infer-gateway serve  # starts it\n```", ["serve"]),
+    ],
+)
+def test_commands_are_read_from_blocks_and_backticks(text: str, words: list[str]) -> None:
+    assert list(docs_check.commands(text)) == [words]
+
+
+def test_prose_and_python_hold_no_commands() -> None:
+    assert list(docs_check.commands("infer-gateway is a gateway\n```python\n# infer-gateway nothing\n```\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["serve", "--backend=x"], None),
+        (["serve", "--nothing", "1"], "infer-gateway serve: no such option: --nothing"),
+        (["launch"], "infer-gateway launch: no such command"),
+        (["ENGINE"], None),
+    ],
+)
+def test_commands_are_checked_against_the_parser(words: list[str], problem: str | None) -> None:
+    assert docs_check.broken_command(a_parser(), words) == problem
+
+
+def test_links_resolve_to_files_and_headings(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    text = "# A `Title`, here\n[up](#a-title-here) [self](page.md#a-title-here) [web](https://example.com/x)\n"
+    page.write_text(text)
+    assert list(docs_check.broken_links(page, text)) == []
+    broken = docs_check.broken_links(page, "[x](nowhere.md) [y](page.md#nowhere)")
+    assert list(broken) == ["link to nowhere.md: no such file", "link to page.md#nowhere: no such heading"]
+
+
+def test_python_blocks_compile() -> None:
+    good = "```python\nasync with a as b:\n    await b\n```\n"
+    assert list(docs_check.broken_python(good)) == []
+    assert len(list(docs_check.broken_python("```python\ndef f(:\n```\n"))) == 1
+
+
+def test_modules_say_what_they_are_for(tmp_path: Path) -> None:
+    tree = tmp_path / "gateway"
+    tree.mkdir()
+    (tree / "__init__.py").write_text("")
+    (tree / "good.py").write_text('"""Good. (P)"""\n')
+    (tree / "mute.py").write_text("x = 1\n")
+    (tree / "vague.py").write_text('"""Something."""\n')
+    assert list(docs_check.undocumented(tmp_path)) == [
+        "gateway/mute.py: no module docstring",
+        "gateway/vague.py: the module docstring lacks its letter, (P), (T) or (IO)",
+    ]
