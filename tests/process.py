@@ -1,0 +1,159 @@
+"""Programs as a user runs them: started, waited for by their ready line, stopped by their process id. (IO)
+
+Leaving a `Program`'s block stops it if it still runs and asserts that it ended as it should: the expected exit code and
+no traceback on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).resolve().parent.parent
+READY_S = 20.0
+"""Far above what any program needs, for machines that are busy with something else."""
+STOP_S = 15.0
+
+
+class Program:
+    """One process. ``ready`` is its ready line's words, `name=value` ones by name; ``url`` the http listener's URL."""
+
+    def __init__(self, *argv: str, exit_code: int = 0, environment: dict[str, str] | None = None) -> None:
+        self.argv = argv
+        self.exit_code = exit_code
+        self.ready: dict[str, str] = {}
+        self._environment = environment or {}
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+
+    def start(self) -> Self:
+        """Start without waiting, so that several programs may start side by side."""
+        self.process = subprocess.Popen(
+            [sys.executable, *self.argv],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+        return self
+
+    def wait_ready(self, within_s: float = READY_S) -> Self:
+        """Until the line `ready …` has come. Fails with the program's own words if it ends or stays mute instead."""
+        line = self._line(time.monotonic() + within_s)
+        words = line.split()
+        assert words[:1] == ["ready"], f"{self.argv} printed {line!r} instead of a ready line:\n{self.stderr}"
+        for word in words[1:]:
+            name, _, value = word.partition("=")
+            self.ready[name] = value
+        return self
+
+    def _line(self, deadline: float) -> str:
+        assert self.process.stdout is not None
+        received = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while not received.endswith(b"\n"):
+                arrived = selector.select(max(0.0, deadline - time.monotonic()))
+                byte = os.read(self.process.stdout.fileno(), 1) if arrived else b""
+                if not byte:
+                    break
+                received += byte
+        return received.decode()
+
+    @property
+    def stderr(self) -> str:
+        """Everything logged so far."""
+        return os.pread(self._log.fileno(), 1 << 24, 0).decode(errors="replace")
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.ready['http']}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.ready["http"].rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
+    def wait(self, within_s: float = STOP_S) -> int:
+        """The exit code; negative where a signal ended it. Kills it and fails if it does not end in time."""
+        try:
+            return self.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"{self.argv} did not end within {within_s} s:\n{self.stderr}") from None
+
+    def kill(self) -> None:
+        """End it as a crash does, and expect that."""
+        self.exit_code = -signal.SIGKILL
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            return self.wait_ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Make sure that nothing is left of it, whatever state it is in."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        if not self._log.closed:
+            self.log = self.stderr
+            self._log.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.process.poll() is None:
+                self.signal(signal.SIGTERM)
+            code = self.wait()
+        finally:
+            self.close()
+        if kind is None:
+            assert "Traceback" not in self.log, self.log
+            assert code == self.exit_code, f"exit code {code}, not {self.exit_code}:\n{self.log}"
+
+
+class InferGateway(Program):
+    """`infer-gateway …`, run from the checkout by the interpreter that runs the tests."""
+
+    def __init__(self, *arguments: str, exit_code: int = 0) -> None:
+        super().__init__("-m", "gateway.cli", *arguments, exit_code=exit_code)
+
+
+ANY_PORT = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+
+
+def serve(*arguments: str, exit_code: int = 0) -> InferGateway:
+    """`infer-gateway serve …` on ports of the system's choosing."""
+    return InferGateway("serve", *ANY_PORT, *arguments, exit_code=exit_code)
+
+
+def simulate(engine: str, model: str, *arguments: str) -> InferGateway:
+    """`infer-gateway simulate ENGINE …`: quick, so that a test waits for nothing."""
+    return InferGateway("simulate", engine, "--port", "0", "--model", model, *arguments)
+
+
+def run(*arguments: str, within_s: float = 30.0) -> subprocess.CompletedProcess[str]:
+    """`infer-gateway …` to its end, for commands that end by themselves."""
+    command = [sys.executable, "-m", "gateway.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=within_s, stdin=subprocess.DEVNULL)
