@@ -88,7 +88,7 @@ def merge(body: bytes, name: str, inner: str, value: bytes) -> bytes:
     validates it.
     """
     fresh = b"{%b:%b}" % (_quoted(inner), value)
-    if _quoted(name) not in body and not _may_hide(body):
+    if _PLAIN_NAME.fullmatch(name) and _quoted(name) not in body and not _may_hide(body):
         return insert(body, name, fresh)
     edits: list[tuple[int, int, bytes]] = []
     found = False
