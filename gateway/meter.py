@@ -1,0 +1,191 @@
+"""What a request's life is summed up in, and its cheap aggregation into counters and histograms. (P)
+
+`Totals.observe` is on the path of every request and takes about 1 µs: labels are looked up once, buckets are lists of
+ints. Rendering them for Prometheus happens elsewhere, when somebody asks. The number of label sets is bounded whatever
+clients and engines send: past a cap, everything new is counted under "other".
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+
+import msgspec
+
+UNKNOWN = "unknown"
+OTHER = "other"
+
+DURATION_BOUNDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+TTFT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
+TPOT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
+"""Upper bounds in seconds, inclusive. They span a cached embedding to half an hour, densest around usual objectives."""
+
+CLIENT_GONE = 499
+"""The status of a request whose client left before an answer began (nginx's convention)."""
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One finished request, whatever came of it.
+
+    ``model`` is a name the configuration or an engine knows, or "" (a name only a client knows must not become a
+    label). ``pool`` and ``endpoint`` are "" if none was chosen; ``endpoint`` is the last one tried. ``operation`` is
+    the OpenAI path, or "". ``status`` is what the client was answered; ``reason`` a short constant, "" when all went
+    well, and set beside a 200 when a stream broke after it began. ``started`` and ``ended`` are seconds on one
+    monotonic clock. ``ttft_s`` is counted from ``started``, NaN when no token was seen. ``attempts`` is 0 if no engine
+    was asked. ``user`` and ``id`` (the request's) go to the access log, never into a label.
+    """
+
+    model: str = ""
+    pool: str = ""
+    endpoint: str = ""
+    operation: str = ""
+    status: int = 200
+    reason: str = ""
+    stream: bool = False
+    started: float = 0.0
+    ended: float = 0.0
+    ttft_s: float = math.nan
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_cached: int = 0
+    attempts: int = 0
+    user: str = ""
+    id: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        return self.ended - self.started
+
+    @property
+    def tpot_s(self) -> float:
+        """Mean time per output token after the first; NaN unless streamed with at least two tokens."""
+        if self.stream and self.tokens_out > 1:
+            return (self.ended - self.started - self.ttft_s) / (self.tokens_out - 1)
+        return math.nan
+
+
+class EndpointStatistics(msgspec.Struct, frozen=True, gc=False):
+    """An endpoint as it is now. ``kv_usage`` is the fraction of KV blocks in use, None while unknown or stale."""
+
+    id: str
+    up: bool
+    in_flight: int = 0
+    kv_usage: float | None = None
+
+
+class PoolStatistics(msgspec.Struct, frozen=True):
+    """A pool as it is now."""
+
+    name: str
+    endpoints: tuple[EndpointStatistics, ...] = ()
+
+
+class Histogram:
+    """Counts per bucket (the last one is above every bound) and the sum of the values."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Flow:
+    """Everything counted under one (model, pool, operation)."""
+
+    __slots__ = ("duration", "outcomes", "tokens_cached", "tokens_in", "tokens_out", "tpot", "ttft")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[tuple[int, str], int] = {}
+        self.duration = Histogram(DURATION_BOUNDS)
+        self.ttft = Histogram(TTFT_BOUNDS)
+        self.tpot = Histogram(TPOT_BOUNDS)
+        self.tokens_in = 0
+        self.tokens_out = 0
+        self.tokens_cached = 0
+
+
+class Totals:
+    """Counts since the process began. Read by scrapes, written by requests; both run in one thread.
+
+    ``max_flows`` bounds (model, pool, operation), ``max_outcomes`` bounds (status, reason) in each of them,
+    ``max_attempts`` bounds (pool, endpoint, outcome). ``restarts`` counts restarts of supervised tasks by name.
+    """
+
+    def __init__(self, *, max_flows: int = 500, max_outcomes: int = 64, max_attempts: int = 5000) -> None:
+        self._max_flows = max_flows
+        self._max_outcomes = max_outcomes
+        self._max_attempts = max_attempts
+        self._flows: dict[tuple[str, str, str], Flow] = {}
+        self._attempts: dict[tuple[str, str, str], int] = {}
+        self.restarts: dict[str, int] = {}
+        self.reloads = {"success": 0, "failure": 0}
+        self.last_reload_successful = True
+
+    @property
+    def flows(self) -> Mapping[tuple[str, str, str], Flow]:
+        """By (model, pool, operation), in order of first appearance."""
+        return self._flows
+
+    @property
+    def attempts(self) -> Mapping[tuple[str, str, str], int]:
+        """By (pool, endpoint, outcome)."""
+        return self._attempts
+
+    def observe(self, record: Record) -> None:
+        """Count a finished request."""
+        key = (record.model, record.pool, record.operation)
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._new_flow(key)
+        outcome = (record.status, record.reason)
+        outcomes = flow.outcomes
+        if outcome in outcomes:
+            outcomes[outcome] += 1
+        else:
+            self._new_outcome(outcomes, outcome)
+        duration = record.ended - record.started
+        flow.duration.observe(duration)
+        flow.tokens_in += record.tokens_in
+        flow.tokens_cached += record.tokens_cached
+        tokens_out = record.tokens_out
+        flow.tokens_out += tokens_out
+        ttft = record.ttft_s
+        if ttft == ttft:  # not NaN
+            flow.ttft.observe(ttft)
+            if record.stream and tokens_out > 1:
+                flow.tpot.observe((duration - ttft) / (tokens_out - 1))
+
+    def attempted(self, pool: str, endpoint: str, outcome: str) -> None:
+        """Count one endpoint tried; ``outcome`` is "ok" or an error's reason."""
+        key = (pool, endpoint, outcome)
+        if key not in self._attempts and len(self._attempts) >= self._max_attempts:
+            key = (OTHER, OTHER, OTHER)
+        self._attempts[key] = self._attempts.get(key, 0) + 1
+
+    def forget(self, pool: str, endpoint: str) -> None:
+        """Drop the series of an endpoint that is gone, so that replicas that come and go don't use up the cap."""
+        for key in [key for key in self._attempts if key[0] == pool and key[1] == endpoint]:
+            del self._attempts[key]
+
+    def reloaded(self, successful: bool) -> None:
+        """Count an attempt to load a changed configuration."""
+        self.reloads["success" if successful else "failure"] += 1
+        self.last_reload_successful = successful
+
+    def _new_flow(self, key: tuple[str, str, str]) -> Flow:
+        key = (key[0] or UNKNOWN, key[1], key[2])
+        if key not in self._flows and len(self._flows) >= self._max_flows:
+            key = (OTHER, OTHER, OTHER)
+        return self._flows.setdefault(key, Flow())
+
+    def _new_outcome(self, outcomes: dict[tuple[int, str], int], outcome: tuple[int, str]) -> None:
+        if len(outcomes) >= self._max_outcomes:
+            outcome = (0, OTHER)
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1

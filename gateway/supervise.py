@@ -1,0 +1,110 @@
+"""The only restart policy: run a task, restart it when it fails, ever more slowly. (T)
+
+Whatever a background task does wrong, the process goes on; cancellation is never delayed or swallowed.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import TypeVarTuple
+
+import trio
+
+Ts = TypeVarTuple("Ts")
+
+_log = logging.getLogger(__name__)
+
+
+async def supervise(
+    fn: Callable[[*Ts], Awaitable[object]],
+    *args: *Ts,
+    name: str,
+    expected: tuple[type[Exception], ...] = (OSError,),
+    base: float = 0.1,
+    ceiling: float = 30.0,
+    healthy: float | None = None,
+    rng: random.Random | None = None,
+    counts: MutableMapping[str, int] | None = None,
+) -> None:
+    """Run ``fn(*args)`` until it returns, restarting it after every error.
+
+    The n-th restart in a row waits ``base * 2**n`` seconds, at most ``ceiling``, less a random part of up to half of it
+    so that replicas do not return in step. A run of at least ``healthy`` seconds (``ceiling`` by default) starts over
+    at ``base``. ``expected`` errors, also in groups of nothing else, are logged as one line, others with their
+    traceback; a repetition of the same error is not logged again until a healthy run lies between.
+    ``counts[name]`` grows by one with every restart. Only exceptions that are not `Exception` leave: when a cancelled
+    ``fn`` also fails, its errors are logged and the cancellation alone goes on.
+    """
+    backoff = _Backoff(base, ceiling, random.Random() if rng is None else rng)
+    last = ""
+    while True:
+        began = trio.current_time()
+        try:
+            await fn(*args)
+            return
+        except BaseExceptionGroup as group:
+            error, rest = group.split(Exception)
+            if rest is not None:
+                if error is not None:
+                    _report(name, error, expected, "while being cancelled")
+                raise rest from None
+            assert error is not None  # a split leaves at least one half
+            failure: Exception = error
+        except Exception as error:  # noqa: BLE001 — the one place whose purpose this is
+            failure = error
+        if trio.current_time() - began >= (ceiling if healthy is None else healthy):
+            backoff.reset()
+            last = ""
+        if (described := describe(failure)) != last:
+            _report(name, failure, expected, "and is restarted")
+            last = described
+        del failure  # its traceback holds the frames of the failed run
+        if counts is not None:
+            counts[name] = counts.get(name, 0) + 1
+        await trio.sleep(backoff.next())
+
+
+class _Backoff:
+    """Exponential delays with jitter."""
+
+    def __init__(self, base: float, ceiling: float, rng: random.Random) -> None:
+        self._base = base
+        self._ceiling = ceiling
+        self._rng = rng
+        self._delay = base
+
+    def next(self) -> float:
+        delay, self._delay = self._delay, min(self._delay * 2, self._ceiling)
+        return min(delay, self._ceiling) * self._rng.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        self._delay = self._base
+
+
+def describe(error: BaseException) -> str:
+    """One line for any error; of a group, its members at any depth, equal ones once."""
+    return "; ".join(dict.fromkeys(_described(error)))
+
+
+def _described(error: BaseException) -> Iterator[str]:
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _described(member)
+    else:
+        text = str(error)
+        yield f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _report(name: str, error: Exception, expected: tuple[type[Exception], ...], what: str) -> None:
+    if _is_expected(error, expected):
+        _log.warning("%s failed %s: %s", name, what, describe(error))
+    else:
+        _log.error("%s failed %s: %s", name, what, describe(error), exc_info=error)
+
+
+def _is_expected(error: BaseException, expected: tuple[type[Exception], ...]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_expected(member, expected) for member in error.exceptions)
+    return isinstance(error, expected)

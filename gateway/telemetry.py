@@ -1,0 +1,231 @@
+"""The gateway's numbers as Prometheus metrics; the only importer of prometheus_client. (IO)
+
+Nothing is counted here: everything is read when somebody asks, from `Totals` and from callables. prometheus_client is
+heavy (20 ms, 3 MiB): import this module when the first scrape comes, never on the path of a request. Rendering yields
+to other tasks every couple of milliseconds, so that a scrape of many label sets delays no stream.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from statistics import fmean
+from typing import Protocol
+
+import trio
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from gateway.meter import UNKNOWN, Flow, Histogram, PoolStatistics, Totals
+
+_SLICE = 200
+"""Samples rendered between two checkpoints: about 2 ms."""
+
+
+class Pools(Protocol):
+    def statistics(self) -> Sequence[PoolStatistics]:
+        """Every pool with its endpoints as they are now; does no I/O."""
+
+
+class Telemetry(Collector):
+    """Renders the process's metrics. Also a prometheus_client collector, for whoever embeds the gateway.
+
+    ``connections`` gives the open client connections by listener.
+    """
+
+    def __init__(
+        self, totals: Totals, pools: Pools, connections: Callable[[], Mapping[str, int]], version: str
+    ) -> None:
+        self._totals = totals
+        self._pools = pools
+        self._connections = connections
+        self._version = version
+        self._process = ProcessCollector(registry=None)
+
+    async def render(self) -> tuple[bytes, str]:
+        """(exposition, content type) in the text format 0.0.4."""
+        parts = []
+        for source in (self, self._process):
+            for family in source.collect():
+                for part in _rendered(family):
+                    parts.append(part)
+                    await trio.lowlevel.checkpoint()
+        return b"".join(parts), CONTENT_TYPE_PLAIN_0_0_4
+
+    def collect(self) -> Iterator[Metric]:
+        """One family at a time; each is consistent in itself."""
+        yield from _requests(self._totals)
+        yield from _attempts(self._totals)
+        pools = self._pools.statistics()
+        yield from _endpoints(pools)
+        yield from _pool_compatibility(pools, self._totals)
+        yield from _model_compatibility(self._totals)
+        yield from _process_state(self._totals, self._connections(), self._version)
+
+
+def _rendered(family: Metric) -> Iterator[bytes]:
+    """The family's text in parts of at most _SLICE samples; only the first part carries HELP and TYPE."""
+    samples = family.samples
+    for start in range(0, max(len(samples), 1), _SLICE):
+        family.samples = samples[start : start + _SLICE]
+        text = generate_latest(_One(family))
+        yield text if start == 0 else text.split(b"\n", 2)[2]
+
+
+class _One(Collector):
+    """A registry of one family."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Metric]:
+        return (self._family,)
+
+
+def _requests(totals: Totals) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "infer_gateway_requests",
+        "Finished requests by the status answered; reason is empty when all went well.",
+        labels=["model", "pool", "operation", "code", "reason"],
+    )
+    tokens = CounterMetricFamily(
+        "infer_gateway_tokens", "Tokens of prompts and of answers.", labels=["model", "pool", "operation", "direction"]
+    )
+    cached = CounterMetricFamily(
+        "infer_gateway_prompt_cached_tokens",
+        "Prompt tokens the engines reported as served from their prefix caches.",
+        labels=["model", "pool", "operation"],
+    )
+    for key, flow in totals.flows.items():
+        for (status, reason), count in flow.outcomes.items():
+            requests.add_metric([*key, str(status) if status else "other", reason], count)
+        tokens.add_metric([*key, "input"], flow.tokens_in)
+        tokens.add_metric([*key, "output"], flow.tokens_out)
+        cached.add_metric(key, flow.tokens_cached)
+    yield from (requests, tokens, cached)
+    for name, text, member in _TIMES:
+        family = HistogramMetricFamily(name, text, labels=["model", "pool", "operation"])
+        for key, flow in totals.flows.items():
+            _add(family, key, member(flow))
+        yield family
+
+
+def _duration(flow: Flow) -> Histogram:
+    return flow.duration
+
+
+def _ttft(flow: Flow) -> Histogram:
+    return flow.ttft
+
+
+def _tpot(flow: Flow) -> Histogram:
+    return flow.tpot
+
+
+_TIMES: tuple[tuple[str, str, Callable[[Flow], Histogram]], ...] = (
+    ("infer_gateway_request_duration_seconds", "From the request's arrival to the end of its answer.", _duration),
+    ("infer_gateway_time_to_first_token_seconds", "From the request's arrival to its first token.", _ttft),
+    ("infer_gateway_time_per_output_token_seconds", "Mean time between the tokens of a streamed answer.", _tpot),
+)
+
+
+def _add(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:
+    """Add the histogram, unless it has seen nothing: an empty one costs 20 samples and says nothing."""
+    cumulative = list(accumulate(histogram.counts))
+    if cumulative[-1]:
+        bounds = [*map(str, histogram.bounds), "+Inf"]
+        family.add_metric(labels, list(zip(bounds, cumulative, strict=True)), histogram.sum)
+
+
+def _attempts(totals: Totals) -> Iterator[Metric]:
+    attempts = CounterMetricFamily(
+        "infer_gateway_attempts",
+        'Endpoints tried, by what came of it: "ok" or the reason of the failure.',
+        labels=["pool", "endpoint", "outcome"],
+    )
+    for key, count in totals.attempts.items():
+        attempts.add_metric(key, count)
+    yield attempts
+
+
+def _endpoints(pools: Sequence[PoolStatistics]) -> Iterator[Metric]:
+    labels = ["pool", "endpoint"]
+    up = _gauge("infer_gateway_endpoint_up", "1 if the endpoint is usable now.", labels)
+    in_flight = _gauge("infer_gateway_inflight_requests", "Requests the gateway has open at the endpoint.", labels)
+    for pool in pools:
+        for endpoint in pool.endpoints:
+            up.add_metric([pool.name, endpoint.id], endpoint.up)
+            in_flight.add_metric([pool.name, endpoint.id], endpoint.in_flight)
+    yield from (up, in_flight)
+
+
+def _pool_compatibility(pools: Sequence[PoolStatistics], totals: Totals) -> Iterator[Metric]:
+    """Names that existing dashboards of the Kubernetes inference extension ask for."""
+    ready = _gauge("inference_pool_ready_pods", "Usable endpoints of the pool.", ["name"])
+    kv_usage = _gauge(
+        "inference_pool_average_kv_cache_utilization",
+        "Mean fraction of KV blocks in use over the endpoints that report it.",
+        ["name"],
+    )
+    hit_ratio = _gauge(
+        "inference_pool_prefix_cache_hit_ratio",
+        "Share of prompt tokens that the engines reported as served from their prefix caches, since the start.",
+        ["name"],
+    )
+    for pool in pools:
+        ready.add_metric([pool.name], sum(endpoint.up for endpoint in pool.endpoints))
+        known = [endpoint.kv_usage for endpoint in pool.endpoints if endpoint.kv_usage is not None]
+        if known:
+            kv_usage.add_metric([pool.name], fmean(known))
+        flows = [flow for (_, name, _), flow in totals.flows.items() if name == pool.name]
+        prompt = sum(flow.tokens_in for flow in flows)
+        if prompt:
+            hit_ratio.add_metric([pool.name], sum(flow.tokens_cached for flow in flows) / prompt)
+    yield from (ready, kv_usage, hit_ratio)
+
+
+def _model_compatibility(totals: Totals) -> Iterator[Metric]:
+    """The same, by model; requests that named no known model are left out, as they are there."""
+    requests = CounterMetricFamily("inference_model_request", "Finished requests by model.", labels=["model_name"])
+    duration = HistogramMetricFamily(
+        "inference_model_request_duration_seconds", "Duration of requests by model.", labels=["model_name"]
+    )
+    merged: dict[str, Histogram] = {}
+    for (model, _, _), flow in totals.flows.items():
+        if model == UNKNOWN:
+            continue
+        into = merged.setdefault(model, Histogram(flow.duration.bounds))
+        into.counts = [a + b for a, b in zip(into.counts, flow.duration.counts, strict=True)]
+        into.sum += flow.duration.sum
+    for model, histogram in merged.items():
+        requests.add_metric([model], sum(histogram.counts))
+        _add(duration, [model], histogram)
+    yield from (requests, duration)
+
+
+def _process_state(totals: Totals, connections: Mapping[str, int], version: str) -> Iterator[Metric]:
+    open_connections = _gauge("infer_gateway_connections", "Open client connections.", ["listener"])
+    for listener, count in connections.items():
+        open_connections.add_metric([listener], count)
+    reloads = CounterMetricFamily(
+        "infer_gateway_config_reloads", "Attempts to load a changed configuration.", labels=["result"]
+    )
+    for result, count in totals.reloads.items():
+        reloads.add_metric([result], count)
+    last = _gauge("infer_gateway_config_last_reload_successful", "0 while the newest configuration is refused.")
+    last.add_metric([], totals.last_reload_successful)
+    restarts = CounterMetricFamily(
+        "infer_gateway_task_restarts", "Restarts of background tasks after an error.", labels=["task"]
+    )
+    for task, count in totals.restarts.items():
+        restarts.add_metric([task], count)
+    build = _gauge("infer_gateway_build_info", "Always 1; the labels say what runs.", ["version", "python"])
+    build.add_metric([version, platform.python_version()], 1)
+    yield from (open_connections, reloads, last, restarts, build)
+
+
+def _gauge(name: str, text: str, labels: Sequence[str] = ()) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=labels)

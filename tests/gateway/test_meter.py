@@ -1,0 +1,115 @@
+import math
+from bisect import bisect_left
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway import meter
+from gateway.meter import Histogram, Record, Totals
+
+CHAT = "/v1/chat/completions"
+
+
+def test_a_request_is_counted_under_its_labels() -> None:
+    totals = Totals()
+    record = Record(
+        model="llama",
+        pool="main",
+        operation=CHAT,
+        status=200,
+        stream=True,
+        started=10.0,
+        ended=13.0,
+        ttft_s=1.0,
+        tokens_in=100,
+        tokens_out=5,
+        tokens_cached=64,
+    )
+    totals.observe(record)
+    totals.observe(record)
+    flow = totals.flows["llama", "main", CHAT]
+    assert flow.outcomes == {(200, ""): 2}
+    assert (flow.tokens_in, flow.tokens_out, flow.tokens_cached) == (200, 10, 128)
+    assert flow.duration.sum == 6.0
+    assert flow.ttft.sum == 2.0
+    assert flow.tpot.sum == 1.0  # two seconds over the four tokens after the first, twice
+    assert (record.duration_s, record.tpot_s) == (3.0, 0.5)
+
+
+def test_what_was_not_seen_is_not_observed() -> None:
+    totals = Totals()
+    totals.observe(Record(model="m", status=503, reason="no_endpoints", ended=0.1))
+    totals.observe(Record(model="m", ttft_s=0.5, ended=1.0, tokens_out=9))  # not streamed: no time between tokens
+    totals.observe(Record(model="m", ttft_s=0.5, ended=1.0, tokens_out=1, stream=True))
+    flow = totals.flows["m", "", ""]
+    assert sum(flow.duration.counts) == 3
+    assert sum(flow.ttft.counts) == 2
+    assert sum(flow.tpot.counts) == 0
+    assert math.isnan(Record(tokens_out=9).tpot_s)
+
+
+def test_no_model_is_counted_as_unknown() -> None:
+    totals = Totals()
+    for _ in range(2):
+        totals.observe(Record(status=404, reason="model_not_found", operation=CHAT))
+    assert totals.flows["unknown", "", CHAT].outcomes == {(404, "model_not_found"): 2}
+
+
+@given(names=st.lists(st.text(max_size=3), max_size=60), statuses=st.lists(st.integers(100, 599), max_size=60))
+@settings(max_examples=50)
+def test_label_sets_are_bounded_and_nothing_is_lost(names: list[str], statuses: list[int]) -> None:
+    totals = Totals(max_flows=5, max_outcomes=4, max_attempts=6)
+    for name in names:
+        totals.observe(Record(model=name, operation=CHAT))
+        totals.attempted("pool", name, "ok")
+    for status in statuses:
+        totals.observe(Record(model="m", operation=CHAT, status=status))
+    assert len(totals.flows) <= 6
+    assert all(len(flow.outcomes) <= 5 for flow in totals.flows.values())
+    assert len(totals.attempts) <= 7
+    counted = sum(sum(flow.outcomes.values()) for flow in totals.flows.values())
+    assert counted == len(names) + len(statuses)
+    assert sum(totals.attempts.values()) == len(names)
+
+
+def test_a_series_once_open_keeps_counting_past_the_cap() -> None:
+    totals = Totals(max_flows=1)
+    for model in ("a", "b", "a", "c"):
+        totals.observe(Record(model=model, operation=CHAT))
+    assert totals.flows["a", "", CHAT].outcomes == {(200, ""): 2}
+    assert totals.flows["other", "other", "other"].outcomes == {(200, ""): 2}
+
+
+def test_forgetting_an_endpoint_frees_its_series() -> None:
+    totals = Totals(max_attempts=2)
+    totals.attempted("p", "a", "ok")
+    totals.attempted("p", "a", "upstream_timeout")
+    totals.forget("p", "a")
+    totals.attempted("p", "b", "ok")
+    assert dict(totals.attempts) == {("p", "b", "ok"): 1}
+
+
+def test_reloads_keep_their_last_result() -> None:
+    totals = Totals()
+    totals.reloaded(True)
+    totals.reloaded(False)
+    assert totals.reloads == {"success": 1, "failure": 1}
+    assert not totals.last_reload_successful
+
+
+@given(st.lists(st.floats(0, 4000), min_size=1, max_size=40))
+@settings(max_examples=50)
+def test_a_bucket_holds_what_is_at_most_its_bound(values: list[float]) -> None:
+    histogram = Histogram(meter.DURATION_BOUNDS)
+    for value in values:
+        histogram.observe(value)
+    for index, bound in enumerate(histogram.bounds):
+        assert sum(histogram.counts[: index + 1]) == sum(value <= bound for value in values)
+    assert sum(histogram.counts) == len(values)
+    assert histogram.sum == sum(values)
+
+
+def test_bounds_are_ordered() -> None:
+    for bounds in (meter.DURATION_BOUNDS, meter.TTFT_BOUNDS, meter.TPOT_BOUNDS):
+        assert list(bounds) == sorted(set(bounds))
+        assert bisect_left(bounds, bounds[0]) == 0

@@ -1,0 +1,151 @@
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.meter import EndpointStatistics, PoolStatistics, Record, Totals
+from gateway.telemetry import Telemetry
+
+CHAT = "/v1/chat/completions"
+
+
+class FakePools:
+    def __init__(self, *pools: PoolStatistics) -> None:
+        self.pools = pools
+
+    def statistics(self) -> Sequence[PoolStatistics]:
+        return self.pools
+
+
+def telemetry(totals: Totals, *pools: PoolStatistics) -> Telemetry:
+    return Telemetry(totals, FakePools(*pools), lambda: {"http": 7}, "1.2.3")
+
+
+def scrape(subject: Telemetry) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample by (name, labels)."""
+    text, content_type = trio.run(subject.render)
+    assert content_type.startswith("text/plain; version=0.0.4")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def key(name: str, /, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return name, frozenset(labels.items())
+
+
+def busy() -> Totals:
+    totals = Totals()
+    totals.observe(
+        Record(
+            model="llama",
+            pool="main",
+            operation=CHAT,
+            stream=True,
+            ended=3.0,
+            ttft_s=1.0,
+            tokens_in=100,
+            tokens_out=5,
+            tokens_cached=25,
+        )
+    )
+    totals.observe(Record(model="llama", pool="main", operation=CHAT, status=503, reason="no_endpoints", ended=0.001))
+    totals.observe(Record(status=404, reason="model_not_found", operation=CHAT))
+    totals.attempted("main", "a:1", "ok")
+    totals.reloaded(False)
+    totals.restarts["source"] = 2
+    return totals
+
+
+def test_requests_tokens_and_times_are_shown() -> None:
+    samples = scrape(telemetry(busy()))
+    flow = {"model": "llama", "pool": "main", "operation": CHAT}
+    assert samples[key("infer_gateway_requests_total", **flow, code="200", reason="")] == 1
+    assert samples[key("infer_gateway_requests_total", **flow, code="503", reason="no_endpoints")] == 1
+    unknown = {"model": "unknown", "pool": "", "operation": CHAT}
+    assert samples[key("infer_gateway_requests_total", **unknown, code="404", reason="model_not_found")] == 1
+    assert samples[key("infer_gateway_tokens_total", **flow, direction="input")] == 100
+    assert samples[key("infer_gateway_tokens_total", **flow, direction="output")] == 5
+    assert samples[key("infer_gateway_prompt_cached_tokens_total", **flow)] == 25
+    assert samples[key("infer_gateway_request_duration_seconds_bucket", **flow, le="0.005")] == 1
+    assert samples[key("infer_gateway_request_duration_seconds_bucket", **flow, le="5.0")] == 2
+    assert samples[key("infer_gateway_request_duration_seconds_count", **flow)] == 2
+    assert samples[key("infer_gateway_request_duration_seconds_sum", **flow)] == 3.001
+    assert samples[key("infer_gateway_time_to_first_token_seconds_bucket", **flow, le="1.0")] == 1
+    assert samples[key("infer_gateway_time_per_output_token_seconds_sum", **flow)] == 0.5
+    assert samples[key("infer_gateway_attempts_total", pool="main", endpoint="a:1", outcome="ok")] == 1
+    assert key("infer_gateway_time_to_first_token_seconds_count", **unknown) not in samples
+
+
+def test_gauges_are_read_at_the_scrape() -> None:
+    pool = PoolStatistics("main", (EndpointStatistics("a:1", True, 3, 0.5), EndpointStatistics("b:1", False)))
+    samples = scrape(telemetry(busy(), pool))
+    assert samples[key("infer_gateway_endpoint_up", pool="main", endpoint="a:1")] == 1
+    assert samples[key("infer_gateway_endpoint_up", pool="main", endpoint="b:1")] == 0
+    assert samples[key("infer_gateway_inflight_requests", pool="main", endpoint="a:1")] == 3
+    assert samples[key("infer_gateway_connections", listener="http")] == 7
+    assert samples[key("infer_gateway_config_reloads_total", result="failure")] == 1
+    assert samples[key("infer_gateway_config_last_reload_successful")] == 0
+    assert samples[key("infer_gateway_task_restarts_total", task="source")] == 2
+    python = ".".join(map(str, sys.version_info[:3]))
+    assert samples[key("infer_gateway_build_info", version="1.2.3", python=python)] == 1
+
+
+def test_names_that_dashboards_know() -> None:
+    pool = PoolStatistics("main", (EndpointStatistics("a:1", True, 3, 0.5), EndpointStatistics("b:1", True, 0, 0.25)))
+    samples = scrape(telemetry(busy(), pool, PoolStatistics("idle", (EndpointStatistics("c:1", False),))))
+    assert samples[key("inference_pool_ready_pods", name="main")] == 2
+    assert samples[key("inference_pool_ready_pods", name="idle")] == 0
+    assert samples[key("inference_pool_average_kv_cache_utilization", name="main")] == 0.375
+    assert key("inference_pool_average_kv_cache_utilization", name="idle") not in samples
+    assert samples[key("inference_pool_prefix_cache_hit_ratio", name="main")] == 0.25
+    assert key("inference_pool_prefix_cache_hit_ratio", name="idle") not in samples
+    assert samples[key("inference_model_request_total", model_name="llama")] == 2
+    assert samples[key("inference_model_request_duration_seconds_count", model_name="llama")] == 2
+    assert key("inference_model_request_total", model_name="unknown") not in samples
+
+
+def test_a_large_exposition_names_each_family_once() -> None:
+    totals = Totals()
+    for index in range(60):
+        totals.observe(Record(model=f'm"{index}\n', operation=CHAT, ended=1.0))
+    text, _ = trio.run(telemetry(totals).render)
+    types = [line for line in text.splitlines() if line.startswith(b"# TYPE")]
+    assert len(types) == len(set(types))
+    samples = scrape(telemetry(totals))
+    for index in range(60):
+        labels = {"model": f'm"{index}\n', "pool": "", "operation": CHAT}
+        assert samples[key("infer_gateway_request_duration_seconds_count", **labels)] == 1
+
+
+def test_rendering_lets_other_tasks_run() -> None:
+    totals = Totals()
+    for index in range(60):
+        totals.observe(Record(model=str(index), ended=1.0))
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            await telemetry(totals).render()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert turns > 20
+
+
+def test_counting_does_not_import_prometheus_client() -> None:
+    code = "import gateway.meter, gateway.supervise, sys; sys.exit('prometheus_client' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30, env=environment)
