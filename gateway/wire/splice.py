@@ -129,17 +129,17 @@ def _may_hide(body: bytes) -> bool:
 
 
 def _only_value(body: bytes, quoted: bytes) -> tuple[int, int] | None:
-    """The span of the one value in ``body``, at any depth, whose key is spelt ``quoted``; None if unsure.
+    """The span of the one value in ``body``, at any depth, whose key ends with ``quoted``; None if there may be more.
 
-    In valid JSON a quoted name followed by a colon is a key unless its first quote is escaped, which makes it the end
-    of a longer string.
+    A member known to be there is then that one. (The end of a longer key, ``"say \\"model"``, counts as well: it only
+    makes the answer None.)
     """
     found: tuple[int, int] | None = None
     at = body.find(quoted)
     while at >= 0:
         after = at + len(quoted)
         colon = _COLON.match(body, after)
-        if colon is not None and body[at - 1 : at] != b"\\":
+        if colon is not None:
             if found is not None:
                 return None
             found = (colon.end(), 0)
