@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,11 +31,14 @@ class Program:
         self.argv = argv
         self.exit_code = exit_code
         self.ready: dict[str, str] = {}
+        self.process: subprocess.Popen[bytes] | None = None
         self._environment = environment or {}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
 
     def start(self) -> Self:
-        """Start without waiting, so that several programs may start side by side."""
+        """Start without waiting, so that several programs may start side by side; entering the block then waits."""
+        if self.process is not None:
+            return self
         self.process = subprocess.Popen(
             [sys.executable, *self.argv],
             cwd=ROOT,
@@ -56,7 +60,6 @@ class Program:
         return self
 
     def _line(self, deadline: float) -> str:
-        assert self.process.stdout is not None
         received = b""
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -110,10 +113,10 @@ class Program:
 
     def close(self) -> None:
         """Make sure that nothing is left of it, whatever state it is in."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        if self.process.stdout is not None:
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
             self.process.stdout.close()
         if not self._log.closed:
             self.log = self.stderr
@@ -157,3 +160,11 @@ def run(*arguments: str, within_s: float = 30.0) -> subprocess.CompletedProcess[
     """`infer-gateway …` to its end, for commands that end by themselves."""
     command = [sys.executable, "-m", "gateway.cli", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=within_s, stdin=subprocess.DEVNULL)
+
+
+def eventually(holds: Callable[[], bool], within_s: float = 10.0) -> bool:
+    """Whether something outside comes to hold in time: for what only polling can tell."""
+    deadline = time.monotonic() + within_s
+    while not (held := holds()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return held

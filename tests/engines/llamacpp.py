@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import httpx
 
 from tests.engines import make_tiny_model
-from tests.process import READY_S, ROOT, Program
+from tests.process import READY_S, ROOT, Program, eventually
 
 MODEL = ROOT / ".cache" / f"tiny-{make_tiny_model.SEED}.gguf"
 
@@ -21,11 +19,8 @@ class LlamaCpp(Program):
         super().__init__("-m", "tests.engines.llamacpp_process", str(MODEL), alias, str(slots))
 
     def wait_ready(self, within_s: float = READY_S) -> LlamaCpp:
-        deadline = time.monotonic() + within_s
         super().wait_ready(within_s)
-        while httpx.get(f"{self.url}/health").status_code != 200:
-            assert time.monotonic() < deadline, f"llama.cpp is not healthy:\n{self.stderr}"
-            time.sleep(0.02)
+        assert eventually(lambda: httpx.get(f"{self.url}/health").status_code == 200, within_s), self.stderr
         return self
 
     def busy_slots(self) -> int:

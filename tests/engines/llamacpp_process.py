@@ -12,14 +12,14 @@ import xllamacpp
 
 
 def parameters(model: str, alias: str, slots: int) -> xllamacpp.CommonParams:
-    """One thread on the CPU, 2048 tokens of context for each slot, port chosen by the system."""
+    """One thread on the CPU, 8192 tokens of context for each slot, port chosen by the system."""
     params = xllamacpp.CommonParams()
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.model.path = model
     params.model_alias = {alias}
     params.n_parallel = slots
-    params.n_ctx = 2048 * slots
+    params.n_ctx = 8192 * slots
     params.n_gpu_layers = 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.endpoint_metrics = params.endpoint_slots = True
