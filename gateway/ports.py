@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Protocol
 
 from gateway.errors import GatewayError, UpstreamError
@@ -26,6 +26,12 @@ class Exchange(Protocol):
     async def finish(self, chunk: bytes = b"", /) -> None: ...
     async def fail(self, error: GatewayError, /) -> None:
         """Answer with the protocol's error; once started, its in-stream error, and then close."""
+
+    def keep_alive(self) -> None:
+        """Let whoever waits on a silent stream see life (SSE: a comment); nothing where the protocol has no such thing.
+
+        Called between two `send`s, from another task, at most every few seconds; starts the reply if need be.
+        """
 
 
 class Decoder(Protocol):
@@ -82,8 +88,21 @@ class UpstreamResponse(Protocol):
         """The body bytes of one read, b"" at the end. Cancellation loses nothing. Raises UpstreamError when cut."""
 
 
+class Sending(Protocol):
+    """One request under way: entered, it has been sent and the response's head received.
+
+    Left, the connection is kept for reuse if the body is complete and closed at once otherwise.
+    """
+
+    async def __aenter__(self) -> UpstreamResponse: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+    def abort(self) -> None:
+        """Close the connection under whoever waits on it; they get UpstreamError."""
+
+
 class Transport(Protocol):
     """The only outbound I/O of the data path."""
 
-    def send(self, endpoint: Endpoint, request: UpstreamRequest, /) -> AbstractAsyncContextManager[UpstreamResponse]:
-        """Entered: request sent, response head received. Left: connection kept for reuse if the body is complete, else closed."""
+    def send(self, endpoint: Endpoint, request: UpstreamRequest, /) -> Sending: ...

@@ -193,9 +193,9 @@ class ResponseParser:
     """
 
     def __init__(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
         self.on_body = self._parts.append  # straight from llhttp into the list: no Python frame per chunk
+        self._parser = httptools.HttpResponseParser(self)
         self.begin()
 
     def begin(self) -> None:

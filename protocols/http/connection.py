@@ -44,8 +44,9 @@ class Connection:
         self.stream = stream
         self.peer = peer
         self.scope = trio.CancelScope()
+        self._now = server.now
         self.phase = Phase.HEADER
-        self.since = trio.current_time()
+        self.since = self._now()
         self.stalled: float | None = None
         self.closing = False
         self.expired = False
@@ -76,7 +77,7 @@ class Connection:
             await self._handle(exchange)
             if not exchange.finished:
                 return
-            self.phase, self.since = Phase.IDLE, trio.current_time()
+            self.phase, self.since = Phase.IDLE, self._now()
 
     async def _handle(self, exchange: HttpExchange) -> None:
         """The boundary of one request: whatever a handler raises ends this request and nothing else."""
@@ -113,9 +114,9 @@ class Connection:
     def _note_progress(self) -> None:
         """A header has one limit from its first byte; a body may take as long as it keeps coming."""
         if self._parser.in_body:
-            self.phase, self.since = Phase.BODY, trio.current_time()
+            self.phase, self.since = Phase.BODY, self._now()
         elif self.phase is not Phase.HEADER:
-            self.phase, self.since = Phase.HEADER, trio.current_time()
+            self.phase, self.since = Phase.HEADER, self._now()
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -132,21 +133,21 @@ class Connection:
             await self._write_rest(raw, data[sent:])
 
     async def _write_rest(self, raw: SocketStream, rest: bytes) -> None:
-        self.stalled = trio.current_time()
+        self.stalled = self._now()
         try:
             while rest:
                 await raw.wait_send_all_might_not_block()
                 sent = raw.send_nowait(rest)
                 rest = rest[sent:]
                 if sent:
-                    self.stalled = trio.current_time()
+                    self.stalled = self._now()
         finally:
             self.stalled = None
 
     async def _write_locked(self, data: bytes) -> None:
         assert self._lock is not None
         async with self._lock:
-            self.stalled = trio.current_time()
+            self.stalled = self._now()
             try:
                 await self.stream.send_all(data)
             finally:
@@ -205,7 +206,7 @@ class Connection:
             self.server.hangups.forget(self._raw.fd)
             self._raw.close()
             return
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _LINGER_S):
+        with trio.CancelScope(shield=True, deadline=self._now() + _LINGER_S):
             transport = getattr(self.stream, "transport_stream", None)
             try:
                 await self.stream.aclose()

@@ -37,6 +37,9 @@ class HttpExchange:
 
     async def start(self, status: int, headers: Headers) -> None:
         """Set status and fields. Nothing is written before the next `send` or `finish`."""
+        self.start_nowait(status, headers)
+
+    def start_nowait(self, status: int, headers: Headers) -> None:
         self.started = True
         connection = self._connection
         for name, _ in headers:

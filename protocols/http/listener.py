@@ -109,6 +109,7 @@ class Server:
         self.limits = limits or Limits()
         self.hangups = Hangups()
         self.draining = False
+        self.now = trio.lowlevel.current_clock().current_time
         self.date_field = b""
         self._listeners = listeners
         self._connections: set[Connection] = set()
@@ -206,7 +207,7 @@ class Server:
         while True:
             await trio.sleep(_PATROL_S)
             self._set_date()
-            now = trio.current_time()
+            now = self.now()
             for connection in list(self._connections):
                 self._inspect(connection, now)
 

@@ -1,0 +1,346 @@
+"""The data path's only outbound I/O: one request out, one response in, on a connection of that endpoint. (IO)
+
+Idle connections wait in one LIFO list per endpoint and are dropped before the engines' 5 s keep-alive ends them. A
+reused connection that dies before any byte of the response is replaced once, silently: the engine closed it without
+reading the request. Leaving `send` early (cancelled, failed, or done with the body half read) closes the connection
+at once, so that the engine aborts; it is never half-closed, which engines take for a disconnect.
+"""
+
+from __future__ import annotations
+
+import ssl
+import zlib
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+
+import msgspec
+import trio
+
+from gateway.errors import UpstreamError, UpstreamTimeout
+from gateway.net import SocketStream, connect
+from gateway.types import Endpoint, Headers, UpstreamRequest
+from gateway.wire import h1
+
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+Connect = Callable[[Endpoint], Awaitable[trio.abc.Stream]]
+
+
+class TransportSettings(msgspec.Struct, frozen=True):
+    """Times in seconds. ``idle_timeout`` stays clear of uvicorn's 5 s (a second of loop lag has been seen to lose the race);
+    ``tls_idle_timeout`` serves public providers, which keep connections for a minute and whose handshakes cost more.
+    """
+
+    connect_timeout: float = 5.0
+    idle_timeout: float = 3.5
+    tls_idle_timeout: float = 30.0
+    max_idle: int = 512
+
+
+class Upstream:
+    """One connection to an endpoint and the response now arriving on it (ports.UpstreamResponse)."""
+
+    __slots__ = ("_inflate", "_parser", "_stream", "idle_since", "reused")
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._parser = h1.ResponseParser()
+        self._inflate: Callable[[bytes], bytes] | None = None
+        self.idle_since = 0.0
+        self.reused = False
+
+    @property
+    def status(self) -> int:
+        return self._parser.status
+
+    @property
+    def headers(self) -> Headers:
+        return self._parser.headers
+
+    @property
+    def complete(self) -> bool:
+        return self._parser.complete
+
+    @property
+    def reusable(self) -> bool:
+        return self._parser.complete and self._parser.keep_alive
+
+    async def open(self, data: bytes) -> None:
+        """Send a request and receive up to the end of the response's head. Raises UpstreamError, Stale included."""
+        parser = self._parser
+        parser.begin()
+        self._inflate = None
+        started = False
+        try:
+            await self._stream.send_all(data)
+            while not parser.head:
+                received = await self._stream.receive_some()
+                if not received:
+                    break
+                started = True
+                parser.feed(bytes(received))
+        except _GONE as error:
+            raise self._broken(started, str(error)) from error
+        except h1.ProtocolError as error:
+            raise UpstreamError(f"the engine answered rubbish: {error.message}", retryable=True) from error
+        if not parser.head:
+            raise self._broken(started, "it closed the connection")
+        self._choose_coding()
+
+    async def receive(self) -> bytes:
+        """The body bytes of one read; b"" at the end. Raises UpstreamError if the body is cut."""
+        parser = self._parser
+        data = parser.take()
+        while not data and not parser.complete:
+            await self._read()
+            data = parser.take()
+        if self._inflate is None or not data:
+            return data
+        try:
+            return self._inflate(data)
+        except zlib.error as error:
+            raise UpstreamError(f"the engine's compressed answer is damaged: {error}", retryable=True) from error
+
+    async def _read(self) -> None:
+        try:
+            received = await self._stream.receive_some()
+            if received:
+                self._parser.feed(bytes(received))
+            else:
+                self._parser.feed_eof()
+        except _GONE as error:
+            raise UpstreamError(f"the engine's connection broke: {error}", retryable=True) from error
+        except h1.ProtocolError as error:
+            raise UpstreamError(f"the engine's answer broke off: {error.message}", retryable=True) from error
+
+    def _broken(self, started: bool, why: str) -> UpstreamError:
+        if self.reused and not started:
+            return Stale(f"an idle connection had ended: {why}", retryable=True)
+        return UpstreamError(f"the engine did not answer: {why}", retryable=True)
+
+    def _choose_coding(self) -> None:
+        """Identity is asked for; some servers compress all the same (errors above all)."""
+        for name, value in self._parser.headers:
+            if name == b"content-encoding" and value.lower() not in (b"identity", b""):
+                self._inflate = _inflate(value.lower())
+                self._parser.headers = [
+                    field for field in self._parser.headers if field[0] not in (b"content-encoding", b"content-length")
+                ]
+                return
+
+    def close(self) -> None:
+        """At once, without a TLS farewell: the engine learns by the connection's end."""
+        stream = self._stream
+        if isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        if isinstance(stream, SocketStream):
+            stream.close()
+        elif isinstance(stream, trio.StapledStream):  # tests' memory streams
+            for half in (stream.send_stream, stream.receive_stream):
+                half.close()  # type: ignore[attr-defined]
+
+
+class Stale(UpstreamError):
+    """A reused connection had been closed by the engine before it read the request."""
+
+
+def _inflate(coding: bytes) -> Callable[[bytes], bytes]:
+    if coding in (b"gzip", b"x-gzip", b"deflate"):
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress  # 32: gzip or zlib, told by the header
+    raise UpstreamError(f"the engine answered in an unknown content coding: {coding.decode('latin-1')}", retryable=True)
+
+
+class HTTPTransport:
+    """ports.Transport over TCP and TLS. ``connect`` is the seam for tests: an endpoint in, any Trio stream out."""
+
+    def __init__(self, settings: TransportSettings | None = None, connect: Connect | None = None) -> None:
+        self.settings = settings or TransportSettings()
+        self._connect = connect or self._dial
+        self._idle: dict[Endpoint, list[Upstream]] = {}
+        self._prefixes: dict[tuple[Endpoint, bytes, bytes], bytes] = {}
+        self._contexts: dict[tuple[bool, str], ssl.SSLContext] = {}
+        self.opened = 0
+        self._now = trio.lowlevel.current_clock().current_time
+
+    def send(self, endpoint: Endpoint, request: UpstreamRequest) -> _Send:
+        """See ports.Transport."""
+        return _Send(self, endpoint, request)
+
+    async def expire(self) -> None:
+        """Close idle connections when their time is up, once a second, until cancelled."""
+        try:
+            while True:
+                await trio.sleep(1.0)
+                now = self._now()
+                for endpoint in list(self._idle):
+                    self._expire(endpoint, now)
+        finally:
+            self.close_idle()
+
+    def close_idle(self) -> None:
+        for connections in self._idle.values():
+            for upstream in connections:
+                upstream.close()
+        self._idle.clear()
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """The endpoint left the configuration: drop what is kept for it."""
+        for upstream in self._idle.pop(endpoint, ()):
+            upstream.close()
+        self._prefixes = {key: value for key, value in self._prefixes.items() if key[0] != endpoint}
+
+    # -- called by _Send ----------------------------------------------------------------------------------------
+
+    def encode(self, endpoint: Endpoint, request: UpstreamRequest) -> bytes:
+        """The request as bytes; what does not change from one request to the next is made once."""
+        key = (endpoint, request.method, request.path)
+        prefix = self._prefixes.get(key)
+        if prefix is None:
+            if len(self._prefixes) > 4096:
+                self._prefixes.clear()
+            prefix = self._prefixes[key] = _prefix(*key)
+        fields = h1.encode_fields(request.headers)
+        if not request.body and request.method == b"GET":
+            return b"%b%b\r\n" % (prefix, fields)
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (prefix, fields, len(request.body), request.body)
+
+    def take_idle(self, endpoint: Endpoint) -> Upstream | None:
+        connections = self._idle.get(endpoint)
+        if not connections:
+            return None
+        upstream = connections.pop()
+        if self._now() - upstream.idle_since > self._idle_timeout(endpoint):
+            upstream.close()
+            self._expire(endpoint, self._now())
+            return None
+        upstream.reused = True
+        return upstream
+
+    def keep(self, endpoint: Endpoint, upstream: Upstream) -> None:
+        connections = self._idle.setdefault(endpoint, [])
+        if len(connections) >= self.settings.max_idle:
+            upstream.close()
+            return
+        upstream.idle_since = self._now()
+        connections.append(upstream)
+
+    async def dial(self, endpoint: Endpoint) -> Upstream:
+        """A new connection. Raises UpstreamError or UpstreamTimeout, retryable: no byte of the request was sent."""
+        where = f"{endpoint.host}:{endpoint.port}"
+        try:
+            with trio.fail_after(self.settings.connect_timeout):
+                stream = await self._connect(endpoint)
+        except trio.TooSlowError:
+            raise UpstreamTimeout(f"connecting to {where} took too long", retryable=True) from None
+        except (OSError, *_GONE) as error:
+            raise UpstreamError(f"cannot connect to {where}: {_reason(error)}", retryable=True) from error
+        self.opened += 1
+        return Upstream(stream)
+
+    # -- the rest -----------------------------------------------------------------------------------------------
+
+    async def _dial(self, endpoint: Endpoint) -> trio.abc.Stream:
+        stream = await connect(endpoint.host, endpoint.port)
+        if endpoint.scheme != "https":
+            return stream
+        secure = trio.SSLStream(
+            stream, self._context(endpoint), server_hostname=endpoint.host, https_compatible=True
+        )
+        try:
+            await secure.do_handshake()
+        except BaseException:
+            stream.close()
+            raise
+        return secure
+
+    def _context(self, endpoint: Endpoint) -> ssl.SSLContext:
+        key = (endpoint.verify, endpoint.ca_file)
+        context = self._contexts.get(key)
+        if context is None:
+            context = ssl.create_default_context(cafile=endpoint.ca_file or None)
+            if not endpoint.verify:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            self._contexts[key] = context
+        return context
+
+    def _idle_timeout(self, endpoint: Endpoint) -> float:
+        return self.settings.tls_idle_timeout if endpoint.scheme == "https" else self.settings.idle_timeout
+
+    def _expire(self, endpoint: Endpoint, now: float) -> None:
+        """The oldest are at the front: close from there on."""
+        connections, limit = self._idle[endpoint], self._idle_timeout(endpoint)
+        keep = 0
+        while keep < len(connections) and now - connections[keep].idle_since > limit:
+            connections[keep].close()
+            keep += 1
+        del connections[:keep]
+
+
+class _Send:
+    """One request on one connection: `async with transport.send(…) as upstream`."""
+
+    __slots__ = ("_aborted", "_endpoint", "_request", "_transport", "_upstream")
+
+    def __init__(self, transport: HTTPTransport, endpoint: Endpoint, request: UpstreamRequest) -> None:
+        self._transport = transport
+        self._endpoint = endpoint
+        self._request = request
+        self._upstream: Upstream | None = None
+        self._aborted = False
+
+    async def __aenter__(self) -> Upstream:
+        transport, endpoint = self._transport, self._endpoint
+        data = transport.encode(endpoint, self._request)
+        upstream = transport.take_idle(endpoint)
+        if upstream is not None:
+            try:
+                return await self._open(upstream, data)
+            except Stale:
+                if self._aborted:
+                    raise
+        return await self._open(await transport.dial(endpoint), data)
+
+    async def _open(self, upstream: Upstream, data: bytes) -> Upstream:
+        self._upstream = upstream
+        try:
+            if self._aborted:
+                raise UpstreamError("given up while connecting")
+            await upstream.open(data)
+        except BaseException:
+            upstream.close()
+            raise
+        return upstream
+
+    def abort(self) -> None:
+        """See ports.Sending. While still connecting, the connection is given up as soon as it stands."""
+        self._aborted = True
+        if self._upstream is not None:
+            self._upstream.close()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        upstream = self._upstream
+        if upstream is None:
+            return
+        if upstream.reusable:
+            self._transport.keep(self._endpoint, upstream)
+        else:
+            upstream.close()
+
+
+def _prefix(endpoint: Endpoint, method: bytes, path: bytes) -> bytes:
+    default = 443 if endpoint.scheme == "https" else 80
+    name = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    host = name if endpoint.port == default else f"{name}:{endpoint.port}"
+    line = b"%b %b%b HTTP/1.1\r\n" % (method, endpoint.base_path.encode(), path)
+    return line + h1.encode_fields([(b"host", host.encode()), *endpoint.headers])
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate does not verify: {error.verify_message}"
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLError):
+        return _reason(cause) if isinstance(cause, ssl.SSLCertVerificationError) else f"TLS failed: {cause.reason}"
+    return str(error)

@@ -1,0 +1,383 @@
+"""The data walk: what every request goes through, whatever protocol it came in by. (T)
+
+`Gateway.serve` reads as the walk does: open the call (route, later: identity, ledger, admission), try endpoints in
+their ranking, relay the answer. Everything a request holds is a `with` block in it, so that leaving — done, failed,
+timed out, client gone — gives all of it back, and the engine's connection is closed at once.
+
+Failover happens only before the first byte reaches the client; after that an error is the stream's last event.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Final, Protocol
+
+import msgspec
+import trio
+
+from gateway.errors import GatewayError, NoEndpoints, UpstreamError, UpstreamTimeout
+from gateway.pools import Member, Policy, Pool, Pools
+from gateway.ports import Decoder, Exchange, Sending, Transport, UpstreamResponse
+from gateway.types import Endpoint, InferenceRequest, Usage
+
+_ERROR_BODY_MAX: Final = 1 << 20
+_TICK_S: Final = 0.25
+_ROLE_HOLD_S: Final = 0.5
+_COMMENT_HOLD_S: Final = 10.0
+
+
+class Target(Protocol):
+    """Where a route sends a request: a pool and the name its engines know the model by (None: the client's)."""
+
+    @property
+    def pool(self) -> str: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def fallbacks(self) -> tuple[Target, ...]: ...
+
+
+class Summary(msgspec.Struct, gc=False):
+    """One request's life in numbers, for metrics and the access log. Times on Trio's clock, in seconds."""
+
+    request: InferenceRequest
+    started: float
+    ended: float
+    first_token: float
+    status: int
+    reason: str
+    pool: str
+    endpoint: str
+    attempts: int
+    usage: Usage
+
+
+class RetryBudget:
+    """Retries may add at most ``ratio`` to the load, beyond a small reserve: a dying fleet is not hit twice as hard."""
+
+    def __init__(self, ratio: float = 0.2, reserve: float = 10.0) -> None:
+        self._ratio = ratio
+        self._reserve = reserve
+        self._tokens = reserve
+
+    def deposit(self) -> None:
+        self._tokens = min(self._reserve, self._tokens + self._ratio)
+
+    def withdraw(self) -> bool:
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+class Gateway:
+    """The core. ``route`` is swapped by assignment when a snapshot arrives; a request keeps what it began with."""
+
+    def __init__(
+        self,
+        pools: Pools,
+        transport: Transport,
+        route: Callable[[InferenceRequest], Target],
+        *,
+        finished: Callable[[Summary], None] = lambda summary: None,
+        keep_alive_s: float = 15.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.pools = pools
+        self.transport = transport
+        self.route = route
+        self.finished = finished
+        self.keep_alive_s = keep_alive_s
+        self.rng = rng or random.Random()
+        self.budget = RetryBudget()
+        self.calls: set[Call] = set()
+        self.now = trio.lowlevel.current_clock().current_time
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answer one exchange. Raises nothing a request can cause but cancellation and a client's broken connection."""
+        async with Call(self, exchange) as call:
+            try:
+                for attempt in call.attempts():
+                    with attempt:
+                        await self._try(call, attempt)
+            except GatewayError as error:
+                call.error = error
+                await exchange.fail(error)
+
+    async def run(self) -> None:
+        """The watch over all calls, four times a second until cancelled: cuts engines that are too slow, lets silent
+        streams show life. One task for all, because a cancel scope with a deadline costs each request 8 µs.
+        """
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(_TICK_S)
+                now = self.now()
+                for call in list(self.calls):
+                    call.tick(now, nursery)
+
+    async def _try(self, call: Call, attempt: Attempt) -> None:
+        """One endpoint, one request to it, one answer to the client. Raises GatewayError if that failed."""
+        member = attempt.member
+        if attempt.delay:
+            await trio.sleep(attempt.delay)
+        request = member.adapter.encode(call.request, member.endpoint, attempt.model)
+        call.expires = min(self.now() + attempt.policy.first_token, call.deadline)
+        call.sending = sending = self.transport.send(member.endpoint, request)
+        try:
+            async with sending as upstream:
+                if not 200 <= upstream.status < 300:
+                    raise await _refusal(member, upstream)
+                await self._relay(call, attempt, upstream)
+        except UpstreamError:
+            if call.timed_out:
+                raise _timeout(call, attempt.policy) from None
+            raise
+        finally:
+            call.expires = math.inf
+
+    async def _relay(self, call: Call, attempt: Attempt, upstream: UpstreamResponse) -> None:
+        """Upstream's reads become the client's writes, one for one, from the first token on."""
+        patience = attempt.policy.between_tokens
+        decoder = call.decoder = attempt.member.adapter.decoder(call.request, upstream.status, upstream.headers)
+        while True:
+            data = await upstream.receive()
+            complete = upstream.complete
+            out = decoder.feed(data) if data else b""
+            if complete:
+                out += decoder.finish()
+            if decoder.error is not None:
+                await call.give_way(out)
+                raise decoder.error
+            if complete:
+                await call.finish(out)
+                return
+            if decoder.progress < 2:
+                call.hold(out)
+                continue
+            now = call.last_sent = self.now()
+            call.expires = min(now + patience, call.deadline)
+            await call.send(out, now)
+
+
+class Call:
+    """One client request from arrival to settlement: `async with` opens it, leaving settles it."""
+
+    def __init__(self, gateway: Gateway, exchange: Exchange) -> None:
+        self.gateway = gateway
+        self.exchange = exchange
+        self.request = exchange.request
+        self.started = self.last_sent = gateway.now()
+        self.deadline = self.request.deadline
+        self.expires = math.inf
+        self.timed_out = False
+        self.sending: Sending | None = None
+        self.first_token = math.nan
+        self.decoder: Decoder | None = None
+        self.error: GatewayError | None = None
+        self.pool = ""
+        self.endpoint = ""
+        self.tried = 0
+        self._held = b""
+        self._held_since = 0.0
+        self.committed = False
+        self._done = False
+
+    async def __aenter__(self) -> Call:
+        self.gateway.calls.add(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.gateway.calls.discard(self)
+        self.gateway.finished(self._summary(error))
+
+    def attempts(self) -> Iterator[Attempt]:
+        """Endpoints to try, best first, until one attempt succeeds. Ends by raising the error the client should see."""
+        gateway = self.gateway
+        target = gateway.route(self.request)
+        gateway.budget.deposit()
+        failure: GatewayError | None = None
+        wait = math.inf
+        for part in (target, *target.fallbacks):
+            pool = gateway.pools.get(part.pool)
+            if pool is None:
+                continue
+            self.pool = self.pool or pool.name
+            for member in pool.rank(gateway.now(), gateway.rng):
+                if failure is not None and not self._may_retry(pool.policy):
+                    raise failure
+                attempt = Attempt(self, pool, member, part.model or self.request.model)
+                yield attempt
+                if attempt.failure is None:
+                    return
+                failure = attempt.failure
+            wait = min(wait, pool.retry_after(gateway.now()))
+        if failure is not None:
+            raise failure
+        raise NoEndpoints(
+            f"no endpoint for model '{self.request.model}' is ready; try again shortly",
+            retry_after=wait if wait < math.inf else 1.0,
+        )
+
+    def _may_retry(self, policy: Policy) -> bool:
+        return self.tried < policy.attempts and self.gateway.budget.withdraw()
+
+    # -- towards the client -------------------------------------------------------------------------------------
+
+    def hold(self, out: bytes) -> None:
+        """Keep what precedes the first token, so that an engine that fails there can be replaced unseen."""
+        if out and not self._held:
+            self._held_since = self.gateway.now()
+        self._held += out
+
+    async def send(self, out: bytes, now: float) -> None:
+        """From the first token on: everything there is, in one write."""
+        if self.first_token != self.first_token:  # not yet set: nan
+            self.first_token = now
+        if not self.committed:
+            await self._commit()
+        if self._held:
+            out, self._held = self._held + out, b""
+        if out:
+            await self.exchange.send(out)
+
+    async def finish(self, out: bytes) -> None:
+        if self.first_token != self.first_token:
+            self.first_token = self.gateway.now()
+        if not self.committed:
+            await self._commit()
+        self._done = True
+        held, self._held = self._held, b""
+        await self.exchange.finish(held + out)
+
+    async def give_way(self, out: bytes) -> None:
+        """Before an error of the engine is raised: what was valid before it, if the client has seen the start."""
+        held, self._held = self._held, b""
+        if self.decoder is not None and self.decoder.progress == 2 and not self.committed:
+            await self._commit()
+        if self.committed and (held or out):
+            await self.exchange.send(held + out)
+
+    async def _commit(self) -> None:
+        """From here on the client has seen an engine's answer: no other endpoint may be tried."""
+        assert self.decoder is not None
+        self.committed = True
+        if not self.exchange.started:  # a keep-alive may have started it
+            await self.exchange.start(200, ((b"content-type", self.decoder.content_type),))
+
+    def tick(self, now: float, nursery: trio.Nursery) -> None:
+        """End a phase that took too long, by closing the engine's connection; then what a silent stream needs."""
+        if now > self.expires and self.sending is not None:
+            self.timed_out = True
+            self.sending.abort()
+        elif self.request.stream and not self._done:
+            self._show_life(now, nursery)
+
+    def _show_life(self, now: float, nursery: trio.Nursery) -> None:
+        """Release a preamble held too long; comment on a long silence."""
+        if self._held and not self.committed:
+            patience = _COMMENT_HOLD_S if self._held.startswith(b":") else _ROLE_HOLD_S
+            if now - self._held_since >= patience:
+                nursery.start_soon(self._release)
+        elif now - self.last_sent >= self.gateway.keep_alive_s:
+            self.last_sent = now
+            self.exchange.keep_alive()
+
+    async def _release(self) -> None:
+        if self._done or self.committed:
+            return
+        try:
+            await self._commit()
+            held, self._held = self._held, b""
+            await self.exchange.send(held)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the call's own task learns of it
+
+    def _summary(self, error: BaseException | None) -> Summary:
+        decoder, failure = self.decoder, self.error
+        status, reason = (200, "") if failure is None else (failure.status, failure.reason)
+        if error is not None:
+            status, reason = 499, "client_gone"
+        usage = decoder.usage if decoder is not None else None
+        if usage is None:
+            usage = Usage(completion=decoder.tokens if decoder is not None else 0, exact=False)
+        return Summary(
+            self.request, self.started, self.gateway.now(), self.first_token, status, reason,
+            self.pool, self.endpoint, self.tried, usage,
+        )  # fmt: skip
+
+
+class Attempt:
+    """One endpoint tried. A failure that may be tried elsewhere ends here and is kept in ``failure``; others pass."""
+
+    __slots__ = ("call", "delay", "failure", "member", "model", "policy")
+
+    def __init__(self, call: Call, pool: Pool, member: Member, model: str) -> None:
+        self.call = call
+        self.member = member
+        self.model = model
+        self.policy = pool.policy
+        self.failure: GatewayError | None = None
+        self.delay = pool.policy.retry_interval if call.tried else 0.0
+        if call.deadline == math.inf and pool.policy.request < math.inf:
+            call.deadline = call.started + pool.policy.request
+
+    def __enter__(self) -> Endpoint:
+        member, call = self.member, self.call
+        member.inflight += 1
+        member.requests += 1
+        call.tried += 1
+        call.pool = member.pool
+        call.endpoint = member.endpoint.id
+        return member.endpoint
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        member = self.member
+        member.inflight -= 1
+        if error is None:
+            member.succeeded()
+            return False
+        if not isinstance(error, (UpstreamError, UpstreamTimeout)):
+            return False
+        self._judge(error)
+        if error.retryable and not self.call.committed:
+            self.failure = error
+            return True
+        return False
+
+    def _judge(self, error: UpstreamError | UpstreamTimeout) -> None:
+        """What the failure says about the endpoint: its own fault, a request to wait, or the caller's mistake."""
+        now = self.call.gateway.now()
+        if error.retry_after is not None:
+            self.member.cool(now, error.retry_after)
+        elif error.status in (429, 503, 529):
+            return  # full, not ill
+        elif error.retryable or error.status >= 500:
+            self.member.failed(now)
+        else:
+            self.member.succeeded()
+
+
+async def _refusal(member: Member, upstream: UpstreamResponse) -> UpstreamError:
+    """An answer that is not 2xx, as the error it means."""
+    body = b""
+    while len(body) < _ERROR_BODY_MAX:
+        data = await upstream.receive()
+        body += data
+        if not data or upstream.complete:
+            break
+    return member.adapter.error(upstream.status, upstream.headers, body)
+
+
+def _timeout(call: Call, policy: Policy) -> UpstreamTimeout:
+    if call.gateway.now() >= call.deadline:
+        return UpstreamTimeout("the request's deadline passed before the engine was done")
+    if call.first_token == call.first_token:
+        return UpstreamTimeout(f"the engine fell silent in mid-answer for more than {policy.between_tokens:g} s")
+    return UpstreamTimeout(f"the engine gave no token within {policy.first_token:g} s")
