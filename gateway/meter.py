@@ -65,22 +65,6 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return math.nan
 
 
-class EndpointStatistics(msgspec.Struct, frozen=True, gc=False):
-    """An endpoint as it is now. ``kv_usage`` is the fraction of KV blocks in use, None while unknown or stale."""
-
-    id: str
-    up: bool
-    in_flight: int = 0
-    kv_usage: float | None = None
-
-
-class PoolStatistics(msgspec.Struct, frozen=True):
-    """A pool as it is now."""
-
-    name: str
-    endpoints: tuple[EndpointStatistics, ...] = ()
-
-
 class Histogram:
     """Counts per bucket (the last one is above every bound) and the sum of the values."""
 

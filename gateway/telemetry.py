@@ -10,7 +10,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from statistics import fmean
 from typing import Protocol
 
 import trio
@@ -19,30 +18,53 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from gateway.meter import UNKNOWN, Flow, Histogram, PoolStatistics, Totals
+from gateway.meter import UNKNOWN, Flow, Histogram, Totals
 
 _SLICE = 200
 """Samples rendered between two checkpoints: about 2 ms."""
 
+_USABLE = ("ready", "unknown")
+"""States of an endpoint that is given requests; one that has not answered a probe yet is unknown."""
+
+
+class Member(Protocol):
+    """An endpoint of a pool as it is now."""
+
+    @property
+    def pool(self) -> str: ...
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def inflight(self) -> int: ...
+
 
 class Pools(Protocol):
-    def statistics(self) -> Sequence[PoolStatistics]:
-        """Every pool with its endpoints as they are now; does no I/O."""
+    def statistics(self) -> Sequence[Member]:
+        """Every endpoint of every pool; does no I/O."""
 
 
 class Telemetry(Collector):
     """Renders the process's metrics. Also a prometheus_client collector, for whoever embeds the gateway.
 
-    ``connections`` gives the open client connections by listener.
+    ``connections`` gives the open client connections by listener; ``kv_usage`` the mean fraction of KV blocks in use by
+    pool, of those pools where it is known.
     """
 
     def __init__(
-        self, totals: Totals, pools: Pools, connections: Callable[[], Mapping[str, int]], version: str
+        self,
+        totals: Totals,
+        pools: Pools,
+        connections: Callable[[], Mapping[str, int]],
+        version: str,
+        kv_usage: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._totals = totals
         self._pools = pools
         self._connections = connections
         self._version = version
+        self._kv_usage = kv_usage
         self._process = ProcessCollector(registry=None)
 
     async def render(self) -> tuple[bytes, str]:
@@ -59,9 +81,9 @@ class Telemetry(Collector):
         """One family at a time; each is consistent in itself."""
         yield from _requests(self._totals)
         yield from _attempts(self._totals)
-        pools = self._pools.statistics()
-        yield from _endpoints(pools)
-        yield from _pool_compatibility(pools, self._totals)
+        members = self._pools.statistics()
+        yield from _endpoints(members)
+        yield from _pool_compatibility(members, self._kv_usage(), self._totals)
         yield from _model_compatibility(self._totals)
         yield from _process_state(self._totals, self._connections(), self._version)
 
@@ -151,18 +173,17 @@ def _attempts(totals: Totals) -> Iterator[Metric]:
     yield attempts
 
 
-def _endpoints(pools: Sequence[PoolStatistics]) -> Iterator[Metric]:
+def _endpoints(members: Sequence[Member]) -> Iterator[Metric]:
     labels = ["pool", "endpoint"]
-    up = _gauge("infer_gateway_endpoint_up", "1 if the endpoint is usable now.", labels)
+    up = _gauge("infer_gateway_endpoint_up", "1 if the endpoint may be given requests now.", labels)
     in_flight = _gauge("infer_gateway_inflight_requests", "Requests the gateway has open at the endpoint.", labels)
-    for pool in pools:
-        for endpoint in pool.endpoints:
-            up.add_metric([pool.name, endpoint.id], endpoint.up)
-            in_flight.add_metric([pool.name, endpoint.id], endpoint.in_flight)
+    for member in members:
+        up.add_metric([member.pool, member.endpoint], member.state in _USABLE)
+        in_flight.add_metric([member.pool, member.endpoint], member.inflight)
     yield from (up, in_flight)
 
 
-def _pool_compatibility(pools: Sequence[PoolStatistics], totals: Totals) -> Iterator[Metric]:
+def _pool_compatibility(members: Sequence[Member], usage: Mapping[str, float], totals: Totals) -> Iterator[Metric]:
     """Names that existing dashboards of the Kubernetes inference extension ask for."""
     ready = _gauge("inference_pool_ready_pods", "Usable endpoints of the pool.", ["name"])
     kv_usage = _gauge(
@@ -175,16 +196,22 @@ def _pool_compatibility(pools: Sequence[PoolStatistics], totals: Totals) -> Iter
         "Share of prompt tokens that the engines reported as served from their prefix caches, since the start.",
         ["name"],
     )
-    for pool in pools:
-        ready.add_metric([pool.name], sum(endpoint.up for endpoint in pool.endpoints))
-        known = [endpoint.kv_usage for endpoint in pool.endpoints if endpoint.kv_usage is not None]
-        if known:
-            kv_usage.add_metric([pool.name], fmean(known))
-        flows = [flow for (_, name, _), flow in totals.flows.items() if name == pool.name]
+    for pool, group in _by_pool(members).items():
+        ready.add_metric([pool], sum(member.state in _USABLE for member in group))
+        if pool in usage:
+            kv_usage.add_metric([pool], usage[pool])
+        flows = [flow for (_, name, _), flow in totals.flows.items() if name == pool]
         prompt = sum(flow.tokens_in for flow in flows)
         if prompt:
-            hit_ratio.add_metric([pool.name], sum(flow.tokens_cached for flow in flows) / prompt)
+            hit_ratio.add_metric([pool], sum(flow.tokens_cached for flow in flows) / prompt)
     yield from (ready, kv_usage, hit_ratio)
+
+
+def _by_pool(members: Sequence[Member]) -> dict[str, list[Member]]:
+    pools: dict[str, list[Member]] = {}
+    for member in members:
+        pools.setdefault(member.pool, []).append(member)
+    return pools
 
 
 def _model_compatibility(totals: Totals) -> Iterator[Metric]:

@@ -6,22 +6,27 @@ from collections.abc import Sequence
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.meter import EndpointStatistics, PoolStatistics, Record, Totals
+from gateway.meter import Record, Totals
+from gateway.pools import MemberStatistics
 from gateway.telemetry import Telemetry
 
 CHAT = "/v1/chat/completions"
 
 
 class FakePools:
-    def __init__(self, *pools: PoolStatistics) -> None:
-        self.pools = pools
+    def __init__(self, *members: MemberStatistics) -> None:
+        self.members = members
 
-    def statistics(self) -> Sequence[PoolStatistics]:
-        return self.pools
+    def statistics(self) -> Sequence[MemberStatistics]:
+        return self.members
 
 
-def telemetry(totals: Totals, *pools: PoolStatistics) -> Telemetry:
-    return Telemetry(totals, FakePools(*pools), lambda: {"http": 7}, "1.2.3")
+def member(pool: str, endpoint: str, state: str, inflight: int = 0) -> MemberStatistics:
+    return MemberStatistics(pool, endpoint, "vllm", state, inflight, 0, 0, ())
+
+
+def telemetry(totals: Totals, *members: MemberStatistics) -> Telemetry:
+    return Telemetry(totals, FakePools(*members), lambda: {"http": 7}, "1.2.3", lambda: {"main": 0.375})
 
 
 def scrape(subject: Telemetry) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -83,8 +88,7 @@ def test_requests_tokens_and_times_are_shown() -> None:
 
 
 def test_gauges_are_read_at_the_scrape() -> None:
-    pool = PoolStatistics("main", (EndpointStatistics("a:1", True, 3, 0.5), EndpointStatistics("b:1", False)))
-    samples = scrape(telemetry(busy(), pool))
+    samples = scrape(telemetry(busy(), member("main", "a:1", "ready", 3), member("main", "b:1", "down")))
     assert samples[key("infer_gateway_endpoint_up", pool="main", endpoint="a:1")] == 1
     assert samples[key("infer_gateway_endpoint_up", pool="main", endpoint="b:1")] == 0
     assert samples[key("infer_gateway_inflight_requests", pool="main", endpoint="a:1")] == 3
@@ -97,8 +101,13 @@ def test_gauges_are_read_at_the_scrape() -> None:
 
 
 def test_names_that_dashboards_know() -> None:
-    pool = PoolStatistics("main", (EndpointStatistics("a:1", True, 3, 0.5), EndpointStatistics("b:1", True, 0, 0.25)))
-    samples = scrape(telemetry(busy(), pool, PoolStatistics("idle", (EndpointStatistics("c:1", False),))))
+    fleet = (
+        member("main", "a:1", "ready"),
+        member("main", "b:1", "unknown"),
+        member("main", "c:1", "draining"),
+        member("idle", "d:1", "open"),
+    )
+    samples = scrape(telemetry(busy(), *fleet))
     assert samples[key("inference_pool_ready_pods", name="main")] == 2
     assert samples[key("inference_pool_ready_pods", name="idle")] == 0
     assert samples[key("inference_pool_average_kv_cache_utilization", name="main")] == 0.375
