@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,7 +37,7 @@ class Program:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
 
     def start(self) -> Self:
-        """Start without waiting, so that several programs may start side by side; entering the block then waits."""
+        """Start without waiting; `together` uses it."""
         if self.process is not None:
             return self
         self.process = subprocess.Popen(
@@ -134,6 +135,18 @@ class Program:
         if kind is None:
             assert "Traceback" not in self.log, self.log
             assert code == self.exit_code, f"exit code {code}, not {self.exit_code}:\n{self.log}"
+
+
+@contextmanager
+def together(*programs: Program) -> Iterator[None]:
+    """All of them, started side by side and then waited for."""
+    with ExitStack() as stack:
+        for program in programs:
+            stack.callback(program.close)
+            program.start()
+        for program in programs:
+            stack.enter_context(program)
+        yield
 
 
 class InferGateway(Program):

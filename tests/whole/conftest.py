@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 from openai import OpenAI
 
-from tests.process import InferGateway, serve, simulate
+from tests.process import InferGateway, serve, simulate, together
 
 ENGINES = ("vllm", "sglang", "tgi", "openai")
 
@@ -16,12 +15,11 @@ ENGINES = ("vllm", "sglang", "tgi", "openai")
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[InferGateway]:
     """One engine of each kind; engine ENGINE serves the model `ENGINE-model`."""
-    engines = {name: simulate(name, f"{name}-model", "--ttft", "0.01", "--itl", "0.001").start() for name in ENGINES}
-    with ExitStack() as stack:
-        for engine in engines.values():
-            stack.enter_context(engine)
+    engines = {name: simulate(name, f"{name}-model", "--ttft", "0.01", "--itl", "0.001") for name in ENGINES}
+    with together(*engines.values()):
         backends = [word for name, engine in engines.items() for word in ("--backend", f"{name}={engine.url}")]
-        yield stack.enter_context(serve(*backends))
+        with serve(*backends) as gateway:
+            yield gateway
 
 
 @pytest.fixture(scope="session")

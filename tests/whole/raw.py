@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from io import BytesIO
 from typing import NamedTuple, Self
 
 DEADLINE_S = 10.0
@@ -41,10 +42,10 @@ class Answer(NamedTuple):
 
 
 class Reader:
-    """Responses from one connection, in order."""
+    """Responses from one connection, or from bytes that were received, in order."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._file = connection.makefile("rb")
+    def __init__(self, source: socket.socket | BytesIO) -> None:
+        self._file = source.makefile("rb") if isinstance(source, socket.socket) else source
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,156 @@
+"""Starting, refusing to start, and stopping: exit codes and what is said."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.process import ANY_PORT, InferGateway, Program, eventually, run, serve, simulate
+from tests.whole import raw
+
+STREAM = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+
+def test_version() -> None:
+    done = run("version")
+    assert done.returncode == 0
+    assert re.search(r"\d+\.\d+\.\d+", done.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("nonsense",), ("serve", "--nonsense"), ("simulate", "nonsense"), ("check",)]
+)
+def test_bad_usage(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "usage" in done.stderr.lower()
+
+
+@pytest.mark.parametrize("arguments", [("--http", "nowhere"), ("--backend", "vllm"), ("--backend", "vllm=ftp://x")])
+def test_bad_values_are_named(arguments: tuple[str, ...]) -> None:
+    done = run("serve", *ANY_PORT, *arguments)
+    assert done.returncode == 2
+    assert arguments[0] in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run("serve", *ANY_PORT, "--http", address)
+    assert done.returncode == 3
+    assert address in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serving_everyone_has_to_be_said_out_loud(tmp_path: Path) -> None:
+    done = run("serve", *ANY_PORT, "--http", "0.0.0.0:0")
+    assert done.returncode == 1
+    assert "auth" in done.stderr
+    assert "required: false" in done.stderr
+    assert done.stdout == ""
+
+
+def test_demo_serves_and_stops() -> None:
+    with InferGateway("demo", *ANY_PORT) as demo:
+        listing = raw.exchange(demo.address, raw.get("/v1/models"))
+        assert listing is not None
+        assert listing.status == 200
+        assert listing.body.count(b'"id"') >= 3
+
+
+def test_no_backend_yet_is_no_reason_not_to_start() -> None:
+    """The first discovery round ends without an answer; the gateway is alive then, and not ready."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        backend = f"vllm=http://127.0.0.1:{mute.getsockname()[1]}"
+        with serve("--backend", backend) as gateway:
+            alive = raw.exchange(gateway.address, raw.get("/healthz"))
+            ready = raw.exchange(gateway.address, raw.get("/readyz"))
+            assert alive is not None
+            assert ready is not None
+            assert (alive.status, ready.status) == (200, 503)
+
+
+def test_a_backend_that_comes_later_is_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = str(reserved.getsockname()[1])
+    with serve("--backend", f"vllm=http://127.0.0.1:{port}") as gateway:
+
+        def ready() -> bool:
+            answer = raw.exchange(gateway.address, raw.get("/readyz"))
+            return answer is not None and answer.status == 200
+
+        assert not ready()
+        with simulate("vllm", "m", "--port", port):
+            assert eventually(ready, within_s=15)
+
+
+def begin_stream(gateway: Program, reader: raw.Reader, connection: socket.socket, tokens: int) -> None:
+    """A stream under way: its head and first event have arrived."""
+    connection.sendall(raw.post("/v1/chat/completions", {**STREAM, "max_tokens": tokens}))
+    head = reader.head()
+    assert head is not None
+    assert head[0] == 200
+    assert reader.chunk()
+
+
+def refused(gateway: Program) -> bool:
+    try:
+        raw.connect(gateway.address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_drain_lets_a_stream_finish_and_nobody_in() -> None:
+    with (
+        simulate("vllm", "m", "--itl", "0.02") as engine,
+        serve("--backend", f"vllm={engine.url}") as gateway,
+        raw.connect(gateway.address) as connection,
+        raw.connect(gateway.address) as idle,
+        raw.Reader(connection) as reader,
+    ):
+        begin_stream(gateway, reader, connection, tokens=50)
+        gateway.signal(signal.SIGTERM)
+        assert eventually(lambda: refused(gateway))
+        assert gateway.process is not None
+        assert gateway.process.poll() is None
+        assert idle.recv(1) == b""
+        received = b""
+        while chunk := reader.chunk():
+            received += chunk
+        assert chunk == b""
+        assert raw.events(received)[-1] == "[DONE]"
+        assert gateway.wait() == 0
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    with (
+        simulate("vllm", "m", "--itl", "0.05") as engine,
+        serve("--backend", f"vllm={engine.url}") as gateway,
+        raw.connect(gateway.address) as connection,
+        raw.Reader(connection) as reader,
+    ):
+        begin_stream(gateway, reader, connection, tokens=1000)
+        gateway.signal(signal.SIGTERM)
+        assert eventually(lambda: refused(gateway))
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait(within_s=3) == 0
+        assert b"[DONE]" not in reader.rest()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_gateway_stops_at_once(number: signal.Signals) -> None:
+    with serve() as gateway:
+        gateway.signal(number)
+        assert gateway.wait(within_s=3) == 0
+
+
+def test_simulate_stops_when_asked() -> None:
+    with simulate("tgi", "m") as engine:
+        engine.signal(signal.SIGTERM)
+        assert engine.wait(within_s=3) == 0
