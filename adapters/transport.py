@@ -26,8 +26,8 @@ Connect = Callable[[Endpoint], Awaitable[trio.abc.Stream]]
 
 
 class TransportSettings(msgspec.Struct, frozen=True):
-    """Times in seconds. ``idle_timeout`` stays clear of uvicorn's 5 s (a second of loop lag has been seen to lose the race);
-    ``tls_idle_timeout`` serves public providers, which keep connections for a minute and whose handshakes cost more.
+    """Times in seconds. ``idle_timeout`` stays clear of uvicorn's 5 s (a second of loop lag has been seen to lose the
+    race); ``tls_idle_timeout`` serves public providers, which keep connections for a minute and whose handshakes cost more.
     """
 
     connect_timeout: float = 5.0
@@ -242,9 +242,7 @@ class HTTPTransport:
         stream = await connect(endpoint.host, endpoint.port)
         if endpoint.scheme != "https":
             return stream
-        secure = trio.SSLStream(
-            stream, self._context(endpoint), server_hostname=endpoint.host, https_compatible=True
-        )
+        secure = trio.SSLStream(stream, self._context(endpoint), server_hostname=endpoint.host, https_compatible=True)
         try:
             await secure.do_handshake()
         except BaseException:

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Protocol
 
-import msgspec
 import trio
 
+from gateway.config.snapshot import Policy
 from gateway.errors import GatewayError, NoEndpoints, UpstreamError, UpstreamTimeout
-from gateway.pools import Member, Policy, Pool, Pools
+from gateway.meter import CLIENT_GONE, Record
+from gateway.pools import Member, Pool, Pools
 from gateway.ports import Decoder, Exchange, Sending, Transport, UpstreamResponse
-from gateway.types import Endpoint, InferenceRequest, Usage
+from gateway.types import Endpoint, InferenceRequest
 
 _ERROR_BODY_MAX: Final = 1 << 20
 _TICK_S: Final = 0.25
@@ -38,21 +39,6 @@ class Target(Protocol):
     def model(self) -> str | None: ...
     @property
     def fallbacks(self) -> tuple[Target, ...]: ...
-
-
-class Summary(msgspec.Struct, gc=False):
-    """One request's life in numbers, for metrics and the access log. Times on Trio's clock, in seconds."""
-
-    request: InferenceRequest
-    started: float
-    ended: float
-    first_token: float
-    status: int
-    reason: str
-    pool: str
-    endpoint: str
-    attempts: int
-    usage: Usage
 
 
 class RetryBudget:
@@ -82,7 +68,7 @@ class Gateway:
         transport: Transport,
         route: Callable[[InferenceRequest], Target],
         *,
-        finished: Callable[[Summary], None] = lambda summary: None,
+        finished: Callable[[Record], None] = lambda record: None,
         keep_alive_s: float = 15.0,
         rng: random.Random | None = None,
     ) -> None:
@@ -193,7 +179,7 @@ class Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.gateway.calls.discard(self)
-        self.gateway.finished(self._summary(error))
+        self.gateway.finished(self._record(error))
 
     def attempts(self) -> Iterator[Attempt]:
         """Endpoints to try, best first, until one attempt succeeds. Ends by raising the error the client should see."""
@@ -297,18 +283,31 @@ class Call:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the call's own task learns of it
 
-    def _summary(self, error: BaseException | None) -> Summary:
-        decoder, failure = self.decoder, self.error
-        status, reason = (200, "") if failure is None else (failure.status, failure.reason)
+    def _record(self, error: BaseException | None) -> Record:
+        """What is left of the call: numbers for metrics and the access log."""
+        decoder, failure, request = self.decoder, self.error, self.request
+        status, reason = (200, "") if failure is None else (200 if self.committed else failure.status, failure.reason)
         if error is not None:
-            status, reason = 499, "client_gone"
+            status, reason = CLIENT_GONE, "client_gone"
         usage = decoder.usage if decoder is not None else None
-        if usage is None:
-            usage = Usage(completion=decoder.tokens if decoder is not None else 0, exact=False)
-        return Summary(
-            self.request, self.started, self.gateway.now(), self.first_token, status, reason,
-            self.pool, self.endpoint, self.tried, usage,
-        )  # fmt: skip
+        return Record(
+            model=request.model if self.pool else "",
+            pool=self.pool,
+            endpoint=self.endpoint,
+            operation=request.operation,
+            status=status,
+            reason=reason,
+            stream=request.stream,
+            started=self.started,
+            ended=self.gateway.now(),
+            ttft_s=self.first_token - self.started,
+            tokens_in=usage.prompt if usage is not None else 0,
+            tokens_out=usage.completion if usage is not None else decoder.tokens if decoder is not None else 0,
+            tokens_cached=usage.cached if usage is not None else 0,
+            attempts=self.tried,
+            user=request.identity.user,
+            id=request.id,
+        )
 
 
 class Attempt:

@@ -79,7 +79,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError("this connection was closed") from None
 
     async def send_eof(self) -> None:
-        self.socket.shutdown(socket.SHUT_WR)
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise _translated(error) from error
 
     def close(self) -> None:
         """Close at once; whoever waits on the socket gets ClosedResourceError."""
@@ -159,7 +162,7 @@ class Hangups:
 
     def forget(self, fd: int) -> None:
         """Must be called before the socket is closed."""
-        if self._callbacks.pop(fd, None) is not None and self._epoll is not None:
+        if self._callbacks.pop(fd, None) is not None and self._epoll is not None and not self._epoll.closed:
             self._epoll.unregister(fd)
         self._sockets.pop(fd, None)
 

@@ -9,32 +9,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import trio
 
+from gateway.config.snapshot import Policy, PoolSpec
 from gateway.ports import Adapter
 from gateway.types import Endpoint, ModelCard
 
 _FAILURES_TO_OPEN: Final = 3
 _OPEN_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _MAX_COOL_S: Final = 60.0
-
-
-class Policy(msgspec.Struct, frozen=True):
-    """How long each phase of a request may take and how often it may be tried elsewhere. Seconds; inf is no limit.
-
-    ``first_token`` runs from dispatch to the first token (to the whole answer when it is not streamed);
-    ``between_tokens`` is the longest silence after that. ``attempts`` counts endpoints, the first included.
-    """
-
-    first_token: float = 600.0
-    between_tokens: float = 180.0
-    request: float = math.inf
-    attempts: int = 3
-    retry_interval: float = 0.0
 
 
 class MemberStatistics(msgspec.Struct, frozen=True):
@@ -134,7 +121,11 @@ class Pool:
 
     def _last_resort(self, now: float) -> list[Member]:
         return sorted(
-            (member for member in self.members if member.up is not False and not member.draining and now >= member.open_until),
+            (
+                member
+                for member in self.members
+                if member.up is not False and not member.draining and now >= member.open_until
+            ),
             key=lambda member: member.cool_until,
         )[:1]
 
@@ -155,18 +146,10 @@ def _better_of_two(members: Sequence[Member], rng: random.Random) -> Member:
     return b if b.inflight < a.inflight else a
 
 
-class PoolSpec(msgspec.Struct, frozen=True):
-    """A pool as configured."""
-
-    name: str
-    endpoints: tuple[Endpoint, ...]
-    policy: Policy = Policy()
-
-
 class Pools:
     """All pools by name. `apply` swaps in a new set."""
 
-    def __init__(self, adapters: dict[str, Adapter]) -> None:
+    def __init__(self, adapters: Mapping[str, Adapter]) -> None:
         self._adapters = adapters
         self._pools: dict[str, Pool] = {}
 
@@ -180,11 +163,12 @@ class Pools:
         return [member for pool in self._pools.values() for member in pool.members]
 
     def apply(self, specs: Iterable[PoolSpec]) -> None:
-        """Make the fleet what ``specs`` say. Raises KeyError for an engine nobody translates."""
+        """Make the fleet what ``specs`` say. An endpoint whose engine is not recognised yet joins when it is."""
         old = {(member.pool, member.endpoint): member for member in self.members()}
         pools = {}
         for spec in specs:
-            members = [old.get((spec.name, endpoint)) or self._member(spec.name, endpoint) for endpoint in spec.endpoints]
+            known = [endpoint for endpoint in spec.endpoints if endpoint.engine in self._adapters]
+            members = [old.get((spec.name, endpoint)) or self._member(spec.name, endpoint) for endpoint in known]
             pools[spec.name] = Pool(spec.name, members, spec.policy)
         self._pools = pools
 

@@ -6,6 +6,7 @@ done for it. The listener's patrol, not a timer per request, ends connections th
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 from collections.abc import Callable
@@ -177,8 +178,8 @@ class Connection:
     def abort(self) -> None:
         """Close at once, unfinished."""
         self.closing = True
-        raw = self._raw or getattr(self.stream, "transport_stream", None)
-        if isinstance(raw, SocketStream):
+        raw = self._socket()
+        if raw is not None:
             self.server.hangups.forget(raw.fd)
             raw.close()
         else:
@@ -202,20 +203,22 @@ class Connection:
             unread -= len(data)
 
     async def _close(self) -> None:
+        raw = self._socket()
+        if raw is not None:
+            self.server.hangups.forget(raw.fd)
         if self._raw is not None:
-            self.server.hangups.forget(self._raw.fd)
             self._raw.close()
             return
-        with trio.CancelScope(shield=True, deadline=self._now() + _LINGER_S):
-            transport = getattr(self.stream, "transport_stream", None)
-            try:
-                await self.stream.aclose()
-            except _GONE:
-                pass
-            finally:
-                if isinstance(transport, SocketStream):
-                    self.server.hangups.forget(transport.fd)
-                    transport.close()
+        with trio.CancelScope(shield=True, deadline=self._now() + _LINGER_S), contextlib.suppress(*_GONE):
+            await self.stream.aclose()  # TLS says good-bye, so that the client can tell an end from a cut
+        if raw is not None:
+            raw.close()
+
+    def _socket(self) -> SocketStream | None:
+        stream = self.stream
+        if isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        return stream if isinstance(stream, SocketStream) else None
 
 
 _JSON = ((b"content-type", b"application/json"),)

@@ -197,7 +197,9 @@ class Server:
         with sock:
             sock.setblocking(False)
             try:
-                sock.send(error_response(h1.ProtocolError("too many connections; try again later", 503), self.date_field))
+                sock.send(
+                    error_response(h1.ProtocolError("too many connections; try again later", 503), self.date_field)
+                )
             except OSError:
                 pass
 

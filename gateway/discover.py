@@ -1,0 +1,158 @@
+"""Asks endpoints what they serve, and so learns whether they answer. (T)
+
+One loop an endpoint, started and ended as configurations come and go: a hung endpoint delays nobody. A refused
+connection takes an endpoint out of use at once, a slow answer only when it repeats (a busy engine is slow to answer).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import msgspec
+import trio
+
+from gateway.errors import GatewayError, UpstreamError
+from gateway.ports import Adapter, Transport
+from gateway.types import Endpoint, ModelCard, UpstreamRequest
+
+_log = logging.getLogger("infer_gateway.discover")
+_UP_S: Final = 5.0
+_DOWN_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
+_TIMEOUT_S: Final = 5.0
+_SLOW_ANSWERS: Final = 3
+_BODY_MAX: Final = 4 << 20
+_HEADERS: Final = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"))
+
+Detect = Callable[[Mapping[str, bytes]], str | None]
+"""The answers of an unknown engine by path → the engine's name, or None."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What is known of an endpoint. ``up`` None: it has not answered yet, nor failed to."""
+
+    up: bool | None = None
+    engine: str = ""
+    cards: tuple[ModelCard, ...] = ()
+
+
+class Discovery:
+    """``changed`` is called, in this thread, whenever an endpoint's `Answer` is another than before."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        adapters: Mapping[str, Adapter],
+        changed: Callable[[], None],
+        *,
+        detect: Detect = lambda answers: None,
+        detect_paths: Iterable[str] = (),
+    ) -> None:
+        self._transport = transport
+        self._adapters = adapters
+        self._changed = changed
+        self._detect = detect
+        self._detect_paths = tuple(detect_paths)
+        self._answers: dict[Endpoint, Answer] = {}
+        self._scopes: dict[Endpoint, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+        self._asked = trio.lowlevel.ParkingLot()
+
+    def __getitem__(self, endpoint: Endpoint) -> Answer:
+        return self._answers.get(endpoint, _NOTHING)
+
+    async def run(self) -> None:
+        """Until cancelled. Endpoints given to `watch` before are asked from now on."""
+        async with trio.open_nursery() as self._nursery:
+            for endpoint in self._scopes:
+                self._nursery.start_soon(self._loop, endpoint)
+            await trio.sleep_forever()
+
+    def watch(self, endpoints: Iterable[Endpoint]) -> None:
+        """Ask these from now on, and no others."""
+        wanted = set(endpoints)
+        for endpoint in self._scopes.keys() - wanted:
+            self._scopes.pop(endpoint).cancel()
+            self._answers.pop(endpoint, None)
+        for endpoint in wanted - self._scopes.keys():
+            self._scopes[endpoint] = trio.CancelScope()
+            if self._nursery is not None:
+                self._nursery.start_soon(self._loop, endpoint)
+
+    async def wait_settled(self) -> None:
+        """Until every endpoint watched has answered or failed to, once."""
+        while any(self[endpoint].up is None for endpoint in self._scopes):
+            await self._asked.park()
+
+    async def _loop(self, endpoint: Endpoint) -> None:
+        failures = 0
+        with self._scopes[endpoint]:
+            while True:
+                failures = await self._ask(endpoint, failures)
+                await trio.sleep(_DOWN_S[min(failures, len(_DOWN_S)) - 1] if failures else _UP_S)
+
+    async def _ask(self, endpoint: Endpoint, failures: int) -> int:
+        """Ask once; the number of failures in a row after it."""
+        known = self[endpoint]
+        try:
+            with trio.fail_after(_TIMEOUT_S):
+                answer = await self._learn(endpoint, known)
+        except trio.TooSlowError:
+            gone = known.up is not True or failures + 1 >= _SLOW_ANSWERS
+            self._note(endpoint, msgspec.structs.replace(known, up=False) if gone else known, "no answer in time")
+            return failures + 1
+        except (GatewayError, ValueError) as error:
+            refused = isinstance(error, UpstreamError)
+            gone = known.up is not True or refused or failures + 1 >= _SLOW_ANSWERS
+            self._note(endpoint, msgspec.structs.replace(known, up=False) if gone else known, str(error))
+            return failures + 1
+        self._note(endpoint, answer, "")
+        return 0
+
+    def _note(self, endpoint: Endpoint, answer: Answer, why: str) -> None:
+        known = self[endpoint]
+        self._answers[endpoint] = answer
+        self._asked.unpark_all()
+        if answer.up != known.up:
+            if answer.up:
+                names = ", ".join(card.id for card in answer.cards) or "no model"
+                _log.info("%s answers as %s, serving %s", endpoint.url, answer.engine, names)
+            else:
+                _log.warning("%s does not answer: %s; asking again until it does", endpoint.url, why)
+        if answer != known:
+            self._changed()
+
+    async def _learn(self, endpoint: Endpoint, known: Answer) -> Answer:
+        engine = known.engine or endpoint.engine
+        if engine not in self._adapters:
+            engine = await self._recognise(endpoint)
+        adapter = self._adapters[engine]
+        status, body = await self._get(endpoint, adapter.models_path())
+        if status != 200:
+            raise ValueError(f"{adapter.models_path().decode()} answered {status}")
+        return Answer(True, engine, tuple(adapter.parse_models(body)))
+
+    async def _recognise(self, endpoint: Endpoint) -> str:
+        """Which engine an endpoint configured as "auto" is. Raises ValueError if it is none that is known."""
+        answers = {}
+        for path in self._detect_paths:
+            status, body = await self._get(endpoint, path.encode())
+            if status == 200:
+                answers[path] = body
+        engine = self._detect(answers)
+        if engine is None:
+            raise ValueError("it answers like no engine that is known; name the engine instead of `auto`")
+        return engine
+
+    async def _get(self, endpoint: Endpoint, path: bytes) -> tuple[int, bytes]:
+        body = b""
+        async with self._transport.send(endpoint, UpstreamRequest(b"GET", path, _HEADERS)) as upstream:
+            while True:
+                data = await upstream.receive()
+                body += data
+                if not data or upstream.complete or len(body) > _BODY_MAX:
+                    return upstream.status, body
+
+
+_NOTHING: Final = Answer()

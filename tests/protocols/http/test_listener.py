@@ -1,0 +1,340 @@
+"""The listener over real sockets: keep-alive, pipelining, limits, disconnects, drain."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trustme
+
+from gateway.net import SocketStream, connect
+from protocols.http.exchange import HttpExchange
+from protocols.http.listener import Limits, Server, open_listeners
+
+TEXT = ((b"content-type", b"text/plain"),)
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def echo(exchange: HttpExchange) -> None:
+    await exchange.respond(
+        200, TEXT, exchange.request.method + b" " + exchange.request.target + b" " + exchange.request.body
+    )
+
+
+class Rig:
+    """A server on a free port and clients on raw sockets."""
+
+    def __init__(self, server: Server, port: int) -> None:
+        self.server = server
+        self.port = port
+        self.clients: list[SocketStream] = []
+
+    async def client(self) -> SocketStream:
+        self.clients.append(await connect("127.0.0.1", self.port))
+        return self.clients[-1]
+
+
+def run(
+    handler: Callable[[HttpExchange], Awaitable[None]],
+    scenario: Callable[[Rig], Awaitable[None]],
+    limits: Limits | None = None,
+    context: ssl.SSLContext | None = None,
+) -> None:
+    async def main() -> None:
+        listeners = await open_listeners("127.0.0.1", 0, context)
+        server = Server(handler, listeners, limits)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(lambda task_status: server.run(task_status=task_status))
+                rig = Rig(server, listeners[0].address[1])
+                try:
+                    await scenario(rig)
+                finally:
+                    for client in rig.clients:
+                        client.close()
+                    nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+async def read_until(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
+    data = b""
+    while not data.endswith(end):
+        more = await stream.receive_some(65536)
+        if not more:
+            raise AssertionError(f"closed after {data!r}")
+        data += more
+    return data
+
+
+async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
+    data = b""
+    while more := await stream.receive_some(65536):
+        data += more
+    return data
+
+
+def test_keep_alive_and_a_length_for_small_answers() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        for _ in range(3):
+            await client.send_all(b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+            answer = await read_until(client, b"POST /p hi")
+            assert b"content-length: 10\r\n" in answer
+            assert b"date: " in answer
+        assert rig.server.statistics().connections == 1
+
+    run(echo, scenario)
+
+
+def test_pipelined_requests_are_answered_in_order_and_a_bad_one_last() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        await client.send_all(GET + GET.replace(b"/a", b"/b") + b"GET /c HTTP/1.1\nHost: x\n\n")
+        answer = await read_all(client)
+        assert answer.index(b"GET /a") < answer.index(b"GET /b") < answer.index(b"HTTP/1.1 400 ")
+        assert b"connection: close" in answer
+
+    run(echo, scenario)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 3000 + b"\r\n\r\n", b"431"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000, b"413"),
+        (b"\x16\x03\x01", b"400"),
+    ],
+)
+def test_what_is_too_much_is_refused_and_the_connection_closed(data: bytes, status: bytes) -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        await client.send_all(data)
+        answer = await read_all(client)
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        assert b'{"error":' in answer
+
+    run(echo, scenario, Limits(max_header=2000, max_body=4000))
+
+
+def test_slow_header_slow_body_and_idle_connections_end() -> None:
+    async def scenario(rig: Rig) -> None:
+        header, body, idle = [await rig.client() for _ in range(3)]
+        await header.send_all(b"GET / HT")
+        await body.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
+        await idle.send_all(GET)
+        assert (await read_all(header)).startswith(b"HTTP/1.1 408 ")
+        assert (await read_all(body)).startswith(b"HTTP/1.1 408 ")
+        assert (await read_all(idle)).endswith(b"GET /a ")
+
+    run(echo, scenario, Limits(header_timeout=0.1, body_timeout=0.1, idle_timeout=0.1))
+
+
+def test_expect_100_continue() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        await client.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert await read_until(client, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.send_all(b"hi")
+        assert (await read_until(client, b"hi")).startswith(b"HTTP/1.1 200 ")
+
+    run(echo, scenario)
+
+
+def test_head_has_the_length_and_no_body() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        await client.send_all(b"HEAD /h HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+        answer = await read_until(client, b"GET /a ")
+        assert b"content-length: 8\r\n" in answer
+        assert b"HEAD /h" not in answer
+
+    run(echo, scenario)
+
+
+async def stream(exchange: HttpExchange) -> None:
+    await exchange.start(200, TEXT)
+    for part in (b"one", b"two"):
+        await exchange.send(part)
+    await exchange.finish(b"three")
+
+
+def test_streams_are_chunked_and_end_the_connection_for_http_1_0() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        await client.send_all(GET)
+        answer = await read_until(client, b"0\r\n\r\n")
+        assert answer.endswith(b"3\r\none\r\n3\r\ntwo\r\n5\r\nthree\r\n0\r\n\r\n")
+        client.close()
+        client = await rig.client()
+        await client.send_all(b"GET / HTTP/1.0\r\n\r\n")
+        answer = await read_all(client)
+        assert answer.endswith(b"\r\n\r\nonetwothree")
+        assert b"chunked" not in answer
+
+    run(stream, scenario)
+
+
+@pytest.mark.parametrize("how", ["close", "half-close", "reset"])
+def test_a_client_that_leaves_cancels_the_handler(how: str) -> None:
+    began, ended = trio.Event(), trio.Event()
+
+    async def wait(exchange: HttpExchange) -> None:
+        began.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        await client.send_all(GET)
+        await began.wait()
+        if how == "half-close":
+            await client.send_eof()
+        else:
+            if how == "reset":
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            client.close()
+        await ended.wait()
+
+    run(wait, scenario)
+
+
+def test_a_client_that_stops_reading_is_cut() -> None:
+    ended = trio.Event()
+
+    async def flood(exchange: HttpExchange) -> None:
+        await exchange.start(200, TEXT)
+        try:
+            while True:
+                await exchange.send(b"x" * 65536)
+        finally:
+            ended.set()
+
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        await client.send_all(GET)
+        await ended.wait()
+
+    run(flood, scenario, Limits(write_timeout=0.1))
+
+
+def test_drain_finishes_what_runs_and_closes_what_idles() -> None:
+    proceed, began = trio.Event(), trio.Event()
+
+    async def slow(exchange: HttpExchange) -> None:
+        if exchange.request.target == b"/a":
+            began.set()
+            await proceed.wait()
+        await exchange.respond(200, TEXT, b"done")
+
+    async def scenario(rig: Rig) -> None:
+        idle, busy = await rig.client(), await rig.client()
+        await idle.send_all(GET.replace(b"/a", b"/quick"))
+        await read_until(idle, b"done")
+        await busy.send_all(GET)
+        await began.wait()
+        rig.server.drain()
+        assert await read_all(idle) == b""
+        with pytest.raises(OSError, match="ECONNREFUSED"):
+            await rig.client()
+        proceed.set()
+        answer = await read_all(busy)
+        assert answer.endswith(b"done")
+        assert b"connection: close" in answer
+
+    run(slow, scenario)
+
+
+def test_a_bug_in_a_handler_is_a_500_and_nothing_more() -> None:
+    async def broken(exchange: HttpExchange) -> None:
+        if exchange.request.target == b"/late":
+            await exchange.start(200, TEXT)
+            await exchange.send(b"some")
+        raise LookupError("a bug")
+
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        await client.send_all(GET)
+        assert (await read_until(client, b"}")).startswith(b"HTTP/1.1 500 ")
+        await client.send_all(GET.replace(b"/a", b"/late"))
+        assert not (await read_all(client)).endswith(b"0\r\n\r\n")
+
+    run(broken, scenario)
+
+
+def test_more_connections_than_allowed_are_told_so() -> None:
+    async def scenario(rig: Rig) -> None:
+        first = await rig.client()
+        await first.send_all(GET)
+        await read_until(first, b"GET /a ")
+        second = await rig.client()
+        assert (await read_all(second)).startswith(b"HTTP/1.1 503 ")
+        first.close()
+
+    run(echo, scenario, Limits(max_connections=1))
+
+
+def test_a_comment_from_outside_goes_between_chunks() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        await client.send_all(GET)
+        assert (await read_until(client, b"0\r\n\r\n")).endswith(b"\r\n\r\n5\r\n: hi\n\r\n3\r\nend\r\n0\r\n\r\n")
+        client.close()
+
+    async def handler(exchange: HttpExchange) -> None:
+        await exchange.start(200, TEXT)
+        exchange.send_soon(b": hi\n")
+        await exchange.finish(b"end")
+
+    run(handler, scenario)
+
+
+def test_tls() -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    async def scenario(rig: Rig) -> None:
+        raw = await rig.client()
+        client = trio.SSLStream(raw, trusting, server_hostname="127.0.0.1", https_compatible=True)
+        await client.send_all(GET)
+        answer = await read_until(client, b"0\r\n\r\n")
+        assert b"one" in answer
+        plain = await rig.client()
+        await plain.send_all(GET)
+        await read_all(plain)
+
+    run(stream, scenario, context=context)
+
+
+def test_tls_clients_that_leave_are_noticed() -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    began, ended = trio.Event(), trio.Event()
+
+    async def wait(exchange: HttpExchange) -> None:
+        began.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def scenario(rig: Rig) -> None:
+        raw = await rig.client()
+        client = trio.SSLStream(raw, trusting, server_hostname="127.0.0.1", https_compatible=True)
+        await client.send_all(GET)
+        await began.wait()
+        raw.close()
+        await ended.wait()
+
+    run(wait, scenario, context=context)
