@@ -45,7 +45,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
 
     ``body`` is the client's JSON object, byte for byte. ``view`` is what the front end decoded of it (a struct of the
     few fields the gateway reads, see `protocols.openai.parse`); adapters read it instead of decoding again.
-    ``include_usage`` says whether the client asked for usage in its stream. ``deadline`` is on Trio's clock, in seconds.
+    ``include_usage``: the client asked for usage in its stream. ``deadline`` is on Trio's clock, in seconds.
     """
 
     id: str
@@ -78,19 +78,29 @@ class Endpoint(msgspec.Struct, frozen=True):
     labels: tuple[tuple[str, str], ...] = ()
     verify: bool = True
     ca_file: str = ""
+    versioned: bool = False
+    """The base path already names the API version: a leading /v1 of the adapter's path is dropped before joining."""
 
     @property
     def id(self) -> str:
         """host:port with the base path: unique within a pool, and what operators see in logs and metrics."""
-        return f"{self.host}:{self.port}{self.base_path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}{self.base_path}"
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://{self.host}:{self.port}{self.base_path}"
+        return f"{self.scheme}://{self.id}"
+
+    def __repr__(self) -> str:
+        """Without the headers: they hold credentials."""
+        return f"Endpoint({self.engine!r}, {self.url!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("engine", self.engine), ("url", self.url)]
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
-    """What an adapter wants sent: the transport adds host, content-length and the endpoint's own headers and base path."""
+    """What an adapter wants sent; the transport adds host, content-length, the endpoint's headers and base path."""
 
     method: bytes
     path: bytes

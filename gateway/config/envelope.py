@@ -1,0 +1,169 @@
+"""One document → one typed resource: its kind, its metadata, its spec. (P)
+
+Invariant: a `Resource` has decoded completely; everything wrong with a document is reported, each with its path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import field
+
+from gateway.config.decode import INVALID, Decoder, Hidden, Section, described, member, suggestion
+from gateway.config.document import Document, Tree
+from gateway.config.resources import (
+    OTHER_METADATA,
+    ExternalModelProvider,
+    InferencePool,
+    Metadata,
+    ModelRoute,
+    ModelServer,
+)
+from gateway.config.settings import Settings
+
+VOLCANO = "networking.serving.volcano.sh/v1alpha1"
+MATRIXINFER = "networking.matrixinfer.ai/v1alpha1"
+OWN = "infer-gateway.dev/v1alpha1"
+EXTENSION = "inference.networking.k8s.io/v1"
+
+
+class SecretData(Section, frozen=True):
+    """A Secret as Kubernetes writes it; ``data`` is base64."""
+
+    data: dict[str, Hidden] = field(default_factory=dict)
+    string_data: dict[str, Hidden] = field(default_factory=dict)
+    type: str = "Opaque"
+    immutable: bool = False
+
+
+class ConfigMapData(Section, frozen=True):
+    data: dict[str, str] = field(default_factory=dict)
+    binary_data: dict[str, str] = field(default_factory=dict)
+    immutable: bool = False
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What a kind decodes to, under which API versions; ``spec``: whether its content sits below `spec`."""
+
+    type: type[Section]
+    versions: tuple[str, ...]
+    spec: bool = True
+
+
+KINDS: Mapping[str, Kind] = {
+    "ModelRoute": Kind(ModelRoute, (VOLCANO, MATRIXINFER)),
+    "ModelServer": Kind(ModelServer, (VOLCANO, MATRIXINFER)),
+    "ExternalModelProvider": Kind(ExternalModelProvider, (VOLCANO,)),
+    "InferencePool": Kind(InferencePool, (EXTENSION,)),
+    "GatewayConfiguration": Kind(Settings, (OWN,), spec=False),
+    "ConfigMap": Kind(ConfigMapData, ("v1",), spec=False),
+    "Secret": Kind(SecretData, ("v1",), spec=False),
+}
+_OURS = {version for kind in KINDS.values() for version in kind.versions} - {"v1"}
+_ENVELOPE = ("apiVersion", "kind", "metadata", "status")
+
+
+class Resource(msgspec.Struct, frozen=True):
+    """A decoded resource. ``where`` is how problems with it begin: "file, document 2 (ModelRoute/llama)"."""
+
+    kind: str
+    version: str
+    metadata: Metadata
+    content: Any
+    document: Document
+    where: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.metadata.namespace}/{self.metadata.name}"
+
+    @property
+    def age(self) -> tuple[float, int, str]:
+        """Sorts as candidates do: creation time, then resource version; a file without either is the oldest."""
+        created = self.metadata.creation_timestamp
+        version = self.metadata.resource_version
+        digits = version.isascii() and version.isdigit()
+        return (_instant(created) if created else 0.0, int(version[:40]) if digits else 0, version)
+
+    def problem(self, path: str, message: str) -> str:
+        return f"{self.where}: {path}: {message}"
+
+
+def _instant(text: str) -> float:
+    """RFC 3339 → seconds since the epoch. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def read(document: Document, problems: list[str], warnings: list[str]) -> Resource | None:
+    """The resource in ``document``; None after adding to ``problems``, or to ``warnings`` if it is not ours."""
+    tree = document.tree
+    if not isinstance(tree, dict):
+        problems.append(f"{document.place}: $: expected an object, got {described(tree)}")
+        return None
+    version, name = tree.get("apiVersion"), tree.get("kind")
+    kind = KINDS.get(name) if isinstance(name, str) else None
+    if kind is not None and version in kind.versions:
+        return _decoded(document, kind, str(name), str(version), problems)
+    where = _labelled(document)
+    if not isinstance(name, str) or not isinstance(version, str):
+        missing = "kind" if not isinstance(name, str) else "apiVersion"
+        problems.append(f"{where}: $.{missing}: expected a string, got {described(tree.get(missing))}")
+    elif kind is not None:
+        problems.append(f'{where}: $.apiVersion: {name} is read from {" or ".join(kind.versions)}, not "{version}"')
+    elif version in _OURS:
+        problems.append(f'{where}: $.kind: no kind "{name}" in {version}{suggestion(name, KINDS)}')
+    else:
+        warnings.append(f"{where}: ignored: {version} {name} says nothing to a gateway")
+    return None
+
+
+def _labelled(document: Document) -> str:
+    """The document's place with what is known of its kind and name."""
+    tree = document.tree
+    metadata = tree.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    parts = [part for part in (tree.get("kind"), name) if isinstance(part, str) and part]
+    return f"{document.place} ({'/'.join(parts)})" if parts else document.place
+
+
+def _decoded(document: Document, kind: Kind, name: str, version: str, problems: list[str]) -> Resource | None:
+    decoder, where = Decoder(), _labelled(document)
+    metadata = _metadata(decoder, document.tree, name)
+    if kind.spec:
+        for key in document.tree:
+            if key not in (*_ENVELOPE, "spec"):
+                decoder.refuse(member("$", key), f"unknown field{suggestion(key, (*_ENVELOPE, 'spec'))}")
+        spec = document.tree.get("spec")
+        content = decoder.build({} if spec is None else spec, kind.type, "$.spec")
+    else:
+        content = decoder.build(content_of(document.tree), kind.type)
+    problems.extend(f"{where}: {problem}" for problem in decoder.problems)
+    if decoder.problems or metadata is INVALID or content is INVALID:
+        return None
+    return Resource(name, version, metadata, content, document, where)
+
+
+def content_of(tree: dict[str, Tree]) -> dict[str, Tree]:
+    """A document without its envelope."""
+    return {key: value for key, value in tree.items() if key not in _ENVELOPE}
+
+
+def _metadata(decoder: Decoder, tree: dict[str, Tree], kind: str) -> Any:
+    given = tree.get("metadata")
+    if given is None:
+        given = {}
+    if isinstance(given, dict):
+        given = {key: value for key, value in given.items() if key not in OTHER_METADATA}
+        if kind == "GatewayConfiguration":
+            given.setdefault("name", "gateway")
+    made = decoder.build(given, Metadata, "$.metadata")
+    if isinstance(made, Metadata) and made.creation_timestamp:
+        try:
+            _instant(made.creation_timestamp)
+        except (ValueError, OverflowError):
+            return decoder.refuse("$.metadata.creationTimestamp", "expected an RFC 3339 time")
+    return made

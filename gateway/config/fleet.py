@@ -1,0 +1,179 @@
+"""ModelServers, providers and InferencePools → `PoolSpec`s with their endpoints. (P)
+
+Invariant: a key ends up in the headers of an `Endpoint` and nowhere else; problems name its source, never its value.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import posixpath
+import re
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from gateway.config.envelope import MATRIXINFER, Resource, SecretData
+from gateway.config.resources import (
+    Auth,
+    ExternalModelProvider,
+    InferencePool,
+    ModelServer,
+    WorkloadPort,
+    engine_named,
+)
+from gateway.config.settings import Settings
+from gateway.config.snapshot import PoolSpec, Selector, policy_of
+from gateway.config.url import endpoint
+from gateway.types import Endpoint
+
+Read = Callable[[str], bytes]
+"""Gives the content of a file named in the configuration. Raises OSError."""
+
+_DEFAULT_PORTS = {"sglang": 30000}
+_KEY = re.compile(r"[\x21-\x7e]+\Z")
+
+
+class Fleet:
+    """Builds pools; what is wrong goes to ``problems``, files read to ``files``."""
+
+    def __init__(self, settings: Settings, secrets: Iterable[Resource], read: Read) -> None:
+        self.settings = settings
+        self.secrets = {secret.name: secret for secret in secrets}
+        self.read = read
+        self.problems: list[str] = []
+        self.files: list[str] = []
+
+    # --- pools --------------------------------------------------------------------------------------------------------
+
+    def server(self, resource: Resource) -> PoolSpec:
+        spec: ModelServer = resource.content
+        engine = engine_named(spec.inference_engine)
+        port = _port(resource, spec, engine)
+        common = self._common(resource, spec, Endpoint(engine, port.protocol, "", port.port))
+        urls = [endpoint(url, engine, port=port.port if spec.workload_port else None) for url in spec.endpoints or ()]
+        selector = None
+        if spec.endpoints is None and spec.workload_selector is not None:
+            labels, group = tuple(spec.workload_selector.match_labels.items()), spec.workload_selector.pd_group
+            selector = Selector(resource.metadata.namespace, labels, (port.port,), port.protocol, group)
+        return PoolSpec(
+            name=resource.name,
+            engine=engine,
+            endpoints=tuple(_with(common, url) for url in urls),
+            model=spec.model,
+            policy=policy_of(self.settings, spec.traffic_policy),
+            sticky=spec.traffic_policy.session_sticky,
+            selector=selector,
+            template=None if selector is None else common,
+            kv_connector=None if spec.kv_connector is None else spec.kv_connector.type,
+        )
+
+    def provider(self, resource: Resource) -> PoolSpec:
+        spec: ExternalModelProvider = resource.content
+        engine = engine_named(spec.provider_type)
+        url = endpoint(spec.base_url, engine, keep_version=True)
+        return PoolSpec(
+            name=resource.name,
+            engine=engine,
+            endpoints=(self._common(resource, spec, url),),
+            model=spec.model,
+            policy=policy_of(self.settings),
+            external=True,
+        )
+
+    def inference_pool(self, resource: Resource) -> PoolSpec:
+        spec: InferencePool = resource.content
+        ports = tuple(port.number for port in spec.target_ports)
+        selector = Selector(resource.metadata.namespace, tuple(spec.selector.match_labels.items()), ports)
+        template = Endpoint("auto", "http", "", ports[0])
+        policy = policy_of(self.settings)
+        return PoolSpec(name=resource.name, engine="auto", policy=policy, selector=selector, template=template)
+
+    # --- credentials --------------------------------------------------------------------------------------------------
+
+    def _common(self, resource: Resource, spec: ModelServer | ExternalModelProvider, at: Endpoint) -> Endpoint:
+        headers = [
+            (name.lower().encode("ascii"), value.reveal().encode("ascii")) for name, value in spec.headers.items()
+        ]
+        if spec.auth is not None:
+            key = self._key(resource, spec.auth)
+            headers.append(_credential(spec.auth, at.engine, key))
+        ca_file = self.file(resource, "$.spec.caFile", spec.ca_file) if spec.ca_file else ""
+        return msgspec.structs.replace(
+            at, headers=tuple(headers), verify=not spec.insecure_skip_verify, ca_file=ca_file
+        )
+
+    def _key(self, resource: Resource, auth: Auth) -> str:
+        path = "$.spec.auth.secretRef" if auth.secret_ref else "$.spec.auth.keyFile"
+        raw = (
+            self._secret(resource, auth) if auth.secret_ref else self._file_content(resource, path, auth.key_file or "")
+        )
+        if raw is None:
+            return ""
+        text = raw.decode("latin-1").strip()
+        if not _KEY.match(text):
+            self.problems.append(resource.problem(path, "does not hold a key (printable ASCII without spaces)"))
+        return text
+
+    def _secret(self, resource: Resource, auth: Auth) -> bytes | None:
+        ref = auth.secret_ref
+        assert ref is not None
+        secret = self.secrets.get(f"{resource.metadata.namespace}/{ref.name}")
+        if secret is None:
+            message = f'no Secret "{ref.name}" in namespace "{resource.metadata.namespace}"'
+            self.problems.append(resource.problem("$.spec.auth.secretRef.name", message))
+            return None
+        content: SecretData = secret.content
+        if ref.key in content.string_data:
+            return content.string_data[ref.key].reveal().encode("utf-8", "surrogatepass")
+        if ref.key not in content.data:
+            message = f'Secret "{ref.name}" has no key "{ref.key}"'
+            self.problems.append(resource.problem("$.spec.auth.secretRef.key", message))
+            return None
+        return secret_bytes(content.data[ref.key].reveal())
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def file(self, resource: Resource, path: str, name: str) -> str:
+        """The file's name as seen from the folder of the document that names it, noted for watching."""
+        found = posixpath.join(resource.document.folder, name)
+        self._readable(resource, path, found)
+        return found
+
+    def _file_content(self, resource: Resource, path: str, name: str) -> bytes | None:
+        return self._readable(resource, path, posixpath.join(resource.document.folder, name))
+
+    def _readable(self, resource: Resource, path: str, found: str) -> bytes | None:
+        self.files.append(found)
+        try:
+            return self.read(found)
+        except OSError as error:
+            self.problems.append(resource.problem(path, f"cannot read {found}: {error.strerror or error}"))
+        except ValueError:
+            self.problems.append(resource.problem(path, "not a file name"))
+        return None
+
+
+def secret_bytes(text: str) -> bytes | None:
+    """The bytes behind one value of a Secret's ``data``; None if it is not base64."""
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _credential(auth: Auth, engine: str, key: str) -> tuple[bytes, bytes]:
+    scheme = auth.scheme or ("APIKey" if engine == "anthropic" else "Bearer")
+    value = key.encode("latin-1")
+    return (b"x-api-key", value) if scheme == "APIKey" else (b"authorization", b"Bearer " + value)
+
+
+def _with(common: Endpoint, url: Endpoint) -> Endpoint:
+    return msgspec.structs.replace(url, headers=common.headers, verify=common.verify, ca_file=common.ca_file)
+
+
+def _port(resource: Resource, spec: ModelServer, engine: str) -> WorkloadPort:
+    """The published default is none; MatrixInfer's ModelServer could leave the port out and had one per engine."""
+    if spec.workload_port is not None or resource.version != MATRIXINFER:
+        return spec.workload_port or WorkloadPort(port=8000)
+    return WorkloadPort(port=_DEFAULT_PORTS.get(engine, 8000))

@@ -1,0 +1,276 @@
+"""Documents → `Snapshot`, or every reason why not. (P)
+
+Invariant: `load` either returns a snapshot whose references all resolve or raises ConfigError; nothing in between,
+whatever the documents hold.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from gateway.config.decode import INVALID, Decoder, suggestion
+from gateway.config.document import ConfigError, Document, Tree, parse
+from gateway.config.envelope import ConfigMapData, Resource, SecretData, content_of, read
+from gateway.config.fleet import Fleet, Read, secret_bytes
+from gateway.config.inert import inert
+from gateway.config.resources import ModelMatch, ModelRoute, StickyBy, StringMatch, TargetModel
+from gateway.config.resources import Rule as RuleSpec
+from gateway.config.settings import Settings
+from gateway.config.snapshot import PoolSpec, Snapshot
+from gateway.route import Match, Route, RouteTable, Rule, Share, Sticky, TextMatch
+
+CONFIG_KEYS = ("gatewayConfiguration", "schedulerConfiguration", "routerConfiguration")
+"""Members of a ConfigMap that hold a GatewayConfiguration, by product generation."""
+
+_FILE_MEMBERS = frozenset(("certFile", "keyFile", "clientCAFile", "clientSecretFile"))
+
+
+def no_files(name: str) -> bytes:
+    """For `load` where documents may name no files."""
+    raise FileNotFoundError(2, "No such file or directory", name)
+
+
+def load(documents: Iterable[Document], read_file: Read = no_files, *, kubernetes: bool = False) -> Snapshot:
+    """The configuration that ``documents`` make together. Raises ConfigError with all problems found.
+
+    ``kubernetes`` says that selectors will be evaluated by someone, so that they deserve no warning.
+    """
+    loading = _Loading(read_file, kubernetes=kubernetes)
+    for document in documents:
+        loading.add(document)
+    return loading.finish()
+
+
+class _Loading:
+    """Resources met so far, and what is wrong with them."""
+
+    def __init__(self, read_file: Read, *, kubernetes: bool) -> None:
+        self.read_file = read_file
+        self.kubernetes = kubernetes
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self.inert: list[str] = []
+        self.resources: dict[tuple[str, str], Resource] = {}
+        self.broken: set[tuple[str, str]] = set()
+        self.sections: dict[str, str] = {}
+        self.files: list[str] = []
+        self.settings = Settings()
+
+    def of_kind(self, kind: str) -> list[Resource]:
+        return [resource for resource in self.resources.values() if resource.kind == kind]
+
+    # --- documents ----------------------------------------------------------------------------------------------------
+
+    def add(self, document: Document) -> None:
+        resource = read(document, self.problems, self.warnings)
+        if resource is None:
+            self._note_broken(document.tree)
+            return
+        if resource.kind == "GatewayConfiguration":
+            self._settings(resource, content_of(document.tree), resource.where)
+            return
+        first = self.resources.setdefault((resource.kind, resource.name), resource)
+        if first is not resource:
+            self.problems.append(resource.problem("$.metadata.name", f"also defined in {first.document.place}"))
+        self.inert.extend(f"{resource.where}: {path}" for path in inert(resource.kind, document.tree))
+        if resource.kind == "ConfigMap":
+            self._config_map(resource)
+        elif resource.kind == "Secret":
+            self._secret(resource)
+
+    def _note_broken(self, tree: Tree) -> None:
+        """Remember that a resource was meant, so that references to it are not reported as well."""
+        metadata = tree.get("metadata") if isinstance(tree, dict) else None
+        if isinstance(metadata, dict):
+            name = f"{metadata.get('namespace') or 'default'}/{metadata.get('name')}"
+            self.broken.add((str(tree.get("kind")), name))
+
+    def _config_map(self, resource: Resource) -> None:
+        content: ConfigMapData = resource.content
+        found = [key for key in content.data if key.removesuffix(".yaml") in CONFIG_KEYS]
+        if not found:
+            self.warnings.append(f"{resource.where}: ignored: none of {', '.join(CONFIG_KEYS)} in its data")
+        for key in found:
+            where = f"{resource.where}, data.{key}"
+            try:
+                inner = parse(where, content.data[key].encode("utf-8", "surrogatepass"))
+            except ConfigError as error:
+                self.problems.extend(error.problems)
+                continue
+            for document in inner:
+                if isinstance(document.tree, dict):
+                    self._settings(resource, content_of(document.tree), where)
+                else:
+                    self.problems.append(f"{where}: $: expected an object")
+
+    def _secret(self, resource: Resource) -> None:
+        content: SecretData = resource.content
+        for key, value in content.data.items():
+            if secret_bytes(value.reveal()) is None:
+                self.problems.append(resource.problem(f"$.data.{key}", "not base64"))
+
+    # --- settings -----------------------------------------------------------------------------------------------------
+
+    def _settings(self, resource: Resource, tree: dict[str, Tree], where: str) -> None:
+        """Take the sections given here. Several documents may share the work, one section each."""
+        decoder = Decoder()
+        found: dict[str, str] = {}
+        located = _located(tree, resource.document.folder, "$", found)
+        made = decoder.build(located, Settings)
+        self.problems.extend(f"{where}: {problem}" for problem in decoder.problems)
+        if made is INVALID:
+            return
+        self.inert.extend(f"{where}: {path}" for path in inert("GatewayConfiguration", tree))
+        fields = {field.encode_name: field.name for field in msgspec.structs.fields(Settings)}
+        given = {fields[key]: getattr(made, fields[key]) for key, value in tree.items() if value is not None}
+        for key, value in tree.items():
+            first = self.sections.setdefault(key, where) if value is not None else where
+            if first != where:
+                self.problems.append(f"{where}: $.{key}: also given in {first}")
+        self.settings = msgspec.structs.replace(self.settings, **given)
+        for path, name in found.items():
+            self._check_file(where, path, name)
+
+    def _check_file(self, where: str, path: str, name: str) -> None:
+        self.files.append(name)
+        try:
+            self.read_file(name)
+        except OSError as error:
+            self.problems.append(f"{where}: {path}: cannot read {name}: {error.strerror or error}")
+        except ValueError:
+            self.problems.append(f"{where}: {path}: not a file name")
+
+    # --- the whole ----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> Snapshot:
+        fleet = Fleet(self.settings, self.of_kind("Secret"), self.read_file)
+        pools = self._pools(fleet)
+        routes = [self._route(resource, pools) for resource in self.of_kind("ModelRoute")]
+        self._check_ext_proc(pools)
+        problems = [*self.problems, *fleet.problems]
+        if problems:
+            raise ConfigError(problems)
+        self._warn_unused(pools, routes)
+        return Snapshot(
+            settings=self.settings,
+            routes=RouteTable(routes),
+            pools=tuple(pools.values()),
+            inert=tuple(self.inert),
+            warnings=tuple(self.warnings),
+            files=tuple(dict.fromkeys((*self.files, *fleet.files))),
+        )
+
+    def _pools(self, fleet: Fleet) -> dict[tuple[str, str], PoolSpec]:
+        """(kind, "namespace/name") → pool. Pools of two kinds with one name get told apart by the kind."""
+        pools: dict[tuple[str, str], PoolSpec] = {}
+        taken: set[str] = set()
+        for kind, build in (
+            ("ModelServer", fleet.server),
+            ("ExternalModelProvider", fleet.provider),
+            ("InferencePool", fleet.inference_pool),
+        ):
+            for resource in self.of_kind(kind):
+                pool = build(resource)
+                if pool.name in taken:
+                    pool = msgspec.structs.replace(pool, name=f"{pool.name}.{kind.lower()}")
+                taken.add(pool.name)
+                pools[kind, resource.name] = pool
+                if pool.selector is not None and not self.kubernetes:
+                    self.warnings.append(
+                        f"{resource.where}: without Kubernetes its selector matches nothing: no members"
+                    )
+        return pools
+
+    def _check_ext_proc(self, pools: dict[tuple[str, str], PoolSpec]) -> None:
+        listener = self.settings.listeners.ext_proc
+        if listener is None or listener.pool is None:
+            return
+        name = listener.pool if "/" in listener.pool else f"default/{listener.pool}"
+        if not any(pool.name == name for pool in pools.values()):
+            known = suggestion(name, [pool.name for pool in pools.values()])
+            where = self.sections["listeners"]
+            self.problems.append(f'{where}: $.listeners.extProc.pool: no pool "{name}"{known}')
+
+    def _warn_unused(self, pools: dict[tuple[str, str], PoolSpec], routes: list[Route]) -> None:
+        used = {share.pool for route in routes for rule in route.rules for share in rule.shares}
+        for (kind, name), pool in pools.items():
+            if pool.name not in used and kind != "InferencePool":
+                self.warnings.append(f"{self.resources[kind, name].where}: no ModelRoute leads here")
+
+    # --- routes -------------------------------------------------------------------------------------------------------
+
+    def _route(self, resource: Resource, pools: dict[tuple[str, str], PoolSpec]) -> Route:
+        spec: ModelRoute = resource.content
+        unconditional = [index for index, rule in enumerate(spec.rules) if _match(rule.model_match) is None]
+        if unconditional and unconditional[0] < len(spec.rules) - 1:
+            first = unconditional[0]
+            self.warnings.append(
+                resource.problem(f"$.spec.rules[{first + 1}]", f"never reached: rules[{first}] matches every request")
+            )
+        rules = [self._rule(resource, f"$.spec.rules[{n}]", rule, pools) for n, rule in enumerate(spec.rules)]
+        return Route(resource.name, spec.model_name, spec.lora_adapters, tuple(rules), resource.age)
+
+    def _rule(self, resource: Resource, path: str, rule: RuleSpec, pools: dict[tuple[str, str], PoolSpec]) -> Rule:
+        shares = []
+        for index, target in enumerate(rule.target_models):
+            pool = self._target(resource, f"{path}.targetModels[{index}]", target, pools)
+            if pool is not None:
+                shares.append(Share(pool.name, 1 if target.weight is None else target.weight, pool.model))
+        return Rule(tuple(shares), rule.name, _match(rule.model_match), _sticky(rule.sticky_by))
+
+    def _target(
+        self, resource: Resource, path: str, target: TargetModel, pools: dict[tuple[str, str], PoolSpec]
+    ) -> PoolSpec | None:
+        if target.model_server_name is not None:
+            kind, member, name = "ModelServer", "modelServerName", target.model_server_name
+        else:
+            kind, member = "ExternalModelProvider", "externalModelProviderName"
+            name = target.external_model_provider_name or ""
+        namespace = resource.metadata.namespace
+        key = (kind, f"{namespace}/{name}")
+        pool = pools.get(key)
+        if pool is None and key not in self.broken:
+            near = [other.partition("/")[2] for of, other in pools if of == kind and other.startswith(f"{namespace}/")]
+            message = f'no {kind} "{name}" in namespace "{namespace}"{suggestion(name, near)}'
+            self.problems.append(resource.problem(f"{path}.{member}", message))
+        return pool
+
+
+def _located(tree: Tree, folder: str, path: str, found: dict[str, str]) -> Tree:
+    """``tree`` with file names as seen from here; ``found`` gathers them by path."""
+    if isinstance(tree, list):
+        return [_located(item, folder, f"{path}[{index}]", found) for index, item in enumerate(tree)]
+    if not isinstance(tree, dict):
+        return tree
+    made = {}
+    for key, value in tree.items():
+        if key in _FILE_MEMBERS and isinstance(value, str) and value:
+            made[key] = found[f"{path}.{key}"] = posixpath.join(folder, value)
+        else:
+            made[key] = _located(value, folder, f"{path}.{key}", found)
+    return made
+
+
+def _match(match: ModelMatch | None) -> Match | None:
+    """None where it holds for every request."""
+    if match is None:
+        return None
+    headers = tuple((name.lower().encode("latin-1", "replace"), _text(text)) for name, text in match.headers.items())
+    uri = None if match.uri is None else _text(match.uri)
+    made = Match(headers, uri, None if match.body is None else match.body.model)
+    trivial = all(text == TextMatch() for _, text in headers) and made.uri in (None, TextMatch())
+    return None if trivial and made.model is None else made
+
+
+def _text(match: StringMatch) -> TextMatch:
+    return TextMatch(match.exact, match.prefix, None if match.regex is None else re.compile(match.regex))
+
+
+def _sticky(by: StickyBy | None) -> Sticky | None:
+    if by is None:
+        return None
+    return Sticky((by.header or "").lower().encode("latin-1", "replace"), by.cookie or "", by.user is True)

@@ -1,0 +1,342 @@
+"""The custom resources: one struct per kind, fields as published plus ours. (P)
+
+Invariant: what decodes has passed every rule that can be judged by looking at one resource alone.
+Fields of our own: ModelServer ``endpoints``, ``auth``, ``headers``, ``insecureSkipVerify``, ``caFile``; provider
+``keyFile`` and ``caFile``; rule ``stickyBy``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, field
+
+from gateway.config.decode import Duration, Fault, Hidden, Section, member, suggestion
+from gateway.config.url import endpoint, is_loopback
+
+Name = Annotated[str, Meta(min_length=1)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Labels = Annotated[dict[str, str], Meta(min_length=1)]
+
+ENGINES = (
+    "vllm", "sglang", "tgi", "openai", "deepseek", "gemini", "huggingface", "anthropic", "llamacpp", "ollama", "trtllm",
+    "auto",
+)  # fmt: skip
+PROVIDERS = ("openai", "anthropic", "deepseek", "gemini", "huggingface")
+
+
+def engine_named(text: str, known: tuple[str, ...] = ENGINES) -> str:
+    """The engine's canonical (lower-case) name. Raises ValueError."""
+    name = text.lower()
+    if name not in known:
+        raise ValueError(f"{text!r} is none of {', '.join(known)}{suggestion(name, known)}")
+    return name
+
+
+class Metadata(Section, frozen=True):
+    """The few members of ObjectMeta that decide something. The others are accepted unread (see `OTHER_METADATA`)."""
+
+    name: Name
+    namespace: Name = "default"
+    creation_timestamp: str = ""
+    resource_version: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+
+
+OTHER_METADATA = frozenset(
+    ("uid", "generation", "generateName", "selfLink", "finalizers", "ownerReferences", "managedFields",
+     "deletionTimestamp", "deletionGracePeriodSeconds"),
+)  # fmt: skip
+"""Kubernetes writes these into objects it gives out; none of them steers a gateway."""
+
+# --- ModelRoute -------------------------------------------------------------------------------------------------------
+
+
+class StringMatch(Section, frozen=True):
+    """The first one given decides, in this order; none given matches everything. ``regex`` is unanchored."""
+
+    exact: str | None = None
+    prefix: str | None = None
+    regex: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.regex is None:
+            return
+        # RE2, which these patterns are written for, has neither; here they would also cost exponential time
+        if re.search(r"\(\?<?[=!]|\(\?P=|\\[1-9]|\(\?>", self.regex):
+            raise Fault(".regex", "look-around, atomic groups and back-references are not part of RE2")
+        try:
+            re.compile(self.regex)
+        except re.error as error:
+            raise Fault(".regex", f"not a regular expression: {error}") from None
+        except (OverflowError, RecursionError):
+            raise Fault(".regex", "too large a regular expression") from None
+
+
+class BodyMatch(Section, frozen=True):
+    model: str | None = None
+
+
+class ModelMatch(Section, frozen=True):
+    """All parts have to hold."""
+
+    headers: dict[str, StringMatch] = field(default_factory=dict)
+    uri: StringMatch | None = None
+    body: BodyMatch | None = None
+
+
+class TargetModel(Section, frozen=True):
+    model_server_name: Name | None = None
+    external_model_provider_name: Name | None = None
+    weight: Annotated[int, Meta(ge=0, le=100)] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.model_server_name is None) == (self.external_model_provider_name is None):
+            raise ValueError("exactly one of modelServerName and externalModelProviderName is needed")
+
+
+class StickyBy(Section, frozen=True):
+    """What keeps a caller on one side of a split: a header's value, a cookie's, or the authenticated user."""
+
+    header: Name | None = None
+    cookie: Name | None = None
+    user: Literal[True] | None = None
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.header, self.cookie, self.user)) != 1:
+            raise ValueError("exactly one of header, cookie and user is needed")
+
+
+class Rule(Section, frozen=True, kw_only=True):
+    name: str = ""
+    model_match: ModelMatch | None = None
+    target_models: Annotated[tuple[TargetModel, ...], Meta(min_length=1, max_length=16)]
+    sticky_by: StickyBy | None = None
+
+    def __post_init__(self) -> None:
+        given = [target.weight is not None for target in self.target_models]
+        if any(given) and not all(given):
+            where = f".targetModels[{given.index(False)}]"
+            raise Fault(where, "weight missing: give every target of a rule a weight, or none of them")
+        if all(target.weight == 0 for target in self.target_models):
+            raise Fault(".targetModels", "the weights add up to 0: nothing would be sent anywhere")
+
+
+class RedisAddress(Section, frozen=True):
+    address: Name
+
+
+class GlobalLimit(Section, frozen=True):
+    redis: RedisAddress | None = None
+
+
+class RateLimit(Section, frozen=True):
+    """Per model name."""
+
+    input_tokens_per_unit: Annotated[int, Meta(ge=1)] | None = None
+    output_tokens_per_unit: Annotated[int, Meta(ge=1)] | None = None
+    unit: Literal["second", "minute", "hour", "day", "month"] = "second"
+    shared: GlobalLimit | None = field(default=None, name="global")
+
+
+class ModelRoute(Section, frozen=True, kw_only=True):
+    model_name: str = ""
+    lora_adapters: Annotated[tuple[Name, ...], Meta(max_length=10)] = ()
+    parent_refs: tuple[dict[str, Any], ...] = ()
+    rules: Annotated[tuple[Rule, ...], Meta(min_length=1, max_length=16)]
+    rate_limit: RateLimit | None = None
+
+    def __post_init__(self) -> None:
+        if not self.model_name and not self.lora_adapters:
+            raise ValueError("modelName or loraAdapters is needed")
+        if self.lora_adapters:
+            for index, rule in enumerate(self.rules):
+                for number, target in enumerate(rule.target_models):
+                    if target.external_model_provider_name is not None:
+                        where = f".rules[{index}].targetModels[{number}].externalModelProviderName"
+                        raise Fault(where, "a route with loraAdapters cannot lead to an external provider")
+
+
+# --- ModelServer ------------------------------------------------------------------------------------------------------
+
+
+class PDGroup(Section, frozen=True):
+    group_key: Name
+    prefill_labels: Labels
+    decode_labels: Labels
+
+
+class WorkloadSelector(Section, frozen=True):
+    match_labels: Labels
+    pd_group: PDGroup | None = None
+
+
+class WorkloadPort(Section, frozen=True):
+    port: Port
+    protocol: Literal["http", "https"] = "http"
+
+
+class RetryPolicy(Section, frozen=True):
+    """``attempts``: further tries after the first."""
+
+    attempts: Annotated[int, Meta(ge=0, le=100)] = 0
+    retry_interval: Duration = Duration(0.1)
+
+
+class StickySource(Section, frozen=True):
+    type: Literal["Header", "Query", "Cookie", "JWTClaim"]
+    name: Name
+
+
+class SessionSticky(Section, frozen=True, kw_only=True):
+    """The first source that has a value is the session's key."""
+
+    session_affinity_seconds: Annotated[int, Meta(ge=1)] = 10800
+    sources: Annotated[tuple[StickySource, ...], Meta(min_length=1, max_length=16)]
+
+
+class TrafficPolicy(Section, frozen=True):
+    """``timeout``: from connecting to the first token (to the whole answer where it is not streamed)."""
+
+    timeout: Duration | None = None
+    retry: RetryPolicy | None = None
+    session_sticky: SessionSticky | None = None
+
+
+class KVConnector(Section, frozen=True):
+    type: Literal["http", "lmcache", "nixl", "mooncake"] = "http"
+
+
+class SecretRef(Section, frozen=True):
+    name: Name
+    key: Name
+    optional: Literal[False] = False
+
+
+class Auth(Section, frozen=True):
+    """Where the key comes from (one of the two), and whether it travels as a bearer token or in x-api-key."""
+
+    scheme: Literal["Bearer", "APIKey"] | None = None
+    secret_ref: SecretRef | None = None
+    key_file: Name | None = None
+
+    def __post_init__(self) -> None:
+        if (self.secret_ref is None) == (self.key_file is None):
+            raise ValueError("exactly one of secretRef and keyFile is needed")
+
+
+RESERVED_HEADERS = frozenset(
+    ("authorization", "proxy-authorization", "cookie", "x-api-key", "host", "content-length", "connection",
+     "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "trailer", "te", "content-type", "expect"),
+)  # fmt: skip
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
+_VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?\Z")
+
+
+def check_headers(headers: dict[str, Hidden]) -> None:
+    seen: set[str] = set()
+    for name, value in headers.items():
+        where = member(".headers", name)
+        if not _TOKEN.match(name):
+            raise Fault(where, "not a header name")
+        if name.lower() in RESERVED_HEADERS:
+            raise Fault(where, "reserved: the gateway sets this header itself")
+        if not _VALUE.match(value.reveal()):
+            raise Fault(where, "not a header value (printable ASCII, no space at its ends)")
+        if name.lower() in seen:
+            raise Fault(where, "given twice")
+        seen.add(name.lower())
+
+
+class ModelServer(Section, frozen=True, kw_only=True):
+    model: ModelName | None = None
+    inference_engine: str
+    workload_selector: WorkloadSelector | None = None
+    workload_port: WorkloadPort | None = None
+    traffic_policy: TrafficPolicy = TrafficPolicy()
+    kv_connector: KVConnector | None = None
+    endpoints: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
+    auth: Auth | None = None
+    headers: dict[str, Hidden] = field(default_factory=dict)
+    insecure_skip_verify: bool = False
+    ca_file: Name | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            engine = engine_named(self.inference_engine)
+        except ValueError as error:
+            raise Fault(".inferenceEngine", str(error)) from None
+        if self.endpoints is None and self.workload_selector is None:
+            raise ValueError("workloadSelector or endpoints is needed")
+        port = self.workload_port.port if self.workload_port else None
+        seen = set()
+        for index, url in enumerate(self.endpoints or ()):
+            try:
+                identity = endpoint(url, engine, port=port).id
+            except ValueError as error:
+                raise Fault(f".endpoints[{index}]", str(error)) from None
+            if identity in seen:
+                raise Fault(f".endpoints[{index}]", f"{identity} is listed twice")
+            seen.add(identity)
+        check_headers(self.headers)
+
+
+# --- ExternalModelProvider, InferencePool, Secret ---------------------------------------------------------------------
+
+
+class ExternalModelProvider(Section, frozen=True, kw_only=True):
+    provider_type: str = "OpenAI"
+    model: ModelName | None = None
+    base_url: str = field(name="baseURL")
+    insecure_skip_verify: bool = False
+    auth: Auth | None = None
+    headers: dict[str, Hidden] = field(default_factory=dict)
+    ca_file: Name | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            engine = engine_named(self.provider_type, PROVIDERS)
+        except ValueError as error:
+            raise Fault(".providerType", str(error)) from None
+        try:
+            made = endpoint(self.base_url, engine, keep_version=True)
+        except ValueError as error:
+            raise Fault(".baseURL", str(error)) from None
+        if made.scheme != "https" and not is_loopback(made.host):
+            raise Fault(".baseURL", "https is needed: a key would cross the network in the clear")
+        check_headers(self.headers)
+
+
+class PoolSelector(Section, frozen=True):
+    match_labels: Annotated[dict[str, str], Meta(min_length=1, max_length=64)]
+
+
+class TargetPort(Section, frozen=True):
+    number: Port
+
+
+class EndpointPickerRef(Section, frozen=True, kw_only=True):
+    group: str = ""
+    kind: str = "Service"
+    name: Name
+    port: TargetPort | None = None
+    failure_mode: Literal["FailClose", "FailOpen"] = "FailClose"
+
+    def __post_init__(self) -> None:
+        if self.kind == "Service" and self.port is None:
+            raise ValueError("port is required when kind is 'Service' or unspecified")
+
+
+class InferencePool(Section, frozen=True):
+    selector: PoolSelector
+    target_ports: Annotated[tuple[TargetPort, ...], Meta(min_length=1, max_length=8)]
+    app_protocol: Literal["http", "kubernetes.io/h2c"] = "http"
+    endpoint_picker_ref: EndpointPickerRef | None = None
+
+    def __post_init__(self) -> None:
+        numbers = [port.number for port in self.target_ports]
+        if len(set(numbers)) != len(numbers):
+            raise Fault(".targetPorts", "port number must be unique")

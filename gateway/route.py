@@ -1,0 +1,239 @@
+"""Which pool a request goes to: model, LoRA, header and path match → weighted target with its fallbacks. (P)
+
+Invariant: a `RouteTable` never changes; the same request with the same chance always gets the same target.
+Resolution follows the published ModelRoute semantics: a name some route owns as its base model is never looked up as a
+LoRA; candidates go oldest first; the first rule that holds decides; a route none of whose rules holds is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import Final
+
+import msgspec
+
+from gateway.errors import ModelNotFound
+from gateway.types import Headers, ModelCard
+
+
+class TextMatch(msgspec.Struct, frozen=True):
+    """The first one given decides: exact, prefix, regex (unanchored). None given holds for any text."""
+
+    exact: str | None = None
+    prefix: str | None = None
+    regex: re.Pattern[str] | None = None
+
+    def holds(self, text: str) -> bool:
+        if self.exact is not None:
+            return text == self.exact
+        if self.prefix is not None:
+            return text.startswith(self.prefix)
+        return self.regex is None or self.regex.search(text) is not None
+
+
+class Match(msgspec.Struct, frozen=True):
+    """All parts have to hold. Header names are lower-case; a header that was not sent matches as the empty text."""
+
+    headers: tuple[tuple[bytes, TextMatch], ...] = ()
+    uri: TextMatch | None = None
+    model: str | None = None
+
+    def holds(self, model: str, path: str, headers: Headers) -> bool:
+        if self.model is not None and self.model != model:
+            return False
+        if self.uri is not None and not self.uri.holds(path):
+            return False
+        return all(match.holds(_header(headers, name)) for name, match in self.headers)
+
+
+class Sticky(msgspec.Struct, frozen=True):
+    """Where a rule finds the key that keeps a caller on one side: one of a header, a cookie, the verified user."""
+
+    header: bytes = b""
+    cookie: str = ""
+    user: bool = False
+
+    def key(self, headers: Headers, user: str) -> str:
+        if self.user:
+            return user
+        if self.header:
+            return _header(headers, self.header)
+        return _cookie(headers, self.cookie)
+
+
+class Share(msgspec.Struct, frozen=True):
+    """One target of a rule as configured. ``model`` is the name its engines know (None: the client's stays)."""
+
+    pool: str
+    weight: int = 1
+    model: str | None = None
+
+
+class Rule(msgspec.Struct, frozen=True):
+    shares: tuple[Share, ...]
+    name: str = ""
+    match: Match | None = None
+    sticky: Sticky | None = None
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One ModelRoute. ``name`` is "namespace/name"; ``age`` sorts candidates, oldest first.
+
+    ``cards`` describe models beyond their names, where discovery knows more.
+    """
+
+    name: str
+    model: str = ""
+    loras: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    age: tuple[float, int, str] = (0.0, 0, "")
+    cards: tuple[ModelCard, ...] = ()
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where to send a request. ``model`` replaces the client's name for it unless None; ``fallbacks`` come next."""
+
+    pool: str
+    model: str | None = None
+    fallbacks: tuple[Target, ...] = ()
+    route: str = ""
+    rule: str = ""
+
+
+class _Choice:
+    """A rule ready to pick from: each target prepared once, with its fallbacks, so that a request builds nothing."""
+
+    __slots__ = ("match", "single", "steps", "sticky", "stuck", "targets", "total")
+
+    def __init__(self, route: Route, index: int, *, lora: bool) -> None:
+        rule = route.rules[index]
+        label = rule.name or str(index)
+        self.match = rule.match
+        self.sticky = rule.sticky
+        self.targets = _prepared(route.name, label, rule.shares, lora=lora)
+        self.steps = tuple(accumulate(share.weight for share in rule.shares))
+        self.total = self.steps[-1]
+        weighted = [n for n, share in enumerate(rule.shares) if share.weight]
+        self.single = self.targets[weighted[0]] if len(weighted) == 1 else None
+        # the rule's identity and the target's are mixed into the hash, so that two rules split the same users
+        # independently, and moving a rule or adding a target leaves everyone else where they are
+        self.stuck = tuple(
+            (n, rule.shares[n].weight, f"{route.name}\0{label}\0{rule.shares[n].pool}") for n in weighted
+        )
+
+    def pick(self, chance: float, headers: Headers, user: str) -> Target:
+        if self.single is not None:
+            return self.single
+        if self.sticky is not None:
+            key = self.sticky.key(headers, user)
+            if key:
+                return self.targets[_rendezvous(key, self.stuck)]
+        return self.targets[bisect_right(self.steps, chance * self.total)]
+
+
+def _prepared(route: str, label: str, shares: tuple[Share, ...], *, lora: bool) -> tuple[Target, ...]:
+    # a LoRA is a name the engine itself knows: rewriting it would ask for the base model instead
+    plain = [Target(s.pool, None if lora else s.model, (), route, label) for s in shares]
+    return tuple(
+        msgspec.structs.replace(target, fallbacks=(*plain[:index], *plain[index + 1 :]))
+        for index, target in enumerate(plain)
+    )
+
+
+def _rendezvous(key: str, stuck: tuple[tuple[int, int, str], ...]) -> int:
+    """Weighted rendezvous hashing: a target whose weight grows only gains keys, one whose weight shrinks only loses.
+
+    Each target draws -ln(u)/weight, u uniform from the hash of key and target; the smallest wins with probability
+    weight/total (the draws are exponential clocks).
+    """
+    best, winner = math.inf, stuck[0][0]
+    for index, weight, identity in stuck:
+        digest = hashlib.blake2b(f"{key}\0{identity}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        # 53 bits, so that the quotient is exact and below 1; plus a half, so that it is above 0
+        uniform = ((int.from_bytes(digest) >> 11) + 0.5) / 9007199254740992
+        draw = -math.log(uniform) / weight
+        if draw < best:
+            best, winner = draw, index
+    return winner
+
+
+class RouteTable:
+    """All routes, compiled."""
+
+    __slots__ = ("_bases", "_fixed", "_loras", "_models", "routes")
+
+    def __init__(self, routes: Iterable[Route] = ()) -> None:
+        self.routes: Final = tuple(sorted(routes, key=lambda route: (route.age, route.name)))
+        self._bases = _by_name(self.routes, lora=False)
+        self._loras = _by_name(self.routes, lora=True)
+        owned: dict[str, Target | None] = dict.fromkeys(self._bases)  # a LoRA of that name is not looked at
+        self._fixed = {**_fixed(self._loras), **owned, **_fixed(self._bases)}
+        self._models = _cards(self.routes)
+
+    def match(self, model: str, path: str, headers: Headers, chance: float, user: str = "") -> Target:
+        """The target of one request. ``chance`` is uniform in [0, 1); ``user`` is the verified identity's.
+
+        Raises ModelNotFound.
+        """
+        target = self._fixed.get(model)
+        if target is not None:
+            return target
+        for choice in self._bases.get(model) or self._loras.get(model) or ():
+            if choice.match is None or choice.match.holds(model, path, headers):
+                return choice.pick(chance, headers, user)
+        raise ModelNotFound(f"The model `{model[:256]}` does not exist", param="model")
+
+    def models(self) -> tuple[ModelCard, ...]:
+        """What can be asked for, sorted by name."""
+        return self._models
+
+    def __contains__(self, model: object) -> bool:
+        return model in self._bases or model in self._loras
+
+
+def _by_name(routes: tuple[Route, ...], *, lora: bool) -> dict[str, tuple[_Choice, ...]]:
+    """Model name → the rules to go through, of all candidate routes in order."""
+    found: dict[str, list[_Choice]] = {}
+    for route in routes:
+        for name in route.loras if lora else (route.model,) if route.model else ():
+            choices = [_Choice(route, index, lora=lora) for index in range(len(route.rules))]
+            found.setdefault(name, []).extend(choices)
+    return {name: tuple(choices) for name, choices in found.items()}
+
+
+def _fixed(names: dict[str, tuple[_Choice, ...]]) -> dict[str, Target | None]:
+    """The names that always lead to one target, whatever else a request says: one look-up answers them."""
+    return {name: choices[0].single for name, choices in names.items() if choices[0].match is None}
+
+
+def _cards(routes: tuple[Route, ...]) -> tuple[ModelCard, ...]:
+    cards: dict[str, ModelCard] = {}
+    for route in routes:
+        known = {card.id: card for card in route.cards}
+        for name in (route.model, *route.loras):
+            parent = route.model if name != route.model and route.model else None
+            if name:
+                cards.setdefault(name, known.get(name) or ModelCard(name, parent))
+    return tuple(cards[name] for name in sorted(cards))
+
+
+def _header(headers: Headers, wanted: bytes) -> str:
+    for name, value in headers:
+        if name == wanted:
+            return value.decode("latin-1")
+    return ""
+
+
+def _cookie(headers: Headers, wanted: str) -> str:
+    for name, value in headers:
+        if name == b"cookie":
+            for pair in value.decode("latin-1").split(";"):
+                cookie, _, content = pair.strip().partition("=")
+                if cookie == wanted:
+                    return content.strip('"')
+    return ""

@@ -1,0 +1,240 @@
+"""Routing: who is matched, who is picked, who stays where they are."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.errors import ModelNotFound
+from gateway.route import Match, Route, RouteTable, Rule, Share, Sticky, Target, TextMatch
+from gateway.types import Headers, ModelCard
+
+CHAT = "/v1/chat/completions"
+
+
+def pool(table: RouteTable, model: str, headers: Headers = (), path: str = CHAT, chance: float = 0.0) -> str | None:
+    try:
+        return table.match(model, path, headers, chance).pool
+    except ModelNotFound:
+        return None
+
+
+def route(name: str, model: str = "m", *rules: Rule, **more: object) -> Route:
+    return Route(name, model, rules=rules or (Rule((Share(name),)),), **more)  # type: ignore[arg-type]
+
+
+def rule(where: str, **match: object) -> Rule:
+    return Rule((Share(where),), match=Match(**match))  # type: ignore[arg-type]
+
+
+def test_unknown_model() -> None:
+    table = RouteTable([route("a")])
+    with pytest.raises(ModelNotFound) as caught:
+        table.match("nope", CHAT, (), 0.5)
+    assert caught.value.status == 404
+    assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    ("match", "text", "holds"),
+    [
+        (TextMatch(exact="a"), "a", True),
+        (TextMatch(exact="a"), "A", False),
+        (TextMatch(exact="a"), "ab", False),
+        (TextMatch(prefix="a"), "ab", True),
+        (TextMatch(prefix="a"), "ba", False),
+        (TextMatch(prefix=""), "", True),
+        (TextMatch(regex=re.compile("b+")), "abbc", True),
+        (TextMatch(regex=re.compile("^b+$")), "abbc", False),
+        (TextMatch(), "anything", True),
+        (TextMatch(exact="a", prefix="b"), "b", False),  # exact decides
+        (TextMatch(prefix="b", regex=re.compile("a")), "a", False),  # prefix decides
+        (TextMatch(exact=""), "", True),
+    ],
+)
+def test_text_match(match: TextMatch, text: str, holds: bool) -> None:
+    assert match.holds(text) is holds
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "wanted"),
+    [
+        ([(b"user-type", b"premium")], CHAT, "big"),
+        ([(b"user-type", b"free")], CHAT, "small"),
+        ([], CHAT, "small"),
+        ([(b"user-type", b"premium"), (b"user-type", b"free")], CHAT, "big"),  # the first line counts
+        ([(b"user-type", b"premium")], "/v1/completions", "legacy"),
+    ],
+)
+def test_rules_go_in_order(headers: Headers, path: str, wanted: str) -> None:
+    table = RouteTable(
+        [
+            route(
+                "r",
+                "m",
+                rule("legacy", uri=TextMatch(exact="/v1/completions")),
+                rule("big", headers=((b"user-type", TextMatch(exact="premium")),)),
+                Rule((Share("small"),)),
+            )
+        ]
+    )
+    assert pool(table, "m", headers, path) == wanted
+
+
+def test_all_parts_of_a_match_have_to_hold() -> None:
+    table = RouteTable(
+        [route("r", "m", rule("x", headers=((b"a", TextMatch(exact="1")),), uri=TextMatch(prefix="/v1/"), model="m"))]
+    )
+    assert pool(table, "m", [(b"a", b"1")]) == "x"
+    assert pool(table, "m", [(b"a", b"2")]) is None
+    assert pool(table, "m", [(b"a", b"1")], "/tokenize") is None
+
+
+def test_body_model_tells_loras_apart() -> None:
+    first = rule("x", model="lora-1")
+    table = RouteTable([Route("r", loras=("lora-1", "lora-2"), rules=(first, Rule((Share("y"),))))])
+    assert pool(table, "lora-1") == "x"
+    assert pool(table, "lora-2") == "y"
+
+
+def test_candidates_go_by_age_then_version_then_name() -> None:
+    def table(*ages: tuple[str, tuple[float, int, str]]) -> str | None:
+        return pool(RouteTable([route(name, age=age) for name, age in ages]), "m")
+
+    assert table(("a", (2.0, 0, "")), ("b", (1.0, 0, ""))) == "b"
+    assert table(("a", (1.0, 10, "10")), ("b", (1.0, 9, "9"))) == "b"
+    assert table(("b", (1.0, 0, "")), ("a", (1.0, 0, ""))) == "a"
+
+
+def test_a_route_without_a_holding_rule_is_passed_over() -> None:
+    never = rule("never", headers=((b"x", TextMatch(exact="1")),))
+    table = RouteTable([route("a", "m", never), route("b")])
+    assert pool(table, "m") == "b"
+    assert pool(table, "m", [(b"x", b"1")]) == "never"
+
+
+def test_base_models_come_before_loras() -> None:
+    lora = Route("a", "base", ("tuned",), (Rule((Share("lora-pool", model="base-upstream"),)),))
+    assert RouteTable([lora]).match("tuned", CHAT, (), 0) == Target("lora-pool", None, (), "a", "0")
+    assert RouteTable([lora]).match("base", CHAT, (), 0).model == "base-upstream"
+    owner = route("b", "tuned")
+    assert pool(RouteTable([lora, owner]), "tuned") == "b"
+
+
+def test_a_base_route_that_does_not_hold_is_not_replaced_by_a_lora() -> None:
+    owner = route("b", "tuned", rule("never", model="other"))
+    assert pool(RouteTable([Route("a", loras=("tuned",), rules=(Rule((Share("l"),)),)), owner]), "tuned") is None
+
+
+def test_other_targets_are_fallbacks_in_their_order() -> None:
+    shares = (Share("a", 50, "A"), Share("b", 50, "B"), Share("spare", 0, "S"))
+    table = RouteTable([route("r", "m", Rule(shares))])
+    first = table.match("m", CHAT, (), 0.0)
+    assert [first.pool, *(t.pool for t in first.fallbacks)] == ["a", "b", "spare"]
+    second = table.match("m", CHAT, (), 0.99)
+    assert [second.pool, *(t.pool for t in second.fallbacks)] == ["b", "a", "spare"]
+    assert [(t.model, t.fallbacks) for t in second.fallbacks] == [("A", ()), ("S", ())]
+
+
+def test_a_weight_of_zero_is_never_picked() -> None:
+    table = RouteTable([route("r", "m", Rule((Share("off", 0), Share("on", 1), Share("off2", 0))))])
+    for chance in (0.0, 0.5, 1 - 2**-53):
+        assert pool(table, "m", chance=chance) == "on"
+
+
+weights = st.lists(st.integers(0, 100), min_size=1, max_size=16).filter(any)
+
+
+def split(shares: list[int], sticky: Sticky | None = None) -> RouteTable:
+    rules = Rule(tuple(Share(str(n), weight) for n, weight in enumerate(shares)), sticky=sticky)
+    return RouteTable([route("r", "m", rules)])
+
+
+@given(weights)
+def test_the_split_is_exact(shares: list[int]) -> None:
+    """Each target owns a stretch of [0, 1) as long as its part of the sum: the middles of all unit cells tell."""
+    table, total = split(shares), sum(shares)
+    counts = dict.fromkeys(range(len(shares)), 0)
+    for cell in range(total):
+        counts[int(pool(table, "m", chance=float(Fraction(2 * cell + 1, 2 * total))) or 0)] += 1
+    assert [counts[n] for n in range(len(shares))] == shares
+
+
+@given(weights, st.floats(0, 1, exclude_max=True))
+def test_any_chance_picks_a_weighted_target(shares: list[int], chance: float) -> None:
+    assert shares[int(pool(split(shares), "m", chance=chance) or 0)] > 0
+
+
+def side(shares: list[int], key: str) -> int:
+    table = split(shares, Sticky(header=b"x-user"))
+    return int(pool(table, "m", [(b"x-user", key.encode())]) or 0)
+
+
+@settings(max_examples=100)
+@given(weights, st.data(), st.text("abcdef0123456789", min_size=1))
+def test_a_growing_weight_only_draws_users_in(shares: list[int], data: st.DataObject, key: str) -> None:
+    target = data.draw(st.integers(0, len(shares) - 1))
+    grown = list(shares)
+    grown[target] += data.draw(st.integers(1, 100))
+    before, after = side(shares, key), side(grown, key)
+    assert after in (before, target)
+
+
+def test_sticky_splits_by_weight() -> None:
+    keys = [f"user-{n}" for n in range(4000)]
+    share = sum(side([90, 10], key) == 1 for key in keys) / len(keys)
+    assert 0.08 < share < 0.12
+
+
+def test_two_rules_split_the_same_users_independently() -> None:
+    by = Sticky(user=True)
+    shares = (Share("a", 50), Share("b", 50))
+    table = RouteTable([route("r", "m", Rule(shares, sticky=by)), route("s", "n", Rule(shares, sticky=by))])
+    same = sum(
+        table.match("m", CHAT, (), 0, f"u{n}").pool == table.match("n", CHAT, (), 0, f"u{n}").pool for n in range(2000)
+    )
+    assert 900 < same < 1100
+
+
+@pytest.mark.parametrize(
+    ("sticky", "headers", "user"),
+    [
+        (Sticky(header=b"x-session"), [(b"x-session", b"s1")], ""),
+        (Sticky(cookie="sid"), [(b"cookie", b'other=1; sid="s1"; x=2')], ""),
+        (Sticky(cookie="sid"), [(b"cookie", b"a=b"), (b"cookie", b"sid=s1")], ""),
+        (Sticky(user=True), [], "s1"),
+    ],
+)
+def test_sticky_sources_find_the_same_key(sticky: Sticky, headers: Headers, user: str) -> None:
+    assert sticky.key(headers, user) == "s1"
+    table = split([50, 50], sticky)
+    picks = {table.match("m", CHAT, headers, chance / 10, user).pool for chance in range(10)}
+    assert len(picks) == 1
+
+
+def test_without_a_key_chance_decides() -> None:
+    table = split([50, 50], Sticky(header=b"x-session"))
+    assert {pool(table, "m", chance=chance) for chance in (0.1, 0.9)} == {"0", "1"}
+
+
+def test_models_are_the_sorted_union() -> None:
+    card = ModelCard("z", max_model_len=4096)
+    table = RouteTable(
+        [Route("a", "z", ("y",), (Rule((Share("p"),)),), cards=(card,)), route("b", "b"), route("c", "b")],
+    )
+    assert [model.id for model in table.models()] == ["b", "y", "z"]
+    assert table.models()[1].parent == "z"
+    assert table.models()[2] is card
+    assert "y" in table
+    assert "nope" not in table
+
+
+def test_target_values_are_prepared_once() -> None:
+    table = RouteTable([route("r")])
+    assert table.match("m", CHAT, (), 0.1) is table.match("m", CHAT, (), 0.9)
+    assert msgspec.structs.asdict(table.match("m", CHAT, (), 0.1))["route"] == "r"
