@@ -1,0 +1,13 @@
+"""``python -m conformance.engines ENGINE …``: the same as ``infer-gateway simulate``. (IO)"""
+
+import argparse
+import sys
+
+import trio
+
+from conformance.engines import cli
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="infer-gateway simulate")
+    cli.add_arguments(parser)
+    sys.exit(trio.run(cli.main, parser.parse_args()))

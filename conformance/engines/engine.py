@@ -1,0 +1,356 @@
+"""One simulated engine: finds the route, applies the fault, runs the generation, writes the answer. (T)
+
+Invariant: whatever ends a request (its answer, its client leaving, a fault), its slot and its blocks are free when the
+handler has returned.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar
+
+import msgspec
+import trio
+
+from conformance.engines import ask as asks
+from conformance.engines import text
+from conformance.engines.ask import Ask
+from conformance.engines.batch import Batch, QueueFull
+from conformance.engines.batch import Sequence as Generation
+from conformance.engines.blocks import BlockPool, chain
+from conformance.engines.exposition import sizes
+from conformance.engines.faults import Fault, Faults
+from conformance.engines.forms import Choice, Form
+from conformance.engines.model import Buckets, Model, Ticket
+from conformance.engines.settings import Settings, release
+from protocols.http.exchange import HttpExchange
+
+JSON = b"application/json"
+Headers = tuple[tuple[bytes, bytes], ...]
+_BREAKS = ("stall", "cut", "error-event")
+
+
+class Refusal(Exception):
+    """A request ends with this answer instead."""
+
+    def __init__(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
+        super().__init__(status)
+        self.status, self.body, self.content_type, self.headers = status, body, content_type, headers
+
+
+class Call:
+    """One request on its way through the engine."""
+
+    def __init__(self, exchange: HttpExchange, path: str) -> None:
+        self.exchange, self.path = exchange, path
+        self.fields: dict[str, Any] = {}
+        self.fault: Fault | None = None
+
+    @property
+    def body(self) -> bytes:
+        return self.exchange.request.body
+
+    def header(self, name: bytes) -> str:
+        return (self.exchange.request.header(name) or b"").decode("latin-1")
+
+
+Route = Callable[[Call], Awaitable[None]]
+
+
+class Engine:
+    """Base of all dialects. `handle` answers one exchange; `run` makes the tokens and must be running meanwhile."""
+
+    kind: ClassVar[str] = ""
+    newest: ClassVar[str] = ""
+    model_name: ClassVar[str] = "simulated-model"
+    keep_alive_s: ClassVar[float] = 75.0
+    max_body: ClassVar[int] = 64 * 1024 * 1024
+    headers_first: ClassVar[bool] = True
+    """Streams send their head at once, not with the first token."""
+    buckets: ClassVar[Buckets] = Buckets()
+    own_headers: ClassVar[Headers] = ()
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.version = settings.version or self.newest
+        self.release = release(self.version)
+        self.models = settings.models or (self.model_name,)
+        self.loras: dict[str, str] = {name: f"/adapters/{name}" for name in settings.loras}
+        pool = BlockPool(settings.kv_blocks)
+        batch = Batch(pool, settings.block_size, settings.max_running, settings.max_queued, settings.pace)
+        self.model = Model(batch, self.buckets, sizes(settings.model_len))
+        self.faults = Faults(settings.fail, random.Random(settings.seed))
+        self.requests = 0
+        self.responses = Counter[tuple[str, str, int]]()
+        self.last: dict[str, Any] | None = None
+        self._ids = random.Random(f"{settings.seed}/{settings.instance}")
+        self._epoch = time.time()
+        self._routes = {**self.routes(), "/sim/state": {"GET": self._state}, "/sim/fail": {"POST": self._set_faults}}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled."""
+        self._epoch = time.time() - trio.current_time()
+        task_status.started()
+        await self.model.run()
+
+    # -- what dialects bring ------------------------------------------------------------------------------------
+
+    def routes(self) -> Mapping[str, Mapping[str, Route]]:
+        """path → method → handler. A path that ends in ``/`` + ``*`` takes whatever follows."""
+        raise NotImplementedError
+
+    def inference(self, path: str) -> bool:
+        """Whether a fault without a path selector touches this path."""
+        return "/sim/" not in path and path not in ("/health", "/metrics")
+
+    def authorize(self, call: Call) -> None:
+        """Raises Refusal for a key that is missing or wrong."""
+
+    def error(self, status: int, message: str, kind: str = "", param: str | None = None, code: str = "") -> Refusal:
+        """An error in the dialect's shape; ``kind`` and ``code`` have defaults by status."""
+        raise NotImplementedError
+
+    def missing(self, call: Call, allowed: tuple[str, ...]) -> Refusal:
+        """404, or 405 where other methods are served."""
+        if allowed:
+            allow = ((b"allow", ", ".join(allowed).encode()),)
+            return Refusal(405, b'{"detail":"Method Not Allowed"}', headers=allow)
+        return Refusal(404, b'{"detail":"Not Found"}')
+
+    def busy(self, call: Call, ask: Ask) -> Refusal:
+        """The queue is full."""
+        raise NotImplementedError
+
+    def stream_error(self, message: str) -> bytes:
+        """The last events of a stream that fails, as the engine sends them."""
+        raise NotImplementedError
+
+    def answer_headers(self, call: Call, form: Form | None) -> Headers:
+        return self.own_headers
+
+    # -- the walk of a request ----------------------------------------------------------------------------------
+
+    async def handle(self, exchange: HttpExchange) -> None:
+        """Answer one exchange. A `protocols.http` handler."""
+        call = Call(exchange, exchange.request.path.decode("latin-1"))
+        try:
+            route = self._find(call)
+            if not call.path.startswith("/sim/"):
+                self.authorize(call)
+                if await self._strike(call):
+                    return
+            await route(call)
+        except Refusal as refusal:
+            self.responses[call.path, exchange.request.method.decode(), refusal.status] += 1
+            headers = ((b"content-type", refusal.content_type), *self.answer_headers(call, None), *refusal.headers)
+            await exchange.respond(refusal.status, headers, refusal.body)
+
+    def _find(self, call: Call) -> Route:
+        methods = self._routes.get(call.path)
+        if methods is None:
+            parts = call.path.split("/")
+            starred = ("/".join(parts[:end]) + "/*" for end in range(len(parts) - 1, 1, -1))
+            methods = next((self._routes[path] for path in starred if path in self._routes), {})
+        route = methods.get(call.exchange.request.method.decode("latin-1"))
+        if route is None:
+            raise self.missing(call, tuple(methods))
+        return route
+
+    def decode(self, call: Call) -> dict[str, Any]:
+        """The body, which must be a JSON object. Raises Refusal as the dialect does."""
+        try:
+            fields = msgspec.json.decode(call.body)
+        except msgspec.DecodeError as error:
+            raise self.bad_json(call, error) from None
+        if not isinstance(fields, dict):
+            raise self.not_object(call, fields)
+        call.fields = fields
+        return fields
+
+    def bad_json(self, call: Call, error: Exception) -> Refusal:
+        return self.error(400, f"the body is not valid JSON: {error}")
+
+    def not_object(self, call: Call, value: Any) -> Refusal:
+        return self.error(400, "the body must be a JSON object")
+
+    async def reply(self, call: Call, body: Any, status: int = 200, content_type: bytes = JSON) -> None:
+        """A whole answer; anything but bytes becomes JSON."""
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        self.responses[call.path, call.exchange.request.method.decode(), status] += 1
+        headers = ((b"content-type", content_type), *self.answer_headers(call, None))
+        await call.exchange.respond(status, headers, data)
+
+    # -- generation ---------------------------------------------------------------------------------------------
+
+    def new_id(self, digits: int = 16) -> str:
+        return f"{self._ids.getrandbits(4 * digits):0{digits}x}"
+
+    def wall(self) -> float:
+        """Unix time, moving with Trio's clock."""
+        return self._epoch + trio.current_time()
+
+    def choices(self, ask: Ask, id: str, call_id: str) -> list[Choice]:
+        """A plan and a sequence for every prompt and every n."""
+        settings = self.settings
+        made = []
+        width = settings.block_size * text.TOKEN_BYTES
+        for at, prompt in enumerate(ask.prompts):
+            tokens = text.count(prompt)
+            hashes = chain(prompt, width, (ask.adapter, ask.salt) if ask.adapter or ask.salt else None)
+            for n in range(ask.n):
+                plan = asks.plan(ask, prompt, n, max(0, settings.model_len - tokens), settings.seed)
+                generation = Generation(hashes, tokens, plan.length, streaming=ask.stream, adapter=ask.adapter)
+                made.append(Choice(at * ask.n + n, plan, generation, prompt, id, call_id))
+        return made
+
+    async def generate(self, call: Call, ask: Ask, form: Form) -> None:
+        """Queue the sequences and write the answer as they are made."""
+        try:
+            ticket = self.model.submit([choice.generation for choice in form.choices])
+        except QueueFull:
+            raise self.busy(call, ask) from None
+        with ticket:
+            if ask.stream:
+                await self._stream(call, ticket, form)
+            else:
+                await ticket.wait_over()
+                await self._whole(call, form)
+        for choice in form.choices:
+            self.model.statistics.reasons[choice.plan.finish] += 1
+        self.responses[call.path, "POST", 200] += 1
+
+    async def _stream(self, call: Call, ticket: Ticket, form: Form) -> None:
+        exchange = call.exchange
+        headers = ((b"content-type", form.stream_type), *self.answer_headers(call, form))
+        left = call.fault.tokens if call.fault is not None and call.fault.kind in _BREAKS else float("inf")
+        await exchange.start(200, headers)
+        wrote = self.headers_first or left <= 0
+        if wrote:
+            await exchange.send(form.begin())
+        while left > 0:
+            await ticket.wait()
+            out, count = form.advance(left)
+            over, left = ticket.over, left - count
+            if not wrote:
+                out, wrote = form.begin() + out, True
+            elif over and left > 0:
+                await exchange.finish(out + form.end())
+                return
+            if out:
+                await exchange.send(out)
+            if over and left > 0:
+                await exchange.finish(form.end())
+                return
+        await self._break(call)
+
+    async def _break(self, call: Call) -> None:
+        assert call.fault is not None
+        if call.fault.kind == "cut":
+            call.exchange.abort()
+        elif call.fault.kind == "stall":
+            await trio.sleep_forever()
+        else:
+            await call.exchange.finish(self.stream_error("simulated failure"))
+
+    async def _whole(self, call: Call, form: Form) -> None:
+        exchange, fault = call.exchange, call.fault
+        body = form.whole()
+        headers = ((b"content-type", JSON), *self.answer_headers(call, form))
+        if fault is None or fault.kind not in _BREAKS:
+            await exchange.respond(200, headers, body)
+            return
+        if fault.kind == "error-event":
+            raise self.error(500, "simulated failure")
+        await exchange.start(200, (*headers, (b"content-length", b"%d" % len(body))))
+        await exchange.send(body[: len(body) // 2])
+        await self._break(call)
+
+    # -- faults and the simulator's own endpoints ---------------------------------------------------------------
+
+    async def _strike(self, call: Call) -> bool:
+        """Note the request and apply its fault. True if that was the answer."""
+        request = call.exchange.request
+        inference = request.method == b"POST" and self.inference(call.path)
+        if inference:
+            self.requests += 1
+            self.last = {
+                "method": request.method.decode(),
+                "path": call.path,
+                "headers": {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers},
+                "body": call.body.decode(errors="replace"),
+            }
+        if not self.faults.rules:
+            return False
+        fault = call.fault = self.faults.strike(call.path, _model(call.body, self.faults), inference)
+        if fault is None or fault.kind in _BREAKS:
+            return False
+        return await self._fail(call, fault)
+
+    async def _fail(self, call: Call, fault: Fault) -> bool:
+        exchange = call.exchange
+        if fault.kind == "slow":
+            await trio.sleep(fault.number)
+            return False
+        if fault.kind == "hang":
+            await trio.sleep_forever()
+        elif fault.kind == "status":
+            refusal = self.error(int(fault.number), "simulated failure")
+            if fault.retry_after is not None:
+                refusal.headers = ((b"retry-after", b"%g" % fault.retry_after),)
+            raise refusal
+        elif fault.word == "http":
+            await exchange.start(200, ((b"content-length", b"plenty"),))
+            await exchange.send(b"\x00\x01 this is not HTTP \xff\r\n\r\n")
+            exchange.abort()
+        elif fault.kind == "rubbish":
+            sse = fault.word == "sse"
+            body = b"data: {this is not JSON\n\n" if sse else b"<html>this is not JSON</html>"
+            await exchange.respond(200, ((b"content-type", b"text/event-stream" if sse else JSON),), body)
+        else:
+            exchange.abort()
+        return True
+
+    async def _state(self, call: Call) -> None:
+        batch, statistics = self.model.batch, self.model.statistics
+        await self.reply(
+            call,
+            {
+                "engine": self.kind,
+                "version": self.version,
+                "running": len(batch.running),
+                "waiting": len(batch.waiting),
+                "requests": self.requests,
+                "finished": statistics.finished.total(),
+                "aborted": statistics.aborted,
+                "refused": statistics.refused,
+                "preemptions": batch.preemptions,
+                "generated_tokens": statistics.generated.total(),
+                "kv": {"blocks": batch.pool.capacity, "used": batch.pool.used, "kept": batch.pool.kept},
+                "loras": sorted(self.loras),
+                "fail": [rule.spec for rule in self.faults.rules],
+                "last": self.last,
+            },
+        )
+
+    async def _set_faults(self, call: Call) -> None:
+        """``{"fail": [SPEC, …]}`` replaces the specs in force and begins to count anew."""
+        try:
+            specs = msgspec.json.decode(call.body, type=dict[str, list[str]]).get("fail", [])
+            self.faults = Faults(specs, random.Random(self.settings.seed))
+        except ValueError as error:  # msgspec's errors are ValueErrors too
+            raise Refusal(400, msgspec.json.encode({"error": str(error)})) from None
+        await self.reply(call, {"fail": specs})
+
+
+def _model(body: bytes, faults: Faults) -> str:
+    """The model a request names, read only if some fault asks."""
+    if not any(rule.model for rule in faults.rules):
+        return ""
+    try:
+        fields = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return ""
+    return str(fields.get("model", "")) if isinstance(fields, dict) else ""

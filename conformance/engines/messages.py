@@ -1,0 +1,121 @@
+"""``/v1/messages``: the answer in Anthropic's shape. (P)
+
+Invariant: every content block that starts stops, in order, and the stream ends with message_stop and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from conformance.engines.forms import Choice, Form, encode, event
+
+_STOPS = {"stop": "end_turn", "length": "max_tokens"}
+
+
+class Messages(Form):
+    """Blocks are thinking, then text or tool_use."""
+
+    def start_message(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "content": [],
+            "model": self.ask.model,
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": {"input_tokens": self.prompt_tokens, "output_tokens": 0},
+        }
+
+    def stop_delta(self) -> dict[str, Any]:
+        return {"stop_reason": self._reason(), "stop_sequence": self.choices[0].plan.matched}
+
+    def stop_usage(self) -> dict[str, int]:
+        return {"input_tokens": self.prompt_tokens, "output_tokens": self.completion_tokens}
+
+    def _event(self, name: str, **members: Any) -> bytes:
+        return event({"type": name, **members}, name)
+
+    def _reason(self) -> str:
+        plan = self.choices[0].plan
+        if plan.tool is not None and plan.finish == "stop":
+            return "tool_use"
+        return "stop_sequence" if plan.matched is not None else _STOPS[plan.finish]
+
+    def begin(self) -> bytes:
+        return self._event("message_start", message=self.start_message())
+
+    def tokens(self, choice: Choice, start: int, stop: int) -> bytes:
+        out = []
+        plan = choice.plan
+        for at in range(start, stop):
+            block = 0 if at < plan.reasoning else min(plan.reasoning, 1)
+            if at in (0, plan.reasoning):
+                if block:
+                    out.append(self._event("content_block_stop", index=0))
+                out.append(self._event("content_block_start", index=block, content_block=self._block(choice, at)))
+            delta = self._delta(choice, at)
+            out.append(self._event("content_block_delta", index=block, delta=delta))
+        if stop == plan.length:
+            out.append(self._closing(choice))
+        return b"".join(out)
+
+    def _block(self, choice: Choice, at: int) -> dict[str, Any]:
+        if at < choice.plan.reasoning:
+            return {"type": "thinking", "thinking": "", "signature": ""}
+        if choice.plan.tool is not None:
+            return {"type": "tool_use", "id": choice.call_id, "name": choice.plan.tool, "input": {}}
+        return {"type": "text", "text": ""}
+
+    def _delta(self, choice: Choice, at: int) -> dict[str, Any]:
+        piece = choice.plan.pieces[at]
+        if at < choice.plan.reasoning:
+            return {"type": "thinking_delta", "thinking": piece}
+        if choice.plan.tool is not None:
+            return {"type": "input_json_delta", "partial_json": piece}
+        return {"type": "text_delta", "text": piece}
+
+    def _closing(self, choice: Choice) -> bytes:
+        plan = choice.plan
+        out = b""
+        if plan.length:
+            index = 1 if 0 < plan.reasoning < plan.length else 0
+            out = self._event("content_block_stop", index=index)
+        out += self._event("message_delta", delta=self.stop_delta(), usage=self.stop_usage())
+        return out + self._event("message_stop")
+
+    def whole(self) -> bytes:
+        choice = self.choices[0]
+        content: list[dict[str, Any]] = []
+        plan = choice.plan
+        if plan.reasoning:
+            content.append({"type": "thinking", "thinking": plan.thoughts, "signature": ""})
+        if plan.tool is not None:
+            content.append(
+                {"type": "tool_use", "id": choice.call_id, "name": plan.tool, "input": _arguments(plan.content)}
+            )
+        elif plan.length > plan.reasoning or not plan.length:
+            content.append({"type": "text", "text": plan.content})
+        answer: dict[str, Any] = {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "content": content,
+            "model": self.ask.model,
+            "stop_reason": self._reason(),
+        }
+        if plan.matched is not None:
+            answer["stop_sequence"] = plan.matched
+        return encode(
+            {**answer, "usage": {"input_tokens": self.prompt_tokens, "output_tokens": self.completion_tokens}}
+        )
+
+
+def _arguments(text: str) -> Any:
+    """A tool's input as an object; cut short, it is not JSON and stays out."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return {}

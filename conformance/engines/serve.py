@@ -1,0 +1,65 @@
+"""Simulated engines by name, and one of them behind a listening socket. (IO)"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final
+
+import msgspec
+import trio
+
+from conformance.engines.engine import Engine
+from conformance.engines.settings import Settings
+from protocols.http.listener import Limits, open_listeners, serve
+
+ENGINES: Final = {
+    "vllm": "conformance.engines.vllm:Vllm",
+    "sglang": "conformance.engines.sglang:Sglang",
+    "tgi": "conformance.engines.tgi:Tgi",
+    "openai": "conformance.engines.openai:OpenAI",
+    "deepseek": "conformance.engines.openai:DeepSeek",
+}
+
+
+class Served(msgspec.Struct, frozen=True):
+    """An engine that listens; ``engine`` is there for tests to look into."""
+
+    engine: Engine
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+def build(kind: str, settings: Settings | None = None) -> Engine:
+    """An engine that does not run yet: start `Engine.run` and give `Engine.handle` its exchanges.
+
+    Raises ValueError for a kind there is none of, and for a fault spec or size that makes no sense.
+    """
+    if kind not in ENGINES:
+        raise ValueError(f"no simulated engine is called {kind!r}; one of {', '.join(ENGINES)}")
+    module, _, name = ENGINES[kind].partition(":")
+    made: Engine = getattr(importlib.import_module(module), name)(settings or Settings())
+    return made
+
+
+async def serve_engine(
+    kind: str,
+    settings: Settings | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    task_status: trio.TaskStatus[Served] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve one engine until cancelled. Raises OSError if the address is taken, ValueError as `build`."""
+    engine = build(kind, settings)
+    limits = Limits(idle_timeout=engine.keep_alive_s, max_body=engine.max_body)
+    listeners = await open_listeners(host, port)
+    address = listeners[0].socket.getsockname()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        await nursery.start(serve, engine.handle, listeners, limits)
+        task_status.started(Served(engine, host, address[1]))
