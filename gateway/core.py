@@ -45,12 +45,12 @@ class RetryBudget:
     """Retries may add at most ``ratio`` to the load, beyond a small reserve: a dying fleet is not hit twice as hard."""
 
     def __init__(self, ratio: float = 0.2, reserve: float = 10.0) -> None:
-        self._ratio = ratio
+        self.ratio = ratio
         self._reserve = reserve
         self._tokens = reserve
 
     def deposit(self) -> None:
-        self._tokens = min(self._reserve, self._tokens + self._ratio)
+        self._tokens = min(self._reserve, self._tokens + self.ratio)
 
     def withdraw(self) -> bool:
         if self._tokens < 1.0:
@@ -69,6 +69,7 @@ class Gateway:
         route: Callable[[InferenceRequest], Target],
         *,
         finished: Callable[[Record], None] = lambda record: None,
+        attempted: Callable[[str, str, str], None] = lambda pool, endpoint, outcome: None,
         keep_alive_s: float = 15.0,
         rng: random.Random | None = None,
     ) -> None:
@@ -76,6 +77,7 @@ class Gateway:
         self.transport = transport
         self.route = route
         self.finished = finished
+        self.attempted = attempted
         self.keep_alive_s = keep_alive_s
         self.rng = rng or random.Random()
         self.budget = RetryBudget()
@@ -339,6 +341,8 @@ class Attempt:
     ) -> bool:
         member = self.member
         member.inflight -= 1
+        outcome = "ok" if error is None else error.reason if isinstance(error, GatewayError) else "cancelled"
+        self.call.gateway.attempted(member.pool, member.endpoint.id, outcome)
         if error is None:
             member.succeeded()
             return False

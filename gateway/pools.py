@@ -150,7 +150,7 @@ class Pools:
     """All pools by name. `apply` swaps in a new set."""
 
     def __init__(self, adapters: Mapping[str, Adapter]) -> None:
-        self._adapters = adapters
+        self.adapters = adapters
         self._pools: dict[str, Pool] = {}
 
     def __getitem__(self, name: str) -> Pool:
@@ -167,13 +167,13 @@ class Pools:
         old = {(member.pool, member.endpoint): member for member in self.members()}
         pools = {}
         for spec in specs:
-            known = [endpoint for endpoint in spec.endpoints if endpoint.engine in self._adapters]
+            known = [endpoint for endpoint in spec.endpoints if endpoint.engine in self.adapters]
             members = [old.get((spec.name, endpoint)) or self._member(spec.name, endpoint) for endpoint in known]
             pools[spec.name] = Pool(spec.name, members, spec.policy)
         self._pools = pools
 
     def _member(self, pool: str, endpoint: Endpoint) -> Member:
-        return Member(pool, endpoint, self._adapters[endpoint.engine])
+        return Member(pool, endpoint, self.adapters[endpoint.engine])
 
     def ready(self) -> bool:
         """Whether some endpoint is known to answer, or need not be asked (a public provider)."""

@@ -1,0 +1,67 @@
+"""The running gateway as operators see it: plain values, read when somebody asks. (T)
+
+Nothing here changes anything but `drain`, and nothing shows a secret.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+import gateway
+from gateway.config.snapshot import Snapshot
+from gateway.meter import Totals
+from gateway.pools import Pools
+
+
+class Parts(Protocol):
+    """What of the program is looked at."""
+
+    snapshot: Snapshot
+    pools: Pools
+    totals: Totals
+    draining: bool
+
+    def ready(self) -> bool: ...
+    def connections(self) -> dict[str, int]: ...
+
+
+class Status:
+    """What the admin plane stands on (protocols.admin.app.Admin). ``reload_problems``: why the last reload failed."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._telemetry: object = None
+        self.reload_problems: tuple[str, ...] = ()
+
+    @property
+    def draining(self) -> bool:
+        return self._parts.draining
+
+    def ready(self) -> bool:
+        return self._parts.ready()
+
+    def config(self) -> object:
+        return {**self._parts.snapshot.public(), "reloadProblems": list(self.reload_problems)}
+
+    def routes(self) -> object:
+        return self._parts.snapshot.public()["routes"]
+
+    def pools(self) -> object:
+        return self._parts.snapshot.public()["pools"]
+
+    def endpoints(self) -> object:
+        return [msgspec.to_builtins(member) for member in self._parts.pools.statistics()]
+
+    async def metrics(self) -> tuple[bytes, str]:
+        """(exposition, content type). prometheus_client is imported by the first scrape."""
+        from gateway.telemetry import Telemetry
+
+        if not isinstance(self._telemetry, Telemetry):
+            parts = self._parts
+            self._telemetry = Telemetry(parts.totals, parts.pools, parts.connections, gateway.__version__)
+        return await self._telemetry.render()
+
+    def drain(self, endpoint_id: str) -> bool:
+        return self._parts.pools.drain(endpoint_id)
