@@ -51,7 +51,7 @@ $(VENV)/.made:
 	@touch $@
 
 # Locks first, then the project itself without resolving anything: hatchling comes from the lock too.
-$(VENV)/.run: $(VENV)/.made pyproject.toml requirements/run.txt
+$(VENV)/.run: $(VENV)/.made pyproject.toml gateway/__init__.py requirements/run.txt
 	$(INSTALL) --require-hashes -r requirements/run.txt
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
