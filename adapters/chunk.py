@@ -1,0 +1,211 @@
+"""One event of a chat or completion stream: what the gateway reads of it, and how odd spellings are mended. (P)
+
+Invariant: a payload is rewritten only where an SDK would stumble over it; else its bytes stay.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from adapters import usage
+
+FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+"""What OpenAI's schema allows; typed clients refuse anything else."""
+
+FAILED_REASONS = frozenset({"error", "insufficient_system_resource"})
+"""Finish reasons that say that the engine gave up."""
+
+_REASONS = {
+    "stop_sequence": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "pause_turn": "stop",
+    "repetition": "stop",
+    "max_tokens": "length",
+    "abort": "length",  # cut short by the engine: the text is not whole, which is what "length" tells a client
+    "tool_use": "tool_calls",
+    "safety": "content_filter",
+    "refusal": "content_filter",
+}
+
+
+class Delta(msgspec.Struct, gc=False):
+    content: Any = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    refusal: Any = None
+    audio: Any = None
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it holds any output, be it text, thought or a call."""
+        return bool(
+            self.content
+            or self.reasoning
+            or self.reasoning_content
+            or self.tool_calls
+            or self.function_call
+            or self.refusal
+            or self.audio
+        )
+
+
+class Choice(msgspec.Struct, gc=False):
+    delta: Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class Chunk(msgspec.Struct):
+    choices: list[Choice] | None = None
+    usage: usage.Counts | None = None
+    error: Any = None
+    error_type: Any = None
+
+    @property
+    def speaks(self) -> bool:
+        return any(c.text or (c.delta is not None and c.delta.speaks) for c in self.choices or ())
+
+    @property
+    def reasons(self) -> list[str]:
+        """The finish reasons given, empty strings left out."""
+        return [c.finish_reason for c in self.choices or () if c.finish_reason]
+
+
+_DECODER = msgspec.json.Decoder(Chunk)
+
+
+def read(payload: bytes) -> Chunk | None:
+    """A payload's chunk; members of odd types are read as far as they go. None if it is no JSON object."""
+    try:
+        return _DECODER.decode(payload)
+    except msgspec.DecodeError:
+        pass
+    try:
+        document = json.loads(payload)  # knows NaN, which engines write into logprobs
+    except (ValueError, RecursionError):
+        return None
+    return _loose(document) if isinstance(document, dict) else None
+
+
+def _loose(document: dict[str, Any]) -> Chunk:
+    listed = document.get("choices")
+    choices = None
+    if isinstance(listed, list):
+        choices = [_loose_choice(c) for c in listed if isinstance(c, dict)]
+    return Chunk(choices, usage.loose(document.get("usage")), document.get("error"), document.get("error_type"))
+
+
+def _loose_choice(choice: dict[str, Any]) -> Choice:
+    delta, text, reason = choice.get("delta"), choice.get("text"), choice.get("finish_reason")
+    return Choice(
+        msgspec.convert(delta, Delta) if isinstance(delta, dict) else None,
+        text if isinstance(text, str) else None,
+        reason if isinstance(reason, str) else None,
+    )
+
+
+def finish_reason(value: object) -> str | None:
+    """The OpenAI finish reason for an engine's; empty and missing ones are None, unknown ones ``stop``."""
+    if not isinstance(value, str) or not value:
+        return None
+    return value if value in FINISH_REASONS else _REASONS.get(value.lower(), "stop")
+
+
+def decode(payload: bytes) -> dict[str, Any]:
+    """A payload that `read` has accepted, as a dict whose ``choices`` are a list of dicts. NaN is read."""
+    try:
+        document = msgspec.json.decode(payload)
+    except msgspec.DecodeError:
+        document = json.loads(payload)
+    assert isinstance(document, dict)
+    document["choices"] = _dicts(document.get("choices"))
+    return document
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def mend_reasons(payload: bytes) -> bytes:
+    """The payload with finish reasons of the OpenAI schema and a list of choices."""
+    document = decode(payload)
+    for choice in document["choices"]:
+        choice["finish_reason"] = finish_reason(choice.get("finish_reason"))
+    return msgspec.json.encode(document)
+
+
+class Mender:
+    """Makes a whole stream regular: one id and time for all chunks, roles once, tool calls with index and id.
+
+    For engines whose chunks need it (TGI, Gemini, Ollama); the state of one answer.
+    """
+
+    __slots__ = ("_called", "_created", "_id", "_spoken")
+
+    def __init__(self, ident: str) -> None:
+        self._id = ident
+        self._created = 0
+        self._spoken: set[int] = set()
+        self._called: dict[int, list[str]] = {}
+
+    def mend(self, payload: bytes) -> bytes:
+        """One payload, mended. Expects one that `read` has accepted."""
+        document = decode(payload)
+        self._created = self._created or document.get("created") or 0
+        document["created"] = self._created
+        document["id"] = document.get("id") or self._id
+        for choice in document["choices"]:
+            self._choice(choice, document)
+        return msgspec.json.encode(document)
+
+    def _choice(self, choice: dict[str, Any], document: dict[str, Any]) -> None:
+        index = choice.setdefault("index", 0)
+        reason = finish_reason(choice.get("finish_reason"))
+        if "text" in choice:
+            document.setdefault("object", "text_completion")
+        elif isinstance(choice.get("message"), dict):
+            document.setdefault("object", "chat.completion")
+            self._calls(index, choice["message"])
+            for call in _dicts(choice["message"].get("tool_calls")):
+                del call["index"]
+        else:
+            document.setdefault("object", "chat.completion.chunk")
+            delta = choice["delta"] = choice["delta"] if isinstance(choice.get("delta"), dict) else {}
+            self._role(index, delta)
+            self._calls(index, delta)
+        called = reason == "stop" and self._called.get(index)
+        choice["finish_reason"] = "tool_calls" if called else reason
+
+    def _role(self, index: int, delta: dict[str, Any]) -> None:
+        if index in self._spoken:
+            delta.pop("role", None)
+        elif "role" in delta:
+            self._spoken.add(index)
+
+    def _calls(self, index: int, delta: dict[str, Any]) -> None:
+        """Without an index (Gemini sends calls whole) a call that names a function is a new one."""
+        known = self._called.setdefault(index, [])
+        for call in _dicts(delta.get("tool_calls")):
+            function = call["function"] = call.get("function") or {}
+            at = call.get("index")
+            if not isinstance(at, int):
+                at = len(known) if function.get("name") else max(0, len(known) - 1)
+            call["index"] = at
+            first = at >= len(known)
+            if first:
+                given = call.get("id")
+                known.append(given if isinstance(given, str) and not given.isdigit() and given else f"{self._id}-{at}")
+                call["id"], call["type"] = known[-1], "function"
+            else:  # OpenAI names a call once
+                for name in ("id", "type"):
+                    call.pop(name, None)
+                if not function.get("name"):
+                    function.pop("name", None)
+            if "arguments" in function and not isinstance(function["arguments"], str):
+                function["arguments"] = json.dumps(function["arguments"])

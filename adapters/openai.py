@@ -1,0 +1,155 @@
+"""The OpenAI dialect: what most engines and providers speak, and the base of the others. (P)
+
+Invariant: the client's bytes go through as they are unless the model's name, the usage option or a member that is not
+the client's to set has to change; nothing of the client's headers but the trace goes upstream.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import msgspec
+
+from adapters import dialect, failure
+from adapters.named import MessagesDecoder, ResponsesDecoder
+from adapters.stream import StreamDecoder
+from adapters.whole import Misframed, Restreamed, WholeDecoder
+from gateway.errors import NotFound, UpstreamError
+from gateway.ports import Decoder
+from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation, UpstreamRequest
+from gateway.wire import splice
+
+_STREAMED = frozenset({Operation.CHAT, Operation.COMPLETIONS})
+_COMMON = (
+    (b"content-type", b"application/json"),
+    (b"accept-encoding", b"identity"),  # events of a compressed stream would be held back until a block is full
+    (b"user-agent", b"infer-gateway"),
+)
+_JSON = (*_COMMON, (b"accept", b"application/json"))
+_EVENTS = (*_COMMON, (b"accept", b"text/event-stream"))
+_TRACE = frozenset({b"traceparent", b"tracestate"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+
+
+class _Card(msgspec.Struct):
+    id: str
+    parent: str | None = None
+    max_model_len: int | None = None
+    owned_by: str | None = None
+    created: int | float | None = None
+    context_length: int | None = None
+
+
+class _Listing(msgspec.Struct):
+    data: list[_Card]
+
+
+class OpenAI:
+    """One instance serves every endpoint of its kind. ``trusted`` names steering members that clients may set."""
+
+    name = "openai"
+    title = "the engine"
+    paths: ClassVar[Mapping[Operation, bytes]] = {
+        Operation.CHAT: b"/v1/chat/completions",
+        Operation.COMPLETIONS: b"/v1/completions",
+        Operation.EMBEDDINGS: b"/v1/embeddings",
+        Operation.RESPONSES: b"/v1/responses",
+    }
+    refused: ClassVar[Mapping[str, dialect.Refuses]] = {}
+    """Members of chat and completion requests that this engine would drop without a word."""
+
+    def __init__(self, trusted: frozenset[str] = frozenset()) -> None:
+        self.trusted = trusted
+        self._watch = dialect.Watch(self.title, self.refused, also=("n",))
+
+    def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
+        operation = request.operation
+        path = self.path(operation, endpoint)
+        watched = self._watch(request.body)
+        body = request.body
+        if watched:
+            if operation in _STREAMED:
+                self.refuse(watched, endpoint)
+            stolen = [name for name in watched if name in dialect.STEERING and name not in self.trusted]
+            if stolen:
+                body = splice.remove(body, stolen)
+        return UpstreamRequest(b"POST", path, headers(request), self.translate(request, body, endpoint, model))
+
+    def path(self, operation: Operation, endpoint: Endpoint) -> bytes:
+        """Where this engine does it. A base path that ends in /v1, as SDKs take it, is not followed by another."""
+        path = self.paths.get(operation)
+        if path is None:
+            raise NotFound(f"{self.title} behind this model does not offer {operation.value}")
+        if endpoint.base_path.endswith("/v1") and path.startswith(b"/v1/"):
+            return path[3:]
+        return path
+
+    def refuse(self, watched: dialect.Members, endpoint: Endpoint) -> None:
+        """Raises Unsupported for members this engine would drop; a subclass may know better by ``endpoint``."""
+        self._watch.refuse(watched)
+
+    def translate(self, request: InferenceRequest, body: bytes, endpoint: Endpoint, model: str) -> bytes:
+        """The body in the engine's dialect; here only the model's name and the usage option may change."""
+        if model != request.model:
+            body = splice.replace(body, "model", msgspec.json.encode(model), present=bool(request.model))
+        if request.stream and not request.include_usage and request.operation in _STREAMED:
+            body = splice.merge(body, "stream_options", "include_usage", b"true")
+        return body
+
+    def decoder(self, request: InferenceRequest, status: int, headers: Headers, /) -> Decoder:
+        kind = content_type(headers)
+        if not request.stream:
+            return Misframed() if kind.startswith(b"text/event-stream") else self.whole(request, headers)
+        if b"json" in kind or b"html" in kind:
+            return Restreamed(request) if request.operation in _STREAMED else self.whole(request, headers)
+        return self.events(request, headers)
+
+    def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
+        """For an answer in one JSON body."""
+        return WholeDecoder()
+
+    def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
+        """For an answer in events."""
+        if request.operation is Operation.RESPONSES:
+            return ResponsesDecoder()
+        if request.operation is Operation.MESSAGES:
+            return MessagesDecoder()
+        return StreamDecoder(request)
+
+    def error(self, status: int, headers: Headers, body: bytes, /) -> UpstreamError:
+        return failure.of_answer(status, headers, body)
+
+    def models_path(self) -> bytes:
+        return b"/v1/models"
+
+    def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
+        listing = msgspec.json.decode(body, type=_Listing)
+        return [
+            ModelCard(
+                id=card.id,
+                parent=card.parent,
+                max_model_len=card.max_model_len or card.context_length,
+                owned_by=card.owned_by or "",
+                created=int(card.created or 0),
+            )
+            for card in listing.data
+        ]
+
+
+def headers(request: InferenceRequest) -> Headers:
+    """What goes upstream besides the endpoint's own fields. A request id of odd characters stays here."""
+    out = [*(_EVENTS if request.stream else _JSON)]
+    if _REQUEST_ID.fullmatch(request.id):
+        out.append((b"x-request-id", request.id.encode()))
+    out += [field for field in request.headers if field[0] in _TRACE]
+    return out
+
+
+def content_type(headers: Headers) -> bytes:
+    """The lower-cased media type with its parameters; b"" if none was sent."""
+    for name, value in headers:
+        if name == b"content-type":
+            return value.lower()
+    return b""

@@ -1,0 +1,85 @@
+"""Which adapters there are, by engine name, and which one an engine that nobody named needs. (P)
+
+Invariant: names are compared without regard to case; an engine is recognised by what only it answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+import msgspec
+
+from adapters.llamacpp import LlamaCpp
+from adapters.openai import OpenAI
+from adapters.providers import Anthropic, DeepSeek, Gemini, HuggingFace, Ollama, TensorRT
+from adapters.sglang import SGLang
+from adapters.tgi import TGI
+from adapters.vllm import VLLM
+from gateway.ports import Adapter
+
+ENTRY_POINTS = "infer_gateway.adapters"
+"""Third parties' group: each entry names a class or function that, called without arguments, returns an Adapter."""
+
+BUILT_IN = (VLLM, SGLang, TGI, LlamaCpp, Ollama, TensorRT, OpenAI, DeepSeek, Gemini, HuggingFace, Anthropic)
+
+PROBES = ("/v1/models", "/version", "/get_model_info", "/info", "/props", "/api/version")
+"""GET each of these to learn which engine answers; see `detect`."""
+
+
+class Registry(Mapping[str, Adapter]):
+    """Adapters by name; look-ups ignore case. Iteration gives names in lower case."""
+
+    def __init__(self, adapters: Iterable[Adapter]) -> None:
+        self._adapters = {adapter.name.lower(): adapter for adapter in adapters}
+
+    def __getitem__(self, name: str) -> Adapter:
+        return self._adapters[name.lower()]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._adapters
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._adapters)
+
+    def __len__(self) -> int:
+        return len(self._adapters)
+
+
+def load(trusted: frozenset[str] = frozenset()) -> Registry:
+    """All adapters: the built-in ones, then those other distributions register, which win over a built-in's name.
+
+    ``trusted`` names steering members (`adapters.dialect.STEERING`) that clients may set.
+    """
+    found: list[Adapter] = [kind(trusted) for kind in BUILT_IN]
+    found += [entry.load()() for entry in entry_points(group=ENTRY_POINTS)]
+    return Registry(found)
+
+
+def detect(answers: Mapping[str, bytes]) -> str | None:
+    """The engine that gave these answers (path → body of a 200), or None if nothing OpenAI-like is among them."""
+    decoded = {path: _object(body) for path, body in answers.items()}
+    info, props, listing = decoded.get("/info", {}), decoded.get("/props", {}), decoded.get("/v1/models", {})
+    owners = {card.get("owned_by") for card in listing.get("data") or () if isinstance(card, dict)}
+    if "model_path" in decoded.get("/get_model_info", {}) or "sglang" in owners:
+        return "sglang"
+    if "model_id" in info and "max_total_tokens" in info:
+        return "tgi"
+    if "default_generation_settings" in props or "llamacpp" in owners:
+        return "llamacpp"
+    if "vllm" in owners:
+        return "vllm"
+    if "version" in decoded.get("/api/version", {}):
+        return "ollama"
+    if owners & {"tensorrt_llm", "nvidia"}:
+        return "trtllm"
+    return "openai" if isinstance(listing.get("data"), list) else None
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+    return document if isinstance(document, dict) else {}

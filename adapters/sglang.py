@@ -1,0 +1,44 @@
+"""SGLang 0.4.6 and later: the OpenAI dialect; LoRAs are asked for as ``base:adapter``. (P)
+
+Invariant: a LoRA is listed under the name by which it can be asked for (source: SGLang 0.5.23's serving layer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import msgspec
+
+from adapters import dialect
+from adapters.openai import OpenAI
+from adapters.vllm import ALL_PATHS, GUIDED, NOT_OPENAI_ON_ENGINES
+from gateway.types import ModelCard
+
+
+class SGLang(OpenAI):
+    """Model names are not checked by the engine: whatever is asked for, the loaded model answers under that name."""
+
+    name = "sglang"
+    title = "SGLang"
+    paths = ALL_PATHS
+    refused: ClassVar[Mapping[str, dialect.Refuses]] = {
+        **NOT_OPENAI_ON_ENGINES,
+        **GUIDED,
+        "best_of": dialect.more_than_n,
+        "structured_outputs": dialect.always,  # vLLM's; SGLang has regex, ebnf and response_format
+        "prompt_logprobs": dialect.always,
+        "use_beam_search": dialect.always,
+        "allowed_token_ids": dialect.always,
+        "bad_words": dialect.always,
+    }
+
+    def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
+        return [
+            msgspec.structs.replace(card, id=f"{card.parent}:{card.id}") if _bare(card) else card
+            for card in super().parse_models(body)
+        ]
+
+
+def _bare(card: ModelCard) -> bool:
+    return card.parent is not None and not card.id.startswith(f"{card.parent}:")

@@ -1,0 +1,229 @@
+"""Streamed answers on their way to the client: chat and completion events, checked and mended as they pass. (P)
+
+Invariant: any split of the upstream bytes gives the same bytes for the client; whole events only; exactly one
+``[DONE]`` after an answer that is whole, none after one that is not.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from adapters import chunk, failure, usage
+from gateway.errors import GatewayError, UpstreamError
+from gateway.types import InferenceRequest, Operation, Usage
+from gateway.wire import splice, sse
+
+DONE = b"data: [DONE]\n\n"
+
+
+class EventDecoder:
+    """What all event streams share: cutting at event boundaries, a fast path for plain events, the end.
+
+    A subclass says in `_block` what one event becomes, in `_plain` whether a read needs no look at its events, and in
+    `finish` what is due at the end of the body.
+    """
+
+    content_type = b"text/event-stream; charset=utf-8"
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.error: GatewayError | None = None
+        self.progress = 0
+        self.tokens = 0
+        self._splitter = sse.Splitter()
+        self._fast = False  # between events, after the first token, before the end
+        self._ended = False
+
+    def feed(self, data: bytes) -> bytes:
+        if self._fast:
+            events = self._plain(data)
+            if events:
+                self.tokens += events
+                return data
+        return self._careful(data)
+
+    def finish(self) -> bytes:
+        raise NotImplementedError
+
+    def _plain(self, data: bytes) -> int:
+        """How many events ``data`` is, if they can pass as they are; else 0."""
+        raise NotImplementedError
+
+    def _block(self, block: bytes) -> bytes:
+        """What the client gets for one event, given and returned with LF line ends, returned with its blank line."""
+        raise NotImplementedError
+
+    def _careful(self, data: bytes) -> bytes:
+        """Event by event; but a read that only begins or ends within an event has a middle that can pass as it is."""
+        if self._ended:
+            return b""
+        if self.progress < 2:
+            return self._each(data)
+        between = self._fast
+        cut = (data.rfind(b"\n\n") if between else data.find(b"\n\n")) + 2
+        if not 2 <= cut < len(data):
+            return self._each(data)
+        if between:
+            return self.feed(data[:cut]) + self._careful(data[cut:])
+        return self._each(data[:cut]) + self.feed(data[cut:])
+
+    def _each(self, data: bytes) -> bytes:
+        try:
+            blocks = self._splitter.feed(data)
+        except sse.EventTooLong as error:
+            return self._fail(failure.rubbish(f"the engine's answer cannot be passed on: {error}"))
+        out = []
+        for block in blocks:
+            out.append(self._block(block))
+            if self._ended:
+                break
+        self._fast = self.progress == 2 and not self._ended and not self._splitter.pending
+        return b"".join(out)
+
+    def _fail(self, error: UpstreamError) -> bytes:
+        self.error = error
+        self._ended = True
+        self._fast = False
+        return b""
+
+    def _cut_off(self) -> bytes:
+        """The body ended before the answer did. Nothing was generated, as far as anyone can tell, if no token came."""
+        if self._ended:
+            return b""
+        return self._fail(
+            UpstreamError("the engine closed the stream before finishing", status=502, retryable=self.progress < 2)
+        )
+
+
+class StreamDecoder(EventDecoder):
+    """The stream of /v1/chat/completions and /v1/completions.
+
+    Plain events go through untouched. Usage is harvested wherever it stands; the chunk that holds nothing else is
+    hidden from a client that did not ask for it. Finish reasons are brought to OpenAI's. Named events,
+    ids and retries, which break SDKs, are dropped; comments, which keep connections open, stay.
+    """
+
+    def __init__(self, request: InferenceRequest) -> None:
+        super().__init__()
+        self._show_usage = request.include_usage
+        self._usage_due = b""  # the payload whose usage is still owed to the client in a chunk of its own
+        self._finished = False
+
+    def _plain(self, data: bytes) -> int:
+        """Single-line events that carry a JSON object each and none of which ends, fails or counts anything.
+
+        7 µs for 16 tokens of vLLM: searches at memory speed, nothing per event.
+        """
+        events = data.count(b"\n\ndata: {") + 1
+        if (
+            data.endswith(b"}\n\n")
+            and data.startswith(b"data: {")
+            and data.count(b"\n") == 2 * events
+            and b'"finish_reason":"' not in data
+            and b'"finish_reason": "' not in data
+            and b'"error"' not in data
+            and b"\r" not in data
+            and (b'"usage"' not in data or data.count(b'"usage"') == data.count(b'"usage":null'))
+        ):
+            return events
+        return 0
+
+    def _block(self, block: bytes) -> bytes:
+        event = sse.parse(block)
+        data = event.data.strip()
+        if data == b"[DONE]":
+            self._ended = True
+            return self._owed() + DONE
+        if block.startswith(b"error:"):  # llama.cpp of old
+            return self._fail_with(block[6:].strip())
+        if event.name == b"error":
+            return self._fail_with(data)
+        if not data:
+            self.progress = max(self.progress, 1)
+            comments = [line for line in block.split(b"\n") if line.startswith(b":")]
+            return b"\n".join(comments) + b"\n\n" if comments else b""
+        read = chunk.read(data)
+        if read is None:
+            return self._fail(failure.rubbish("the engine sent an event that is not a JSON object"))
+        return self._chunk(data, read, named=bool(event.name))
+
+    def _chunk(self, data: bytes, read: chunk.Chunk, *, named: bool) -> bytes:
+        if read.error:
+            document = {"error": read.error, "error_type": read.error_type}
+            return self._fail(failure.of_event(document, started=self.progress == 2))
+        reasons = read.reasons
+        if not chunk.FAILED_REASONS.isdisjoint(reasons):
+            return self._fail(_gave_up(reasons, started=self.progress == 2))
+        if named and read.choices is None:
+            return b""
+        speaks = read.speaks
+        self.progress = 2 if speaks or reasons else max(self.progress, 1)
+        self.tokens += speaks
+        self._finished = self._finished or bool(reasons)
+        if read.usage is not None and self._harvest(data, read) and not self._show_usage:
+            return b""
+        return b"data: %b\n\n" % self._mended(data, read)
+
+    def _mended(self, data: bytes, read: chunk.Chunk) -> bytes:
+        if read.choices is None or any(c.finish_reason is not None for c in read.choices):
+            odd = read.choices is None or any(
+                c.finish_reason is not None and c.finish_reason not in chunk.FINISH_REASONS for c in read.choices
+            )
+            return chunk.mend_reasons(data) if odd else data
+        return data
+
+    def _harvest(self, data: bytes, read: chunk.Chunk) -> bool:
+        """Take the usage in; True if the chunk holds nothing else."""
+        alone = not read.choices
+        before = self.usage
+        self.usage = usage.read(read.usage, before)
+        if alone:
+            self._usage_due = b""
+        elif self.usage != before:
+            self._usage_due = data
+        return alone
+
+    def _owed(self) -> bytes:
+        """The usage chunk a client asked for, where the engine put its usage into another chunk only."""
+        if not self._show_usage or not self._usage_due:
+            return b""
+        return b"data: %b\n\n" % splice.replace(self._usage_due, "choices", b"[]")
+
+    def _fail_with(self, data: bytes) -> bytes:
+        try:
+            document = msgspec.json.decode(data)
+        except msgspec.DecodeError:
+            document = data.decode("utf-8", "replace")
+        return self._fail(failure.of_event(document, started=self.progress == 2))
+
+    def finish(self) -> bytes:
+        """An engine that closes after a finish reason has answered, though it never said ``[DONE]``."""
+        if self._ended or not self._finished:
+            return self._cut_off()
+        self._ended = True
+        return self._owed() + DONE
+
+
+class MendingDecoder(StreamDecoder):
+    """For engines whose every chunk needs mending: no fast path."""
+
+    def __init__(self, request: InferenceRequest) -> None:
+        super().__init__(request)
+        self._mender = chunk.Mender(answer_id(request))
+
+    def _plain(self, data: bytes) -> int:
+        return 0
+
+    def _mended(self, data: bytes, read: chunk.Chunk) -> bytes:
+        return self._mender.mend(data)
+
+
+def answer_id(request: InferenceRequest) -> str:
+    """For engines that give their answers no id."""
+    return f"{'chatcmpl' if request.operation is Operation.CHAT else 'cmpl'}-{request.id}"
+
+
+def _gave_up(reasons: list[str], *, started: bool) -> UpstreamError:
+    if "insufficient_system_resource" in reasons:
+        return failure.of_event({"message": "the engine ran out of resources", "code": 503}, started=started)
+    return failure.of_event({"message": "the engine failed while generating", "code": 500}, started=started)

@@ -1,0 +1,136 @@
+"""Text Generation Inference 3: its Messages API for chats, its native ``/generate`` for completions. (P)
+
+Invariant: what TGI would ignore, mangle or answer with a puzzling 422 is translated or refused by name before it is
+sent. Its chunks are mended, as they carry no id, a new time each, and finish reasons of their own (source: TGI 3.3.7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from adapters import dialect
+from adapters.openai import OpenAI, headers
+from adapters.stream import MendingDecoder
+from adapters.tgi_native import GenerateDecoder, GenerateStreamDecoder, TokenizeDecoder, generate, tokenize
+from adapters.vllm import GUIDED, NOT_OPENAI_ON_ENGINES
+from adapters.whole import MendedWhole
+from gateway.ports import Decoder
+from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation, UpstreamRequest
+
+LORAS = "loras"
+"""The endpoint label that lists, comma-separated, the LoRAs it serves: any other model name is the base model's."""
+
+
+class _Info(msgspec.Struct):
+    model_id: str
+    max_total_tokens: int | None = None
+
+
+class TGI(OpenAI):
+    name = "tgi"
+    title = "TGI"
+    paths: ClassVar[Mapping[Operation, bytes]] = {
+        Operation.CHAT: b"/v1/chat/completions",
+        Operation.COMPLETIONS: b"/generate",
+        Operation.TOKENIZE: b"/tokenize",
+    }
+    refused: ClassVar[Mapping[str, dialect.Refuses]] = {
+        **NOT_OPENAI_ON_ENGINES,
+        **GUIDED,
+        "n": dialect.above_one,
+        "logit_bias": dialect.always,
+        "presence_penalty": dialect.not_zero,  # TGI makes it a repetition penalty of 2.0 and more
+        "structured_outputs": dialect.always,
+        "regex": dialect.always,
+        "ebnf": dialect.always,
+        "min_p": dialect.not_zero,
+        "min_tokens": dialect.not_zero,
+        "ignore_eos": dialect.always,
+        "stop_token_ids": dialect.always,
+        "prompt_logprobs": dialect.always,
+        "use_beam_search": dialect.always,
+        "echo": lambda value, others: bool(value and others.get("stream")),
+        "suffix": dialect.always,
+    }
+
+    def __init__(self, trusted: frozenset[str] = frozenset()) -> None:
+        super().__init__(trusted)
+        self._watch = dialect.Watch(self.title, self.refused, also=("n", "stream"))
+
+    def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
+        path = self.path(request.operation, endpoint)
+        found = dialect.members(request.body)
+        lora = model if model in dict(endpoint.labels).get(LORAS, "").split(",") else None
+        body: dict[str, Any]
+        if request.operation is Operation.TOKENIZE:
+            path, body = tokenize(found)
+        else:
+            self.refuse(self._watch(request.body), endpoint)
+            if request.operation is Operation.CHAT:
+                body = _chat(found, request.stream, lora)
+            else:
+                path, body = generate(found, request.stream, lora)
+        return UpstreamRequest(b"POST", path, headers(request), dialect.encode(body))
+
+    def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
+        if request.operation is Operation.COMPLETIONS:
+            return GenerateDecoder(request, headers)
+        return TokenizeDecoder() if request.operation is Operation.TOKENIZE else MendedWhole(request)
+
+    def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
+        if request.operation is Operation.COMPLETIONS:
+            return GenerateStreamDecoder(request, headers)
+        return MendingDecoder(request)
+
+    def models_path(self) -> bytes:
+        return b"/info"
+
+    def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
+        info = msgspec.json.decode(body, type=_Info)
+        return [ModelCard(id=info.model_id, max_model_len=info.max_total_tokens, owned_by="tgi")]
+
+
+_CHAT_REFUSED = ("top_k", "repetition_penalty", "chat_template_kwargs", "reasoning_effort")
+"""Members TGI's native API has and its Messages API ignores, or neither has."""
+
+_DROPPED = ("n", "logit_bias", "presence_penalty", "max_completion_tokens", "stream_options", *dialect.STEERING)
+
+
+def _chat(found: dialect.Members, stream: bool, lora: str | None) -> dict[str, Any]:
+    for name in _CHAT_REFUSED:
+        if dialect.always(dialect.value(found, name), {}):
+            raise dialect.unsupported("TGI", name)
+    limit = dialect.value(found, "max_completion_tokens")
+    body: dict[str, Any] = {name: raw for name, raw in found.items() if name not in _DROPPED}
+    body["model"] = lora or "tgi"  # any other name is taken for a LoRA
+    if limit is not None:  # an alias of max_tokens: both together are a 422
+        body["max_tokens"] = limit
+    if (dialect.value(found, "top_p") or 0) >= 1:
+        del body["top_p"]
+    stop = dialect.value(found, "stop")
+    if isinstance(stop, str):
+        body["stop"] = [stop]
+    if not dialect.value(found, "tools"):
+        body.pop("tools", None)
+        body.pop("tool_choice", None)
+    _response_format(body, dialect.value(found, "response_format"))
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def _response_format(body: dict[str, Any], wanted: Any) -> None:
+    """TGI calls the schema ``value``, wants one with json_object too, and has one grammar for it or for the tools."""
+    body.pop("response_format", None)
+    if not isinstance(wanted, dict) or wanted.get("type") == "text":
+        return
+    if "tools" in body:
+        raise dialect.unsupported("TGI", "response_format", "it cannot be combined with 'tools'")
+    if wanted.get("type") == "json_schema":
+        wanted = {"type": "json_schema", "value": wanted.get("json_schema", wanted.get("value"))}
+    elif wanted.get("type") == "json_object" and "value" not in wanted:
+        wanted = {"type": "json_object", "value": {"type": "object"}}
+    body["response_format"] = wanted

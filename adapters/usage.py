@@ -1,0 +1,78 @@
+"""Token counts as engines and providers spell them, read into one `Usage`. (P)
+
+Invariant: counts are taken, never summed over chunks; a chunk of zeros changes nothing.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.types import Usage
+
+_Count = int | float | None
+
+
+class Details(msgspec.Struct, gc=False):
+    cached_tokens: _Count = None
+    reasoning_tokens: _Count = None
+
+
+class Counts(msgspec.Struct):
+    """A ``usage`` object: chat and completions, Responses (input, output), Anthropic (cache_…), DeepSeek (…_hit_…)."""
+
+    prompt_tokens: _Count = None
+    completion_tokens: _Count = None
+    total_tokens: _Count = None
+    prompt_tokens_details: Details | None = None
+    completion_tokens_details: Details | None = None
+    prompt_cache_hit_tokens: _Count = None
+    reasoning_tokens: _Count = None
+    input_tokens: _Count = None
+    output_tokens: _Count = None
+    input_tokens_details: Details | None = None
+    output_tokens_details: Details | None = None
+    cache_read_input_tokens: _Count = None
+    cache_creation_input_tokens: _Count = None
+
+
+def read(counts: Counts | None, before: Usage | None = None) -> Usage | None:
+    """The usage these counts state, completed by ``before`` where they are silent or zero; None if nothing is known."""
+    if counts is None:
+        return before
+    before = before or _NONE
+    found = Usage(
+        prompt=_prompt(counts) or before.prompt,
+        completion=int(counts.completion_tokens or counts.output_tokens or 0) or before.completion,
+        cached=_cached(counts) or before.cached,
+        reasoning=_reasoning(counts) or before.reasoning,
+    )
+    return None if found == _NONE else found
+
+
+def loose(document: object) -> Counts | None:
+    """Counts from an already decoded ``usage`` whose members may have odd types."""
+    try:
+        return msgspec.convert(document, Counts, strict=False)
+    except msgspec.ValidationError:
+        return None
+
+
+_NONE = Usage()
+
+
+def _prompt(counts: Counts) -> int:
+    """Anthropic leaves cached and newly cached tokens out of ``input_tokens``; everyone else counts them in."""
+    apart = (counts.cache_read_input_tokens or 0) + (counts.cache_creation_input_tokens or 0)
+    return int((counts.prompt_tokens or counts.input_tokens or 0) + apart)
+
+
+def _cached(counts: Counts) -> int:
+    details = counts.prompt_tokens_details or counts.input_tokens_details
+    nested = details.cached_tokens if details is not None else None
+    return int(nested or counts.prompt_cache_hit_tokens or counts.cache_read_input_tokens or 0)
+
+
+def _reasoning(counts: Counts) -> int:
+    details = counts.completion_tokens_details or counts.output_tokens_details
+    nested = details.reasoning_tokens if details is not None else None
+    return int(nested or counts.reasoning_tokens or 0)

@@ -1,0 +1,133 @@
+"""Answers that come whole: JSON bodies, checked once they are complete and passed on untouched. (P)
+
+Invariant: nothing is returned before the whole body has been seen to be an answer and not a failure.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from adapters import chunk, failure, usage
+from adapters.stream import DONE, answer_id
+from gateway.errors import GatewayError
+from gateway.types import InferenceRequest, Usage
+
+
+class _Reason(msgspec.Struct, gc=False):
+    finish_reason: Any = None
+
+
+class Answer(msgspec.Struct):
+    """What is read of a whole answer."""
+
+    error: Any = None
+    error_type: Any = None
+    usage: usage.Counts | None = None
+    choices: list[_Reason] | None = None
+
+
+_DECODER = msgspec.json.Decoder(Answer)
+
+
+class WholeDecoder:
+    """`feed` keeps, `finish` returns everything. ``progress`` is 1 until then: another engine may still be tried."""
+
+    content_type = b"application/json"
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.error: GatewayError | None = None
+        self.progress = 0
+        self.tokens = 0
+        self._parts: list[bytes] = []
+
+    def feed(self, data: bytes) -> bytes:
+        self._parts.append(data)
+        self.progress = 1
+        return b""
+
+    def finish(self) -> bytes:
+        if self.error is not None:
+            return b""
+        body = b"".join(self._parts).lstrip()  # DeepSeek fills its queueing time with blank lines
+        answer = _read(body)
+        if answer is None:
+            self.error = failure.rubbish("the engine answered something that is not a JSON object")
+            return b""
+        if answer.error:
+            self.error = failure.of_event({"error": answer.error, "error_type": answer.error_type}, started=False)
+            return b""
+        self.usage = usage.read(answer.usage)
+        self.progress = 2
+        return self._passed(body, answer)
+
+    def _passed(self, body: bytes, answer: Answer) -> bytes:
+        for choice in answer.choices or ():
+            if choice.finish_reason is not None and choice.finish_reason not in chunk.FINISH_REASONS:
+                return chunk.mend_reasons(body)
+        return body
+
+
+class MendedWhole(WholeDecoder):
+    """For engines whose whole answers lack an id, or end a tool call with ``stop``."""
+
+    def __init__(self, request: InferenceRequest) -> None:
+        super().__init__()
+        self._mender = chunk.Mender(answer_id(request))
+
+    def _passed(self, body: bytes, answer: Answer) -> bytes:
+        return self._mender.mend(body) if answer.choices else body
+
+
+class Restreamed(WholeDecoder):
+    """A whole answer to a request for a stream: the client gets it as a stream of one chunk for all choices."""
+
+    content_type = b"text/event-stream; charset=utf-8"
+
+    def __init__(self, request: InferenceRequest) -> None:
+        super().__init__()
+        self._show_usage = request.include_usage
+
+    def _passed(self, body: bytes, answer: Answer) -> bytes:
+        document = chunk.decode(body)
+        counts = document.pop("usage", None)
+        for choice in document["choices"]:
+            choice["finish_reason"] = chunk.finish_reason(choice.get("finish_reason")) or "stop"
+            if "message" in choice:
+                document["object"] = "chat.completion.chunk"
+                choice["delta"] = choice.pop("message") or {}
+                for index, call in enumerate(choice["delta"].get("tool_calls") or ()):
+                    call.setdefault("index", index)
+        out = b"data: %b\n\n" % msgspec.json.encode(document)
+        if self._show_usage and counts:
+            document.update(choices=[], usage=counts)
+            out += b"data: %b\n\n" % msgspec.json.encode(document)
+        return out + DONE
+
+
+class Misframed(WholeDecoder):
+    """A stream nobody asked for: refused rather than handed to a client that waits for one JSON object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error = failure.rubbish("the engine streamed an answer that was not to be streamed")
+
+    def feed(self, data: bytes) -> bytes:
+        return b""
+
+
+def _read(body: bytes) -> Answer | None:
+    try:
+        return _DECODER.decode(body)
+    except msgspec.DecodeError:
+        pass
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    return Answer(document.get("error"), document.get("error_type"), usage.loose(document.get("usage")))
