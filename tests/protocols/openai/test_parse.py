@@ -13,7 +13,7 @@ from protocols.openai.view import ChatView, View
 
 JSON = [(b"host", b"h"), (b"content-type", b"application/json")]
 CHAT, TEXT, EMBED = Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS
-HELLO = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+HELLO: dict[str, object] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 
 def parsed(operation: Operation, body: object, headers: list[tuple[bytes, bytes]] = JSON) -> InferenceRequest:
@@ -106,7 +106,7 @@ def test_a_lone_surrogate_is_not_taken_for_a_truncated_body() -> None:
     assert "ends before" not in refusal(CHAT, b'{"model": "\\ud800"}').message
 
 
-INVALID = [
+INVALID: list[tuple[Operation, dict[str, object], str, str]] = [
     (CHAT, {}, "model", "Missing required parameter: 'model'."),
     (CHAT, {"model": None}, "model", "Invalid type for 'model': expected a string, but got null instead."),
     (CHAT, {"model": 3}, "model", "Invalid type for 'model': expected a string, but got an integer instead."),

@@ -1,0 +1,252 @@
+"""The OpenAI API over whatever speaks HTTP: paths to operations, errors to their shape, one request id per answer. (T)
+
+Every answer carries ``x-request-id``. A bug in one request is a 500 in that request's answer, its traceback in the
+log under the same id, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Coroutine, Sequence
+from itertools import count
+from typing import Any, Final, Protocol
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+import trio
+
+from gateway.errors import GatewayError, MethodNotAllowed, ModelNotFound, NotFound
+from gateway.ports import Exchange
+from gateway.types import ANONYMOUS, Headers, Identity, InferenceRequest, ModelCard, Operation
+from gateway.wire.h1 import Request
+from protocols.openai import errors
+from protocols.openai.parse import parse
+
+_log = logging.getLogger("infer_gateway.openai")
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+_OPERATIONS: Final[dict[bytes, Operation]] = {operation.value.encode(): operation for operation in Operation}
+_PATHS: Final[dict[Operation, str]] = {operation: operation.value for operation in Operation}
+_MODELS: Final = (b"/v1/models", b"/models")
+_EVENTS: Final = (b"content-type", b"text/event-stream")
+_UNHELD: Final = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+_ID_BYTES: Final = bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123)) + b"._:-"
+_ID_LIMIT: Final = 128
+_OWNER: Final = "infer-gateway"
+
+
+class Core(Protocol):
+    """What this front end stands on."""
+
+    def serve(self, exchange: Exchange, /) -> Awaitable[None]:
+        """Answer ``exchange``; failures too are answered through it."""
+
+    def models(self, identity: Identity, /) -> Sequence[ModelCard]:
+        """What ``identity`` may ask for, in the order to list."""
+
+    def ready(self) -> bool:
+        """Whether any request could be served now."""
+
+
+class HttpReply(Protocol):
+    """One HTTP request and the way back, as the listener or an ASGI server gives it (`protocols.http.exchange`)."""
+
+    request: Request
+    started: bool
+    finished: bool
+
+    def start_nowait(self, status: int, headers: Headers) -> None: ...
+    def send(self, chunk: bytes) -> Coroutine[Any, Any, None]: ...
+    def finish(self, chunk: bytes = b"") -> Coroutine[Any, Any, None]: ...
+    def respond(self, status: int, headers: Headers, body: bytes = b"") -> Coroutine[Any, Any, None]: ...
+    def send_soon(self, chunk: bytes) -> None: ...
+    def abort(self) -> None: ...
+
+
+class OpenAIExchange:
+    """A parsed request and where its reply goes: `gateway.ports.Exchange` over HTTP.
+
+    `send` and `finish` are the transport's own: nothing stands between a chunk and the socket.
+    """
+
+    __slots__ = ("_http", "_id_field", "_operation", "_streaming", "finish", "request", "send", "started")
+
+    request: InferenceRequest
+
+    def __init__(self, http: HttpReply, operation: Operation, request_id: str) -> None:
+        self.started = False
+        self.send = http.send
+        self.finish = http.finish
+        self._http = http
+        self._operation = operation
+        self._id_field = (b"x-request-id", request_id.encode())
+        self._streaming = False
+
+    async def start(self, status: int, headers: Headers, /) -> None:
+        """Adds the request id, the content type if none is given, and to event streams what stops proxies holding them.
+
+        Does nothing if `keep_alive` had to start the reply.
+        """
+        if self.started:
+            return
+        self.started = True
+        for name, value in headers:
+            if name == b"content-type":
+                if value.startswith(b"text/event-stream"):
+                    self._streaming = True
+                    self._http.start_nowait(status, (self._id_field, *headers, *_UNHELD))
+                else:
+                    self._http.start_nowait(status, (self._id_field, *headers))
+                return
+        self._http.start_nowait(status, (self._id_field, errors.JSON, *headers))
+
+    def keep_alive(self) -> None:
+        """A comment in an event stream (SDKs skip it), which it starts with status 200 if the client asked for one."""
+        if not self.started and self.request.stream:
+            self.started = self._streaming = True
+            self._http.start_nowait(200, (self._id_field, _EVENTS, *_UNHELD))
+        if self._streaming:
+            self._http.send_soon(b": keep-alive\n\n")
+
+    async def fail(self, error: GatewayError, /) -> None:
+        """The error as the whole answer, or as an event stream's last event. A reply cut short ends its connection."""
+        http = self._http
+        if http.finished:
+            return
+        if not self.started:
+            self.started = True
+            fields = (self._id_field, *errors.fields(error))
+            await http.respond(error.status, fields, errors.body(error, self._operation))
+            return
+        if self._streaming:
+            await http.send(errors.event(error, self._operation))
+        http.abort()
+
+
+class OpenAIApp:
+    """The application: call it with one request; it returns once that is answered.
+
+    ``Cancelled`` (the client left) and a failed connection pass through; no other exception does.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._prefix = f"req-{os.urandom(6).hex()}-"
+        self._serial = count(1)
+
+    async def __call__(self, http: HttpReply) -> None:
+        request = http.request
+        request_id = self._request_id(request)
+        operation = _operation(request.target)
+        if operation is None or request.method != b"POST":
+            await self._look_up(http, operation, request_id)
+            return
+        exchange = OpenAIExchange(http, operation, request_id)
+        try:
+            exchange.request = parse(
+                operation, request.body, request.headers, request_id=request_id, path=_PATHS[operation]
+            )
+            await self._core.serve(exchange)
+        except GatewayError as error:
+            await exchange.fail(error)
+        except _GONE:
+            raise
+        except Exception:  # noqa: BLE001  the boundary of one request: a bug ends it alone
+            _log.exception("request %s failed unexpectedly", request_id)
+            await exchange.fail(_bug(request_id))
+
+    async def refuse(self, http: HttpReply, error: GatewayError) -> None:
+        """Answer a request that failed before it got here."""
+        field = (b"x-request-id", self._request_id(http.request).encode())
+        body = errors.body(error, _operation(http.request.target))
+        await http.respond(error.status, (field, *errors.fields(error)), body)
+
+    def _request_id(self, request: Request) -> str:
+        """The client's, if it is one that can go into logs and headers as it stands; else the process's next."""
+        given = request.header(b"x-request-id")
+        if given and len(given) <= _ID_LIMIT and not given.translate(None, _ID_BYTES):
+            return given.decode()
+        return f"{self._prefix}{next(self._serial):x}"
+
+    # -- what is not inference ----------------------------------------------------------------------------------
+
+    async def _look_up(self, http: HttpReply, operation: Operation | None, request_id: str) -> None:
+        request = http.request
+        fields: Headers = (errors.JSON,)
+        try:
+            if operation is not None:
+                raise _not_allowed(request, "POST")
+            status, body = self._document(request, _path(request.target))
+        except GatewayError as error:
+            status, fields, body = error.status, errors.fields(error), errors.body(error, operation)
+        except Exception:  # noqa: BLE001  the boundary of one request: a bug ends it alone
+            _log.exception("request %s failed unexpectedly", request_id)
+            bug = _bug(request_id)
+            status, fields, body = bug.status, errors.fields(bug), errors.body(bug)
+        await http.respond(status, (*fields, (b"x-request-id", request_id.encode())), body)
+
+    def _document(self, request: Request, path: bytes) -> tuple[int, bytes]:
+        """Status and body of what a GET asks for."""
+        model = _model_id(path)
+        if model is None and path not in _MODELS and path not in (b"/healthz", b"/readyz"):
+            raise NotFound(f"Unknown request URL: {_readable(request.method)} {_readable(request.path)}.")
+        if request.method not in (b"GET", b"HEAD"):
+            raise _not_allowed(request, "GET, HEAD")
+        if path == b"/healthz":
+            return 200, b'{"status":"ok"}'
+        if path == b"/readyz":
+            return (200, b'{"status":"ready"}') if self._core.ready() else (503, b'{"status":"not ready"}')
+        cards = self._core.models(ANONYMOUS)
+        if model is None:
+            return 200, msgspec.json.encode({"object": "list", "data": [_listed(card) for card in cards]})
+        for card in cards:
+            if card.id == model:
+                return 200, msgspec.json.encode(_listed(card))
+        raise ModelNotFound(f"The model '{_readable(model.encode())}' does not exist.", param="model")
+
+
+def _operation(target: bytes) -> Operation | None:
+    return _OPERATIONS.get(target) or _OPERATIONS.get(_path(target))
+
+
+def _path(target: bytes) -> bytes:
+    """The target's path without query and trailing slashes; absolute-form targets too (RFC 9112 §3.2.2)."""
+    path = target.partition(b"?")[0]
+    if not path.startswith(b"/"):
+        path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+    return path.rstrip(b"/")
+
+
+def _model_id(path: bytes) -> str | None:
+    """The model that a path below a listing names: it may hold slashes, escaped or not."""
+    for listing in _MODELS:
+        if path.startswith(listing + b"/"):
+            return unquote_to_bytes(path[len(listing) + 1 :]).decode(errors="replace")
+    return None
+
+
+def _listed(card: ModelCard) -> dict[str, object]:
+    listed: dict[str, object] = {
+        "id": card.id,
+        "object": "model",
+        "created": card.created,
+        "owned_by": card.owned_by or _OWNER,
+    }
+    if card.parent is not None:
+        listed["parent"] = card.parent
+    if card.max_model_len is not None:
+        listed["max_model_len"] = card.max_model_len
+    return listed
+
+
+def _not_allowed(request: Request, allow: str) -> MethodNotAllowed:
+    text = f"Not allowed: {_readable(request.method)} {_readable(request.path)}. Use {allow}."
+    return MethodNotAllowed(text, allow)
+
+
+def _readable(name: bytes) -> str:
+    return name[:200].decode(errors="replace")
+
+
+def _bug(request_id: str) -> GatewayError:
+    return GatewayError(f"The gateway failed unexpectedly on request {request_id}.")

@@ -1,0 +1,96 @@
+"""A core and an HTTP reply that keep what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from gateway.ports import Exchange
+from gateway.types import Headers, Identity, ModelCard
+from gateway.wire.h1 import Request
+
+JSON = (b"content-type", b"application/json")
+EVENTS = (b"content-type", b"text/event-stream")
+
+
+class FakeCore:
+    """Serves by ``handler``, an async function of the exchange."""
+
+    def __init__(
+        self,
+        handler: Callable[[Exchange], Awaitable[None]] | None = None,
+        cards: Sequence[ModelCard] = (),
+        ready: bool = True,
+    ) -> None:
+        self.handler = handler or echo
+        self.cards = cards
+        self.is_ready = ready
+        self.seen: list[Exchange] = []
+
+    def serve(self, exchange: Exchange, /) -> Awaitable[None]:
+        self.seen.append(exchange)
+        return self.handler(exchange)
+
+    def models(self, identity: Identity, /) -> Sequence[ModelCard]:
+        return self.cards
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+
+async def echo(exchange: Exchange) -> None:
+    """The client's body back."""
+    await exchange.start(200, (JSON,))
+    await exchange.finish(exchange.request.body)
+
+
+async def stream(exchange: Exchange) -> None:
+    await exchange.start(200, (EVENTS,))
+    await exchange.send(b"data: 1\n\n")
+    await exchange.finish(b"data: [DONE]\n\n")
+
+
+class FakeHttp:
+    """`protocols.openai.serve.HttpReply`; the reply is in ``status``, ``fields`` and ``chunks``."""
+
+    def __init__(
+        self, method: bytes, target: bytes, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
+        self.request = Request(method, target, list(headers), body, True)
+        self.started = self.finished = self.aborted = False
+        self.status = 0
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.chunks: list[bytes] = []
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
+    def field(self, name: bytes) -> bytes | None:
+        values = [value for key, value in self.fields if key == name]
+        assert len(values) < 2, f"{name!r} given twice"
+        return values[0] if values else None
+
+    def start_nowait(self, status: int, headers: Headers) -> None:
+        assert not self.started
+        self.started = True
+        self.status, self.fields = status, list(headers)
+
+    async def send(self, chunk: bytes) -> None:
+        assert self.started
+        assert not self.finished
+        self.chunks.append(chunk)
+
+    async def finish(self, chunk: bytes = b"") -> None:
+        await self.send(chunk)
+        self.finished = True
+
+    async def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        self.start_nowait(status, headers)
+        await self.finish(body)
+
+    def send_soon(self, chunk: bytes) -> None:
+        if self.started and not self.finished:
+            self.chunks.append(chunk)
+
+    def abort(self) -> None:
+        self.finished = self.aborted = True
