@@ -1,0 +1,378 @@
+"""The transport against servers that answer exactly what a script says: reuse, staleness, framing, cancellation."""
+
+from __future__ import annotations
+
+import gzip
+import ssl
+import zlib
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from adapters.transport import HTTPTransport, TransportSettings
+from gateway.errors import GatewayError, UpstreamError, UpstreamTimeout
+from gateway.types import Endpoint, UpstreamRequest
+
+POST = UpstreamRequest(b"POST", b"/v1/x", ((b"a", b"b"),), b"{}")
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+class Net:
+    """Endpoints in memory: each connection is served by a script of what to do per request."""
+
+    def __init__(self, nursery: trio.Nursery, serve: Callable[[trio.abc.Stream], Awaitable[None]]) -> None:
+        self.nursery = nursery
+        self.serve = serve
+        self.connections = 0
+
+    async def connect(self, endpoint: Endpoint) -> trio.abc.Stream:
+        self.connections += 1
+        ours, theirs = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self._serve, theirs)
+        return ours
+
+    async def _serve(self, stream: trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]) -> None:
+        try:
+            await self.serve(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            await stream.aclose()
+
+
+async def request(stream: trio.abc.Stream) -> bytes:
+    data = b""
+    while not data.endswith(b"{}"):
+        more = await stream.receive_some(65536)
+        if not more:
+            raise trio.ClosedResourceError
+        data += more
+    return data
+
+
+def run(
+    serve: Callable[[trio.abc.Stream], Awaitable[None]], scenario: Callable[[HTTPTransport, Net], Awaitable[None]]
+) -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            net = Net(nursery, serve)
+            await scenario(HTTPTransport(TransportSettings(), net.connect), net)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+ENDPOINT = Endpoint("vllm", "http", "engine", 8000, "/base", ((b"authorization", b"Bearer key"),))
+
+
+async def ask(transport: HTTPTransport, upstream: UpstreamRequest = POST) -> bytes:
+    body = b""
+    async with transport.send(ENDPOINT, upstream) as response:
+        while data := await response.receive():
+            body += data
+    return body
+
+
+def answering(*answers: bytes) -> Callable[[trio.abc.Stream], Awaitable[None]]:
+    """Every connection gives these answers in turn and then closes."""
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        for answer in answers:
+            await request(stream)
+            await stream.send_all(answer)
+
+    return serve
+
+
+def test_what_is_sent() -> None:
+    seen = []
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        seen.append(await request(stream))
+        await stream.send_all(OK)
+
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        assert await ask(transport) == b"ok"
+
+    run(serve, scenario)
+    head, _, body = seen[0].partition(b"\r\n\r\n")
+    assert head.split(b"\r\n") == [
+        b"POST /base/v1/x HTTP/1.1",
+        b"host: engine:8000",
+        b"authorization: Bearer key",
+        b"a: b",
+        b"content-length: 2",
+    ]
+    assert body == b"{}"
+
+
+def test_connections_are_reused_last_in_first_out() -> None:
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        for _ in range(5):
+            assert await ask(transport) == b"ok"
+        assert net.connections == 1
+
+    run(answering(*[OK] * 5), scenario)
+
+
+def test_a_reused_connection_that_died_is_replaced_silently() -> None:
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        for _ in range(3):
+            assert await ask(transport) == b"ok"
+        assert net.connections == 3
+
+    run(answering(OK), scenario)
+
+
+def test_a_fresh_connection_that_dies_is_an_error_that_may_be_tried_elsewhere() -> None:
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        with pytest.raises(UpstreamError) as caught:
+            await ask(transport)
+        assert caught.value.retryable
+        assert caught.value.status == 502
+        assert net.connections == 1
+
+    run(answering(b""), scenario)
+
+
+def test_a_reused_connection_that_began_to_answer_is_not_replaced() -> None:
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        await ask(transport)
+        with pytest.raises(UpstreamError):
+            await ask(transport)
+        assert net.connections == 1
+
+    run(answering(OK, b"HTTP/1.1 2"), scenario)
+
+
+def test_idle_connections_are_dropped_before_the_engine_drops_them() -> None:
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        await ask(transport)
+        await trio.sleep(4)
+        await ask(transport)
+        assert net.connections == 2
+
+    run(answering(*[OK] * 9), scenario)
+
+
+def test_expiry_closes_what_nobody_asks_for() -> None:
+    ended = trio.Event()
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        await request(stream)
+        await stream.send_all(OK)
+        assert await stream.receive_some(1) == b""
+        ended.set()
+
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        net.nursery.start_soon(transport.expire)
+        await ask(transport)
+        await ended.wait()
+        assert 3.5 <= trio.current_time() <= 5
+
+    run(serve, scenario)
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        pytest.param(OK, b"ok", id="length"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n", b"ok", id="chunked"
+        ),
+        pytest.param(b"HTTP/1.0 200 OK\r\n\r\nok", b"ok", id="until close"),
+        pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" + OK, b"ok", id="interim"),
+        pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", b"", id="no body"),
+    ],
+)
+def test_any_framing_in_any_pieces(answer: bytes, body: bytes) -> None:
+    async def serve(stream: trio.abc.Stream) -> None:
+        await request(stream)
+        for index in range(len(answer)):
+            await stream.send_all(answer[index : index + 1])
+
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        assert await ask(transport) == body
+
+    run(serve, scenario)
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"deflate"])
+def test_an_answer_compressed_unasked_is_inflated(coding: bytes) -> None:
+    body = b"data: {}\n\n" * 50
+    packed = gzip.compress(body) if coding == b"gzip" else zlib.compress(body)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\ncontent-length: %d\r\n\r\n%b" % (coding, len(packed), packed)
+
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        async with transport.send(ENDPOINT, POST) as response:
+            got = b""
+            while data := await response.receive():
+                got += data
+            assert got == body
+            assert [name for name, _ in response.headers] == []
+
+    run(answering(answer), scenario)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort", id="short of its length"),
+        pytest.param(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nshort\r\n", id="no last chunk"),
+        pytest.param(b"\x00\x01rubbish", id="not HTTP"),
+        pytest.param(b"HTTP/1.1 200 OK\r\ncontent-encoding: br\r\ncontent-length: 2\r\n\r\nxx", id="unknown coding"),
+        pytest.param(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\nxx", id="bad gzip"),
+    ],
+)
+def test_what_is_cut_or_rubbish_is_an_error(answer: bytes) -> None:
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        with pytest.raises(UpstreamError):
+            await ask(transport)
+
+    run(answering(answer), scenario)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"])
+def test_cancelling_closes_the_connection_at_once(answer: bytes) -> None:
+    closed_at = []
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        await request(stream)
+        if answer:
+            await stream.send_all(answer)
+        assert await stream.receive_some(1) == b""
+        closed_at.append(trio.current_time())
+
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        with trio.move_on_after(2):
+            await ask(transport)
+        await trio.testing.wait_all_tasks_blocked()
+        assert closed_at == [2]
+
+    run(serve, scenario)
+
+
+def test_leaving_with_the_body_half_read_closes_and_a_whole_one_keeps() -> None:
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        async with transport.send(ENDPOINT, POST):
+            pass  # the body came with the head: the connection is clean
+        async with transport.send(ENDPOINT, POST) as response:
+            assert not response.complete
+        await ask(transport)
+        assert net.connections == 2
+
+    run(answering(OK, b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", OK), scenario)
+
+
+def test_abort_ends_a_wait_with_an_error() -> None:
+    async def serve(stream: trio.abc.Stream) -> None:
+        await request(stream)
+        await stream.receive_some(1)
+
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        sending = transport.send(ENDPOINT, POST)
+
+        async def cut() -> None:
+            await trio.sleep(1)
+            sending.abort()
+
+        net.nursery.start_soon(cut)
+        with pytest.raises(UpstreamError):
+            async with sending:
+                raise AssertionError("nothing was answered")
+
+    run(serve, scenario)
+
+
+def test_connecting_has_its_own_deadline() -> None:
+    async def hang(endpoint: Endpoint) -> trio.abc.Stream:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def main() -> None:
+        with pytest.raises(UpstreamTimeout) as caught:
+            await ask(HTTPTransport(TransportSettings(connect_timeout=2), hang))
+        assert caught.value.retryable
+        assert trio.current_time() == 2
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def over_tcp(
+    context: ssl.SSLContext | None, scenario: Callable[[Endpoint], Awaitable[None]], host: str = "localhost"
+) -> None:
+    async def main() -> None:
+        async def serve(stream: trio.abc.Stream) -> None:
+            try:
+                for _ in range(2):
+                    await request(stream)
+                    await stream.send_all(OK)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                if context is None:
+                    listeners = await nursery.start(
+                        lambda task_status: trio.serve_tcp(serve, 0, host="127.0.0.1", task_status=task_status)
+                    )
+                else:
+                    listeners = await nursery.start(
+                        lambda task_status: trio.serve_ssl_over_tcp(
+                            serve, 0, context, host="127.0.0.1", task_status=task_status
+                        )
+                    )
+                listener = listeners[0]
+                if context is not None:
+                    listener = listener.transport_listener
+                port = listener.socket.getsockname()[1]
+                await scenario(Endpoint("openai", "http" if context is None else "https", host, port))
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+async def ask_at(transport: HTTPTransport, endpoint: Endpoint) -> bytes:
+    async with transport.send(endpoint, POST) as response:
+        return await response.receive()
+
+
+def test_real_sockets() -> None:
+    async def scenario(endpoint: Endpoint) -> None:
+        transport = HTTPTransport()
+        assert await ask_at(transport, endpoint) == b"ok"
+        assert await ask_at(transport, endpoint) == b"ok"
+        assert transport.opened == 1
+        transport.close_idle()
+
+    over_tcp(None, scenario)
+
+
+def test_https_is_verified(tmp_path: object) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+
+    async def scenario(endpoint: Endpoint) -> None:
+        transport = HTTPTransport()
+        with pytest.raises(GatewayError, match="certificate does not verify"):
+            await ask_at(transport, endpoint)
+        with authority.cert_pem.tempfile() as ca_file:
+            trusted = Endpoint("openai", "https", "localhost", endpoint.port, ca_file=ca_file)
+            assert await ask_at(transport, trusted) == b"ok"
+        unverified = Endpoint("openai", "https", "localhost", endpoint.port, verify=False)
+        assert await ask_at(transport, unverified) == b"ok"
+        transport.close_idle()
+
+    over_tcp(context, scenario)
+
+
+def test_a_refused_connection_names_the_address() -> None:
+    async def main() -> None:
+        with pytest.raises(UpstreamError, match=r"127\.0\.0\.1:1"):
+            await ask_at(HTTPTransport(), Endpoint("vllm", "http", "127.0.0.1", 1))
+
+    trio.run(main)
