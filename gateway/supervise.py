@@ -14,7 +14,7 @@ import trio
 
 Ts = TypeVarTuple("Ts")
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("infer_gateway.supervise")
 
 
 async def supervise(
