@@ -35,6 +35,7 @@ class View(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     model: _Named
     kv_transfer_params: Raw = _ABSENT
+    ec_transfer_params: Raw = _ABSENT
     bootstrap_host: Raw = _ABSENT
     bootstrap_port: Raw = _ABSENT
     bootstrap_room: Raw = _ABSENT

@@ -153,13 +153,17 @@ def test_a_client_that_leaves_cancels_its_request() -> None:
 
     async def main() -> None:
         conversation = Conversation(PATH, STREAMED)
+        with trio.fail_after(5):
+            await leave(conversation)
+        assert ended == ["core"]
+        assert not conversation.ended
+
+    async def leave(conversation: Conversation) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(conversation.run, FakeCore(endless))
             await trio.testing.wait_all_tasks_blocked()
             assert not ended
             conversation.disconnect()
-        assert ended == ["core"]
-        assert not conversation.ended
 
     trio.run(main)
 

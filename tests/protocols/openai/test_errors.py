@@ -37,6 +37,7 @@ def fields(error: GatewayError) -> dict[bytes, bytes]:
         (RateLimited("slow", retry_after=0.25), {b"retry-after": b"1", b"retry-after-ms": b"250"}),
         (Overloaded("full", retry_after=1.5), {b"retry-after": b"2", b"retry-after-ms": b"1500"}),
         (NoEndpoints("none"), {b"x-should-retry": b"false"}),
+        (GatewayError("bug"), {b"x-should-retry": b"false"}),
         (BROKEN, {b"x-should-retry": b"false"}),
         (UpstreamTimeout("slow"), {b"x-should-retry": b"false"}),
         (UpstreamError("busy", status=429), {}),

@@ -10,6 +10,7 @@ import trio
 from gateway.errors import ModelNotFound, Overloaded, UpstreamError
 from gateway.ports import Exchange
 from gateway.types import ModelCard, Operation
+from protocols.http.listener import open_listeners, serve
 from protocols.openai.serve import OpenAIApp
 from tests.protocols.openai.fakes import EVENTS, JSON, FakeCore, FakeHttp, echo, stream
 
@@ -347,3 +348,37 @@ def test_an_answer_that_is_no_stream_cannot_be_kept_alive() -> None:
         await echo(exchange)
 
     assert ask(b"POST", b"/v1/chat/completions", CHAT, core=FakeCore(silent)).body == CHAT
+
+
+def test_on_the_listener_over_a_socket() -> None:
+    async def breaks(exchange: Exchange) -> None:
+        await exchange.start(200, (EVENTS,))
+        await exchange.send(b"data: 1\n\n")
+        await exchange.fail(UpstreamError("The engine left."))
+
+    def asking(body: bytes) -> bytes:
+        return b"POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+    async def main() -> None:
+        core = FakeCore()
+        listeners = await open_listeners("127.0.0.1", 0)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve, OpenAIApp(core), listeners)
+            stream = await trio.open_tcp_stream(*listeners[0].address)
+            with trio.fail_after(5):
+                async with stream:
+                    await stream.send_all(asking(CHAT) + asking(b"{}"))
+                    answers = b""
+                    while not answers.endswith(b"}}"):
+                        answers += await stream.receive_some()
+                    core.handler = breaks
+                    await stream.send_all(asking(STREAMED))
+                    broken = b"".join([data async for data in stream])
+            nursery.cancel_scope.cancel()
+        assert answers.count(b"HTTP/1.1 200 OK\r\n") == answers.count(b"HTTP/1.1 400 Bad Request\r\n") == 1
+        assert answers.count(b"\r\nx-request-id: req-") == 2
+        assert CHAT in answers
+        assert b'data: {"error"' in broken
+        assert b"\r\n0\r\n" not in broken
+
+    trio.run(main)
