@@ -53,6 +53,7 @@ class Sequence:
         "first_at",
         "generated",
         "hashes",
+        "last_at",
         "preempted",
         "private",
         "prompt",
@@ -78,7 +79,7 @@ class Sequence:
         self.streaming, self.adapter, self.wake = streaming, adapter, wake
         self.state = State.NEW
         self.generated = self.cached = self.private = self.room = self.preempted = 0
-        self.arrived = self.admitted = self.first_at = 0.0
+        self.arrived = self.admitted = self.first_at = self.last_at = 0.0
         self.ready_at = math.inf
 
     @property
@@ -170,6 +171,7 @@ class Batch:
                 sequence.generated += 1
                 if sequence.generated == 1:
                     sequence.first_at = now
+                sequence.last_at = now
             served.append(sequence)
         for sequence in served:
             if sequence.generated >= sequence.target and sequence.state is State.RUNNING:

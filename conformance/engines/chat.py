@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from conformance.engines.forms import DONE, Choice, Stream, encode, event, legacy_logprobs, logprob
+from conformance.engines.forms import Choice, Stream, encode, legacy_logprobs, logprob
 
 
 class Chat(Stream):
@@ -66,10 +66,10 @@ class Chat(Stream):
 
     def opening(self, choice: Choice) -> bytes:
         made = self.continuous(choice, 0)
-        return event(self.chunk(choice, [self.choice(choice, self.role_delta(), None, None)], **made))
+        return self.event(self.chunk(choice, [self.choice(choice, self.role_delta(), None, None)], **made))
 
     def text(self, choice: Choice, piece: str) -> bytes:
-        return event(self.chunk(choice, [self.choice(choice, self.text_delta(piece), None, None)]))
+        return self.event(self.chunk(choice, [self.choice(choice, self.text_delta(piece), None, None)]))
 
     def token(self, choice: Choice, at: int) -> bytes:
         plan = choice.plan
@@ -83,7 +83,7 @@ class Chat(Stream):
         return self._delta(choice, self._made(choice, at), at, self.finish(choice))
 
     def closing(self, choice: Choice) -> bytes:
-        return event(self.chunk(choice, [self.choice(choice, self.end_delta(), None, self.finish(choice))]))
+        return self.event(self.chunk(choice, [self.choice(choice, self.end_delta(), None, self.finish(choice))]))
 
     def _made(self, choice: Choice, at: int) -> dict[str, Any]:
         plan = choice.plan
@@ -99,15 +99,15 @@ class Chat(Stream):
         if self.ask.logprobs is not None and "tool_calls" not in delta:
             probabilities = {"content": [self.logprob(choice.plan.pieces[at])]}
         made = self.continuous(choice, at + 1)
-        return event(self.chunk(choice, [self.choice(choice, delta, probabilities, finish)], **made))
+        return self.event(self.chunk(choice, [self.choice(choice, delta, probabilities, finish)], **made))
 
     def logprob(self, piece: str) -> dict[str, Any]:
         return logprob(piece, self.ask.logprobs or 0)
 
     def end(self) -> bytes:
         if not self.ask.include_usage:
-            return DONE
-        return event(self.chunk(self.choices[0], [], usage=self.final_usage())) + DONE
+            return self.done
+        return self.event(self.chunk(self.choices[0], [], usage=self.final_usage())) + self.done
 
     def final_usage(self) -> dict[str, Any]:
         return self.usage(self.prompt_tokens, self.completion_tokens)
@@ -188,7 +188,7 @@ class Completion(Stream):
         return self.text(choice, choice.prompt.decode(errors="replace")) if self.ask.echo else b""
 
     def text(self, choice: Choice, piece: str) -> bytes:
-        return event(self.chunk(choice, [self.choice(choice, piece, None, None)]))
+        return self.event(self.chunk(choice, [self.choice(choice, piece, None, None)]))
 
     def token(self, choice: Choice, at: int) -> bytes:
         return self._token(choice, at, None)
@@ -197,7 +197,7 @@ class Completion(Stream):
         return self._token(choice, choice.plan.length - 1, self.finish(choice))
 
     def closing(self, choice: Choice) -> bytes:
-        return event(self.chunk(choice, [self.choice(choice, "", None, self.finish(choice))]))
+        return self.event(self.chunk(choice, [self.choice(choice, "", None, self.finish(choice))]))
 
     def _token(self, choice: Choice, at: int, finish: str | None) -> bytes:
         piece = choice.plan.pieces[at]
@@ -205,12 +205,12 @@ class Completion(Stream):
         if self.ask.logprobs is not None:
             probabilities = legacy_logprobs([piece], self.ask.logprobs, len("".join(choice.plan.pieces[:at])))
         made = self.continuous(choice, at + 1)
-        return event(self.chunk(choice, [self.choice(choice, piece, probabilities, finish)], **made))
+        return self.event(self.chunk(choice, [self.choice(choice, piece, probabilities, finish)], **made))
 
     def end(self) -> bytes:
         if not self.ask.include_usage:
-            return DONE
-        return event(self.chunk(self.choices[0], [], usage=self.final_usage())) + DONE
+            return self.done
+        return self.event(self.chunk(self.choices[0], [], usage=self.final_usage())) + self.done
 
     def logprobs(self, choice: Choice) -> dict[str, Any] | None:
         return None if self.ask.logprobs is None else legacy_logprobs(choice.plan.pieces, self.ask.logprobs)

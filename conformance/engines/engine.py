@@ -68,9 +68,10 @@ class Engine:
     model_name: ClassVar[str] = "simulated-model"
     keep_alive_s: ClassVar[float] = 75.0
     max_body: ClassVar[int] = 64 * 1024 * 1024
-    headers_first: ClassVar[bool] = True
-    """Streams send their head at once, not with the first token."""
     buckets: ClassVar[Buckets] = Buckets()
+    comment: ClassVar[bytes] = b": keep-alive\n\n"
+    comment_every_s: ClassVar[float] = 0.0
+    """Silence in a stream after which a comment is sent; 0 is never."""
     own_headers: ClassVar[Headers] = ()
 
     def __init__(self, settings: Settings) -> None:
@@ -83,6 +84,7 @@ class Engine:
         batch = Batch(pool, settings.block_size, settings.max_running, settings.max_queued, settings.pace)
         self.model = Model(batch, self.buckets, sizes(settings.model_len))
         self.faults = Faults(settings.fail, random.Random(settings.seed))
+        self.comment_s = settings.keep_alive_comment or self.comment_every_s
         self.requests = 0
         self.responses = Counter[tuple[str, str, int]]()
         self.last: dict[str, Any] | None = None
@@ -227,11 +229,14 @@ class Engine:
         headers = ((b"content-type", form.stream_type), *self.answer_headers(call, form))
         left = call.fault.tokens if call.fault is not None and call.fault.kind in _BREAKS else float("inf")
         await exchange.start(200, headers)
-        wrote = self.headers_first or left <= 0
+        wrote = form.headers_first or left <= 0
         if wrote:
             await exchange.send(form.begin())
         while left > 0:
-            await ticket.wait()
+            if self.comment_s:
+                await self._wait_commenting(exchange, ticket)
+            else:
+                await ticket.wait()
             out, count = form.advance(left)
             over, left = ticket.over, left - count
             if not wrote:
@@ -245,6 +250,15 @@ class Engine:
                 await exchange.finish(form.end())
                 return
         await self._break(call)
+
+    async def _wait_commenting(self, exchange: HttpExchange, ticket: Ticket) -> None:
+        """Wait, with a comment in the stream whenever it has been silent for long."""
+        while True:
+            with trio.move_on_after(self.comment_s) as scope:
+                await ticket.wait()
+            if not scope.cancelled_caught:
+                return
+            await exchange.send(self.comment)
 
     async def _break(self, call: Call) -> None:
         assert call.fault is not None

@@ -39,9 +39,11 @@ class Choice:
 
 
 class Form:
-    """Base of all forms. ``include_usage`` forms end with usage; ``stream_type`` is the stream's content type."""
+    """Base of all forms. ``stream_type`` is the stream's content type."""
 
     stream_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"
+    headers_first: ClassVar[bool] = True
+    """The stream's head is sent at once, not with the first token."""
 
     def __init__(self, ask: Ask, choices: Sequence[Choice], id: str, created: int) -> None:
         self.ask, self.choices, self.id, self.created = ask, choices, id, created
@@ -101,6 +103,8 @@ class Form:
 class Stream(Form):
     """Forms whose stream is one JSON event per token, text tokens all alike but for the text itself."""
 
+    prefix: ClassVar[bytes] = b"data: "
+    """Some servers leave out the space."""
     merges_finish: ClassVar[bool] = False
     """The last token and the finish reason share an event."""
 
@@ -116,6 +120,13 @@ class Stream(Form):
         if stop == end:
             out.append(self.last(choice) if merged else self.closing(choice))
         return b"".join(out)
+
+    def event(self, data: Any) -> bytes:
+        return self.prefix + encode(data) + b"\n\n"
+
+    @property
+    def done(self) -> bytes:
+        return self.prefix + b"[DONE]\n\n"
 
     def _uniform(self, choice: Choice, start: int, stop: int, out: list[bytes]) -> None:
         if stop <= start:

@@ -1,0 +1,277 @@
+"""Simulated public providers: OpenAI, which checks every parameter and counts what is left, and DeepSeek. (T)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from conformance.engines import intake, text, vectors
+from conformance.engines.ask import Ask
+from conformance.engines.chat import Chat
+from conformance.engines.engine import Call, Engine, Headers, Refusal, Route
+from conformance.engines.forms import DONE, Form, encode, event
+from conformance.engines.openai_forms import DeepSeekChat, OpenAIChat, OpenAICompletion
+from conformance.engines.responses import Responses
+from conformance.engines.settings import Settings
+
+_CHAT_FIELDS = frozenset(
+    (
+        "audio",
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "metadata",
+        "modalities",
+        "model",
+        "moderation",
+        "n",
+        "parallel_tool_calls",
+        "prediction",
+        "presence_penalty",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "response_format",
+        "safety_identifier",
+        "seed",
+        "service_tier",
+        "stop",
+        "store",
+        "stream",
+        "stream_options",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+        "web_search_options",
+    )
+)
+_TYPES = {401: "authentication_error", 429: "requests", 500: "server_error", 503: "server_error"}
+_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+REQUESTS_PER_MINUTE = 10_000
+TOKENS_PER_MINUTE = 2_000_000
+
+
+class OpenAI(Engine):
+    """Keys are demanded when one is set."""
+
+    kind: ClassVar[str] = "openai"
+    newest: ClassVar[str] = "2020-10-01"
+    model_name: ClassVar[str] = "gpt-simulated"
+    default_chat: ClassVar[type[Chat]] = OpenAIChat
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._window = (0, 0, 0)
+
+    def routes(self) -> Mapping[str, Mapping[str, Route]]:
+        return {
+            "/v1/models": {"GET": self._models},
+            "/v1/models/*": {"GET": self._one_model},
+            "/v1/chat/completions": {"POST": self._chat},
+            "/v1/completions": {"POST": self._completions},
+            "/v1/embeddings": {"POST": self._embeddings},
+            "/v1/responses": {"POST": self._responses},
+        }
+
+    # -- shapes -------------------------------------------------------------------------------------------------
+
+    def error(self, status: int, message: str, kind: str = "", param: str | None = None, code: str = "") -> Refusal:
+        kind = kind or _TYPES.get(status, "invalid_request_error")
+        body = {"message": message, "type": kind, "param": param, "code": code or _CODES.get(status)}
+        return Refusal(status, encode({"error": body}))
+
+    def missing(self, call: Call, allowed: tuple[str, ...]) -> Refusal:
+        method = call.exchange.request.method.decode("latin-1")
+        if allowed:
+            return self.error(405, f"Not allowed to {method} on {call.path}.", code="method_not_supported")
+        return self.error(404, f"Invalid URL ({method} {call.path})")
+
+    def busy(self, call: Call, ask: Ask) -> Refusal:
+        refusal = self.error(429, "Rate limit reached for requests. Please try again in 1s.")
+        refusal.headers = ((b"retry-after", b"1"), (b"retry-after-ms", b"1000"))
+        return refusal
+
+    def stream_error(self, message: str) -> bytes:
+        return event({"error": {"message": message, "type": "server_error", "param": None, "code": None}}) + DONE
+
+    def authorize(self, call: Call) -> None:
+        key = self.settings.api_key
+        given = call.header(b"authorization").removeprefix("Bearer ").strip()
+        if key and not given:
+            raise self.error(401, "You didn't provide an API key in an Authorization header using Bearer auth.")
+        if key and given != key:
+            raise self.error(401, f"Incorrect API key provided: {given[:3]}***.", "invalid_request_error")
+
+    def answer_headers(self, call: Call, form: Form | None) -> Headers:
+        """What is left of this minute, and the request's id."""
+        minute = int(self.wall() // 60)
+        was, requests, tokens = self._window
+        if was != minute:
+            requests = tokens = 0
+        if form is not None:
+            requests, tokens = requests + 1, tokens + form.prompt_tokens + form.completion_tokens
+        self._window = (minute, requests, tokens)
+        limits = {
+            "limit-requests": REQUESTS_PER_MINUTE,
+            "limit-tokens": TOKENS_PER_MINUTE,
+            "remaining-requests": max(0, REQUESTS_PER_MINUTE - requests),
+            "remaining-tokens": max(0, TOKENS_PER_MINUTE - tokens),
+        }
+        reset = b"%ds" % (60 - int(self.wall()) % 60)
+        return (
+            (b"x-request-id", f"req_{self.new_id(32)}".encode()),
+            (b"openai-version", b"2020-10-01"),
+            (b"openai-processing-ms", b"1"),
+            *((f"x-ratelimit-{name}".encode(), b"%d" % value) for name, value in limits.items()),
+            (b"x-ratelimit-reset-requests", reset),
+            (b"x-ratelimit-reset-tokens", reset),
+        )
+
+    # -- checks -------------------------------------------------------------------------------------------------
+
+    def read(self, call: Call, *required: str, known: frozenset[str] | None = None) -> dict[str, Any]:
+        fields = self.decode(call)
+        for name in ("model", *required):
+            if fields.get(name) is None:
+                what = f"Missing required parameter: '{name}'."
+                raise self.error(400, what, param=name, code="missing_required_parameter")
+        for name in fields:
+            if known is not None and name not in known:
+                raise self.error(400, f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
+        if fields["model"] not in self.models:
+            raise self.unknown_model(str(fields["model"]))
+        return fields
+
+    def bad_json(self, call: Call, error: Exception) -> Refusal:
+        return self.error(400, "We could not parse the JSON body of your request.")
+
+    def unknown_model(self, name: str) -> Refusal:
+        message = f"The model `{name}` does not exist or you do not have access to it."
+        return self.error(404, message, code="model_not_found")
+
+    def check_chat(self, fields: dict[str, Any]) -> None:
+        def refuse(name: str, message: str, code: str = "invalid_value") -> Refusal:
+            return self.error(400, message, param=name, code=code)
+
+        if not isinstance(fields["messages"], list) or not fields["messages"]:
+            raise refuse("messages", "Invalid 'messages': empty array. Expected an array with minimum length 1.")
+        if fields.get("stream_options") and not fields.get("stream"):
+            raise refuse("stream_options", "The 'stream_options' parameter is only allowed when 'stream' is enabled.")
+        if fields.get("max_tokens") is not None and self.reasons(fields["model"]):
+            message = "Unsupported parameter: 'max_tokens' is not supported with this model."
+            raise refuse("max_tokens", f"{message} Use 'max_completion_tokens' instead.", "unsupported_parameter")
+        for name, low, high in (("temperature", 0, 2), ("top_p", 0, 1), ("n", 1, 128), ("top_logprobs", 0, 20)):
+            self._check_range(fields, name, low, high)
+        for name in ("max_tokens", "max_completion_tokens"):
+            self._check_range(fields, name, 1, 1_000_000_000)
+
+    def _check_range(self, fields: dict[str, Any], name: str, low: float, high: float) -> None:
+        value = fields.get(name)
+        if value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            message = f"Invalid type for '{name}': expected a number, but got something else instead."
+            raise self.error(400, message, param=name, code="invalid_type")
+        if not low <= value <= high:
+            message = f"Invalid '{name}': {value} is outside the range {low:g} to {high:g}."
+            raise self.error(400, message, param=name, code="invalid_value")
+
+    def check_length(self, ask: Ask, param: str) -> None:
+        longest = self.settings.model_len
+        tokens = max(text.count(prompt) for prompt in ask.prompts)
+        if tokens >= longest:
+            message = (
+                f"This model's maximum context length is {longest} tokens. However, your messages resulted in "
+                f"{tokens} tokens. Please reduce the length of the messages."
+            )
+            raise self.error(400, message, param=param, code="context_length_exceeded")
+
+    def reasons(self, model: str) -> bool:
+        return "reason" in model.lower()
+
+    # -- endpoints ----------------------------------------------------------------------------------------------
+
+    async def _chat(self, call: Call) -> None:
+        fields = self.read(call, "messages", known=_CHAT_FIELDS)
+        self.check_chat(fields)
+        form: type[Form] = self.default_chat
+        if (fields.get("stream_options") or {}).get("include_obfuscation") is False:
+            form = type(form.__name__, (form,), {"padding": None})
+        await self._run(call, intake.chat(fields, fields["model"]), form, "chatcmpl-", "messages")
+
+    async def _completions(self, call: Call) -> None:
+        fields = self.read(call, "prompt")
+        await self._run(call, intake.completion(fields, fields["model"]), OpenAICompletion, "cmpl-", "prompt")
+
+    async def _responses(self, call: Call) -> None:
+        fields = self.read(call, "input")
+        await self._run(call, intake.responses(fields, fields["model"]), Responses, "resp_", "input")
+
+    async def _run(self, call: Call, ask: Ask, form: type[Form], prefix: str, param: str) -> None:
+        ask.reasons = self.reasons(ask.model)
+        ask.continuous_usage = False
+        self.check_length(ask, param)
+        id = prefix + self.new_id(29)
+        choices = self.choices(ask, id, f"call_{self.new_id(24)}")
+        await self.generate(call, ask, form(ask, choices, id, int(self.wall())))
+
+    async def _embeddings(self, call: Call) -> None:
+        fields = self.read(call, "input")
+        prompts = intake.prompts(fields["input"])
+        total = sum(text.count(prompt) for prompt in prompts)
+        data = vectors.listing(prompts, fields.get("dimensions"), fields.get("encoding_format"))
+        usage = {"prompt_tokens": total, "total_tokens": total}
+        await self.reply(call, {"object": "list", "data": data, "model": fields["model"], "usage": usage})
+
+    async def _models(self, call: Call) -> None:
+        await self.reply(call, {"object": "list", "data": [self._card(name) for name in self.models]})
+
+    async def _one_model(self, call: Call) -> None:
+        name = call.path.removeprefix("/v1/models/")
+        if name not in self.models:
+            raise self.unknown_model(name)
+        await self.reply(call, self._card(name))
+
+    def _card(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "system"}
+
+
+class DeepSeek(OpenAI):
+    """``/v1`` may be left out; silence is filled with comments."""
+
+    kind: ClassVar[str] = "deepseek"
+    newest: ClassVar[str] = "1"
+    model_name: ClassVar[str] = "deepseek-reasoner"
+    default_chat: ClassVar[type[Chat]] = DeepSeekChat
+    comment_every_s: ClassVar[float] = 5.0
+
+    def routes(self) -> Mapping[str, Mapping[str, Route]]:
+        chat: dict[str, Route] = {"POST": self._chat}
+        models: dict[str, Route] = {"GET": self._models}
+        return {
+            **dict.fromkeys(("/chat/completions", "/v1/chat/completions"), chat),
+            **dict.fromkeys(("/models", "/v1/models"), models),
+        }
+
+    def unknown_model(self, name: str) -> Refusal:
+        return self.error(400, "Model Not Exist")
+
+    def answer_headers(self, call: Call, form: Form | None) -> Headers:
+        return ((b"x-ds-trace-id", self.new_id(32).encode()),)
+
+    def read(self, call: Call, *required: str, known: frozenset[str] | None = None) -> dict[str, Any]:
+        return super().read(call, *required, known=None)
+
+    def check_chat(self, fields: dict[str, Any]) -> None:
+        fields.setdefault("max_completion_tokens", fields.pop("max_tokens", None))
+        super().check_chat(fields)
