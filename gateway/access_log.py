@@ -1,0 +1,186 @@
+"""One line for each finished request, written beside the traffic. (IO)
+
+`AccessLog.log` only encodes into a buffer (about 2 µs); a thread writes it, ten times a second. A reader of stderr that
+stalls costs lines, which are counted and told of, never requests.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from gateway.meter import Record
+
+FLUSH_S = 0.1
+MAX_BUFFER = 1 << 20
+"""Bytes kept for a reader that stalls; lines beyond are dropped."""
+
+
+class Requests(enum.StrEnum):
+    """Which requests are logged: those that failed by a server's fault (5xx, broken streams), or all."""
+
+    OFF = "off"
+    ERRORS = "errors"
+    ALL = "all"
+
+
+class Form(enum.StrEnum):
+    JSON = "json"
+    TEXT = "text"
+
+
+class Line(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A line as JSON. Times are in seconds; members that say nothing are left out."""
+
+    time: str
+    id: str
+    operation: str
+    model: str
+    status: int
+    duration: float
+    reason: str = ""
+    pool: str = ""
+    endpoint: str = ""
+    attempts: int = 0
+    stream: bool = False
+    ttft: float | None = None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_cached: int = 0
+    user: str = ""
+
+
+class AccessLog:
+    """``write`` takes whole lines and may block; ``wall`` is seconds since the epoch."""
+
+    def __init__(
+        self,
+        requests: Requests = Requests.ERRORS,
+        form: Form = Form.JSON,
+        write: Callable[[bytes], None] | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.requests = requests
+        self.dropped = 0
+        self._encode, self._tell_dropped = (_json, _json_dropped) if form is Form.JSON else (_text, _text_dropped)
+        self._write = to_stderr if write is None else write
+        self._wall = wall
+        self._writing = threading.Lock()
+        self._lines = bytearray()
+        self._second = -1
+        self._prefix = ""
+
+    def log(self, record: Record) -> None:
+        """Note a finished request, if its kind is logged. Never waits."""
+        if self.requests is Requests.ALL or (self.requests is Requests.ERRORS and _failed(record)):
+            if len(self._lines) >= MAX_BUFFER:
+                self.dropped += 1
+            else:
+                self._lines += self._encode(self._now(), record)
+
+    async def run(self) -> None:
+        """Write what is logged until cancelled; what is left then is given another second."""
+        try:
+            while True:
+                await trio.sleep(FLUSH_S)
+                await self._flush()
+        finally:
+            with trio.move_on_after(1.0, shield=True):
+                await self._flush()
+
+    async def _flush(self) -> None:
+        if self._lines or self.dropped:
+            lines, self._lines = self._lines, bytearray()
+            if self.dropped:
+                lines += self._tell_dropped(self._now(), self.dropped)
+                self.dropped = 0
+            await trio.to_thread.run_sync(self._write_all, bytes(lines), abandon_on_cancel=True)
+
+    def _write_all(self, lines: bytes) -> None:
+        with self._writing:  # an abandoned write goes before the last one
+            self._write(lines)
+
+    def _now(self) -> str:
+        now = self._wall()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._prefix}.{int(now % 1 * 1000):03d}Z"
+
+
+def to_stderr(lines: bytes) -> None:
+    """Write to descriptor 2; a closed one takes nothing and stops nothing."""
+    rest = memoryview(lines)
+    try:
+        while rest:
+            try:
+                rest = rest[os.write(2, rest) :]
+            except BlockingIOError:  # whoever shares the terminal has made it so
+                time.sleep(0.01)
+    except OSError:
+        pass
+
+
+def _failed(record: Record) -> bool:
+    return record.status >= 500 or (record.status < 400 and record.reason != "")
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def _json(now: str, record: Record) -> bytes:
+    ttft = record.ttft_s
+    line = Line(
+        now,
+        record.id,
+        record.operation,
+        record.model,
+        record.status,
+        round(record.ended - record.started, 6),
+        record.reason,
+        record.pool,
+        record.endpoint,
+        record.attempts,
+        record.stream,
+        None if ttft != ttft else round(ttft, 6),
+        record.tokens_in,
+        record.tokens_out,
+        record.tokens_cached,
+        record.user,
+    )
+    return _encoder.encode(line) + b"\n"
+
+
+def _text(now: str, record: Record) -> bytes:
+    """Fields in a fixed order, - for what is not known; values hold no spaces or line ends."""
+    ttft = "-" if math.isnan(record.ttft_s) else f"{record.ttft_s:.6f}"
+    fields = (record.id, record.operation, record.model, record.pool, record.endpoint, record.reason, record.user)
+    words = [_word(field) for field in fields]
+    line = (
+        f"{now} {words[0]} {words[1]} {words[2]} {record.status} {words[5]} {record.duration_s:.6f} {ttft}"
+        f" {record.tokens_in}/{record.tokens_cached}/{record.tokens_out} {words[3]} {words[4]} {record.attempts}"
+        f" {words[6]}\n"
+    )
+    return line.encode()
+
+
+def _word(value: str) -> str:
+    if value.isprintable() and " " not in value:
+        return value or "-"
+    return "".join(c if c.isprintable() and c != " " else f"\\x{ord(c):02x}" for c in value)
+
+
+def _json_dropped(now: str, dropped: int) -> bytes:
+    return _encoder.encode({"time": now, "dropped": dropped}) + b"\n"
+
+
+def _text_dropped(now: str, dropped: int) -> bytes:
+    return f"{now} - {dropped} lines dropped\n".encode()

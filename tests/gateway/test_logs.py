@@ -1,0 +1,74 @@
+import io
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from gateway import logs
+
+
+@pytest.fixture
+def output() -> Iterator[io.StringIO]:
+    """What the process would log; the test runner's own handlers are put back afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    logs.configure("info", stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.getLogger("infer_gateway").setLevel(logging.NOTSET)
+
+
+def test_a_line_tells_time_level_logger_and_message(output: io.StringIO) -> None:
+    logging.getLogger("infer_gateway.pools").info("endpoint %s is up", "10.0.0.1:8000")
+    stamp, rest = output.getvalue().split(" ", 1)
+    assert rest == "INFO infer_gateway.pools: endpoint 10.0.0.1:8000 is up\n"
+    assert stamp[10] == "T"
+    assert stamp.endswith("Z")
+
+
+def test_libraries_are_heard_from_warnings_up(output: io.StringIO) -> None:
+    logging.getLogger("hypercorn.error").info("chatter")
+    logging.getLogger("infer_gateway.x").debug("detail")
+    assert output.getvalue() == ""
+    logging.getLogger("hypercorn.error").warning("trouble")
+    assert "trouble" in output.getvalue()
+
+
+def test_a_message_cannot_forge_a_line(output: io.StringIO) -> None:
+    logging.getLogger("infer_gateway").warning("engine said %s", "x\n2026-01-01 ERROR forged\r\x1b[2J\u2028y")
+    assert output.getvalue().count("\n") == 1
+    assert "x\\n2026-01-01 ERROR forged\\r\\x1b[2J\\u2028y" in output.getvalue()
+
+
+def test_a_traceback_is_kept(output: io.StringIO) -> None:
+    try:
+        raise KeyError("bug")
+    except KeyError:
+        logging.getLogger("infer_gateway").exception("failed")
+    assert "Traceback" in output.getvalue()
+    assert output.getvalue().endswith("KeyError: 'bug'\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "authorization: Bearer abcdef123456",
+        "Authorization: Basic abcdef123456",
+        "{'authorization': 'abcdef123456'}",
+        'api_key="abcdef123456"',
+        "x-api-key: abcdef123456",
+        "clientSecret=abcdef123456&x=1",
+        "no such key sk-abcdef123456",
+    ],
+)
+def test_secrets_are_blotted_out(output: io.StringIO, text: str) -> None:
+    logging.getLogger("infer_gateway").warning("%s", text)
+    assert "abcdef123456" not in output.getvalue()
+    assert "***" in output.getvalue()
+
+
+def test_numbers_of_tokens_are_no_secret(output: io.StringIO) -> None:
+    logging.getLogger("infer_gateway").warning("max_tokens: 1000000, basics learned")
+    assert "max_tokens: 1000000, basics learned" in output.getvalue()
