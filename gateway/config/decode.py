@@ -7,6 +7,7 @@ The struct is the schema: its field names, defaults, constraints and `__post_ini
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 import types
@@ -118,6 +119,8 @@ class Decoder:
             return value
         if isinstance(kind, type) and issubclass(kind, Section):
             return self._section(value, kind, path)
+        if origin is typing.Literal:
+            return self._choice(value, arguments, path)
         if origin in (typing.Union, types.UnionType):
             return self._union(value, arguments, path)
         if origin is tuple:
@@ -154,6 +157,13 @@ class Decoder:
             return self.refuse(path + fault.path, str(fault))
         except ValueError as error:
             return self.refuse(path, str(error))
+
+    def _choice(self, value: Tree, choices: tuple[Any, ...], path: Path) -> Any:
+        for choice in choices:
+            if type(value) is type(choice) and value == choice:
+                return choice
+        shown = " or ".join(json.dumps(choice) for choice in choices)
+        return self.refuse(path, f"expected {shown}, got {json.dumps(value, default=str)[:60]}")
 
     def _union(self, value: Tree, kinds: tuple[Any, ...], path: Path) -> Any:
         if value is None and type(None) in kinds:

@@ -107,7 +107,7 @@ def _json(file: str, text: bytes) -> list[Tree]:
 # expanded size, and plain scalars resolve as in YAML 1.2 (`no`, `on`, 12:30 and dates stay the strings they look like).
 
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,30})\Z")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+_FLOAT = re.compile(r"[-+]?(?:[0-9]*\.[0-9]+|[0-9]+\.|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?\Z")
 _PLAIN: dict[str, Tree] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
