@@ -36,13 +36,15 @@ class NamedDecoder(EventDecoder):
 
     endings: frozenset[str]
     failures: frozenset[str]
+    token: bytes
+    """What ends the quoted type of an event that carries text."""
     weighty: tuple[bytes, ...]
     """Byte strings one of which is in every event that has to be read once text has begun."""
 
     def _plain(self, data: bytes) -> int:
         if b"\r" in data or not data.endswith(b"\n\n") or any(mark in data for mark in self.weighty):
             return 0
-        return data.count(b"\n\n")
+        return data.count(self.token)
 
     def _block(self, block: bytes) -> bytes:
         data = sse.parse(block).data
@@ -56,9 +58,9 @@ class NamedDecoder(EventDecoder):
         if event.type in self.failures or (not event.type and event.error):
             return self._fail(failure.of_event(_failure(event), started=self.progress == 2))
         self._count(event)
-        if event.type.endswith((".delta", "_delta")):
+        if event.type.encode().endswith(self.token[:-1]):
             self.progress = 2
-            self.tokens += event.type != "message_delta"
+            self.tokens += 1
         self.progress = max(self.progress, 1)
         if event.type in self.endings:
             self.progress = 2
@@ -77,6 +79,7 @@ class ResponsesDecoder(NamedDecoder):
 
     endings = frozenset({"response.completed", "response.incomplete"})
     failures = frozenset({"response.failed", "error"})
+    token = b'.delta"'
     weighty = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"', b'"error"')
 
     def _count(self, event: _Event) -> None:
@@ -89,6 +92,7 @@ class MessagesDecoder(NamedDecoder):
 
     endings = frozenset({"message_stop"})
     failures = frozenset({"error"})
+    token = b'content_block_delta"'
     weighty = (b'"message_', b'"error"')
 
     def _count(self, event: _Event) -> None:

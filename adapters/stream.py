@@ -130,7 +130,7 @@ class StreamDecoder(EventDecoder):
 
     def _block(self, block: bytes) -> bytes:
         event = sse.parse(block)
-        data = event.data.strip()
+        data = event.data.replace(b"\n", b" ").strip()  # between JSON's tokens, either will do
         if data == b"[DONE]":
             self._ended = True
             return self._owed() + DONE

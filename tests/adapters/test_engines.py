@@ -1,0 +1,210 @@
+"""vLLM, SGLang, llama.cpp and the providers: what each is asked for, and what it is not."""
+
+import json
+from typing import Any
+
+import pytest
+
+from adapters.llamacpp import LlamaCpp
+from adapters.openai import OpenAI
+from adapters.providers import Anthropic, DeepSeek, Gemini, HuggingFace, Ollama, TensorRT
+from adapters.registry import PROBES, detect, load
+from adapters.sglang import SGLang
+from adapters.tgi import TGI
+from adapters.vllm import VLLM
+from gateway.errors import NotFound, Unsupported
+from gateway.ports import Adapter
+from gateway.types import ModelCard, Operation, Usage
+from tests.adapters.recorded import answer, endpoint, events, request, run
+
+
+def sent(adapter: Adapter, *, labels: tuple[tuple[str, str], ...] = (), **members: Any) -> dict[str, Any]:
+    """The chat request an engine gets, decoded."""
+    body = json.dumps({"model": "tiny", **members}).encode()
+    asked = request(body, stream=members.get("stream", False))
+    decoded = json.loads(adapter.encode(asked, endpoint(labels=labels), "tiny").body)
+    assert isinstance(decoded, dict)
+    return decoded
+
+
+SCHEMA = {"type": "object"}
+
+
+@pytest.mark.parametrize("name", ["guided_json", "guided_regex", "guided_choice", "guided_grammar", "regex", "ebnf"])
+def test_vllm_is_not_asked_for_constraints_it_would_ignore(name: str) -> None:
+    with pytest.raises(Unsupported, match=name) as caught:
+        sent(VLLM(), **{name: "x"})
+    assert (caught.value.param, caught.value.status, caught.value.code) == (name, 400, "unsupported_parameter")
+    assert name in sent(VLLM(), **{name: None})
+
+
+def test_an_older_vllm_may_be_asked_for_them() -> None:
+    assert sent(VLLM(), labels=(("version", "0.11.2"),), guided_json=SCHEMA)["guided_json"] == SCHEMA
+    for version in ("0.12.0", "1.0", "", "dev"):
+        with pytest.raises(Unsupported):
+            sent(VLLM(), labels=(("version", version),), guided_json=SCHEMA)
+
+
+@pytest.mark.parametrize("adapter", [VLLM(), SGLang(), LlamaCpp()])
+def test_best_of_is_refused_only_where_it_would_change_the_answer(adapter: Adapter) -> None:
+    with pytest.raises(Unsupported, match="best_of"):
+        sent(adapter, best_of=3, n=2)
+    assert sent(adapter, best_of=2, n=2)["best_of"] == 2
+    assert sent(adapter, best_of=1)["best_of"] == 1
+
+
+@pytest.mark.parametrize("adapter", [VLLM(), SGLang(), LlamaCpp(), TGI(), Ollama(), TensorRT()])
+@pytest.mark.parametrize("member", [{"functions": [{}]}, {"modalities": ["audio"]}, {"web_search_options": {"a": 1}}])
+def test_openai_members_that_engines_know_nothing_of_are_refused(adapter: Adapter, member: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported, match=next(iter(member))):
+        sent(adapter, **member)
+
+
+@pytest.mark.parametrize("adapter", [VLLM(), SGLang(), LlamaCpp(), OpenAI()])
+def test_members_of_no_consequence_pass(adapter: Adapter) -> None:
+    members = {"user": "u", "metadata": {}, "store": False, "modalities": ["text"], "audio": None, "functions": []}
+    assert sent(adapter, **members) == {"model": "tiny", **members}
+
+
+@pytest.mark.parametrize("name", ["structured_outputs", "prompt_logprobs", "guided_json", "use_beam_search"])
+def test_sglang_is_not_asked_for_what_is_vllms(name: str) -> None:
+    with pytest.raises(Unsupported, match=name):
+        sent(SGLang(), **{name: {"a": 1}})
+
+
+def test_sglang_knows_its_own_constraints() -> None:
+    assert sent(SGLang(), regex="a+", ebnf="x")["regex"] == "a+"
+
+
+@pytest.mark.parametrize("operation", list(Operation))
+def test_vllm_and_sglang_serve_every_operation_in_its_place(operation: Operation) -> None:
+    for adapter in (VLLM(), SGLang()):
+        path = adapter.encode(request(operation=operation), endpoint(), "tiny").path
+        assert path == operation.value.encode()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "operation"),
+    [
+        (TGI(), Operation.EMBEDDINGS),
+        (TGI(), Operation.RESPONSES),
+        (TGI(), Operation.RERANK),
+        (TGI(), Operation.DETOKENIZE),
+        (HuggingFace(), Operation.EMBEDDINGS),
+        (Anthropic(), Operation.CHAT),
+        (DeepSeek(), Operation.EMBEDDINGS),
+    ],
+)
+def test_what_an_engine_does_not_offer_is_not_found_by_name(adapter: Adapter, operation: Operation) -> None:
+    with pytest.raises(NotFound, match=operation.value):
+        adapter.encode(request(operation=operation), endpoint(), "tiny")
+
+
+@pytest.mark.parametrize("adapter", [DeepSeek(), Ollama()])
+def test_the_newer_name_of_the_token_limit_becomes_the_one_they_heed(adapter: Adapter) -> None:
+    assert sent(adapter, max_completion_tokens=7) == {"model": "tiny", "max_tokens": 7}
+    assert sent(adapter, max_completion_tokens=7, max_tokens=9) == {"model": "tiny", "max_tokens": 7}
+    assert sent(adapter, max_tokens=9) == {"model": "tiny", "max_tokens": 9}
+
+
+def test_ollama_is_not_asked_to_choose_tools_or_bias_tokens() -> None:
+    for members in ({"tool_choice": "required"}, {"logit_bias": {"1": 2}}, {"n": 2}):
+        with pytest.raises(Unsupported, match=next(iter(members))):
+            sent(Ollama(), **members)
+    assert sent(Ollama(), tool_choice="auto", n=1)
+
+
+def test_gemini_tool_calls_get_an_index_and_their_finish_reason() -> None:
+    body = (
+        b'data: {"id":"x","choices":[{"index":0,"delta":{"role":"assistant","tool_calls":[{"id":"a","type":"function",'
+        b'"function":{"name":"f","arguments":"{}"},"extra_content":{"google":{"thought_signature":"s"}}}]},'
+        b'"finish_reason":null}],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":17}}\n\n'
+        b'data: {"id":"x","choices":[{"index":0,"delta":{"role":"assistant","tool_calls":[{"id":"b","type":"function",'
+        b'"function":{"name":"g","arguments":"{}"}}]},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    )
+    made = Gemini().decoder(request(stream=True), 200, events(b"").headers)
+    first, second, *_ = [json.loads(e[6:]) for e in run(made, [body]).split(b"\n\n")[:2]]
+    call = first["choices"][0]["delta"]["tool_calls"][0]
+    assert (call["index"], call["id"], call["extra_content"]["google"]) == (0, "a", {"thought_signature": "s"})
+    assert second["choices"][0]["delta"]["tool_calls"][0]["index"] == 1
+    assert second["choices"][0]["finish_reason"] == "tool_calls"
+    assert made.usage == Usage(5, 12, 0, 10)
+
+
+def test_gemini_is_asked_below_its_own_base() -> None:
+    assert Gemini().encode(request(), endpoint("/v1beta/openai"), "tiny").path == b"/chat/completions"
+    assert Gemini().models_path() == b"/models"
+
+
+def test_anthropic_is_told_a_version() -> None:
+    sent = Anthropic().encode(request(operation=Operation.MESSAGES), endpoint(), "tiny")
+    assert dict(sent.headers)[b"anthropic-version"] == b"2023-06-01"
+
+
+def test_recorded_model_listings() -> None:
+    loras = VLLM().parse_models(answer("vllm-lora-tools/models").body)
+    assert [(c.id, c.parent, c.max_model_len, c.owned_by) for c in loras] == [
+        ("tiny", None, 2048, "vllm"),
+        ("lora-a", "tiny", None, "vllm"),
+    ]
+    assert [c.max_model_len for c in SGLang().parse_models(answer("sglang/models").body)] == [2048]
+    assert [c.max_model_len for c in LlamaCpp().parse_models(answer("llamacpp/models").body)] == [2048]
+
+
+def test_sglang_lists_a_lora_by_the_name_it_answers_to() -> None:
+    body = b'{"data":[{"id":"base"},{"id":"sql","parent":"base"},{"id":"base:chat","parent":"base"}]}'
+    assert [c.id for c in SGLang().parse_models(body)] == ["base", "base:sql", "base:chat"]
+
+
+@pytest.mark.parametrize("adapter", [VLLM(), SGLang(), LlamaCpp(), TGI(), Gemini()])
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"<html>", b'{"data":[{"name":"x"}]}'])
+def test_what_is_no_listing_is_a_value_error(adapter: Adapter, body: bytes) -> None:
+    with pytest.raises(ValueError):
+        adapter.parse_models(body)
+
+
+@pytest.mark.parametrize(("folder", "engine"), [("vllm", "vllm"), ("sglang", "sglang"), ("llamacpp", "llamacpp")])
+def test_recorded_engines_are_recognised(folder: str, engine: str) -> None:
+    names = {"/v1/models": "models", "/version": "version", "/get_model_info": "get-model-info", "/props": "props"}
+    recorded = {path: answer(f"{folder}/{name}") for path, name in names.items()}
+    answers = {path: given.body for path, given in recorded.items() if given.status == 200}
+    assert detect(answers) == engine
+    assert detect({"/v1/models": answers["/v1/models"]}) == engine
+
+
+def test_other_engines_are_recognised() -> None:
+    assert detect({"/info": b'{"model_id":"m","max_total_tokens":9}', "/v1/models": b'{"data":[]}'}) == "tgi"
+    assert detect({"/api/version": b'{"version":"0.33"}', "/v1/models": b'{"data":[]}'}) == "ollama"
+    assert detect({"/v1/models": b'{"data":[{"id":"gpt","owned_by":"system"}]}'}) == "openai"
+    assert detect({}) is None
+    assert detect({"/version": b'"x"', "/info": b"[", "/v1/models": b"[]"}) is None
+    assert all(path.startswith("/") for path in PROBES)
+
+
+def test_the_registry_ignores_case_and_knows_every_engine() -> None:
+    adapters = load()
+    assert adapters["vLLM"].name == "vllm"
+    assert "SGLang" in adapters
+    assert "nope" not in adapters
+    assert set(adapters) >= {
+        "vllm",
+        "sglang",
+        "tgi",
+        "openai",
+        "deepseek",
+        "gemini",
+        "huggingface",
+        "anthropic",
+        "ollama",
+    }
+    assert (
+        load(frozenset({"priority"}))["vllm"].encode(request(b'{"model":"tiny","priority":1}'), endpoint(), "tiny").body
+        == b'{"model":"tiny","priority":1}'
+    )
+
+
+def test_tgis_listing() -> None:
+    assert TGI().parse_models(b'{"model_id":"org/m","max_total_tokens":4096,"x":1}') == [
+        ModelCard("org/m", None, 4096, "tgi")
+    ]
+    assert TGI().models_path() == b"/info"

@@ -1,0 +1,340 @@
+"""Streams through the decoder: the same bytes for any split, one end, no false one."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters.openai import OpenAI
+from adapters.stream import DONE, StreamDecoder
+from adapters.vllm import VLLM
+from gateway.errors import GatewayError, UpstreamError
+from gateway.types import Operation, Usage
+from tests.adapters.recorded import ROOT, answer, events, request, run, split
+
+STREAMS = sorted(
+    str(path.relative_to(ROOT).with_suffix(""))
+    for path in ROOT.glob("*/*stream*.http")
+    if b"text/event-stream" in path.read_bytes() and "messages" not in path.name
+)
+ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}\n\n'
+
+
+def decoder(*, usage: bool = False, operation: Operation = Operation.CHAT) -> StreamDecoder:
+    made = VLLM().decoder(request(stream=True, include_usage=usage, operation=operation), 200, events(b"").headers)
+    assert isinstance(made, StreamDecoder)
+    return made
+
+
+def decoded(*pieces: bytes, usage: bool = False) -> tuple[bytes, StreamDecoder]:
+    made = decoder(usage=usage)
+    return run(made, pieces), made
+
+
+def state(made: StreamDecoder) -> tuple[object, ...]:
+    return made.usage, made.progress, made.tokens, made.error and made.error.message
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_6_recorded_streams_give_the_same_for_any_split(name: str) -> None:
+    body = answer(name).body
+    for usage in (True, False):
+        whole, made = decoded(body, usage=usage)
+        assert made.error is None
+        assert whole.endswith(DONE)
+        for size in (1, 3, 64, 250, 1024):
+            pieces, again = decoded(*split(body, size), usage=usage)
+            assert pieces == whole
+            assert state(again) == state(made)
+
+
+@pytest.mark.parametrize("name", ["vllm/chat-stream", "sglang/completion-stream", "llamacpp/chat-stream"])
+def test_6_a_recorded_stream_split_in_two_at_every_byte(name: str) -> None:
+    body = answer(name).body
+    whole, _ = decoded(body, usage=True)
+    for at in range(len(body)):
+        assert decoded(body[:at], body[at:], usage=True)[0] == whole
+
+
+@settings(max_examples=100)
+@given(st.lists(st.integers(0, 3000), max_size=8), st.booleans(), st.sampled_from([b"\n", b"\r\n", b"\r"]))
+def test_6_line_ends_and_splits_do_not_matter(cuts: list[int], usage: bool, end: bytes) -> None:
+    body = b": hello\n\n" + answer("vllm/chat-stream").body
+    whole, _ = decoded(body, usage=usage)
+    spelt = body.replace(b"\n", end)
+    at = sorted({0, *(min(cut, len(spelt)) for cut in cuts), len(spelt)})
+    pieces = [spelt[a:b] for a, b in pairwise(at)]
+    assert decoded(*pieces, usage=usage)[0] == whole
+
+
+@pytest.mark.parametrize("name", ["vllm/chat-stream", "sglang/chat-stream", "llamacpp/chat-stream"])
+def test_a_client_that_asked_for_usage_gets_the_engines_bytes(name: str) -> None:
+    body = answer(name).body
+    assert decoded(body, usage=True)[0] == body
+
+
+def test_events_are_not_held_back() -> None:
+    made = decoder()
+    assert made.feed(ROLE) == ROLE
+    assert made.feed(TOKEN + TOKEN[:20]) == TOKEN
+    assert made.feed(TOKEN[20:] + TOKEN) == TOKEN + TOKEN
+    assert made.tokens == 3
+
+
+def test_plain_reads_are_passed_on_as_the_same_object() -> None:
+    made = decoder()
+    made.feed(ROLE + TOKEN)
+    read = TOKEN * 16
+    assert made.feed(read) is read
+    assert made.tokens == 17
+
+
+def test_progress_is_one_for_comments_and_roles_and_two_from_the_first_token_on() -> None:
+    made = decoder()
+    assert made.progress == 0
+    assert made.feed(b": keep-alive\n\n") == b": keep-alive\n\n"
+    assert made.progress == 1
+    made.feed(ROLE)
+    assert made.progress == 1
+    made.feed(TOKEN)
+    assert made.progress == 2
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        b'"delta":{"content":"x"}',
+        b'"delta":{"reasoning":"x"}',
+        b'"delta":{"content":null,"reasoning_content":"x"}',
+        b'"delta":{"tool_calls":[{"index":0}]}',
+        b'"delta":{"refusal":"no"}',
+        b'"delta":{},"finish_reason":"stop"',
+        b'"text":"x"',
+    ],
+)
+def test_what_counts_as_a_first_token(delta: bytes) -> None:
+    made = decoder()
+    made.feed(b'data: {"choices":[{"index":0,%b}]}\n\n' % delta)
+    assert made.progress == 2
+
+
+def test_7_an_event_of_megabytes_passes_and_one_without_end_does_not() -> None:
+    long = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 3_000_000)
+    assert decoded(*split(ROLE + TOKEN + long + FINISH + DONE, 65536))[0] == ROLE + TOKEN + long + FINISH + DONE
+    made = decoder()
+    for _ in range(260):
+        made.feed(b"x" * 65536)
+    assert isinstance(made.error, UpstreamError)
+    assert made.feed(b"\n\n" + TOKEN) == b""
+
+
+def test_9_the_usage_chunk_is_hidden_with_its_separator_from_a_client_that_did_not_ask() -> None:
+    out, made = decoded(ROLE, TOKEN, FINISH + USAGE, DONE)
+    assert out == ROLE + TOKEN + FINISH + DONE
+    assert made.usage == Usage(prompt=3, completion=2)
+    assert decoded(ROLE + TOKEN + FINISH + USAGE + DONE, usage=True)[0] == ROLE + TOKEN + FINISH + USAGE + DONE
+
+
+def test_9_usage_in_the_finish_chunk_is_also_given_in_a_chunk_of_its_own() -> None:
+    finish = FINISH.replace(b"}\n\n", b',"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n')
+    out, made = decoded(TOKEN + finish + DONE, usage=True)
+    assert made.usage == Usage(prompt=3, completion=2)
+    only = finish.replace(b'[{"index":0,"delta":{},"finish_reason":"stop"}]', b"[]")
+    assert out == TOKEN + finish + only + DONE
+    assert decoded(TOKEN + finish + DONE)[0] == TOKEN + finish + DONE
+
+
+def test_9_cumulative_usage_is_taken_last_and_zeros_are_no_news() -> None:
+    counted = b"".join(
+        TOKEN.replace(b"]}", b'],"usage":{"prompt_tokens":3,"completion_tokens":%d}}' % n) for n in (1, 2)
+    )
+    zero = FINISH.replace(b"]}", b'],"usage":{"prompt_tokens":0,"completion_tokens":0}}')
+    _, made = decoded(counted + zero + DONE)
+    assert made.usage == Usage(prompt=3, completion=2)
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (b'{"prompt_tokens":9,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":4}}', Usage(9, 1, 4)),
+        (b'{"prompt_tokens":9,"completion_tokens":1,"prompt_cache_hit_tokens":5}', Usage(9, 1, 5)),
+        (b'{"prompt_tokens":9,"completion_tokens":8,"reasoning_tokens":3}', Usage(9, 8, 0, 3)),
+        (
+            b'{"prompt_tokens":9,"completion_tokens":8,"completion_tokens_details":{"reasoning_tokens":2}}',
+            Usage(9, 8, 0, 2),
+        ),
+        (b'{"prompt_tokens":9.0,"completion_tokens":"8"}', Usage(9, 8)),
+        (b'{"prompt_tokens":[]}', None),
+        (b"null", None),
+    ],
+)
+def test_9_usage_in_all_its_spellings(usage: bytes, expected: Usage | None) -> None:
+    _, made = decoded(TOKEN + FINISH + b'data: {"choices":[],"usage":%b}\n\n' % usage + DONE)
+    assert made.usage == expected
+    assert made.error is None
+
+
+def test_10_a_close_after_a_finish_reason_is_a_whole_answer() -> None:
+    assert decoded(ROLE, TOKEN, FINISH)[0] == ROLE + TOKEN + FINISH + DONE
+    assert decoded(ROLE + TOKEN + FINISH + USAGE + b"data: [DO")[0] == ROLE + TOKEN + FINISH + DONE
+    spaced = FINISH.replace(b'":', b'": ')
+    assert decoded(ROLE + TOKEN, TOKEN + spaced)[0].endswith(spaced + DONE)
+
+
+@pytest.mark.parametrize("body", [b"", ROLE, ROLE + TOKEN * 3, ROLE + TOKEN + FINISH[:-1], b": ping\n\n"])
+def test_10_a_close_without_one_is_an_error_and_no_false_end(body: bytes) -> None:
+    for size in (1, 50, 10_000):
+        out, made = decoded(*split(body, size))
+        assert b"[DONE]" not in out
+        assert body.startswith(out)
+        assert isinstance(made.error, UpstreamError)
+        assert "closed the stream before finishing" in made.error.message
+        assert made.error.retryable == (made.progress < 2)
+
+
+def test_10_there_is_one_done_whatever_follows_it() -> None:
+    assert decoded(TOKEN + FINISH + DONE + DONE + TOKEN)[0] == TOKEN + FINISH + DONE
+    assert decoded(TOKEN + FINISH, b"data: [DONE] \n\n", b"data: [DONE]\n\n", USAGE)[0] == TOKEN + FINISH + DONE
+
+
+VLLM_DEAD = (
+    b'data: {"error": {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause.",'
+    b' "type": "InternalServerError", "param": null, "code": 500}}\n\n'
+)
+SGLANG_FULL = (
+    b'data: {"error": {"object": "error", "message": "The request queue is full.", "type": "SERVICE_UNAVAILABLE",'
+    b' "param": null, "code": 503}}\n\n'
+)
+
+
+def failed(*pieces: bytes) -> tuple[bytes, GatewayError]:
+    out, made = decoded(*pieces)
+    assert made.error is not None
+    return out, made.error
+
+
+def test_11_an_engine_that_dies_in_a_stream_leaves_no_done_behind() -> None:
+    for size in (1, 33, 10_000):
+        out, error = failed(*split(ROLE + TOKEN + VLLM_DEAD + DONE, size))
+        assert out == ROLE + TOKEN
+        assert (error.status, error.retryable) == (500, False)
+        assert "EngineCore" in error.message
+
+
+def test_11_an_error_before_the_first_token_may_be_tried_elsewhere() -> None:
+    out, error = failed(SGLANG_FULL + DONE)
+    assert (out, error.status, error.code, error.retryable) == (b"", 503, "overloaded", True)
+    assert failed(ROLE + VLLM_DEAD)[1].retryable
+    assert not failed(ROLE + TOKEN + SGLANG_FULL)[1].retryable
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "message"),
+    [
+        (b'data: {"error":{"message":"m","type":"server_error","code":null}}', 500, "m"),
+        (b'data: {"error":{"message":"m","http_status_code":422}}', 422, "m"),
+        (b'data: {"error":{"message":"Model is overloaded","http_status_code":422}}', 429, "Model is overloaded"),
+        (b'data: {"error":"Model is overloaded","error_type":"overloaded"}', 429, "Model is overloaded"),
+        (b'data: {"error":"text"}', 500, "text"),
+        (b'error: {"code":500,"message":"m","type":"server_error"}', 500, "m"),
+        (b'event: error\ndata: {"message":"m"}', 500, "m"),
+        (b'event: error\ndata: {"message":"m","code":503}', 503, "m"),
+        (b"event: error\ndata: out of luck", 500, "out of luck"),
+        (b'data: {"choices":[{"delta":{},"finish_reason":"error"}]}', 500, "the engine failed while generating"),
+        (
+            b'data: {"choices":[{"finish_reason":"insufficient_system_resource"}]}',
+            503,
+            "the engine ran out of resources",
+        ),
+        (b"data: rubbish", 502, "the engine sent an event that is not a JSON object"),
+        (b"data: [1]", 502, "the engine sent an event that is not a JSON object"),
+    ],
+)
+def test_11_errors_inside_a_200_in_every_shape(event: bytes, status: int, message: str) -> None:
+    for lead in (b"", ROLE + TOKEN):
+        out, error = failed(lead + event + b"\n\n" + TOKEN + FINISH + DONE)
+        assert out == lead
+        assert (error.status, error.message) == (status, message)
+        assert isinstance(error.code, str | None)
+
+
+def test_11_the_word_error_in_the_text_is_no_error() -> None:
+    said = b'data: {"choices":[{"index":0,"delta":{"content":"error"},"finish_reason":null}],"error":null}\n\n'
+    quoted = b'data: {"choices":[{"index":0,"delta":{"content":"{\\"error\\":1} [DONE]"}}]}\n\n'
+    body = ROLE + TOKEN + said + quoted + FINISH + DONE
+    assert decoded(*split(body, 100))[0] == body
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("", None),
+        ("eos_token", "stop"),
+        ("stop_sequence", "stop"),
+        ("abort", "length"),
+        ("repetition", "stop"),
+        ("new", "stop"),
+    ],
+)
+def test_19_odd_finish_reasons_become_openais(reason: str, expected: str | None) -> None:
+    body = TOKEN + b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"%b"}]}\n\n' % reason.encode()
+    out, _ = decoded(body)
+    last = json.loads(out.split(b"\n\n")[1].removeprefix(b"data: "))
+    assert last["choices"][0]["finish_reason"] == expected
+
+
+@pytest.mark.parametrize(
+    "event", [b'{"choices":null,"id":""}', b'{"choices":[{"delta":null}]}', b'{"usage":null,"choices":[]}']
+)
+def test_19_nulls_where_lists_and_objects_are_due_break_nothing(event: bytes) -> None:
+    out, made = decoded(TOKEN + b"data: %b\n\n" % event + FINISH + DONE)
+    assert made.error is None
+    for payload in out.split(b"\n\n")[:-2]:
+        assert isinstance(json.loads(payload.removeprefix(b"data: "))["choices"], list)
+
+
+def test_19_nan_in_logprobs_breaks_nothing() -> None:
+    nan = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"logprobs":{"x":NaN},"finish_reason":null}]}\n\n'
+    assert decoded(nan + nan + FINISH + DONE)[0] == nan + nan + FINISH + DONE
+
+
+def test_named_events_ids_and_retries_that_break_sdks_are_dropped() -> None:
+    body = (
+        b"retry: 10\n\nevent: ping\n\nevent: ping\ndata: {}\n\nid: 1\nevent: x\n" + TOKEN + b"id: 2\n\n" + FINISH + DONE
+    )
+    assert decoded(body)[0] == TOKEN + FINISH + DONE
+
+
+def test_several_data_lines_become_one_event() -> None:
+    out, _ = decoded(b'data: {"choices":\ndata: []}\n\n', FINISH + DONE)
+    assert out == b'data: {"choices": []}\n\n' + FINISH + DONE
+
+
+def test_a_stream_answered_whole_is_streamed() -> None:
+    for name in ("vllm/chat", "llamacpp/chat", "vllm/completion"):
+        given = answer(name)
+        operation = Operation.CHAT if "chat" in name else Operation.COMPLETIONS
+        asked = request(stream=True, include_usage=True, operation=operation)
+        made = OpenAI().decoder(asked, 200, given.headers)
+        assert made.content_type.startswith(b"text/event-stream")
+        first, second, done, _ = run(made, [given.body]).split(b"\n\n")
+        original = json.loads(given.body)
+        chunk = json.loads(first.removeprefix(b"data: "))
+        if operation is Operation.CHAT:
+            assert chunk["object"] == "chat.completion.chunk"
+            assert chunk["choices"][0]["delta"] == original["choices"][0]["message"]
+        assert chunk["choices"][0]["finish_reason"] == "length"
+        assert json.loads(second.removeprefix(b"data: "))["usage"] == original["usage"]
+        assert done == b"data: [DONE]"
+        assert made.usage is not None
+
+
+def test_recordings_are_there() -> None:
+    assert len(STREAMS) > 15
+    assert Path(ROOT, "README.md").exists()

@@ -1,0 +1,116 @@
+"""Answers in one body: untouched if they are answers, an error if they are not."""
+
+import json
+
+import pytest
+
+from adapters.openai import OpenAI
+from adapters.vllm import VLLM
+from gateway.errors import GatewayError
+from gateway.ports import Decoder
+from gateway.types import Operation, Usage
+from tests.adapters.recorded import answer, request, run, split
+
+JSON = [(b"content-type", b"application/json")]
+
+
+def decoder(operation: Operation = Operation.CHAT) -> Decoder:
+    return VLLM().decoder(request(operation=operation), 200, JSON)
+
+
+def error(body: bytes) -> GatewayError:
+    made = decoder()
+    assert run(made, [body]) == b""
+    assert made.error is not None
+    assert made.progress < 2
+    return made.error
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "usage"),
+    [
+        ("vllm/chat", Operation.CHAT, Usage(26, 16)),
+        ("sglang/chat", Operation.CHAT, Usage(26, 16)),
+        ("llamacpp/err-unknown-model", Operation.CHAT, Usage(26, 8, 4)),
+        ("vllm/completion", Operation.COMPLETIONS, None),
+        ("vllm/responses", Operation.RESPONSES, Usage(13, 4)),
+        ("sglang/responses", Operation.RESPONSES, Usage(13, 4 - 2, 4)),
+        ("vllm/messages-anthropic", Operation.MESSAGES, None),
+        ("vllm/tokenize", Operation.TOKENIZE, None),
+        ("vllm/detokenize", Operation.DETOKENIZE, None),
+    ],
+)
+def test_recorded_answers_pass_untouched(name: str, operation: Operation, usage: Usage | None) -> None:
+    body = answer(name).body
+    for size in (17, len(body)):
+        made = decoder(operation)
+        assert run(made, split(body, size)) == body
+        assert made.error is None
+        assert made.progress == 2
+        if usage is not None:
+            assert made.usage == usage
+
+
+def test_nothing_is_returned_before_the_whole_body_is_in() -> None:
+    made = decoder()
+    assert made.feed(b'{"choices":[]') == b""
+    assert made.progress == 1
+    made.feed(b"}")
+    assert made.finish() == b'{"choices":[]}'
+
+
+def test_anthropics_cached_tokens_are_counted_in() -> None:
+    made = decoder(Operation.MESSAGES)
+    counts = {"input_tokens": 5, "output_tokens": 2, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 10}
+    run(made, [json.dumps({"usage": counts}).encode()])
+    assert made.usage == Usage(115, 2, 100)
+
+
+def test_blank_lines_before_the_body_are_dropped() -> None:
+    made = decoder()
+    made.feed(b"\n\n")
+    made.feed(b"\n")
+    made.feed(b'{"a":1}')
+    assert made.finish() == b'{"a":1}'
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'"x"', b"<html>", b'{"choices":[', b"\xff", b"{} {}"])
+def test_rubbish_is_an_upstream_error(body: bytes) -> None:
+    assert (error(body).status, error(body).code) == (502, "upstream_error")
+
+
+def test_11_an_error_in_a_200_is_an_error() -> None:
+    assert error(b'{"error":{"message":"busy","code":503}}').status == 503
+    assert error(b'{"error":"Model is overloaded","error_type":"overloaded"}').status == 429
+    assert error(b'{"error":"text"}').message == "text"
+
+
+def test_a_null_error_is_none() -> None:
+    made = decoder(Operation.RESPONSES)
+    assert run(made, [b'{"error":null,"status":"completed"}'])
+    assert made.error is None
+
+
+def test_19_odd_finish_reasons_become_openais() -> None:
+    made = decoder()
+    out = run(made, [b'{"choices":[{"finish_reason":"eos_token"},{"finish_reason":""},{"finish_reason":"length"}]}'])
+    assert [choice["finish_reason"] for choice in json.loads(out)["choices"]] == ["stop", None, "length"]
+
+
+def test_nan_passes_as_it_came() -> None:
+    made = decoder()
+    assert run(made, [b'{"x":NaN,"usage":{"prompt_tokens":1}}']) == b'{"x":NaN,"usage":{"prompt_tokens":1}}'
+    assert made.usage == Usage(1)
+
+
+def test_a_stream_nobody_asked_for_is_refused() -> None:
+    made = OpenAI().decoder(request(), 200, [(b"content-type", b"text/event-stream")])
+    assert run(made, [b"data: {}\n\n"]) == b""
+    assert made.error is not None
+    assert made.error.status == 502
+
+
+def test_a_page_in_place_of_a_stream_is_rubbish() -> None:
+    made = OpenAI().decoder(request(stream=True), 200, [(b"content-type", b"text/html")])
+    assert run(made, [b"<html>"]) == b""
+    assert made.error is not None
