@@ -1,0 +1,241 @@
+"""The `bench` command: load against any OpenAI URL. (IO)
+
+Invariant: exit code 0 means every request was answered and judged right; 1 that one was not (or nothing could be sent).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import trio
+
+from . import plot, progress, report
+from .answers import Check, FullStreamCheck, QuickStreamCheck, WholeCheck
+from .client import Address, Broken, Connection, resolve, tls_context
+from .drive import Drive, Plan
+from .measure import Window
+from .workload import Target, Workload, message, messages, parse_target
+
+_OPEN_CONNECTIONS = 4096
+
+
+class _Refused(Exception):
+    """The run cannot start; the message says why."""
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _target(text: str) -> Target:
+    try:
+        return parse_target(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise argparse.ArgumentTypeError(f"not a JSON object: {error}") from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `bench`."""
+    _add_request_arguments(parser.add_argument_group("requests"))
+    _add_load_arguments(parser.add_argument_group("load"))
+    out = parser.add_argument_group("results")
+    out.add_argument("--check", choices=("quick", "full"), default="quick", help="full parses every event (slower)")
+    out.add_argument("--expect-numbered", action="store_true", help="with --check full: token texts must count 0, 1, 2")
+    out.add_argument("--allow-errors", action="store_true", help="exit 0 even if requests failed")
+    out.add_argument("--json", metavar="FILE", help="write the result as JSON (- for stdout, instead of the text)")
+    out.add_argument("--plot", metavar="FILE", help="write cumulative distributions as a picture (needs matplotlib)")
+    out.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def _add_request_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--url", type=_target, required=True, help="base URL; /v1 is added when it has no path")
+    group.add_argument("--model", help="model name (default: the first of /v1/models)")
+    group.add_argument("--api", choices=("chat", "completions", "embeddings"), default="chat")
+    group.add_argument("--stream", action=argparse.BooleanOptionalAction, default=True, help="stream the answers")
+    group.add_argument("--usage", action=argparse.BooleanOptionalAction, default=True, help="ask for a usage event")
+    group.add_argument("--prompt-tokens", type=_count, default=32, metavar="N", help="about so long (default 32)")
+    group.add_argument("--max-tokens", type=_count, default=128, metavar="N", help="default 128")
+    group.add_argument("--extra", type=_object, default={}, metavar="JSON", help='members to add: {"ignore_eos": true}')
+    group.add_argument("--api-key", metavar="K", help="sent as Authorization: Bearer K")
+    group.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
+    group.add_argument("--ca-file", metavar="FILE", help="authorities to verify it against, PEM")
+
+
+def _add_load_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--mode", choices=("closed", "open"), help="default: open if --rate is given, else closed")
+    group.add_argument("--connections", type=_count, metavar="N", help="closed: concurrency (32); open: ceiling (4096)")
+    group.add_argument("--rate", type=_positive, metavar="R", help="open: requests per second (default 10)")
+    group.add_argument("--arrival", choices=("poisson", "constant", "gamma"), default="poisson")
+    group.add_argument("--burstiness", type=_positive, default=0.5, help="gamma shape: 1 is Poisson, less is burstier")
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--duration", type=_positive, metavar="S", help="measured seconds (default 10)")
+    length.add_argument("--requests", type=_count, metavar="N", help="stop after so many requests")
+    group.add_argument("--warmup", type=float, default=0.0, metavar="S", help="seconds not measured, first")
+    group.add_argument(
+        "--drain", type=float, default=30.0, metavar="S", help="wait so long for open requests at the end"
+    )
+    group.add_argument("--timeout", type=_positive, default=600.0, metavar="S", help="for each request (default 600)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of prompts and arrivals (default 0)")
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The load that the options ask for."""
+    mode: Literal["closed", "open"] = args.mode or ("open" if args.rate else "closed")
+    return Plan(
+        mode=mode,
+        connections=args.connections or (_OPEN_CONNECTIONS if mode == "open" else 32),
+        rate=args.rate or 10.0,
+        arrival=args.arrival,
+        burstiness=args.burstiness,
+        duration_s=None if args.requests else args.duration or 10.0,
+        requests=args.requests,
+        warmup_s=max(0.0, args.warmup),
+        drain_s=max(0.0, args.drain),
+        timeout_s=args.timeout,
+    )
+
+
+def _check_of(args: argparse.Namespace, workload: Workload) -> Callable[[], Check]:
+    if not workload.streamed:
+        return WholeCheck
+    if args.check == "full":
+        return lambda: FullStreamCheck(workload.api == "chat", workload.usage, args.expect_numbered)
+    return QuickStreamCheck
+
+
+async def _reachable(addresses: list[Address]) -> Address:
+    """The first address that accepts a connection."""
+    last: Broken | None = None
+    for address in addresses:
+        connection = Connection(address, memoryview(bytearray(1)))
+        try:
+            await connection.open()
+        except Broken as broken:
+            last = broken
+        else:
+            connection.close()
+            return address
+    raise _Refused(f"no connection: {last}")
+
+
+async def _first_model(target: Target, address: Address, api_key: str | None) -> str:
+    """The first model that the server lists."""
+    connection = Connection(address, memoryview(bytearray(65536)))
+    parts: list[bytes] = []
+    try:
+        with trio.fail_after(30):
+            await connection.exchange(message(target, "GET", "/models", api_key=api_key), parts.append)
+        listing = msgspec.json.decode(b"".join(parts))
+        return str(listing["data"][0]["id"])
+    except (Broken, trio.TooSlowError, msgspec.DecodeError, KeyError, IndexError, TypeError) as error:
+        raise _Refused(f"no model was named and {target.prefix}/models did not list one ({error!r})") from None
+    finally:
+        connection.close()
+
+
+async def _run(args: argparse.Namespace) -> tuple[Drive, Window, Workload]:
+    target: Target = args.url
+    try:
+        context = tls_context(insecure=args.insecure, ca_file=args.ca_file) if target.tls else None
+        address = await _reachable(await resolve(target.host, target.port, context))
+    except (Broken, OSError, ssl.SSLError) as error:
+        raise _Refused(str(error)) from None
+    workload = Workload(
+        model=args.model or await _first_model(target, address, args.api_key),
+        api=args.api,
+        stream=args.stream,
+        prompt_tokens=args.prompt_tokens,
+        max_tokens=args.max_tokens,
+        usage=args.usage,
+        api_key=args.api_key,
+        extra=args.extra,
+    )
+    chance = random.Random(args.seed)
+    sent = messages(target, workload, chance)
+    drive = Drive(plan_of(args), address, sent, _check_of(args, workload), chance)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_on_interrupt, drive)
+        if progress.wanted(args.no_progress):
+            nursery.start_soon(progress.show, drive)
+        gc.freeze()  # what is loaded by now stays: collections during the run need not walk it
+        window = await drive.run()
+        nursery.cancel_scope.cancel()
+    return drive, window, workload
+
+
+async def _stop_on_interrupt(drive: Drive) -> None:
+    """Ctrl-C ends the run; what was measured is still reported. A second one finds no handler and kills."""
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async for _ in signals:
+            drive.stop()
+            return
+
+
+def _setup(args: argparse.Namespace, workload: Workload, plan: Plan) -> dict[str, Any]:
+    """What was asked for, for the head of the result."""
+    target: Target = args.url
+    if plan.mode == "open":
+        loop = f"open loop, {plan.rate:g} requests/s, {plan.arrival}"
+    else:
+        loop = f"closed loop, {plan.connections} connections"
+    return {
+        "url": f"{'https' if target.tls else 'http'}://{target.authority}{target.prefix}",
+        "api": workload.api,
+        "model": workload.model,
+        "stream": workload.streamed,
+        "loop": loop,
+        "prompt_tokens_asked": workload.prompt_tokens,
+        "max_tokens": workload.max_tokens,
+        "check": args.check,
+        "seed": args.seed,
+        "plan": msgspec.to_builtins(plan),
+    }
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the load and report; returns the exit code."""
+    try:
+        if args.plot:
+            plot.require()
+        drive, window, workload = trio.run(_run, args)
+    except (plot.NoPlot, _Refused) as refused:
+        sys.stderr.write(f"infer-gateway bench: {refused}\n")
+        return 1
+    result = report.values(_setup(args, workload, drive.plan), drive.measured, window)
+    encoded = msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+    if args.json == "-":
+        sys.stdout.write(encoded.decode())
+    else:
+        sys.stdout.write(report.text(result))
+    if args.json not in (None, "-"):
+        Path(args.json).write_bytes(encoded)
+    if args.plot:
+        plot.save(args.plot, f"{result['model']}: {result['loop']}", drive.measured)
+    nothing = not drive.measured.ok and not drive.measured.unfinished
+    return 0 if args.allow_errors or not (drive.measured.failed or nothing) else 1
