@@ -90,6 +90,7 @@ def _load(admin: Admin) -> Converse:
     from hypercorn.typing import ConnectionState, LifespanState
     from hypercorn.utils import wrap_app
 
+    import gateway.telemetry  # noqa: F401 — so that the first scrape need not
     from protocols.admin.app import make_app
 
     config = Config()

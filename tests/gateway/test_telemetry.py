@@ -1,7 +1,9 @@
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import trio
 from prometheus_client.parser import text_string_to_metric_families
@@ -117,6 +119,14 @@ def test_names_that_dashboards_know() -> None:
     assert samples[key("inference_model_request_total", model_name="llama")] == 2
     assert samples[key("inference_model_request_duration_seconds_count", model_name="llama")] == 2
     assert key("inference_model_request_total", model_name="unknown") not in samples
+
+
+def test_every_metric_is_documented() -> None:
+    text, _ = trio.run(telemetry(busy(), member("main", "a:1", "ready")).render)
+    names = {line.split()[2].decode() for line in text.splitlines() if line.startswith(b"# TYPE")}
+    page = Path(__file__).parents[2].joinpath("docs", "metrics.md").read_text()
+    documented = set(re.findall(r"^\| `(infer\w+)`", page, re.MULTILINE))
+    assert {name for name in names if not name.startswith("process_")} == documented
 
 
 def test_a_large_exposition_names_each_family_once() -> None:
