@@ -110,9 +110,10 @@ class StreamDecoder(EventDecoder):
         self._finished = False
 
     def _plain(self, data: bytes) -> int:
-        """Single-line events that carry a JSON object each and none of which ends, fails or counts anything.
+        """Single-line events that carry a JSON object each and none of which ends or fails anything.
 
-        7 µs for 16 tokens of vLLM: searches at memory speed, nothing per event.
+        8 µs for 16 tokens of vLLM: searches at memory speed, nothing per event. Where every event counts tokens, the
+        last one's count is read.
         """
         events = data.count(b"\n\ndata: {") + 1
         if (
@@ -123,10 +124,23 @@ class StreamDecoder(EventDecoder):
             and b'"finish_reason": "' not in data
             and b'"error"' not in data
             and b"\r" not in data
-            and (b'"usage"' not in data or data.count(b'"usage"') == data.count(b'"usage":null'))
         ):
+            if b'"usage"' in data and data.count(b'"usage"') != data.count(b'"usage":null'):
+                return events if self._all_speak(data, events) else 0
             return events
         return 0
+
+    def _all_speak(self, data: bytes, events: int) -> bool:
+        """Whether none of these events is there for its usage alone; if so, the last usage is taken in."""
+        if data.count(b'"choices":[{') != events:
+            return False
+        start = data.rfind(b"\n\n", 0, -2) + 2 if events > 1 else 0
+        last = data[start + 6 : -2]
+        read = chunk.read(last)
+        if read is None:
+            return False
+        self._harvest(last, read)
+        return True
 
     def _block(self, block: bytes) -> bytes:
         event = sse.parse(block)

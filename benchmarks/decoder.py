@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from adapters.registry import load
 from adapters.vllm import VLLM
+from gateway.ports import Decoder
 from gateway.types import Endpoint, InferenceRequest, Operation
 from gateway.wire import splice
 
@@ -43,18 +44,20 @@ def show(what: str, call: Callable[[], object]) -> None:
     print(f"{what:<58} {min(timer.repeat(5, number)) / number * 1e6:9.2f} µs")
 
 
+def show_stream(name: str, decoder: Decoder) -> None:
+    event = CHUNK % b""
+    plain, counted, split, rest = event * 16, COUNTED * 16, event * 16 + event[:50], event[50:]
+    decoder.feed(plain)
+    show(f"{name}: 16 tokens in one read", lambda: decoder.feed(plain))
+    show(f"{name}: 16 tokens that carry usage", lambda: decoder.feed(counted))
+    show(f"{name}: 17 tokens in two reads", lambda: decoder.feed(split) + decoder.feed(rest))
+
+
 def main() -> None:
     small, large = asked(CHAT % (b"hello " * 20)), asked(CHAT % (b"hello, world. " * 7000))
     streamed = asked(CHAT[:-1] % (b"hello " * 20) + b',"stream":true}', stream=True)
     for name in ("vllm", "sglang", "tgi"):
-        adapter = load()[name]
-        decoder = adapter.decoder(streamed, 200, EVENTS)
-        plain, split, counted = (CHUNK % b"") * 16, (CHUNK % b"") * 16 + (CHUNK % b"")[:50], COUNTED * 16
-        decoder.feed(plain)
-        show(f"{name}: 16 tokens in one read", lambda d=decoder: d.feed(plain))  # type: ignore[misc]
-        show(f"{name}: 16 tokens that carry usage", lambda d=decoder: d.feed(counted))  # type: ignore[misc]
-        rest = (CHUNK % b"")[50:]
-        show(f"{name}: 17 tokens in two reads", lambda d=decoder: d.feed(split) + d.feed(rest))  # type: ignore[misc]
+        show_stream(name, load()[name].decoder(streamed, 200, EVENTS))
     adapter = VLLM()
 
     def whole() -> bytes:

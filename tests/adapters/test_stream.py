@@ -159,6 +159,18 @@ def test_9_cumulative_usage_is_taken_last_and_zeros_are_no_news() -> None:
     assert made.usage == Usage(prompt=3, completion=2)
 
 
+def test_9_reads_that_count_on_every_event_pass_as_they_are() -> None:
+    made = decoder()
+    made.feed(ROLE + TOKEN)
+    read = b"".join(
+        TOKEN.replace(b"]}", b'],"usage":{"prompt_tokens":3,"completion_tokens":%d}}' % n) for n in range(9)
+    )
+    assert made.feed(read) is read
+    assert made.usage == Usage(prompt=3, completion=8)
+    assert made.feed(TOKEN + USAGE + TOKEN) == TOKEN + TOKEN
+    assert made.feed(read[: len(read) // 9]) == read[: len(read) // 9]
+
+
 @pytest.mark.parametrize(
     ("usage", "expected"),
     [
