@@ -73,6 +73,47 @@ def test_6_line_ends_and_splits_do_not_matter(cuts: list[int], usage: bool, end:
     assert decoded(*pieces, usage=usage)[0] == whole
 
 
+COUNTED = TOKEN.replace(b"]}", b'],"usage":{"prompt_tokens":3,"completion_tokens":1}}')
+PIECES = [
+    ROLE,
+    TOKEN,
+    TOKEN,
+    TOKEN * 3,
+    USAGE,
+    COUNTED,
+    COUNTED * 2,
+    FINISH,
+    DONE,
+    b": comment\n\n",
+    b"\n",
+    b"\r\n\r\n",
+]
+ODD = [
+    TOKEN.replace(b"\n", b"\r\n"),
+    TOKEN.replace(b"null", b'"abort"'),
+    TOKEN.replace(b'":', b'": '),
+    b"event: ping\ndata: {}\n\n",
+    b"data: {\ndata: }\n\n",
+    b'data: {"choices":null}\n\n',
+    b'data: {"error":{"code":503}}\n\n',
+    b"data: x\n\n",
+    b"id: 1\n",
+    b"error: {}\n\n",
+]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(PIECES + ODD), max_size=9), st.booleans(), st.data())
+def test_6_any_events_at_any_split_give_the_same(sent: list[bytes], usage: bool, data: st.DataObject) -> None:
+    body = b"".join(sent)
+    one_by_one, slow = decoded(*split(body, 1), usage=usage)
+    cuts = sorted({0, len(body), *data.draw(st.lists(st.integers(0, len(body)), max_size=5))})
+    in_pieces, made = decoded(*[body[a:b] for a, b in pairwise(cuts)], usage=usage)
+    assert in_pieces == one_by_one
+    assert (made.usage, made.progress) == (slow.usage, slow.progress)
+    assert (made.error and made.error.message) == (slow.error and slow.error.message)
+
+
 @pytest.mark.parametrize("name", ["vllm/chat-stream", "sglang/chat-stream", "llamacpp/chat-stream"])
 def test_a_client_that_asked_for_usage_gets_the_engines_bytes(name: str) -> None:
     body = answer(name).body
