@@ -35,8 +35,12 @@ class Messages(Form):
     def stop_usage(self) -> dict[str, int]:
         return {"input_tokens": self.prompt_tokens, "output_tokens": self.completion_tokens}
 
-    def _event(self, name: str, **members: Any) -> bytes:
+    def event(self, name: str, **members: Any) -> bytes:
         return event({"type": name, **members}, name)
+
+    def block_event(self, name: str, index: int, **members: Any) -> bytes:
+        """An event about one content block."""
+        return self.event(name, index=index, **members)
 
     def _reason(self) -> str:
         plan = self.choices[0].plan
@@ -45,7 +49,7 @@ class Messages(Form):
         return "stop_sequence" if plan.matched is not None else _STOPS[plan.finish]
 
     def begin(self) -> bytes:
-        return self._event("message_start", message=self.start_message())
+        return self.event("message_start", message=self.start_message())
 
     def tokens(self, choice: Choice, start: int, stop: int) -> bytes:
         out = []
@@ -54,10 +58,10 @@ class Messages(Form):
             block = 0 if at < plan.reasoning else min(plan.reasoning, 1)
             if at in (0, plan.reasoning):
                 if block:
-                    out.append(self._event("content_block_stop", index=0))
-                out.append(self._event("content_block_start", index=block, content_block=self._block(choice, at)))
+                    out.append(self.block_event("content_block_stop", 0))
+                out.append(self.block_event("content_block_start", block, content_block=self._block(choice, at)))
             delta = self._delta(choice, at)
-            out.append(self._event("content_block_delta", index=block, delta=delta))
+            out.append(self.block_event("content_block_delta", block, delta=delta))
         if stop == plan.length:
             out.append(self._closing(choice))
         return b"".join(out)
@@ -82,9 +86,9 @@ class Messages(Form):
         out = b""
         if plan.length:
             index = 1 if 0 < plan.reasoning < plan.length else 0
-            out = self._event("content_block_stop", index=index)
-        out += self._event("message_delta", delta=self.stop_delta(), usage=self.stop_usage())
-        return out + self._event("message_stop")
+            out = self.block_event("content_block_stop", index)
+        out += self.event("message_delta", delta=self.stop_delta(), usage=self.stop_usage())
+        return out + self.event("message_stop")
 
     def whole(self) -> bytes:
         choice = self.choices[0]

@@ -10,11 +10,10 @@ from conformance.engines import intake, pydantic, text, vectors, vllm_metrics
 from conformance.engines.ask import Ask
 from conformance.engines.engine import Call, Engine, Headers, Refusal, Route
 from conformance.engines.forms import DONE, Form, encode, event
-from conformance.engines.messages import Messages
 from conformance.engines.model import Buckets
 from conformance.engines.pydantic import Flaw
 from conformance.engines.settings import Settings
-from conformance.engines.vllm_forms import VllmChat, VllmCompletion, VllmResponses
+from conformance.engines.vllm_forms import VllmChat, VllmCompletion, VllmMessages, VllmResponses
 
 _FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0)
 _WHOLE = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0)
@@ -203,7 +202,7 @@ class Vllm(Engine):
 
     async def _messages(self, call: Call) -> None:
         fields = self.read(call, "messages", "max_tokens")
-        await self._run(call, intake.messages(fields, self.served(fields)), Messages, "chatcmpl-")
+        await self._run(call, intake.messages(fields, self.served(fields)), VllmMessages, "chatcmpl-")
 
     async def _run(self, call: Call, ask: Ask, form: type[Form], prefix: str) -> None:
         ask.adapter = ask.model if ask.model in self.loras else ""

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from conformance.engines.chat import Chat, Completion
 from conformance.engines.forms import Choice
+from conformance.engines.messages import Messages
 from conformance.engines.responses import Responses
 
 Usage = dict[str, Any]
@@ -156,6 +157,11 @@ class VllmCompletion(VllmUsage, Completion):
             "ec_transfer_params": None,
             "metrics": None,
         }
+
+
+class VllmMessages(Messages):
+    def block_event(self, name: str, index: int, **members: Any) -> bytes:
+        return self.event(name, **members, index=index)
 
 
 class VllmResponses(Responses):

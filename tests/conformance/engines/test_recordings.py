@@ -1,0 +1,88 @@
+"""The simulated engines answer as the recorded ones did: status, members, their order, and error texts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from conformance.engines import Settings
+from conformance.engines.engine import Engine
+from tests.conformance.engines.played import (
+    JSON,
+    Played,
+    Recording,
+    ask,
+    events,
+    load,
+    ordered,
+    play,
+    recordings,
+    shape,
+    shapes,
+)
+
+LOOSE = {("sglang", "responses"), ("vllm", "responses")}
+PARTIAL = {"get-model-info", "get-server-info"}
+
+
+def settings(engine: str) -> Settings:
+    version = "0.32.0" if engine.startswith("vllm") else ""
+    parser = engine == "vllm-lora-tools"
+    loras = ("lora-a",) if parser else ()
+    return Settings(
+        models=("tiny",), max_model_len=2048, usage_details=False, version=version, tool_parser=parser, loras=loras
+    )
+
+
+async def replay(engine: Engine, name: str, recorded: Recording) -> Played:
+    headers = list(JSON) + recorded.extra
+    if name == "err-content-type":
+        headers = [(b"content-type", b"text/plain")]
+    return await ask(engine, recorded.path, recorded.sent, method=recorded.method, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [(engine, name) for engine in ("vllm", "vllm-lora-tools", "sglang") for name in recordings(engine)],
+)
+def test_answers_as_recorded(engine: str, name: str) -> None:
+    recorded = load(engine, name)
+
+    async def script(simulated: Engine) -> None:
+        answer = await replay(simulated, name, recorded)
+        assert answer.status == recorded.status
+        kind = recorded.headers.get("content-type")
+        assert answer.headers.get("content-type") == kind
+        if kind == "application/json":
+            compare(engine, name, answer, json.loads(recorded.body))
+        elif kind is not None and kind.startswith("text/event-stream"):
+            assert ordered(shapes(answer.events)) == ordered(shapes(events(recorded.body)))
+        else:
+            assert answer.body == recorded.body.strip()
+
+    play(engine.partition("-")[0], settings(engine), script)
+
+
+def compare(engine: str, name: str, answer: Played, recorded: Any) -> None:
+    if answer.status >= 400 and name != "err-context-too-long":
+        assert answer.json == recorded
+    elif name in PARTIAL:
+        assert set(answer.json) <= set(recorded)
+    elif (engine, name) in LOOSE:
+        assert set(answer.json) == set(recorded)
+    elif name == "tokenize":
+        assert list(answer.json) == list(recorded)
+    else:
+        assert ordered(shape(answer.json)) == ordered(shape(recorded))
+
+
+def test_ids_carry_the_request_id() -> None:
+    recorded = load("vllm", "chat-requestid")
+
+    async def script(engine: Engine) -> None:
+        answer = await replay(engine, "chat-requestid", recorded)
+        assert answer.json["id"] == "chatcmpl-req-abc-123"
+
+    play("vllm", settings("vllm"), script)
