@@ -27,7 +27,7 @@ Connect = Callable[[Endpoint], Awaitable[trio.abc.Stream]]
 
 class TransportSettings(msgspec.Struct, frozen=True):
     """Times in seconds. ``idle_timeout`` stays clear of uvicorn's 5 s (a second of loop lag has been seen to lose the
-    race); ``tls_idle_timeout`` serves public providers, which keep connections for a minute and whose handshakes cost more.
+    race); ``tls_idle_timeout`` is for public providers, which keep connections for a minute, and handshakes are dear.
     """
 
     connect_timeout: float = 5.0
@@ -136,7 +136,7 @@ class Upstream:
             stream.close()
         elif isinstance(stream, trio.StapledStream):  # tests' memory streams
             for half in (stream.send_stream, stream.receive_stream):
-                half.close()  # type: ignore[attr-defined]
+                half.close()  # type: ignore[union-attr]
 
 
 class Stale(UpstreamError):

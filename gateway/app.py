@@ -1,12 +1,12 @@
 """The composition root: reads the configuration, builds the parts, opens the nursery tree and sees it closed. (IO)
 
-    background                     cancelled: the process exits (second signal, or the drain is over)
-    ├ signals                      first SIGTERM or SIGINT drains, SIGHUP reloads
-    ├ source                       supervised; the last snapshot keeps serving if it dies
-    ├ discovery                    one loop an endpoint
-    ├ watch, idle connections      timeouts of calls, expiry of upstream connections
-    ├ admin
-    └ HTTP listener                drains by itself: what runs finishes
+background                     cancelled: the process exits (second signal, or the drain is over)
+├ signals                      first SIGTERM or SIGINT drains, SIGHUP reloads
+├ source                       supervised; the last snapshot keeps serving if it dies
+├ discovery                    one loop an endpoint
+├ watch, idle connections      timeouts of calls, expiry of upstream connections
+├ admin
+└ HTTP listener                drains by itself: what runs finishes
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import trio
 from adapters import registry
 from adapters.transport import HTTPTransport, TransportSettings
 from gateway import logs
-from gateway.access_log import AccessLog
+from gateway.access_log import AccessLog, Requests
 from gateway.config.discover import discovered, from_backends
 from gateway.config.document import ConfigError
 from gateway.config.settings import HttpListener, Settings
@@ -141,7 +141,7 @@ class Program:
 
     def _build(self) -> None:
         settings = self._settings
-        adapters = registry.adapters(settings.trusted_fields)
+        adapters = registry.load(frozenset(settings.trusted_fields))
         self._transport = HTTPTransport(TransportSettings(connect_timeout=settings.timeouts.connect))
         self.pools = Pools(adapters)
         self.gateway = Gateway(
@@ -152,9 +152,9 @@ class Program:
             adapters,
             self._rebuild,
             detect=registry.detect,
-            detect_paths=registry.DETECT_PATHS,
+            detect_paths=registry.PROBES,
         )
-        self._access_log = AccessLog(sys.stderr, every=self.options.access_log)
+        self._access_log = AccessLog(Requests.ALL if self.options.access_log else Requests.ERRORS)
         self._server = Server(OpenAIApp(self), self._listeners, _limits(settings))
         self._status = Status(self)
 
@@ -181,15 +181,17 @@ class Program:
     def ready(self) -> bool:
         return not self.draining and self.pools.ready()
 
+    def connections(self) -> dict[str, int]:
+        """Open client connections by listener."""
+        return {"http": self._server.statistics().connections}
+
     def _route(self, request: InferenceRequest) -> Target:
         chance = self._rng.random()
-        return self.snapshot.routes.match(
-            request.model, request.path, request.headers, chance, request.identity.user
-        )
+        return self.snapshot.routes.match(request.model, request.path, request.headers, chance, request.identity.user)
 
     def _finished(self, record: Record) -> None:
         self.totals.observe(record)
-        self._access_log.write(record)
+        self._access_log.log(record)
 
     # -- configuration ------------------------------------------------------------------------------------------
 
@@ -199,7 +201,7 @@ class Program:
         settings = configured.settings
         self.gateway.keep_alive_s = settings.streaming.keep_alive
         self.gateway.budget.ratio = settings.retry.budget
-        self.pools.adapters = registry.adapters(settings.trusted_fields)
+        self.pools.adapters = registry.load(frozenset(settings.trusted_fields))
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -227,7 +229,7 @@ class Program:
 
     async def _watch(self) -> None:
         self._reload, requests = trio.open_memory_channel[object](1)
-        await supervise(self._watch_files, requests, name="configuration source")
+        await supervise(self._watch_files, requests, name="configuration source", counts=self.totals.restarts)
 
     async def _watch_files(self, requests: trio.MemoryReceiveChannel[object]) -> None:
         await file.watch(self.options.config, self._reloaded, self._not_reloaded, requests, first=self._reading)

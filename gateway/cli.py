@@ -7,10 +7,11 @@ Each command imports what it needs when it runs, so that `serve` is ready in a f
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import gateway
 
 CRASHED = 4
 
@@ -145,15 +146,15 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from gateway.config.check import check
+    from gateway.sources.check import check
 
     code, lines = check(arguments.files)
-    print("\n".join(lines), file=sys.stderr if code else sys.stdout)  # noqa: T201
+    print("\n".join(lines), file=sys.stderr if code else sys.stdout)
     return code
 
 
 def _version(arguments: argparse.Namespace) -> int:
-    print(f"infer-gateway {importlib.metadata.version('infer-gateway')}")  # noqa: T201
+    print(f"infer-gateway {gateway.__version__}")  # noqa: T201
     return 0
 
 

@@ -174,7 +174,7 @@ class UpstreamError(GatewayError):
 
 
 class UpstreamTimeout(GatewayError):
-    """An engine stayed silent in some phase (connect, first token, between tokens) for longer than that phase allows."""
+    """An engine stayed silent for longer than a phase (connect, first token, between tokens) allows."""
 
     status = 504
     type = "server_error"

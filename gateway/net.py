@@ -1,8 +1,9 @@
 """Sockets for Trio with nothing between the bytes and the kernel, and word of a peer that hung up. (IO)
 
 Trio's own SocketStream asks the kernel before it waits, checks for conflicting tasks and yields after every call. On
-the data path a read is never ready at once and a write nearly always is, so the order is turned round here: wait,
-then read; write, then (rarely) wait. Measured on the bare relay: 62 µs a request becomes 46.
+the data path a read is never ready at once and a write nearly always is, so here a read waits first, and a write is
+put into an outbox that is emptied when the scheduler's turn ends: what one turn says to a peer leaves in one send, and
+peers that sleep are woken once for many sends. Measured with 32 connections: 94 µs of CPU a request became 67.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ READ_SIZE: Final = 65536
 """One read takes what the kernel has, up to this: bytes that arrived together leave together."""
 
 _GONE: Final = (errno.EBADF, errno.ENOTSOCK)
+_OUTBOX_MAX: Final = 16
 
 
 class SocketStream(trio.abc.HalfCloseableStream):
-    """A connected, non-blocking stream socket. One reader and one writer at a time.
+    """A connected, non-blocking stream socket. One reader at a time.
 
-    Differs from trio.SocketStream in one way a caller can see: `send_all` is not a checkpoint while the kernel takes
-    the bytes at once. Every read is one.
+    Differs from trio.SocketStream in what a caller can see of sending: `send_all` is no checkpoint while earlier bytes
+    have been taken by the kernel, and a connection that turns out to be broken is reported by the next call. Every
+    read is a checkpoint.
     """
 
-    __slots__ = ("fd", "socket")
+    __slots__ = ("_broken", "_drained", "_outbox", "_queue", "_queued", "fd", "socket", "stuck_since")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -38,6 +41,12 @@ class SocketStream(trio.abc.HalfCloseableStream):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = sock
         self.fd = sock.fileno()
+        self.stuck_since: float | None = None
+        self._queue: list[bytes] = []
+        self._queued = 0
+        self._outbox = _outbox()
+        self._broken: OSError | None = None
+        self._drained: trio.Event | None = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """The next bytes, b"" at the end of the stream. Cancellation loses nothing."""
@@ -53,46 +62,126 @@ class SocketStream(trio.abc.HalfCloseableStream):
             except ValueError:  # the descriptor of a closed socket is -1
                 raise trio.ClosedResourceError("this connection was closed") from None
 
-    def send_nowait(self, data: bytes) -> int:
-        """Hand the kernel what it takes now; the number of bytes it took."""
-        try:
-            return self.socket.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise _translated(error) from error
+    def send_soon(self, data: bytes) -> bool:
+        """Send when this turn of the scheduler ends, after what is queued already. Never waits; see ``stuck_since``.
+
+        True says that enough is queued for now: `flush` and let others run.
+        """
+        if self._broken is not None:
+            raise _translated(self._broken)
+        if not self._queue:
+            self._outbox.add(self)
+        self._queue.append(data)
+        self._queued += len(data)
+        return self._queued > READ_SIZE
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        rest = memoryview(data)
-        while rest:
-            try:
-                rest = rest[self.socket.send(rest) :]
-            except BlockingIOError:
-                await self.wait_send_all_might_not_block()
-            except OSError as error:
-                raise _translated(error) from error
+        """Waits while the peer does not read what was sent before."""
+        if self._drained is not None:
+            await self.wait_sent()
+        if self.send_soon(bytes(data)):
+            self.flush()
+            await trio.lowlevel.checkpoint()
+
+    async def wait_sent(self) -> None:
+        """Until the kernel has taken everything but what this turn still has to say."""
+        while self._drained is not None:
+            await self._drained.wait()
+        if self._broken is not None:
+            raise _translated(self._broken)
 
     async def wait_send_all_might_not_block(self) -> None:
+        await self.wait_sent()
+
+    def flush(self) -> None:
+        """Give the kernel what is queued; what it does not take, a task of its own gives it later."""
+        if self._drained is not None or not self._queue:
+            return
+        queue = self._queue
+        data = queue[0] if len(queue) == 1 else b"".join(queue)
+        queue.clear()
+        self._queued = 0
         try:
-            await wait_writable(self.socket)
-        except ValueError:
-            raise trio.ClosedResourceError("this connection was closed") from None
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._broken = error
+            return
+        if sent < len(data):
+            self._drained = trio.Event()
+            self.stuck_since = trio.current_time()
+            trio.lowlevel.spawn_system_task(self._drain, memoryview(data)[sent:])
+
+    async def _drain(self, rest: memoryview) -> None:
+        try:
+            while rest:
+                await wait_writable(self.socket)
+                with contextlib.suppress(BlockingIOError):
+                    rest = rest[self.socket.send(rest) :]
+                    self.stuck_since = trio.current_time()
+                if not rest and self._queue:
+                    rest = memoryview(b"".join(self._queue))
+                    self._queue.clear()
+                    self._queued = 0
+        except (OSError, trio.ClosedResourceError, ValueError) as error:
+            self._broken = error if isinstance(error, OSError) else OSError(errno.EBADF, "closed")
+        finally:
+            drained, self._drained, self.stuck_since = self._drained, None, None
+            if drained is not None:
+                drained.set()
 
     async def send_eof(self) -> None:
+        self.flush()
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise _translated(error) from error
 
     def close(self) -> None:
-        """Close at once; whoever waits on the socket gets ClosedResourceError."""
+        """Send what this turn had to say and close at once; whoever waits on the socket gets ClosedResourceError."""
         if self.socket.fileno() >= 0:
+            self.flush()
             notify_closing(self.socket)
             self.socket.close()
 
     async def aclose(self) -> None:
         self.close()
         await trio.lowlevel.checkpoint()
+
+
+class _Outbox(trio.abc.Instrument):
+    """Streams with something to send, emptied before Trio asks the kernel for news, or when there are many."""
+
+    def __init__(self) -> None:
+        self._streams: list[SocketStream] = []
+
+    def add(self, stream: SocketStream) -> None:
+        if len(self._streams) >= _OUTBOX_MAX:  # the first has waited for a few hundred µs
+            self.empty()
+        self._streams.append(stream)
+
+    def empty(self) -> None:
+        streams, self._streams = self._streams, []
+        for stream in streams:
+            stream.flush()
+
+    def before_io_wait(self, timeout: float) -> None:
+        if self._streams:
+            self.empty()
+
+
+_of_this_run: trio.lowlevel.RunVar[_Outbox] = trio.lowlevel.RunVar("outbox")
+
+
+def _outbox() -> _Outbox:
+    try:
+        return _of_this_run.get()
+    except LookupError:
+        outbox = _Outbox()
+        trio.lowlevel.add_instrument(outbox)
+        _of_this_run.set(outbox)
+        return outbox
 
 
 def _translated(error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:

@@ -165,6 +165,8 @@ class Pools:
     def apply(self, specs: Iterable[PoolSpec]) -> None:
         """Make the fleet what ``specs`` say. An endpoint whose engine is not recognised yet joins when it is."""
         old = {(member.pool, member.endpoint): member for member in self.members()}
+        for member in old.values():
+            member.adapter = self.adapters[member.endpoint.engine]
         pools = {}
         for spec in specs:
             known = [endpoint for endpoint in spec.endpoints if endpoint.engine in self.adapters]

@@ -51,7 +51,7 @@ class Decoder(Protocol):
 
     def feed(self, data: bytes, /) -> bytes: ...
     def finish(self) -> bytes:
-        """At the end of the upstream body: what is still due to the client. Sets ``error`` if the answer is not whole."""
+        """At the end of the upstream body: what is still due to the client. Sets ``error`` if it is not whole."""
 
 
 class Adapter(Protocol):
@@ -79,10 +79,15 @@ class Adapter(Protocol):
 
 
 class UpstreamResponse(Protocol):
-    status: int
-    headers: Headers
-    complete: bool
-    """True once the whole body has been received: the last `receive` says so without another read."""
+    """A response's head, and its body as it arrives."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def complete(self) -> bool:
+        """True once the whole body has been received: the last `receive` says so without another read."""
 
     async def receive(self) -> bytes:
         """The body bytes of one read, b"" at the end. Cancellation loses nothing. Raises UpstreamError when cut."""

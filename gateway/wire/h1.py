@@ -214,12 +214,15 @@ class ResponseParser:
         try:
             self._parser.feed_data(data)
         except HttpParserError as error:
-            if self.complete:  # llhttp refuses bytes after `connection: close`; the response itself is whole
+            if self._whole():  # llhttp refuses bytes after `connection: close`; the response itself is in order
                 self.keep_alive = False
                 return
             raise ProtocolError(f"malformed HTTP response: {_reason(error)}") from None
         except HttpParserUpgrade:
             raise ProtocolError("the upstream switched protocols unasked") from None
+
+    def _whole(self) -> bool:
+        return self.complete
 
     def feed_eof(self) -> None:
         """The connection ended. Raises ProtocolError if the response is not whole."""

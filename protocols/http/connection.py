@@ -38,7 +38,7 @@ class Phase(enum.Enum):
 
 
 class Connection:
-    """``phase`` since ``since``; ``stalled`` is when a write began to wait for the client, or None."""
+    """``phase`` since ``since``."""
 
     def __init__(self, server: Server, stream: trio.abc.Stream, peer: str) -> None:
         self.server = server
@@ -48,12 +48,11 @@ class Connection:
         self._now = server.now
         self.phase = Phase.HEADER
         self.since = self._now()
-        self.stalled: float | None = None
         self.closing = False
         self.expired = False
         self._raw = stream if isinstance(stream, SocketStream) else None
         self._lock = trio.Lock() if self._raw is None else None
-        self._unsent = b""
+        self._writing_since: float | None = None
         self._parser = h1.RequestParser(server.limits.max_header, server.limits.max_body)
 
     async def run(self) -> None:
@@ -61,6 +60,8 @@ class Connection:
         try:
             with self.scope:
                 await self._serve()
+                if self._raw is not None:
+                    await self._raw.wait_sent()
             if self.expired:
                 await self._refuse(h1.ProtocolError("the request did not arrive in time", 408))
         except _GONE:
@@ -86,7 +87,7 @@ class Connection:
             await self.server.handler(exchange)
         except _GONE:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 — the boundary
             _log.exception("a handler failed: %s %s", exchange.request.method, exchange.request.target)
             if not exchange.started:
                 await exchange.respond(500, _JSON, _error_body(500, "internal error"))
@@ -122,50 +123,41 @@ class Connection:
     # -- writing ------------------------------------------------------------------------------------------------
 
     async def write(self, data: bytes) -> None:
-        """Hand ``data`` to the client; waits only while the kernel's buffer is full."""
+        """Hand ``data`` to the client; waits only while the client does not read what it was sent before."""
         raw = self._raw
         if raw is None:
             await self._write_locked(data)
             return
-        if self._unsent:
-            data, self._unsent = self._unsent + data, b""
-        sent = raw.send_nowait(data)
-        if sent < len(data):
-            await self._write_rest(raw, data[sent:])
-
-    async def _write_rest(self, raw: SocketStream, rest: bytes) -> None:
-        self.stalled = self._now()
-        try:
-            while rest:
-                await raw.wait_send_all_might_not_block()
-                sent = raw.send_nowait(rest)
-                rest = rest[sent:]
-                if sent:
-                    self.stalled = self._now()
-        finally:
-            self.stalled = None
+        if raw.stuck_since is not None:
+            await raw.wait_sent()
+        if raw.send_soon(data):
+            raw.flush()
+            await trio.lowlevel.checkpoint()
 
     async def _write_locked(self, data: bytes) -> None:
         assert self._lock is not None
         async with self._lock:
-            self.stalled = self._now()
+            self._writing_since = self._now()
             try:
                 await self.stream.send_all(data)
             finally:
-                self.stalled = None
+                self._writing_since = None
+
+    @property
+    def stalled(self) -> float | None:
+        """Since when the client has not read what it is being sent; None if it keeps up."""
+        raw = self._socket()
+        return self._writing_since or (raw.stuck_since if raw is not None else None)
 
     def write_soon(self, framed: Callable[[bytes], bytes], chunk: bytes) -> None:
-        """Write now what need not be waited for; skipped while another write is under way."""
-        if self.stalled is not None or self._unsent:
+        """Write from another task; skipped while the client is behind."""
+        if self.stalled is not None:
             return
         if self._raw is None:
             self.server.start_soon(self._write_quietly, framed(chunk))
             return
-        data = framed(chunk)
-        try:
-            self._unsent = data[self._raw.send_nowait(data) :]
-        except _GONE:
-            self.scope.cancel()
+        with contextlib.suppress(*_GONE):  # the handler's own task learns of it
+            self._raw.send_soon(framed(chunk))
 
     async def _write_quietly(self, data: bytes) -> None:
         try:
@@ -186,11 +178,12 @@ class Connection:
             self.scope.cancel()
 
     async def _refuse(self, error: h1.ProtocolError) -> None:
-        """Tell the peer what is wrong and close, reading on for a moment so that the kernel does not reset the answer away."""
+        """Tell the peer what is wrong and close; read on for a moment, lest the kernel reset the answer away."""
         self.closing = True
         with trio.move_on_after(_LINGER_S):
             await self.write(error_response(error, self.server.date_field))
             if self._raw is not None:
+                await self._raw.wait_sent()
                 await self._raw.send_eof()
                 await self._discard()
 

@@ -86,8 +86,13 @@ class HttpExchange:
         if self.started and not self.finished:
             self._connection.write_soon(self._framed, chunk)
 
+    async def end(self, chunk: bytes) -> None:
+        """As `finish`, and the connection closes after it: the reply is in order, but something else is not."""
+        self._connection.closing = True
+        await self.finish(chunk)
+
     def abort(self) -> None:
-        """Cut the connection with the message unfinished, so that the client can tell a broken reply from a whole one."""
+        """Cut the connection in mid-message, so that the client can tell a broken reply from a whole one."""
         self.finished = True
         self._connection.abort()
 

@@ -6,6 +6,7 @@ the accept loops and lets the connections finish; cancelling `run` cuts everythi
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
@@ -138,7 +139,7 @@ class Server:
                 listener.socket.close()
 
     def drain(self) -> None:
-        """Stop accepting, close idle connections, finish what is under way with `connection: close`. Then `run` returns."""
+        """Stop accepting, close what idles, finish what is under way (`connection: close`); then `run` returns."""
         self.draining = True
         self._accepting.cancel()
         for listener in self._listeners:
@@ -196,12 +197,9 @@ class Server:
     def _turn_away(self, sock: socket.socket) -> None:
         with sock:
             sock.setblocking(False)
-            try:
-                sock.send(
-                    error_response(h1.ProtocolError("too many connections; try again later", 503), self.date_field)
-                )
-            except OSError:
-                pass
+            error = h1.ProtocolError("too many connections; try again later", 503)
+            with contextlib.suppress(OSError):
+                sock.send(error_response(error, self.date_field))
 
     # -- patrol -------------------------------------------------------------------------------------------------
 

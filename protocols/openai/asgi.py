@@ -59,6 +59,9 @@ class AsgiExchange:
         self._declare(body)
         await self.finish(body)
 
+    async def end(self, chunk: bytes) -> None:
+        await self.finish(chunk)  # whether the connection closes after it is the server's business
+
     def send_soon(self, chunk: bytes) -> None:
         if self.started and not self.finished and not self._lock.locked():
             self._nursery.start_soon(self._send_quietly, chunk)

@@ -59,6 +59,7 @@ class HttpReply(Protocol):
     def send(self, chunk: bytes) -> Coroutine[Any, Any, None]: ...
     def finish(self, chunk: bytes = b"") -> Coroutine[Any, Any, None]: ...
     def respond(self, status: int, headers: Headers, body: bytes = b"") -> Coroutine[Any, Any, None]: ...
+    def end(self, chunk: bytes) -> Coroutine[Any, Any, None]: ...
     def send_soon(self, chunk: bytes) -> None: ...
     def abort(self) -> None: ...
 
@@ -119,8 +120,9 @@ class OpenAIExchange:
             await http.respond(error.status, fields, errors.body(error, self._operation))
             return
         if self._streaming:
-            await http.send(errors.event(error, self._operation))
-        http.abort()
+            await http.end(errors.event(error, self._operation))
+        else:
+            http.abort()
 
 
 class OpenAIApp:

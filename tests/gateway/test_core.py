@@ -181,7 +181,11 @@ class World:
         self.transport = FakeTransport(scripts, headers)
         pools = Pools({"fake": FakeAdapter()})
         pools.apply(
-            [PoolSpec("p", "fake", (A, B), policy=policy), PoolSpec("q", "fake", (C,), policy=policy), PoolSpec("e", "fake")]
+            [
+                PoolSpec("p", "fake", (A, B), policy=policy),
+                PoolSpec("q", "fake", (C,), policy=policy),
+                PoolSpec("e", "fake"),
+            ]
         )
         for member in pools.members():
             member.up = True
@@ -269,7 +273,9 @@ def test_the_fallback_target_comes_after_the_pool_and_nothing_is_tried_twice() -
 
 def test_the_last_error_is_what_the_client_sees() -> None:
     async def scenario() -> None:
-        world = World({A: [(503, [b"x"])], B: [(503, [b"x"])], C: [(429, [b"slow down"])]}, headers=[(b"retry-after", b"7")])
+        world = World(
+            {A: [(503, [b"x"])], B: [(503, [b"x"])], C: [(429, [b"slow down"])]}, headers=[(b"retry-after", b"7")]
+        )
         exchange = FakeExchange()
         assert await world.ask(exchange) == ["FAIL 429 upstream_error"]
         assert all(member.cool_until > 0 for member in world.pools.members())
@@ -423,5 +429,3 @@ def test_an_endpoint_that_keeps_failing_is_set_aside_and_tried_again_later() -> 
         assert world.transport.log.count("to a") == 4
 
     run(scenario)
-
-

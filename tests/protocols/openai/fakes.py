@@ -56,7 +56,7 @@ class FakeHttp:
         self, method: bytes, target: bytes, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()
     ) -> None:
         self.request = Request(method, target, list(headers), body, True)
-        self.started = self.finished = self.aborted = False
+        self.started = self.finished = self.aborted = self.ended = False
         self.status = 0
         self.fields: list[tuple[bytes, bytes]] = []
         self.chunks: list[bytes] = []
@@ -83,6 +83,10 @@ class FakeHttp:
     async def finish(self, chunk: bytes = b"") -> None:
         await self.send(chunk)
         self.finished = True
+
+    async def end(self, chunk: bytes) -> None:
+        self.ended = True
+        await self.finish(chunk)
 
     async def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
         self.start_nowait(status, headers)

@@ -229,7 +229,7 @@ def test_a_gateway_error_that_escapes_the_core_is_answered_too() -> None:
         ("/v1/responses", b"event: error\n"),
     ],
 )
-def test_a_stream_that_breaks_says_so_and_is_cut(path: str, start: bytes) -> None:
+def test_a_stream_that_breaks_says_so_and_its_connection_closes(path: str, start: bytes) -> None:
     async def breaks(exchange: Exchange) -> None:
         await exchange.start(200, (EVENTS,))
         await exchange.send(b"data: 1\n\n")
@@ -243,7 +243,8 @@ def test_a_stream_that_breaks_says_so_and_is_cut(path: str, start: bytes) -> Non
     assert http.chunks[1].endswith(b"\n\n")
     assert len(http.chunks) == 2
     assert b"[DONE]" not in http.body
-    assert http.aborted
+    assert http.ended
+    assert not http.aborted
 
 
 def test_a_plain_answer_that_breaks_is_cut_without_a_word() -> None:
@@ -276,7 +277,7 @@ def test_a_bug_in_a_stream_ends_it(caplog: pytest.LogCaptureFixture) -> None:
 
     http = ask(b"POST", b"/v1/chat/completions", STREAMED, core=FakeCore(bug))
     assert b"internal_error" in http.body
-    assert http.aborted
+    assert http.ended
 
 
 def test_a_bug_after_the_end_leaves_the_answer_alone(caplog: pytest.LogCaptureFixture) -> None:
