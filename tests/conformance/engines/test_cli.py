@@ -1,0 +1,57 @@
+"""The process: ready line, signals, exit codes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+
+def start(*args: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "conformance.engines", *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_serves_until_told_to_stop(sent: signal.Signals) -> None:
+    process = start("vllm", "--model", "m", "--lora", "a", "--itl", "0.001")
+    try:
+        assert process.stdout is not None
+        word, _, address = process.stdout.readline().strip().partition(" http=")
+        assert word == "ready"
+        with urllib.request.urlopen(f"http://{address}/v1/models", timeout=5) as answer:
+            assert [card["id"] for card in json.load(answer)["data"]] == ["m", "a"]
+        process.send_signal(sent)
+        assert process.wait(5) == 0
+    finally:
+        stop(process)
+
+
+@pytest.mark.parametrize("args", [("vllm", "--fail", "explode"), ("nobody",), ("tgi", "--kv-blocks", "0")])
+def test_bad_usage(args: tuple[str, ...]) -> None:
+    process = start(*args)
+    try:
+        assert process.wait(20) == 2
+    finally:
+        stop(process)
+
+
+def test_a_taken_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = start("tgi", "--port", str(taken.getsockname()[1]))
+        try:
+            _, complaint = process.communicate(timeout=20)
+            assert process.returncode == 3
+            assert "cannot listen on 127.0.0.1" in complaint
+        finally:
+            stop(process)
