@@ -110,9 +110,9 @@ class StreamDecoder(EventDecoder):
         self._finished = False
 
     def _plain(self, data: bytes) -> int:
-        """Single-line events that carry a JSON object each and none of which ends or fails anything.
+        """Single-line events that carry an object with choices each and none of which ends or fails anything.
 
-        8 µs for 16 tokens of vLLM: searches at memory speed, nothing per event. Where every event counts tokens, the
+        9 µs for 16 tokens of vLLM: searches at memory speed, nothing per event. Where every event counts tokens, the
         last one's count is read.
         """
         events = data.count(b"\n\ndata: {") + 1
@@ -124,6 +124,7 @@ class StreamDecoder(EventDecoder):
             and b'"finish_reason": "' not in data
             and b'"error"' not in data
             and b"\r" not in data
+            and (data.count(b'"choices":[') or data.count(b'"choices": [')) == events
         ):
             if b'"usage"' in data and data.count(b'"usage"') != data.count(b'"usage":null'):
                 return events if self._all_speak(data, events) else 0
@@ -131,13 +132,13 @@ class StreamDecoder(EventDecoder):
         return 0
 
     def _all_speak(self, data: bytes, events: int) -> bool:
-        """Whether none of these events is there for its usage alone; if so, the last usage is taken in."""
-        if data.count(b'"choices":[{') != events:
+        """Whether each of these events holds both choices and usage; if so, the last usage is taken in."""
+        if data.count(b'"usage"') != events or (data.count(b'"choices":[{') or data.count(b'"choices": [{')) != events:
             return False
         start = data.rfind(b"\n\n", 0, -2) + 2 if events > 1 else 0
         last = data[start + 6 : -2]
         read = chunk.read(last)
-        if read is None:
+        if read is None or usage.read(read.usage) is None:
             return False
         self._harvest(last, read)
         return True

@@ -90,6 +90,7 @@ PIECES = [
 ]
 ODD = [
     TOKEN.replace(b"\n", b"\r\n"),
+    TOKEN.replace(b"\n", b"\r"),
     TOKEN.replace(b"null", b'"abort"'),
     TOKEN.replace(b'":', b'": '),
     b"event: ping\ndata: {}\n\n",
@@ -108,10 +109,14 @@ def test_6_any_events_at_any_split_give_the_same(sent: list[bytes], usage: bool,
     body = b"".join(sent)
     one_by_one, slow = decoded(*split(body, 1), usage=usage)
     cuts = sorted({0, len(body), *data.draw(st.lists(st.integers(0, len(body)), max_size=5))})
-    in_pieces, made = decoded(*[body[a:b] for a, b in pairwise(cuts)], usage=usage)
-    assert in_pieces == one_by_one
-    assert (made.usage, made.progress) == (slow.usage, slow.progress)
-    assert (made.error and made.error.message) == (slow.error and slow.error.message)
+    bounds = sorted({0, len(sent), *data.draw(st.lists(st.integers(0, len(sent)), max_size=3))})
+    anywhere = [body[a:b] for a, b in pairwise(cuts)]
+    between_events = [b"".join(sent[a:b]) for a, b in pairwise(bounds)]
+    for pieces in (anywhere, between_events):
+        out, made = decoded(*pieces, usage=usage)
+        assert out == one_by_one
+        assert (made.usage, made.progress) == (slow.usage, slow.progress)
+        assert (made.error and made.error.message) == (slow.error and slow.error.message)
 
 
 @pytest.mark.parametrize("name", ["vllm/chat-stream", "sglang/chat-stream", "llamacpp/chat-stream"])
