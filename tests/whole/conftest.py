@@ -1,4 +1,4 @@
-"""A gateway before four simulated engines, all real processes, shared by the tests that do not break them."""
+"""What the tests share that do not break it: the demo, and a gateway before four simulated engines, as processes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import pytest
 from openai import OpenAI
 
-from tests.process import InferGateway, serve, simulate, together
+from tests.process import ANY_PORT, InferGateway, serve, simulate, together
 
 ENGINES = ("vllm", "sglang", "tgi", "openai")
 
 
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[InferGateway]:
-    """One engine of each kind; engine ENGINE serves the model `ENGINE-model`."""
-    engines = {name: simulate(name, f"{name}-model", "--ttft", "0.01", "--itl", "0.001") for name in ENGINES}
+    """One quick engine of each kind, named as in the demo: engine ENGINE serves the model `demo-ENGINE`."""
+    engines = {name: simulate(name, f"demo-{name}", "--ttft", "0.01", "--itl", "0.001") for name in ENGINES}
     with together(*engines.values()):
         backends = [word for name, engine in engines.items() for word in ("--backend", f"{name}={engine.url}")]
         with serve(*backends) as gateway:
@@ -23,13 +23,27 @@ def fleet() -> Iterator[InferGateway]:
 
 
 @pytest.fixture(scope="session")
-def client(fleet: InferGateway) -> Iterator[OpenAI]:
+def demo() -> Iterator[InferGateway]:
+    with InferGateway("demo", *ANY_PORT) as running:
+        yield running
+
+
+@pytest.fixture(params=["demo", "fleet"])
+def gateway(request: pytest.FixtureRequest) -> InferGateway:
+    """Each of the two in turn."""
+    running = request.getfixturevalue(request.param)
+    assert isinstance(running, InferGateway)
+    return running
+
+
+@pytest.fixture
+def client(gateway: InferGateway) -> Iterator[OpenAI]:
     """The official SDK, told to show every error instead of trying again."""
-    with OpenAI(base_url=f"{fleet.url}/v1", api_key="unused", max_retries=0, timeout=30.0) as sdk:
+    with OpenAI(base_url=f"{gateway.url}/v1", api_key="unused", max_retries=0, timeout=30.0) as sdk:
         yield sdk
 
 
 @pytest.fixture(params=ENGINES)
 def model(request: pytest.FixtureRequest) -> str:
     """A model of each engine in turn."""
-    return f"{request.param}-model"
+    return f"demo-{request.param}"

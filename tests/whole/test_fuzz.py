@@ -22,7 +22,7 @@ SEED = 1
 SECONDS = 8.0
 WORKERS = 12
 SILENCE_S = 0.15
-ASK = {"model": "openai-model", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+ASK = {"model": "demo-openai", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 TOKENS = (
     b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"GET ", b"POST ",
     b"content-length: ", b"transfer-encoding: chunked\r\n", b"0\r\n\r\n", b"ffffffffffffffff\r\n", b"-1", b"+5",
@@ -41,7 +41,7 @@ def templates() -> list[bytes]:
         raw.get("/healthz", "connection: close"),
         raw.post("/v1/chat/completions", ASK),
         raw.post("/v1/chat/completions", {**ASK, "stream": True}),
-        raw.post("/v1/completions", {"model": "openai-model", "prompt": "x", "max_tokens": 1}, "expect: 100-continue"),
+        raw.post("/v1/completions", {"model": "demo-openai", "prompt": "x", "max_tokens": 1}, "expect: 100-continue"),
         chunked.encode() + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
         raw.get("/v1/models") * 3,
     ]

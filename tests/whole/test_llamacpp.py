@@ -83,10 +83,9 @@ def test_its_refusal_is_told(client: OpenAI) -> None:
     assert "context" in raised.value.message
 
 
-@pytest.mark.parametrize("streamed", [True, False])
-def test_a_client_that_goes_away_frees_the_slot(engine: LlamaCpp, gateway: InferGateway, streamed: bool) -> None:
-    """The whole answer would take many seconds."""
-    body = {"model": "tiny", "messages": QUESTION, "max_tokens": 8000, "stream": streamed, **ON_AND_ON}
+def test_a_client_that_goes_away_frees_the_slot(engine: LlamaCpp, gateway: InferGateway) -> None:
+    """The whole stream would take many seconds. (Not streamed, llama.cpp generates to the end whoever listens.)"""
+    body = {"model": "tiny", "messages": QUESTION, "max_tokens": 8000, "stream": True, **ON_AND_ON}
     with raw.connect(gateway.address) as connection:
         connection.sendall(raw.post("/v1/chat/completions", body))
         assert eventually(lambda: engine.busy_slots() == 1)

@@ -1,23 +1,23 @@
-"""Clients that are foreign or rude: curl, pipelining, half-closed and slow connections, over real sockets."""
+"""Clients that are foreign or rude: curl, pipelining, ambiguous framing, over real sockets."""
 
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.process import InferGateway, eventually
+from tests.process import InferGateway
 from tests.whole import raw
 
-ASK = {"model": "vllm-model", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+ASK = {"model": "demo-vllm", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 
 
 def curl(*arguments: str) -> str:
     """What curl prints, headers first. Fails where curl fails."""
-    command = ["curl", "--silent", "--show-error", "--max-time", "20", "--include", *arguments]
+    options = ["--silent", "--show-error", "--max-time", "20", "--include", "-H", "content-type: application/json"]
+    command = ["curl", *options, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -27,10 +27,7 @@ def test_curl_with_a_large_body_waits_for_100_continue(fleet: InferGateway, tmp_
     """curl asks before it sends more than a megabyte, and waits a second for the answer."""
     body = tmp_path / "body.json"
     body.write_text(json.dumps({**ASK, "metadata": {"padding": "x" * (2 << 20)}}))
-    printed = curl(
-        f"{fleet.url}/v1/chat/completions", "-H", "content-type: application/json", "-d", f"@{body}",
-        "-H", "Expect: 100-continue", "--write-out", "\n%{time_total}",
-    )  # fmt: skip
+    printed = curl(f"{fleet.url}/v1/chat/completions", "-d", f"@{body}", "-H", "Expect: 100-continue")
     assert printed.startswith("HTTP/1.1 100 Continue")
     assert "HTTP/1.1 200" in printed
     assert '"chat.completion"' in printed
@@ -88,27 +85,6 @@ def test_a_request_in_single_bytes(fleet: InferGateway) -> None:
         answer = reader.answer()
         assert answer is not None
         assert answer.status == 200
-
-
-def running(fleet: InferGateway) -> int:
-    """Connections that hold a request, as the process sees them: established sockets of the listener's port."""
-    port = f"{fleet.address[1]:04X}"
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[1].endswith(f":{port}") and row[3] in ("01", "08") for row in rows)
-
-
-@pytest.mark.parametrize("how", [socket.SHUT_WR, socket.SHUT_RDWR])
-def test_a_client_that_hangs_up_is_let_go(fleet: InferGateway, how: int) -> None:
-    """Mid-stream, with the answer unread: the server's side of the connection is closed soon."""
-    before = running(fleet)
-    with raw.connect(fleet.address) as connection, raw.Reader(connection) as reader:
-        ask = {**ASK, "model": "tgi-model", "stream": True, "max_tokens": 1000}
-        connection.sendall(raw.post("/v1/chat/completions", ask))
-        assert reader.head() is not None
-        assert reader.chunk()
-        assert running(fleet) > before
-        connection.shutdown(how)
-        assert eventually(lambda: running(fleet) <= before, within_s=2.0)
 
 
 def test_what_is_no_http_gets_400_and_the_door(fleet: InferGateway) -> None:
