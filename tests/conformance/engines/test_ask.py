@@ -114,3 +114,11 @@ def test_embeddings_are_unit_vectors(data: bytes, dimensions: int) -> None:
 def test_relevance_follows_shared_words() -> None:
     ranked = vectors.ranked("warm cache", ["cold start", "a warm cache", {"text": "warm"}])
     assert next(at for at, _, _ in ranked) == 1
+
+
+def test_the_token_that_completes_a_stop_is_the_last() -> None:
+    free = plan(asked(limit=20), b"p", 0, 99, 7).pieces
+    stop = (free[3] + free[4])[1:]
+    made = plan(asked(limit=20, stop=[stop]), b"p", 0, 99, 7)
+    assert (made.finish, made.matched, made.length) == ("stop", stop, 5)
+    assert made.content == "".join(free[:3]) + free[3][:1]
