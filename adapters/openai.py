@@ -78,11 +78,11 @@ class OpenAI:
         return UpstreamRequest(b"POST", path, headers(request), self.translate(request, body, endpoint, model))
 
     def path(self, operation: Operation, endpoint: Endpoint) -> bytes:
-        """Where this engine does it. A base path that ends in /v1, as SDKs take it, is not followed by another."""
+        """Where this engine does it. A base path that names the version, as SDKs take it, is not followed by another."""
         path = self.paths.get(operation)
         if path is None:
             raise NotFound(f"{self.title} behind this model does not offer {operation.value}")
-        if endpoint.base_path.endswith("/v1") and path.startswith(b"/v1/"):
+        if (endpoint.versioned or endpoint.base_path.endswith("/v1")) and path.startswith(b"/v1/"):
             return path[3:]
         return path
 

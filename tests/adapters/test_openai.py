@@ -8,7 +8,7 @@ from adapters.dialect import STEERING
 from adapters.openai import OpenAI
 from adapters.vllm import VLLM
 from gateway.errors import InvalidRequest, NotFound
-from gateway.types import Operation
+from gateway.types import Endpoint, Operation
 from tests.adapters.recorded import endpoint, request
 
 ADAPTER = OpenAI()
@@ -102,6 +102,11 @@ def test_an_operation_that_is_not_offered_is_not_found() -> None:
 )
 def test_a_base_path_that_ends_in_v1_is_not_followed_by_another(base: str, path: bytes) -> None:
     assert ADAPTER.encode(request(BODY), endpoint(base), "tiny").path == path
+
+
+def test_a_base_path_of_another_version_is_kept() -> None:
+    provider = Endpoint("openai", "https", "h", 443, "/api/paas/v4", versioned=True)
+    assert ADAPTER.encode(request(BODY), provider, "tiny").path == b"/chat/completions"
 
 
 def test_what_is_no_object_is_the_clients_mistake() -> None:
