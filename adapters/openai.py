@@ -78,7 +78,7 @@ class OpenAI:
         return UpstreamRequest(b"POST", path, headers(request), self.translate(request, body, endpoint, model))
 
     def path(self, operation: Operation, endpoint: Endpoint) -> bytes:
-        """Where this engine does it. A base path that names the version, as SDKs take it, is not followed by another."""
+        """Where this engine does it. A base path that names a version, as SDKs take it, is not followed by another."""
         path = self.paths.get(operation)
         if path is None:
             raise NotFound(f"{self.title} behind this model does not offer {operation.value}")
