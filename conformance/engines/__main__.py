@@ -3,11 +3,9 @@
 import argparse
 import sys
 
-import trio
-
 from conformance.engines import cli
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="infer-gateway simulate")
     cli.add_arguments(parser)
-    sys.exit(trio.run(cli.main, parser.parse_args()))
+    sys.exit(cli.run(parser.parse_args()))

@@ -68,6 +68,11 @@ def settings(args: argparse.Namespace) -> Settings:
     )
 
 
+def run(args: argparse.Namespace) -> int:
+    """The process: `main` on a fresh event loop."""
+    return trio.run(main, args)
+
+
 async def main(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT. Exit codes: 0 stopped, 2 bad usage, 3 cannot bind."""
     wanted = settings(args)
@@ -85,7 +90,7 @@ async def main(args: argparse.Namespace) -> int:
                 _complain(error)
                 code = 3
             else:
-                sys.stdout.write(f"ready http={served.url.removeprefix('http://')}\n")
+                sys.stdout.write(f"ready http={served}\n")
                 sys.stdout.flush()
                 await signals.__anext__()
             nursery.cancel_scope.cancel()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
-from conformance.engines.engine import Engine
 from conformance.engines.settings import Settings
-from protocols.http.listener import Limits, open_listeners, serve
+
+if TYPE_CHECKING:
+    from conformance.engines.engine import Engine
 
 ENGINES: Final = {
     "vllm": "conformance.engines.vllm:Vllm",
@@ -28,10 +29,14 @@ class Served(msgspec.Struct, frozen=True):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        """host:port, as it stands in a URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
     @property
     def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"http://{self}"
 
 
 def build(kind: str, settings: Settings | None = None) -> Engine:
@@ -55,6 +60,8 @@ async def serve_engine(
     task_status: trio.TaskStatus[Served] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve one engine until cancelled. Raises OSError if the address is taken, ValueError as `build`."""
+    from protocols.http.listener import Limits, open_listeners, serve  # a command line that serves no engine needs none
+
     engine = build(kind, settings)
     limits = Limits(idle_timeout=engine.keep_alive_s, max_body=engine.max_body)
     listeners = await open_listeners(host, port)
