@@ -45,7 +45,7 @@ class DeepSeek(_MaxTokens):
         **GUIDED,
         "n": dialect.above_one,
         "structured_outputs": dialect.always,
-        "seed": dialect.always,
+        "seed": lambda value, _: value is not None,
         "web_search_options": dialect.always,
     }
 
