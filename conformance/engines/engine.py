@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
@@ -86,7 +85,6 @@ class Engine:
         self.faults = Faults(settings.fail, random.Random(settings.seed))
         self.comment_s = settings.keep_alive_comment or self.comment_every_s
         self.requests = 0
-        self.responses = Counter[tuple[str, str, int]]()
         self.last: dict[str, Any] | None = None
         self._ids = random.Random(f"{settings.seed}/{settings.instance}")
         self._epoch = time.time()
@@ -146,7 +144,6 @@ class Engine:
                     return
             await route(call)
         except Refusal as refusal:
-            self.responses[call.path, exchange.request.method.decode(), refusal.status] += 1
             headers = ((b"content-type", refusal.content_type), *self.answer_headers(call, None), *refusal.headers)
             await exchange.respond(refusal.status, headers, refusal.body)
 
@@ -181,7 +178,6 @@ class Engine:
     async def reply(self, call: Call, body: Any, status: int = 200, content_type: bytes = JSON) -> None:
         """A whole answer; anything but bytes becomes JSON."""
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        self.responses[call.path, call.exchange.request.method.decode(), status] += 1
         headers = ((b"content-type", content_type), *self.answer_headers(call, None))
         await call.exchange.respond(status, headers, data)
 
@@ -222,7 +218,6 @@ class Engine:
                 await self._whole(call, form)
         for choice in form.choices:
             self.model.statistics.reasons[choice.plan.finish] += 1
-        self.responses[call.path, "POST", 200] += 1
 
     async def _stream(self, call: Call, ticket: Ticket, form: Form) -> None:
         exchange = call.exchange
