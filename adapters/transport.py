@@ -136,7 +136,7 @@ class Upstream:
             stream.close()
         elif isinstance(stream, trio.StapledStream):  # tests' memory streams
             for half in (stream.send_stream, stream.receive_stream):
-                half.close()  # type: ignore[union-attr]
+                half.close()
 
 
 class Stale(UpstreamError):

@@ -51,6 +51,8 @@ class Connection:
         self.closing = False
         self.expired = False
         self._raw = stream if isinstance(stream, SocketStream) else None
+        below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        self.socket = below if isinstance(below, SocketStream) else None
         self._lock = trio.Lock() if self._raw is None else None
         self._writing_since: float | None = None
         self._parser = h1.RequestParser(server.limits.max_header, server.limits.max_body)
@@ -146,8 +148,7 @@ class Connection:
     @property
     def stalled(self) -> float | None:
         """Since when the client has not read what it is being sent; None if it keeps up."""
-        raw = self._socket()
-        return self._writing_since or (raw.stuck_since if raw is not None else None)
+        return self._writing_since or (self.socket.stuck_since if self.socket is not None else None)
 
     def write_soon(self, framed: Callable[[bytes], bytes], chunk: bytes) -> None:
         """Write from another task; skipped while the client is behind."""
@@ -170,10 +171,8 @@ class Connection:
     def abort(self) -> None:
         """Close at once, unfinished."""
         self.closing = True
-        raw = self._socket()
-        if raw is not None:
-            self.server.hangups.forget(raw.fd)
-            raw.close()
+        if self.socket is not None:
+            self.socket.close()
         else:
             self.scope.cancel()
 
@@ -196,22 +195,13 @@ class Connection:
             unread -= len(data)
 
     async def _close(self) -> None:
-        raw = self._socket()
-        if raw is not None:
-            self.server.hangups.forget(raw.fd)
         if self._raw is not None:
             self._raw.close()
             return
         with trio.CancelScope(shield=True, deadline=self._now() + _LINGER_S), contextlib.suppress(*_GONE):
             await self.stream.aclose()  # TLS says good-bye, so that the client can tell an end from a cut
-        if raw is not None:
-            raw.close()
-
-    def _socket(self) -> SocketStream | None:
-        stream = self.stream
-        if isinstance(stream, trio.SSLStream):
-            stream = stream.transport_stream
-        return stream if isinstance(stream, SocketStream) else None
+        if self.socket is not None:
+            self.socket.close()
 
 
 _JSON = ((b"content-type", b"application/json"),)

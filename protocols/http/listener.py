@@ -19,7 +19,7 @@ import msgspec
 import trio
 from trio.lowlevel import wait_readable
 
-from gateway.net import Hangups, SocketStream
+from gateway.net import SocketStream
 from gateway.wire import h1
 from protocols.http.connection import Connection, Phase, error_response
 from protocols.http.exchange import HttpExchange
@@ -108,7 +108,6 @@ class Server:
     def __init__(self, handler: Handler, listeners: Sequence[Listener], limits: Limits | None = None) -> None:
         self.handler = handler
         self.limits = limits or Limits()
-        self.hangups = Hangups()
         self.draining = False
         self.now = trio.lowlevel.current_clock().current_time
         self.date_field = b""
@@ -125,7 +124,6 @@ class Server:
         self._set_date()
         try:
             async with trio.open_nursery() as background:
-                background.start_soon(self.hangups.run)
                 background.start_soon(self._patrol)
                 async with trio.open_nursery() as self._nursery:
                     task_status.started(self)
@@ -157,9 +155,9 @@ class Server:
         """One connection on any stream: what the accept loop starts, and how tests bring memory streams."""
         connection = Connection(self, stream, peer)
         self._connections.add(connection)
-        sock = _socket_of(stream)
-        if sock is not None:
-            self.hangups.watch(sock, connection.scope.cancel)
+        raw = connection.socket
+        if raw is not None:
+            raw.on_hangup = connection.scope.cancel
         try:
             await connection.run()
         finally:
@@ -227,9 +225,3 @@ class Server:
 
     def _set_date(self) -> None:
         self.date_field = b"date: %b\r\n" % formatdate(usegmt=True).encode()
-
-
-def _socket_of(stream: trio.abc.Stream) -> socket.socket | None:
-    if isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
-    return stream.socket if isinstance(stream, SocketStream) else None
