@@ -19,7 +19,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -72,7 +72,11 @@ def run(options: Options) -> int:
     """Run the gateway until it is told to stop; the exit code."""
     logs.configure(options.log_level)
     try:
-        program = Program(options)
+        backends = from_backends(_pair(backend) for backend in options.backends)
+    except ConfigError as error:
+        return _fail(BAD_USAGE, *error.problems)
+    try:
+        program = Program(options, backends)
     except ConfigError as error:
         return _fail(BAD_CONFIGURATION, *error.problems)
     return trio.run(program.main)
@@ -87,14 +91,14 @@ def _fail(code: int, *messages: str) -> int:
 class Program:
     """One gateway process. ``snapshot`` is the configuration in force, discovered models included."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, backends: Iterable[Endpoint] = ()) -> None:
         """Reads the configuration. Raises ConfigError."""
         self.options = options
         self._reading = file.attempt(options.config) if options.config else None
         if self._reading is not None and self._reading.error is not None:
             raise self._reading.error
         self._configured = (self._reading and self._reading.snapshot) or Snapshot()
-        self._backends = tuple(from_backends(_pair(backend) for backend in options.backends))
+        self._backends = tuple(backends)
         self.snapshot = self._configured
         self.totals = Totals()
         self.draining = False

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
 import trio
 
 from conformance.engines import Settings, serve_engine
 from gateway import app, logs
+from gateway.types import Endpoint
 
 ENGINES: Final = (
     ("vllm", Settings(models=("demo-vllm",), loras=("demo-lora",), itl=0.02)),
@@ -27,10 +27,10 @@ def run(options: app.Options) -> int:
 
 async def _main(options: app.Options) -> int:
     async with trio.open_nursery() as engines:
-        backends = []
+        backends: list[Endpoint] = []
         for kind, settings in ENGINES:
-            address = await engines.start(serve_engine, kind, settings, "127.0.0.1", 0)
-            backends.append(f"{kind}=http://{address}")
-        code = await app.Program(msgspec.structs.replace(options, backends=tuple(backends))).main()
+            served = await engines.start(serve_engine, kind, settings, "127.0.0.1", 0)
+            backends.append(Endpoint(kind, "http", served.host, served.port))
+        code = await app.Program(options, backends).main()
         engines.cancel_scope.cancel()
     return code

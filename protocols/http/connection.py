@@ -46,7 +46,7 @@ class Connection:
         self.peer = peer
         self.scope = trio.CancelScope()
         self._now = server.now
-        self.phase = Phase.HEADER
+        self.phase = Phase.IDLE if isinstance(stream, SocketStream) else Phase.HEADER  # TLS shakes hands first
         self.since = self._now()
         self.closing = False
         self.expired = False
