@@ -29,10 +29,10 @@ def test_a_line_tells_time_level_logger_and_message(output: io.StringIO) -> None
 
 
 def test_libraries_are_heard_from_warnings_up(output: io.StringIO) -> None:
-    logging.getLogger("hypercorn.error").info("chatter")
+    logging.getLogger("some.library").info("chatter")
     logging.getLogger("infer_gateway.x").debug("detail")
     assert output.getvalue() == ""
-    logging.getLogger("hypercorn.error").warning("trouble")
+    logging.getLogger("some.library").warning("trouble")
     assert "trouble" in output.getvalue()
 
 

@@ -188,14 +188,14 @@ def test_a_disconnect_reported_by_the_last_send_does_not_cancel_it() -> None:
 
 
 @pytest.mark.parametrize(("version", "ended"), [("1.1", False), ("2", True)])
-def test_a_broken_stream_ends_only_where_nothing_else_would_end_it(version: str, ended: bool) -> None:
+def test_a_broken_answer_ends_only_where_nothing_else_would_end_it(version: str, ended: bool) -> None:
     async def breaks(exchange: Exchange) -> None:
-        await exchange.start(200, (EVENTS,))
-        await exchange.send(b"data: 1\n\n")
+        await exchange.start(200, (JSON,))
+        await exchange.send(b'{"half":')
         await exchange.fail(UpstreamError("The engine left."))
 
-    conversation = held(PATH, STREAMED, core=FakeCore(breaks), http_version=version)
-    assert b'data: {"error"' in conversation.body
+    conversation = held(PATH, CHAT, core=FakeCore(breaks), http_version=version)
+    assert conversation.body == b'{"half":'
     assert conversation.ended is ended
 
 

@@ -380,6 +380,7 @@ def test_on_the_listener_over_a_socket() -> None:
         assert answers.count(b"\r\nx-request-id: req-") == 2
         assert CHAT in answers
         assert b'data: {"error"' in broken
-        assert b"\r\n0\r\n" not in broken
+        assert broken.endswith(b"\n\n\r\n0\r\n\r\n")
+        assert b"[DONE]" not in broken
 
     trio.run(main)
