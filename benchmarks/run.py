@@ -1,0 +1,306 @@
+"""`make bench`: what the gateway costs, as ratios to nginx and to going direct, measured alternately in one run. (IO)
+
+Invariant: the thing measured is pinned to core 0, engine and load to others (core 1, on a machine of two); every
+process started is stopped. Where the engine cannot saturate the thing measured, the rate says little: so rates are also
+compared per second of processor time, and that comparison is the one judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clients import Clients, Load
+from fronts import PEERS, Front, canned_engine, engine, fronts, gateway, has_nginx
+from processes import FRONT_CORE, ROOT, Failed, compiled, core_busy_s
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the result: medians over the rounds."""
+
+    measure: str
+    front: str
+    value: float
+    unit: str
+    ratio: float | None = None  # of the values, to the yardstick
+    cores: float | None = None  # processor seconds per second of the thing measured
+    core_ratio: float | None = None  # of the values per processor second
+    target: str = ""
+    met: bool | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement of one front: what the client saw, and the share of core 0 that the front and others used."""
+
+    load: Load
+    cores: float
+    others: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio to a yardstick, not below (rates) or not above (times) a bound."""
+
+    yardstick: str
+    bound: float
+    rate: bool
+
+    def __str__(self) -> str:
+        return f"{'>=' if self.rate else '<='} {self.bound:.2f}x"
+
+    def met(self, ratio: float) -> bool:
+        """Whether the bound is kept."""
+        return ratio >= self.bound if self.rate else ratio <= self.bound
+
+
+@dataclass
+class Bench:
+    """What the measures share."""
+
+    args: argparse.Namespace
+    folder: Path
+    clients: Clients
+    engine: Path | None
+    peers: Mapping[str, str]
+    rows: list[Row] = field(default_factory=list)
+
+    def alternate(self, running: list[Front], measure: Callable[[Front], Load]) -> dict[str, list[Sample]]:
+        """Each front in turn, round after round, so that the machine's moods hit all alike."""
+        taken: dict[str, list[Sample]] = {front.name: [] for front in running}
+        for _ in range(self.args.rounds):
+            for front in running:
+                taken[front.name].append(sample(front, measure))
+        return taken
+
+    def add(
+        self, measure: str, unit: str, taken: dict[str, list[Sample]], value: Callable[[Load], float], target: Target
+    ) -> None:
+        """Medians of one measure, and the ratios of each front to the yardstick if that was there."""
+        medians = {name: statistics.median(value(each.load) for each in samples) for name, samples in taken.items()}
+        cores = {name: statistics.median(each.cores for each in samples) for name, samples in taken.items()}
+        base, base_cores = medians.get(target.yardstick), cores.get(target.yardstick)
+        for name, samples in taken.items():
+            ratio = medians[name] / base if base else None
+            per_core = None
+            if target.rate and ratio is not None and base_cores and cores[name]:
+                per_core = ratio * base_cores / cores[name]
+            judged = per_core if per_core is not None else ratio
+            met = target.met(judged) if name == "gateway" and judged is not None else None
+            wanted = str(target) if met is not None else ""
+            used = cores[name] or None
+            self.show(Row(measure, name, medians[name], unit, ratio, used, per_core, wanted, met, remarks(samples)))
+
+    def show(self, row: Row) -> None:
+        """Keep and print one line."""
+        self.rows.append(row)
+        value = f"{row.value:,.0f}" if row.value >= 1000 else f"{row.value:,.2f}"
+        verdict = f"{row.target:<10} {'met' if row.met else 'NOT MET'}" if row.target else ""
+        numbers = (
+            f"{_times(row.ratio)} {row.cores if row.cores is not None else float('nan'):6.2f} {_times(row.core_ratio)}"
+        )
+        line = f"{row.measure:<27} {row.front:<11} {value:>10} {row.unit:<6} {numbers}  {verdict:<18} {row.note}"
+        print(line.replace("   nan", "     -").rstrip(), flush=True)
+
+
+def _times(ratio: float | None) -> str:
+    return f"{ratio:7.2f}x" if ratio is not None else "       -"
+
+
+def sample(front: Front, measure: Callable[[Front], Load]) -> Sample:
+    """One measurement, with what it cost."""
+    busy, began = core_busy_s(FRONT_CORE), time.perf_counter()
+    before = front.program.cpu_s() if front.program else 0.0
+    load = measure(front)
+    elapsed = time.perf_counter() - began
+    used = (front.program.cpu_s() if front.program else 0.0) - before
+    others = core_busy_s(FRONT_CORE) - busy - used
+    return Sample(load, used / elapsed, max(0.0, others / elapsed))
+
+
+def remarks(samples: list[Sample]) -> str:
+    """What makes a line doubtful."""
+    errors = sum(each.load.errors for each in samples)
+    others = statistics.median(each.others for each in samples)
+    said = [f"{errors} errors"] if errors else []
+    if others > 0.1:
+        said.append(f"others took {others:.0%} of the core")
+    return ", ".join(said)
+
+
+def nonstream(bench: Bench) -> None:
+    """(a) Small chat completions on 32 connections."""
+    with canned_engine(bench.folder) if has_nginx() else engine(bench.engine) as upstream:
+        chosen = {"template": bench.args.gateway_cmd, "peers": bench.peers, "buffering": True, "direct": True}
+        with fronts(upstream, bench.folder, **chosen) as running:
+            taken = bench.alternate(running, lambda front: bench.clients.plain(front.port, 32, bench.args.seconds))
+    bench.add(
+        "plain answers, 32 conns", "req/s", taken, lambda load: load.answers_per_s,
+        Target("nginx", 0.35, rate=True),
+    )  # fmt: skip
+
+
+def stream(bench: Bench) -> None:
+    """(b) Streamed tokens as fast as they go."""
+    with engine(bench.engine, per_write=bench.args.per_write) as upstream:
+        chosen = {"template": bench.args.gateway_cmd, "peers": bench.peers, "buffering": False, "direct": True}
+        with fronts(upstream, bench.folder, **chosen) as running:
+            for connections in (32, 128):
+                taken = bench.alternate(
+                    running,
+                    lambda front, connections=connections: bench.clients.stream(
+                        front.port, connections, bench.args.seconds, tokens=bench.args.tokens
+                    ),
+                )
+                bench.add(
+                    f"streamed tokens, {connections} conns", "tok/s", taken, lambda load: load.events_per_s,
+                    Target("nginx", 0.7, rate=True),
+                )  # fmt: skip
+
+
+def pace(bench: Bench) -> None:
+    """(c) The p99 gap of 256 streams of one token each 20 ms."""
+    with engine(bench.engine, pace_us=20_000) as upstream:
+        chosen = {"template": bench.args.gateway_cmd, "peers": {}, "buffering": False, "direct": True}
+        seconds = max(3.0, bench.args.seconds)
+        with fronts(upstream, bench.folder, **chosen) as running:
+            taken = bench.alternate(
+                running, lambda front: bench.clients.stream(front.port, 256, seconds, tokens=2000, warmup=1.0)
+            )
+    for title, value in (("p50", lambda load: load.gap_p50_s), ("p99", lambda load: load.gap_p99_s)):
+        bench.add(
+            f"gap {title}, 256 at 20 ms", "ms", taken, lambda load, value=value: value(load) * 1000,
+            Target("direct", 1.3, rate=False),
+        )  # fmt: skip
+
+
+def memory(bench: Bench) -> None:
+    """(d) Resident memory with 1,000 streams open at one token each 100 ms."""
+    with engine(bench.engine, pace_us=100_000) as upstream, gateway(bench.args.gateway_cmd, upstream) as front:
+        assert front.program is not None
+        idle = front.program.resident_mib()
+        before, began = front.program.cpu_s(), time.perf_counter()
+        load = bench.clients.stream(front.port, 1000, max(3.0, bench.args.seconds), tokens=2000, warmup=2.0)
+        cores = (front.program.cpu_s() - before) / (time.perf_counter() - began)
+        # Read just after: the allocator keeps what the open streams needed.
+        resident = front.program.resident_mib()
+    note = f"{idle:.0f} MiB idle, {load.events_per_s:,.0f} tok/s" + (f", {load.errors} errors" if load.errors else "")
+    verdict = {"target": "<= 100 MiB", "met": resident <= 100, "note": note}
+    bench.show(Row("memory, 1,000 open streams", "gateway", resident, "MiB", cores=cores, **verdict))
+
+
+def start(bench: Bench) -> None:
+    """(e) From the command to its ready line."""
+    times = []
+    with engine(bench.engine) as upstream:
+        for _ in range(max(3, bench.args.rounds)):
+            with gateway(bench.args.gateway_cmd, upstream) as front:
+                assert front.program is not None
+                times.append(front.program.started_in_s)
+    median = statistics.median(times)
+    bench.show(Row("start to ready", "gateway", median, "s", target="<= 1 s", met=median <= 1))
+
+
+def install(bench: Bench) -> None:
+    """(f) What a default installation adds to a fresh environment (slow: it installs from the package index)."""
+    home = bench.folder / "venv"
+    venv.create(home, with_pip=True)
+    site = next(home.glob("lib/python*/site-packages"))
+    before = _bytes_under(site)
+    pip = [str(home / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", str(ROOT)]
+    subprocess.run(pip, check=True)
+    mib = (_bytes_under(site) - before) / 2**20
+    bench.show(Row("default installation", "gateway", mib, "MiB", target="<= 100 MiB", met=mib <= 100))
+
+
+def _bytes_under(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+MEASURES: Mapping[str, Callable[[Bench], None]] = {
+    "nonstream": nonstream,
+    "stream": stream,
+    "pace": pace,
+    "memory": memory,
+    "start": start,
+    "install": install,
+}
+
+
+def arguments() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__.splitlines()[0])
+    default = [name for name in MEASURES if name != "install"]
+    parser.add_argument("--only", default=",".join(default), help=f"of {','.join(MEASURES)} (default: all but install)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each front, alternating (default 3)")
+    parser.add_argument("--tokens", type=int, default=128, help="of each saturating stream (default 128)")
+    parser.add_argument("--per-write", type=int, default=1, help="tokens the engine puts into one write (default 1)")
+    parser.add_argument("--gateway-cmd", metavar="CMD", help="measure this instead; {upstream} is the engine's URL")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=CMD", help="{upstream} and {port}")
+    parser.add_argument("--no-peers", action="store_true", help="do not look for other routers on PATH")
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
+    args = parser.parse_args()
+    args.only = args.only.split(",")
+    if unknown := set(args.only) - set(MEASURES):
+        parser.error(f"--only: {', '.join(sorted(unknown))} is not one of {', '.join(MEASURES)}")
+    return args
+
+
+def peers_of(args: argparse.Namespace) -> dict[str, str]:
+    """Routers named or found."""
+    found = {} if args.no_peers else {name: command for name, command in PEERS.items() if shutil.which(name)}
+    return found | dict(each.split("=", 1) for each in args.peer)
+
+
+def notes(bench: Bench) -> None:
+    """Say what is missing on this machine and what that means."""
+    if not has_nginx():
+        print("nginx is not installed: absolute numbers only (Debian: apt install nginx-light)")
+    if bench.engine is None:
+        print("no C compiler: engine and load are the Python ones, which may be the bottleneck")
+    if shutil.which("taskset") is None:
+        print("taskset is not there: nothing is pinned, ratios will wander")
+    print(f"{'':<27} {'':<11} {'median':>10} {'':<6} {'ratio':>8} {'cores':>6} {'per core':>8}  target")
+
+
+def main() -> int:
+    """Run the measures asked for; 1 if a program failed or a request did, whatever the ratios."""
+    args = arguments()
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        clients = Clients(compiled("load", folder), folder)
+        bench = Bench(args, folder, clients, compiled("upstream", folder), peers_of(args))
+        notes(bench)
+        failed = False
+        for measure in args.only:
+            try:
+                MEASURES[measure](bench)
+            except (Failed, subprocess.CalledProcessError) as error:
+                print(f"{measure}: {error}", file=sys.stderr)
+                failed = True
+    if args.json:
+        result: dict[str, Any] = {
+            "seconds": args.seconds,
+            "rounds": args.rounds,
+            "rows": [asdict(r) for r in bench.rows],
+        }
+        Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
+    return 1 if failed or any("errors" in row.note for row in bench.rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
