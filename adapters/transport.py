@@ -8,6 +8,7 @@ at once, so that the engine aborts; it is never half-closed, which engines take 
 
 from __future__ import annotations
 
+import math
 import ssl
 import zlib
 from collections.abc import Awaitable, Callable
@@ -155,11 +156,10 @@ class HTTPTransport:
     def __init__(self, settings: TransportSettings | None = None, connect: Connect | None = None) -> None:
         self.settings = settings or TransportSettings()
         self._connect = connect or self._dial
-        self._idle: dict[Endpoint, list[Upstream]] = {}
-        self._prefixes: dict[tuple[Endpoint, bytes, bytes], bytes] = {}
+        self._hosts: dict[Endpoint, _Host] = {}
         self._contexts: dict[tuple[bool, str], ssl.SSLContext] = {}
         self.opened = 0
-        self._now = trio.lowlevel.current_clock().current_time
+        self.now = trio.lowlevel.current_clock().current_time
 
     def send(self, endpoint: Endpoint, request: UpstreamRequest) -> _Send:
         """See ports.Transport."""
@@ -170,58 +170,29 @@ class HTTPTransport:
         try:
             while True:
                 await trio.sleep(1.0)
-                now = self._now()
-                for endpoint in list(self._idle):
-                    self._expire(endpoint, now)
+                now = self.now()
+                for host in self._hosts.values():
+                    host.expire(now)
         finally:
             self.close_idle()
 
     def close_idle(self) -> None:
-        for connections in self._idle.values():
-            for upstream in connections:
-                upstream.close()
-        self._idle.clear()
+        for host in self._hosts.values():
+            host.expire(math.inf)
 
     def forget(self, endpoint: Endpoint) -> None:
         """The endpoint left the configuration: drop what is kept for it."""
-        for upstream in self._idle.pop(endpoint, ()):
-            upstream.close()
-        self._prefixes = {key: value for key, value in self._prefixes.items() if key[0] != endpoint}
+        host = self._hosts.pop(endpoint, None)
+        if host is not None:
+            host.expire(math.inf)
 
     # -- called by _Send ----------------------------------------------------------------------------------------
 
-    def encode(self, endpoint: Endpoint, request: UpstreamRequest) -> bytes:
-        """The request as bytes; what does not change from one request to the next is made once."""
-        key = (endpoint, request.method, request.path)
-        prefix = self._prefixes.get(key)
-        if prefix is None:
-            if len(self._prefixes) > 4096:
-                self._prefixes.clear()
-            prefix = self._prefixes[key] = _prefix(*key)
-        fields = h1.encode_fields(request.headers)
-        if not request.body and request.method == b"GET":
-            return b"%b%b\r\n" % (prefix, fields)
-        return b"%b%bcontent-length: %d\r\n\r\n%b" % (prefix, fields, len(request.body), request.body)
-
-    def take_idle(self, endpoint: Endpoint) -> Upstream | None:
-        connections = self._idle.get(endpoint)
-        if not connections:
-            return None
-        upstream = connections.pop()
-        if self._now() - upstream.idle_since > self._idle_timeout(endpoint):
-            upstream.close()
-            self._expire(endpoint, self._now())
-            return None
-        upstream.reused = True
-        return upstream
-
-    def keep(self, endpoint: Endpoint, upstream: Upstream) -> None:
-        connections = self._idle.setdefault(endpoint, [])
-        if len(connections) >= self.settings.max_idle:
-            upstream.close()
-            return
-        upstream.idle_since = self._now()
-        connections.append(upstream)
+    def host(self, endpoint: Endpoint) -> _Host:
+        host = self._hosts.get(endpoint)
+        if host is None:
+            host = self._hosts[endpoint] = _Host(endpoint, self.settings)
+        return host
 
     async def dial(self, endpoint: Endpoint) -> Upstream:
         """A new connection. Raises UpstreamError or UpstreamTimeout, retryable: no byte of the request was sent."""
@@ -261,23 +232,61 @@ class HTTPTransport:
             self._contexts[key] = context
         return context
 
-    def _idle_timeout(self, endpoint: Endpoint) -> float:
-        return self.settings.tls_idle_timeout if endpoint.scheme == "https" else self.settings.idle_timeout
 
-    def _expire(self, endpoint: Endpoint, now: float) -> None:
-        """The oldest are at the front: close from there on."""
-        connections, limit = self._idle[endpoint], self._idle_timeout(endpoint)
+class _Host:
+    """What is kept per endpoint: idle connections, oldest first, and the parts of requests that do not change."""
+
+    def __init__(self, endpoint: Endpoint, settings: TransportSettings) -> None:
+        self._endpoint = endpoint
+        self._timeout = settings.tls_idle_timeout if endpoint.scheme == "https" else settings.idle_timeout
+        self._max_idle = settings.max_idle
+        self._idle: list[Upstream] = []
+        self._prefixes: dict[bytes, bytes] = {}
+
+    def encode(self, request: UpstreamRequest) -> bytes:
+        """The request as bytes."""
+        prefix = self._prefixes.get(request.path)
+        if prefix is None:
+            if len(self._prefixes) > 256:  # paths are the adapters' own: a handful
+                self._prefixes.clear()
+            prefix = self._prefixes[request.path] = _prefix(self._endpoint, request.path)
+        fields = h1.encode_fields(request.headers)
+        if not request.body and request.method == b"GET":
+            return b"GET %b%b\r\n" % (prefix, fields)
+        return b"%b %b%bcontent-length: %d\r\n\r\n%b" % (
+            request.method, prefix, fields, len(request.body), request.body
+        )  # fmt: skip
+
+    def take(self, now: float) -> Upstream | None:
+        """The idle connection used last: the one least likely to have been closed."""
+        if not self._idle:
+            return None
+        if now - self._idle[-1].idle_since > self._timeout:
+            self.expire(now)
+            return None
+        upstream = self._idle.pop()
+        upstream.reused = True
+        return upstream
+
+    def keep(self, upstream: Upstream, now: float) -> None:
+        if len(self._idle) >= self._max_idle:
+            upstream.close()
+            return
+        upstream.idle_since = now
+        self._idle.append(upstream)
+
+    def expire(self, now: float) -> None:
         keep = 0
-        while keep < len(connections) and now - connections[keep].idle_since > limit:
-            connections[keep].close()
+        while keep < len(self._idle) and now - self._idle[keep].idle_since > self._timeout:
+            self._idle[keep].close()
             keep += 1
-        del connections[:keep]
+        del self._idle[:keep]
 
 
 class _Send:
     """One request on one connection: `async with transport.send(…) as upstream`."""
 
-    __slots__ = ("_aborted", "_endpoint", "_request", "_transport", "_upstream")
+    __slots__ = ("_aborted", "_endpoint", "_host", "_request", "_transport", "_upstream")
 
     def __init__(self, transport: HTTPTransport, endpoint: Endpoint, request: UpstreamRequest) -> None:
         self._transport = transport
@@ -287,16 +296,17 @@ class _Send:
         self._aborted = False
 
     async def __aenter__(self) -> Upstream:
-        transport, endpoint = self._transport, self._endpoint
-        data = transport.encode(endpoint, self._request)
-        upstream = transport.take_idle(endpoint)
+        transport = self._transport
+        host = self._host = transport.host(self._endpoint)
+        data = host.encode(self._request)
+        upstream = host.take(transport.now())
         if upstream is not None:
             try:
                 return await self._open(upstream, data)
             except Stale:
                 if self._aborted:
                     raise
-        return await self._open(await transport.dial(endpoint), data)
+        return await self._open(await transport.dial(self._endpoint), data)
 
     async def _open(self, upstream: Upstream, data: bytes) -> Upstream:
         self._upstream = upstream
@@ -322,16 +332,17 @@ class _Send:
         if upstream is None:
             return
         if upstream.reusable:
-            self._transport.keep(self._endpoint, upstream)
+            self._host.keep(upstream, self._transport.now())
         else:
             upstream.close()
 
 
-def _prefix(endpoint: Endpoint, method: bytes, path: bytes) -> bytes:
+def _prefix(endpoint: Endpoint, path: bytes) -> bytes:
+    """Everything between the method and the request's own fields."""
     default = 443 if endpoint.scheme == "https" else 80
     name = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     host = name if endpoint.port == default else f"{name}:{endpoint.port}"
-    line = b"%b %b%b HTTP/1.1\r\n" % (method, endpoint.base_path.encode(), path)
+    line = b"%b%b HTTP/1.1\r\n" % (endpoint.base_path.encode(), path)
     return line + h1.encode_fields([(b"host", host.encode()), *endpoint.headers])
 
 

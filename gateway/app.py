@@ -37,13 +37,14 @@ from gateway.config.snapshot import Snapshot, resolved
 from gateway.config.url import is_loopback
 from gateway.core import Gateway, Target
 from gateway.discover import Discovery
+from gateway.errors import GatewayError
 from gateway.meter import Record, Totals
 from gateway.pools import Pools
 from gateway.ports import Exchange
 from gateway.sources import file
 from gateway.status import Status
 from gateway.supervise import supervise
-from gateway.types import Endpoint, Identity, InferenceRequest, ModelCard
+from gateway.types import Endpoint, Identity, InferenceRequest, ModelCard, Operation
 from protocols.admin import server as admin_server
 from protocols.http.listener import Limits, Server, open_listeners
 from protocols.openai.serve import OpenAIApp
@@ -184,6 +185,12 @@ class Program:
 
     def ready(self) -> bool:
         return not self.draining and self.pools.ready()
+
+    def refused(self, operation: Operation, error: GatewayError, request_id: str) -> None:
+        now = trio.current_time()
+        self._finished(
+            Record(operation=operation, status=error.status, reason=error.reason, started=now, ended=now, id=request_id)
+        )
 
     def connections(self) -> dict[str, int]:
         """Open client connections by listener."""

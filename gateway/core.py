@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Protocol
 
+import msgspec
 import trio
 
 from gateway.config.snapshot import Policy
@@ -82,6 +83,7 @@ class Gateway:
         self.rng = rng or random.Random()
         self.budget = RetryBudget()
         self.calls: set[Call] = set()
+        self.ids: set[str] = set()
         self.now = trio.lowlevel.current_clock().current_time
 
     async def serve(self, exchange: Exchange) -> None:
@@ -111,7 +113,7 @@ class Gateway:
         member = attempt.member
         if attempt.delay:
             await trio.sleep(attempt.delay)
-        request = member.adapter.encode(call.request, member.endpoint, attempt.model)
+        request = member.adapter.encode(call.named_request(), member.endpoint, attempt.model)
         call.expires = min(self.now() + attempt.policy.first_token, call.deadline)
         call.sending = sending = self.transport.send(member.endpoint, request)
         try:
@@ -171,16 +173,23 @@ class Call:
         self._held = b""
         self._held_since = 0.0
         self.committed = False
+        self._owns_id = False
         self._done = False
 
     async def __aenter__(self) -> Call:
-        self.gateway.calls.add(self)
+        gateway, request_id = self.gateway, self.request.id
+        gateway.calls.add(self)
+        if request_id not in gateway.ids:
+            gateway.ids.add(request_id)
+            self._owns_id = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.gateway.calls.discard(self)
+        if self._owns_id:
+            self.gateway.ids.discard(self.request.id)
         self.gateway.finished(self._record(error))
 
     def attempts(self) -> Iterator[Attempt]:
@@ -210,6 +219,13 @@ class Call:
             f"no endpoint for model '{self.request.model}' is ready; try again shortly",
             retry_after=wait if wait < math.inf else 1.0,
         )
+
+    def named_request(self) -> InferenceRequest:
+        """The request under an id no other attempt in flight has: vLLM tells its requests apart by it."""
+        if self._owns_id and self.tried == 1:
+            return self.request
+        suffix = f"-{self.tried}" if self._owns_id else f"-{id(self):x}-{self.tried}"
+        return msgspec.structs.replace(self.request, id=self.request.id[: 128 - len(suffix)] + suffix)
 
     def _may_retry(self, policy: Policy) -> bool:
         return self.tried < policy.attempts and self.gateway.budget.withdraw()
@@ -333,7 +349,7 @@ class Attempt:
         member.requests += 1
         call.tried += 1
         call.pool = member.pool
-        call.endpoint = member.endpoint.id
+        call.endpoint = member.id
         return member.endpoint
 
     def __exit__(
@@ -342,7 +358,7 @@ class Attempt:
         member = self.member
         member.inflight -= 1
         outcome = "ok" if error is None else error.reason if isinstance(error, GatewayError) else "cancelled"
-        self.call.gateway.attempted(member.pool, member.endpoint.id, outcome)
+        self.call.gateway.attempted(member.pool, member.id, outcome)
         if error is None:
             member.succeeded()
             return False

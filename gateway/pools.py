@@ -42,12 +42,13 @@ class Member:
 
     __slots__ = (
         "adapter", "cards", "consecutive", "cool_until", "draining", "endpoint", "failures",
-        "inflight", "open_until", "openings", "pool", "requests", "up",
+        "id", "inflight", "open_until", "openings", "pool", "requests", "up",
     )  # fmt: skip
 
     def __init__(self, pool: str, endpoint: Endpoint, adapter: Adapter) -> None:
         self.pool = pool
         self.endpoint = endpoint
+        self.id = endpoint.id
         self.adapter = adapter
         self.cards: tuple[ModelCard, ...] = ()
         self.up: bool | None = None

@@ -101,8 +101,6 @@ class RequestParser:
         self._http10 = version == "1.0"
         if version != "1.1" and not self._http10:
             raise ProtocolError(f"HTTP/{version} is not spoken here; use HTTP/1.1", 505)
-        if sum(len(name) + len(value) + 4 for name, value in self._headers) + len(self._target) > self._max_header:
-            raise ProtocolError(f"the request's header exceeds {self._max_header} bytes", 431)
         self._check_fields()
 
     def on_body(self, data: bytes) -> None:
@@ -145,8 +143,9 @@ class RequestParser:
             self.error = ProtocolError(f"the request's header exceeds {self._max_header} bytes", 431)
 
     def _check_fields(self) -> None:
-        hosts = 0
+        hosts, size = 0, len(self._target)
         for name, value in self._headers:
+            size += len(name) + len(value) + 4
             if name == b"host":
                 hosts += 1
             elif name == b"content-length":
@@ -159,6 +158,8 @@ class RequestParser:
                 if value.lower() != b"100-continue":
                     raise ProtocolError("the only expectation understood is 100-continue", 417)
                 self.continue_wanted = not self._http10
+        if size > self._max_header:
+            raise ProtocolError(f"the request's header exceeds {self._max_header} bytes", 431)
         if hosts != 1 and not (self._http10 and hosts == 0):
             raise ProtocolError("a request needs exactly one Host field")
 

@@ -47,6 +47,9 @@ class Core(Protocol):
     def ready(self) -> bool:
         """Whether any request could be served now."""
 
+    def refused(self, operation: Operation, error: GatewayError, request_id: str, /) -> None:
+        """Note a request that was answered before it could be served."""
+
 
 class HttpReply(Protocol):
     """One HTTP request and the way back, as the listener or an ASGI server gives it (`protocols.http.exchange`)."""
@@ -150,6 +153,7 @@ class OpenAIApp:
             )
             await self._core.serve(exchange)
         except GatewayError as error:
+            self._core.refused(operation, error, request_id)
             await exchange.fail(error)
         except _GONE:
             raise

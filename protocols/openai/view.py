@@ -34,32 +34,7 @@ class View(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The members every operation shares. ``Raw()`` stands for a member that is absent."""
 
     model: _Named
-    kv_transfer_params: Raw = _ABSENT
-    ec_transfer_params: Raw = _ABSENT
-    bootstrap_host: Raw = _ABSENT
-    bootstrap_port: Raw = _ABSENT
-    bootstrap_room: Raw = _ABSENT
-    rid: Raw = _ABSENT
-    request_id: Raw = _ABSENT
-    lora_path: Raw = _ABSENT
-    custom_logit_processor: Raw = _ABSENT
-    vllm_xargs: Raw = _ABSENT
-    routed_dp_rank: Raw = _ABSENT
-    disagg_prefill_dp_rank: Raw = _ABSENT
-    priority: Raw = _ABSENT
-    cache_salt: Raw = _ABSENT
     user: str | None = None
-
-    @property
-    def steering(self) -> tuple[str, ...]:
-        """Names of the members present (null counts as absent) that steer an engine's internals, not its answer."""
-        values = msgspec.structs.astuple(self)[_STEERING]
-        if values == _NO_STEERING:  # identity per element: 0.2 µs
-            return ()
-        names = self.__struct_fields__[_STEERING]
-        return tuple(
-            name for name, value in zip(names, values, strict=True) if value is not _ABSENT and bytes(value) != b"null"
-        )
 
     def check(self) -> None:
         """Raises InvalidRequest for what a struct cannot say."""
@@ -67,10 +42,6 @@ class View(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def prompt_text(self) -> str:
         """The prompt in one canonical text, for token estimates and prefix hashes; "" where no engine accepts it."""
         return ""
-
-
-_STEERING = slice(View.__struct_fields__.index("kv_transfer_params"), View.__struct_fields__.index("cache_salt") + 1)
-_NO_STEERING = (_ABSENT,) * (_STEERING.stop - _STEERING.start)
 
 
 class Generation(View, frozen=True, gc=False, kw_only=True):

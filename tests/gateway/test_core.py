@@ -55,7 +55,11 @@ class FakeDecoder:
 class FakeAdapter:
     name = "fake"
 
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
     def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
+        self.ids.append(request.id)
         if model == "picky":
             raise Unsupported("n is not supported", param="n")
         return UpstreamRequest(b"POST", b"/" + model.encode())
@@ -179,7 +183,8 @@ class World:
         policy: Policy = Policy(first_token=10, between_tokens=2),  # noqa: B008 — frozen
     ) -> None:
         self.transport = FakeTransport(scripts, headers)
-        pools = Pools({"fake": FakeAdapter()})
+        self.adapter = FakeAdapter()
+        pools = Pools({"fake": self.adapter})
         pools.apply(
             [
                 PoolSpec("p", "fake", (A, B), policy=policy),
@@ -398,6 +403,21 @@ def test_no_usable_endpoint_is_503() -> None:
             member.up = False
         assert await world.ask(FakeExchange()) == ["FAIL 503 no_endpoints"]
         assert world.transport.log == []
+
+    run(scenario)
+
+
+def test_ids_that_engines_see_are_unique_among_what_is_in_flight() -> None:
+    async def scenario() -> None:
+        world = World({A: [(503, [b"busy"]), (200, [1.0, b"x!"])], B: [(200, [1.0, b"x!"])] * 2})
+        world.prefer(A)
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(world.ask, FakeExchange())
+        assert len(set(world.adapter.ids)) == 3
+        assert world.adapter.ids[0] == "r1"
+        assert "r1-2" in world.adapter.ids
+        assert not world.gateway.ids
 
     run(scenario)
 

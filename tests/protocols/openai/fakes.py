@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from gateway.errors import GatewayError
 from gateway.ports import Exchange
-from gateway.types import Headers, Identity, ModelCard
+from gateway.types import Headers, Identity, ModelCard, Operation
 from gateway.wire.h1 import Request
 
 JSON = (b"content-type", b"application/json")
@@ -25,6 +26,7 @@ class FakeCore:
         self.cards = cards
         self.is_ready = ready
         self.seen: list[Exchange] = []
+        self.refusals: list[str] = []
 
     def serve(self, exchange: Exchange, /) -> Awaitable[None]:
         self.seen.append(exchange)
@@ -35,6 +37,9 @@ class FakeCore:
 
     def ready(self) -> bool:
         return self.is_ready
+
+    def refused(self, operation: Operation, error: GatewayError, request_id: str, /) -> None:
+        self.refusals.append(error.reason)
 
 
 async def echo(exchange: Exchange) -> None:

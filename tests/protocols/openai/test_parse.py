@@ -211,14 +211,6 @@ def test_a_compressed_body_is_called_so() -> None:
     assert "Content-Encoding" in refusal(CHAT, b"\x1f\x8b\x08\x00", [*JSON, (b"content-encoding", b"gzip")]).message
 
 
-def test_steering_members_are_named() -> None:
-    assert view(CHAT, HELLO).steering == ()
-    assert view(CHAT, HELLO | {"rid": None, "priority": None}).steering == ()
-    steered = HELLO | {"rid": "a", "priority": 0, "kv_transfer_params": {}, "cache_salt": "s", "unknown": 1}
-    assert view(CHAT, steered).steering == ("kv_transfer_params", "rid", "priority", "cache_salt")
-    assert view(Operation.DETOKENIZE, {"model": "m", "lora_path": ""}).steering == ("lora_path",)
-
-
 @settings(max_examples=200)
 @given(st.sampled_from(Operation), st.binary() | st.text().map(str.encode))
 def test_any_bytes_are_parsed_or_refused(operation: Operation, body: bytes) -> None:
@@ -250,7 +242,6 @@ def test_any_object_is_parsed_or_refused_by_name(operation: Operation, body: dic
         assert request.model == body["model"]
         assert isinstance(request.view, View)
         request.view.prompt_text()
-        assert set(request.view.steering) <= {"priority"}
 
 
 @settings(max_examples=100)

@@ -213,6 +213,13 @@ def test_a_failure_before_the_start_is_the_whole_answer() -> None:
     assert not http.aborted
 
 
+def test_what_is_refused_before_it_is_served_is_counted() -> None:
+    core = FakeCore()
+    assert ask(b"POST", b"/v1/chat/completions", b"{}", core=core).status == 400
+    assert core.refusals == ["invalid_request"]
+    assert core.seen == []
+
+
 def test_a_gateway_error_that_escapes_the_core_is_answered_too() -> None:
     async def missing(exchange: Exchange) -> None:
         raise ModelNotFound("No such model.", param="model")
