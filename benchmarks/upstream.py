@@ -138,7 +138,7 @@ class _Reader:
         self.complete = True
 
 
-async def _serve(stream: trio.SocketStream, engine: Engine) -> None:
+async def serve(stream: trio.abc.Stream, engine: Engine) -> None:
     """One connection, one request at a time, until the client goes (noticed between writes only)."""
     reader = _Reader()
     try:
@@ -157,7 +157,7 @@ async def main(port: int, engine: Engine) -> None:
     """Serve until killed."""
     listeners = await trio.open_tcp_listeners(port, host="127.0.0.1", backlog=4096)
     print(f"ready {listeners[0].socket.getsockname()[1]}", flush=True)
-    await trio.serve_listeners(lambda stream: _serve(stream, engine), listeners)
+    await trio.serve_listeners(lambda stream: serve(stream, engine), listeners)
 
 
 if __name__ == "__main__":

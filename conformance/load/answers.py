@@ -13,6 +13,7 @@ import msgspec
 _TOKEN = re.compile(rb'"(?:content|text|reasoning_content|reasoning|arguments)": ?"[^"]')
 _NUMBER = re.compile(rb" ?(\d+)")
 _DONE = b"[DONE]"
+_DONE_LINE = re.compile(rb"\[DONE\]\r?\n")  # the end of a line cannot be inside a JSON string
 
 
 class Check(Protocol):
@@ -49,7 +50,7 @@ class _Answer(msgspec.Struct, frozen=True):
     choices: list[_Choice] | None = None
     data: list[msgspec.Raw] | None = None
     usage: Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 _decode_answer = msgspec.json.Decoder(_Answer).decode
@@ -77,7 +78,7 @@ class WholeCheck:
             answer = _decode_answer(self._body)
         except msgspec.DecodeError:
             return "bad_json"
-        if answer.error is not None or answer.object == "error":
+        if bytes(answer.error) not in (b"", b"null") or answer.object == "error":
             return "error_body"
         if answer.usage is not None:
             self.output_tokens = answer.usage.completion_tokens
@@ -138,7 +139,7 @@ class QuickStreamCheck:
         if not events:
             return 0
         if self._done:
-            self._error = self._error or "after_done"
+            self._error = self._error or ("done_twice" if _DONE_LINE.search(data) else "after_done")
         if not self.begun:
             self.begun = _TOKEN.search(data) is not None
         if b'{"error"' in data or b'"object":"error"' in data:
@@ -163,9 +164,10 @@ class QuickStreamCheck:
 
     def _read_done(self, data: bytes) -> int:
         """Count the ``[DONE]`` lines and see that nothing follows the first."""
-        found = data.count(b"[DONE]\n") + data.count(b"[DONE]\r\n")
-        if found and b"\ndata:" in data[data.find(b"[DONE]") :] and self._error is None:
-            self._error = "done_twice" if found > 1 else "after_done"
+        ends = [match.end() for match in _DONE_LINE.finditer(data)]
+        if ends and self._error is None and data.find(b"data:", ends[0]) >= 0:
+            self._error = "done_twice" if len(ends) > 1 else "after_done"
+        found = len(ends)
         self._done += found
         return found
 
@@ -215,14 +217,14 @@ _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
 class FullStreamCheck:
-    """Parses every event: shape, one id, role first, nothing after the finish, usage that adds up and comes last.
+    """Parses every event: shape, id, role first, nothing after the finish, usage that adds up and comes last.
 
     ``usage`` demands the usage event; ``numbered`` demands that the tokens' text counts 0, 1, 2 …, which proves that
     none was lost, doubled or moved (``benchmarks/upstream`` streams such text).
     """
 
     __slots__ = (
-        "_begun_at", "_done", "_error", "_finished", "_id", "_lines", "_next", "_numbered", "_object", "_usage",
+        "_begun_at", "_done", "_error", "_finished", "_ids", "_lines", "_next", "_numbered", "_object", "_usage",
         "_usage_due", "begun", "output_tokens", "prompt_tokens", "tokens_seen",
     )  # fmt: skip
 
@@ -232,7 +234,7 @@ class FullStreamCheck:
         self._usage_due = usage
         self._numbered = numbered
         self._next = 0
-        self._id: str | None = None
+        self._ids: set[str] = set()
         self._begun_at: set[int] = set()
         self._finished: set[int] = set()
         self._usage: Usage | None = None
@@ -273,10 +275,7 @@ class FullStreamCheck:
             return "error_event" if b'"error"' in payload else "bad_event"
         if chunk.object != self._object:
             return "bad_object"
-        if self._id is None:
-            self._id = chunk.id
-        elif chunk.id != self._id:
-            return "id_changed"
+        self._ids.add(chunk.id)
         if self._usage is not None and self._usage_due and chunk.choices and len(self._finished) > 0:
             return "after_usage"
         if chunk.usage is not None:
@@ -329,6 +328,8 @@ class FullStreamCheck:
             return "partial_line"
         if not self._begun_at or self._finished != self._begun_at:
             return "no_finish_reason"
+        if len(self._ids) > len(self._begun_at):  # SGLang may give each choice its own
+            return "id_changed"
         return self._wrong_usage()
 
     def _wrong_usage(self) -> str | None:
@@ -338,4 +339,5 @@ class FullStreamCheck:
             return "no_usage" if self._usage_due else None
         if usage.total_tokens != usage.prompt_tokens + usage.completion_tokens:
             return "usage_sum"
-        return "usage_count" if usage.completion_tokens < self.tokens_seen else None
+        # llama.cpp counts one choice only.
+        return "usage_count" if len(self._begun_at) == 1 and usage.completion_tokens < self.tokens_seen else None

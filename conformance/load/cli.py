@@ -6,30 +6,18 @@ Invariant: exit code 0 means every request was answered and judged right; 1 that
 from __future__ import annotations
 
 import argparse
-import gc
-import random
-import signal
-import ssl
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-import trio
 
-from . import plot, progress, report
-from .answers import Check, FullStreamCheck, QuickStreamCheck, WholeCheck
-from .client import Address, Broken, Connection, resolve, tls_context
-from .drive import Drive, Plan
-from .measure import Window
-from .workload import Target, Workload, message, messages, parse_target
+from .workload import Target, Workload, parse_target
+
+if TYPE_CHECKING:
+    from .drive import Plan
 
 _OPEN_CONNECTIONS = 4096
-
-
-class _Refused(Exception):
-    """The run cannot start; the message says why."""
 
 
 def _positive(text: str) -> float:
@@ -106,6 +94,8 @@ def _add_load_arguments(group: argparse._ArgumentGroup) -> None:
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """The load that the options ask for."""
+    from .drive import Plan
+
     mode: Literal["closed", "open"] = args.mode or ("open" if args.rate else "closed")
     return Plan(
         mode=mode,
@@ -119,82 +109,6 @@ def plan_of(args: argparse.Namespace) -> Plan:
         drain_s=max(0.0, args.drain),
         timeout_s=args.timeout,
     )
-
-
-def _check_of(args: argparse.Namespace, workload: Workload) -> Callable[[], Check]:
-    if not workload.streamed:
-        return WholeCheck
-    if args.check == "full":
-        return lambda: FullStreamCheck(workload.api == "chat", workload.usage, args.expect_numbered)
-    return QuickStreamCheck
-
-
-async def _reachable(addresses: list[Address]) -> Address:
-    """The first address that accepts a connection."""
-    last: Broken | None = None
-    for address in addresses:
-        connection = Connection(address, memoryview(bytearray(1)))
-        try:
-            await connection.open()
-        except Broken as broken:
-            last = broken
-        else:
-            connection.close()
-            return address
-    raise _Refused(f"no connection: {last}")
-
-
-async def _first_model(target: Target, address: Address, api_key: str | None) -> str:
-    """The first model that the server lists."""
-    connection = Connection(address, memoryview(bytearray(65536)))
-    parts: list[bytes] = []
-    try:
-        with trio.fail_after(30):
-            await connection.exchange(message(target, "GET", "/models", api_key=api_key), parts.append)
-        listing = msgspec.json.decode(b"".join(parts))
-        return str(listing["data"][0]["id"])
-    except (Broken, trio.TooSlowError, msgspec.DecodeError, KeyError, IndexError, TypeError) as error:
-        raise _Refused(f"no model was named and {target.prefix}/models did not list one ({error!r})") from None
-    finally:
-        connection.close()
-
-
-async def _run(args: argparse.Namespace) -> tuple[Drive, Window, Workload]:
-    target: Target = args.url
-    try:
-        context = tls_context(insecure=args.insecure, ca_file=args.ca_file) if target.tls else None
-        address = await _reachable(await resolve(target.host, target.port, context))
-    except (Broken, OSError, ssl.SSLError) as error:
-        raise _Refused(str(error)) from None
-    workload = Workload(
-        model=args.model or await _first_model(target, address, args.api_key),
-        api=args.api,
-        stream=args.stream,
-        prompt_tokens=args.prompt_tokens,
-        max_tokens=args.max_tokens,
-        usage=args.usage,
-        api_key=args.api_key,
-        extra=args.extra,
-    )
-    chance = random.Random(args.seed)
-    sent = messages(target, workload, chance)
-    drive = Drive(plan_of(args), address, sent, _check_of(args, workload), chance)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_interrupt, drive)
-        if progress.wanted(args.no_progress):
-            nursery.start_soon(progress.show, drive)
-        gc.freeze()  # what is loaded by now stays: collections during the run need not walk it
-        window = await drive.run()
-        nursery.cancel_scope.cancel()
-    return drive, window, workload
-
-
-async def _stop_on_interrupt(drive: Drive) -> None:
-    """Ctrl-C ends the run; what was measured is still reported. A second one finds no handler and kills."""
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
-        async for _ in signals:
-            drive.stop()
-            return
 
 
 def _setup(args: argparse.Namespace, workload: Workload, plan: Plan) -> dict[str, Any]:
@@ -220,11 +134,16 @@ def _setup(args: argparse.Namespace, workload: Workload, plan: Plan) -> dict[str
 
 def main(args: argparse.Namespace) -> int:
     """Run the load and report; returns the exit code."""
+    # Here and not above: the gateway's own start does not pay for the load generator.
+    import trio
+
+    from . import plot, report, session
+
     try:
         if args.plot:
             plot.require()
-        drive, window, workload = trio.run(_run, args)
-    except (plot.NoPlot, _Refused) as refused:
+        drive, window, workload = trio.run(session.run, args, plan_of(args))
+    except (plot.NoPlot, session.Refused) as refused:
         sys.stderr.write(f"infer-gateway bench: {refused}\n")
         return 1
     result = report.values(_setup(args, workload, drive.plan), drive.measured, window)
