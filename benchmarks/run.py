@@ -112,7 +112,7 @@ class Bench:
         numbers = (
             f"{_times(row.ratio)} {row.cores if row.cores is not None else float('nan'):6.2f} {_times(row.core_ratio)}"
         )
-        line = f"{row.measure:<27} {row.front:<11} {value:>10} {row.unit:<6} {numbers}  {verdict:<18} {row.note}"
+        line = f"{row.measure:<28} {row.front:<11} {value:>10} {row.unit:<6} {numbers}  {verdict:<18} {row.note}"
         print(line.replace("   nan", "     -").rstrip(), flush=True)
 
 
@@ -154,21 +154,22 @@ def nonstream(bench: Bench) -> None:
 
 
 def stream(bench: Bench) -> None:
-    """(b) Streamed tokens as fast as they go."""
-    with engine(bench.engine, per_write=bench.args.per_write) as upstream:
-        chosen = {"template": bench.args.gateway_cmd, "peers": bench.peers, "buffering": False, "direct": True}
-        with fronts(upstream, bench.folder, **chosen) as running:
-            for connections in (32, 128):
-                taken = bench.alternate(
-                    running,
-                    lambda front, connections=connections: bench.clients.stream(
-                        front.port, connections, bench.args.seconds, tokens=bench.args.tokens
-                    ),
-                )
-                bench.add(
-                    f"streamed tokens, {connections} conns", "tok/s", taken, lambda load: load.events_per_s,
-                    Target("nginx", 0.7, rate=True),
-                )  # fmt: skip
+    """(b) Streamed tokens as fast as they go: one to a write, as engines do, then several."""
+    for per_write in bench.args.per_write:
+        with engine(bench.engine, per_write=per_write) as upstream:
+            chosen = {"template": bench.args.gateway_cmd, "peers": bench.peers, "buffering": False, "direct": True}
+            with fronts(upstream, bench.folder, **chosen) as running:
+                for connections in (32, 128):
+                    _saturate(bench, running, connections, per_write)
+
+
+def _saturate(bench: Bench, running: list[Front], connections: int, per_write: int) -> None:
+    args = bench.args
+    taken = bench.alternate(
+        running, lambda front: bench.clients.stream(front.port, connections, args.seconds, tokens=args.tokens)
+    )
+    title = f"tokens, {connections} conns, {per_write} a write"
+    bench.add(title, "tok/s", taken, lambda load: load.events_per_s, Target("nginx", 0.7, rate=True))
 
 
 def pace(bench: Bench) -> None:
@@ -248,13 +249,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default 3)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each front, alternating (default 3)")
     parser.add_argument("--tokens", type=int, default=128, help="of each saturating stream (default 128)")
-    parser.add_argument("--per-write", type=int, default=1, help="tokens the engine puts into one write (default 1)")
+    parser.add_argument("--per-write", default="1,8", help="tokens the engine puts into one write (default 1,8)")
     parser.add_argument("--gateway-cmd", metavar="CMD", help="measure this instead; {upstream} is the engine's URL")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=CMD", help="{upstream} and {port}")
     parser.add_argument("--no-peers", action="store_true", help="do not look for other routers on PATH")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
     args = parser.parse_args()
     args.only = args.only.split(",")
+    args.per_write = [int(count) for count in args.per_write.split(",")]
     if unknown := set(args.only) - set(MEASURES):
         parser.error(f"--only: {', '.join(sorted(unknown))} is not one of {', '.join(MEASURES)}")
     return args
@@ -274,7 +276,7 @@ def notes(bench: Bench) -> None:
         print("no C compiler: engine and load are the Python ones, which may be the bottleneck")
     if shutil.which("taskset") is None:
         print("taskset is not there: nothing is pinned, ratios will wander")
-    print(f"{'':<27} {'':<11} {'median':>10} {'':<6} {'ratio':>8} {'cores':>6} {'per core':>8}  target")
+    print(f"{'':<28} {'':<11} {'median':>10} {'':<6} {'ratio':>8} {'cores':>6} {'per core':>8}  target")
 
 
 def main() -> int:
