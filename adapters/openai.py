@@ -75,7 +75,8 @@ class OpenAI:
             stolen = [name for name in watched if name in dialect.STEERING and name not in self.trusted]
             if stolen:
                 body = splice.remove(body, stolen)
-        return UpstreamRequest(b"POST", path, headers(request), self.translate(request, body, endpoint, model))
+        body = self.translate(request, body, endpoint, model)
+        return UpstreamRequest(b"POST", path, fixed_headers(request), body, own_headers(request))
 
     def path(self, operation: Operation, endpoint: Endpoint) -> bytes:
         """Where this engine does it. A base path that names a version, as SDKs take it, is not followed by another."""
@@ -138,12 +139,16 @@ class OpenAI:
         ]
 
 
-def headers(request: InferenceRequest) -> Headers:
-    """What goes upstream besides the endpoint's own fields. A request id of odd characters stays here."""
-    out = [*(_EVENTS if request.stream else _JSON)]
+def fixed_headers(request: InferenceRequest) -> tuple[tuple[bytes, bytes], ...]:
+    """What every request of a kind says upstream."""
+    return _EVENTS if request.stream else _JSON
+
+
+def own_headers(request: InferenceRequest) -> Headers:
+    """What goes upstream of this request besides what all have: id and trace. An id of odd characters stays here."""
+    out = [field for field in request.headers if field[0] in _TRACE]
     if _REQUEST_ID.fullmatch(request.id):
         out.append((b"x-request-id", request.id.encode()))
-    out += [field for field in request.headers if field[0] in _TRACE]
     return out
 
 

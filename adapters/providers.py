@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from adapters import dialect, usage
 from adapters.chunk import Chunk
-from adapters.openai import OpenAI, headers
+from adapters.openai import OpenAI
 from adapters.stream import MendingDecoder
 from adapters.vllm import GUIDED, NOT_OPENAI_ON_ENGINES
 from adapters.whole import Answer, MendedWhole
@@ -148,4 +148,5 @@ class Anthropic(OpenAI):
     def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
         sent = super().encode(request, endpoint, model)
         version = next((v for n, v in request.headers if n == b"anthropic-version"), b"2023-06-01")
-        return UpstreamRequest(sent.method, sent.path, [*headers(request), (b"anthropic-version", version)], sent.body)
+        extra = (*sent.extra, (b"anthropic-version", version))
+        return UpstreamRequest(sent.method, sent.path, sent.headers, sent.body, extra)

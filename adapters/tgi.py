@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from adapters import dialect
-from adapters.openai import OpenAI, headers
+from adapters.openai import OpenAI, fixed_headers, own_headers
 from adapters.stream import MendingDecoder
 from adapters.tgi_native import GenerateDecoder, GenerateStreamDecoder, TokenizeDecoder, generate, tokenize
 from adapters.vllm import GUIDED, NOT_OPENAI_ON_ENGINES
@@ -73,7 +73,7 @@ class TGI(OpenAI):
                 body = _chat(found, request.stream, lora)
             else:
                 path, body = generate(found, request.stream, lora)
-        return UpstreamRequest(b"POST", path, headers(request), dialect.encode(body))
+        return UpstreamRequest(b"POST", path, fixed_headers(request), dialect.encode(body), own_headers(request))
 
     def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
         if request.operation is Operation.COMPLETIONS:

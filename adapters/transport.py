@@ -19,6 +19,7 @@ import trio
 
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.net import SocketStream, connect
+from gateway.turn import turn
 from gateway.types import Endpoint, Headers, UpstreamRequest
 from gateway.wire import h1
 
@@ -159,7 +160,7 @@ class HTTPTransport:
         self._hosts: dict[Endpoint, _Host] = {}
         self._contexts: dict[tuple[bool, str], ssl.SSLContext] = {}
         self.opened = 0
-        self.now = trio.lowlevel.current_clock().current_time
+        self.turn = turn()
 
     def send(self, endpoint: Endpoint, request: UpstreamRequest) -> _Send:
         """See ports.Transport."""
@@ -170,7 +171,7 @@ class HTTPTransport:
         try:
             while True:
                 await trio.sleep(1.0)
-                now = self.now()
+                now = self.turn.now
                 for host in self._hosts.values():
                     host.expire(now)
         finally:
@@ -241,16 +242,17 @@ class _Host:
         self._timeout = settings.tls_idle_timeout if endpoint.scheme == "https" else settings.idle_timeout
         self._max_idle = settings.max_idle
         self._idle: list[Upstream] = []
-        self._prefixes: dict[bytes, bytes] = {}
+        self._prefixes: dict[tuple[bytes, Headers], bytes] = {}
 
     def encode(self, request: UpstreamRequest) -> bytes:
         """The request as bytes."""
-        prefix = self._prefixes.get(request.path)
+        key = (request.path, request.headers)
+        prefix = self._prefixes.get(key)
         if prefix is None:
             if len(self._prefixes) > 256:  # paths are the adapters' own: a handful
                 self._prefixes.clear()
-            prefix = self._prefixes[request.path] = _prefix(self._endpoint, request.path)
-        fields = h1.encode_fields(request.headers)
+            prefix = self._prefixes[key] = _prefix(self._endpoint, *key)
+        fields = h1.encode_fields(request.extra)
         if not request.body and request.method == b"GET":
             return b"GET %b%b\r\n" % (prefix, fields)
         return b"%b %b%bcontent-length: %d\r\n\r\n%b" % (
@@ -299,7 +301,7 @@ class _Send:
         transport = self._transport
         host = self._host = transport.host(self._endpoint)
         data = host.encode(self._request)
-        upstream = host.take(transport.now())
+        upstream = host.take(transport.turn.now)
         if upstream is not None:
             try:
                 return await self._open(upstream, data)
@@ -331,19 +333,19 @@ class _Send:
         upstream = self._upstream
         if upstream is None:
             return
-        if upstream.reusable:
-            self._host.keep(upstream, self._transport.now())
+        if upstream.reusable and not self._aborted:
+            self._host.keep(upstream, self._transport.turn.now)
         else:
             upstream.close()
 
 
-def _prefix(endpoint: Endpoint, path: bytes) -> bytes:
+def _prefix(endpoint: Endpoint, path: bytes, headers: Headers) -> bytes:
     """Everything between the method and the request's own fields."""
     default = 443 if endpoint.scheme == "https" else 80
     name = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     host = name if endpoint.port == default else f"{name}:{endpoint.port}"
     line = b"%b%b HTTP/1.1\r\n" % (endpoint.base_path.encode(), path)
-    return line + h1.encode_fields([(b"host", host.encode()), *endpoint.headers])
+    return line + h1.encode_fields([(b"host", host.encode()), *endpoint.headers, *headers])
 
 
 def _reason(error: BaseException) -> str:

@@ -23,6 +23,7 @@ from gateway.errors import GatewayError, NoEndpoints, UpstreamError, UpstreamTim
 from gateway.meter import CLIENT_GONE, Record
 from gateway.pools import Member, Pool, Pools
 from gateway.ports import Decoder, Exchange, Sending, Transport, UpstreamResponse
+from gateway.turn import turn
 from gateway.types import Endpoint, InferenceRequest
 
 _ERROR_BODY_MAX: Final = 1 << 20
@@ -84,7 +85,7 @@ class Gateway:
         self.budget = RetryBudget()
         self.calls: set[Call] = set()
         self.ids: set[str] = set()
-        self.now = trio.lowlevel.current_clock().current_time
+        self.turn = turn()
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one exchange. Raises nothing a request can cause but cancellation and a client's broken connection."""
@@ -104,7 +105,7 @@ class Gateway:
         async with trio.open_nursery() as nursery:
             while True:
                 await trio.sleep(_TICK_S)
-                now = self.now()
+                now = self.turn.now
                 for call in list(self.calls):
                     call.tick(now, nursery)
 
@@ -114,7 +115,7 @@ class Gateway:
         if attempt.delay:
             await trio.sleep(attempt.delay)
         request = member.adapter.encode(call.named_request(), member.endpoint, attempt.model)
-        call.expires = min(self.now() + attempt.policy.first_token, call.deadline)
+        call.expires = min(self.turn.now + attempt.policy.first_token, call.deadline)
         call.sending = sending = self.transport.send(member.endpoint, request)
         try:
             async with sending as upstream:
@@ -126,7 +127,7 @@ class Gateway:
                 raise _timeout(call, attempt.policy) from None
             raise
         finally:
-            call.expires = math.inf
+            call.expires, call.sending = math.inf, None
 
     async def _relay(self, call: Call, attempt: Attempt, upstream: UpstreamResponse) -> None:
         """Upstream's reads become the client's writes, one for one, from the first token on."""
@@ -147,7 +148,7 @@ class Gateway:
             if decoder.progress < 2:
                 call.hold(out)
                 continue
-            now = call.last_sent = self.now()
+            now = call.last_sent = self.turn.now
             call.expires = min(now + patience, call.deadline)
             await call.send(out, now)
 
@@ -159,7 +160,7 @@ class Call:
         self.gateway = gateway
         self.exchange = exchange
         self.request = exchange.request
-        self.started = self.last_sent = gateway.now()
+        self.started = self.last_sent = gateway.turn.now
         self.deadline = self.request.deadline
         self.expires = math.inf
         self.timed_out = False
@@ -204,7 +205,7 @@ class Call:
             if pool is None:
                 continue
             self.pool = self.pool or pool.name
-            for member in pool.rank(gateway.now(), gateway.rng):
+            for member in pool.rank(gateway.turn.now, gateway.rng):
                 if failure is not None and not self._may_retry(pool.policy):
                     raise failure
                 attempt = Attempt(self, pool, member, part.model or self.request.model)
@@ -212,7 +213,7 @@ class Call:
                 if attempt.failure is None:
                     return
                 failure = attempt.failure
-            wait = min(wait, pool.retry_after(gateway.now()))
+            wait = min(wait, pool.retry_after(gateway.turn.now))
         if failure is not None:
             raise failure
         raise NoEndpoints(
@@ -235,7 +236,7 @@ class Call:
     def hold(self, out: bytes) -> None:
         """Keep what precedes the first token, so that an engine that fails there can be replaced unseen."""
         if out and not self._held:
-            self._held_since = self.gateway.now()
+            self._held_since = self.gateway.turn.now
         self._held += out
 
     async def send(self, out: bytes, now: float) -> None:
@@ -251,7 +252,7 @@ class Call:
 
     async def finish(self, out: bytes) -> None:
         if self.first_token != self.first_token:
-            self.first_token = self.gateway.now()
+            self.first_token = self.gateway.turn.now
         if not self.committed:
             await self._commit()
         self._done = True
@@ -317,7 +318,7 @@ class Call:
             reason=reason,
             stream=request.stream,
             started=self.started,
-            ended=self.gateway.now(),
+            ended=self.gateway.turn.now,
             ttft_s=self.first_token - self.started,
             tokens_in=usage.prompt if usage is not None else 0,
             tokens_out=usage.completion if usage is not None else decoder.tokens if decoder is not None else 0,
@@ -372,7 +373,7 @@ class Attempt:
 
     def _judge(self, error: UpstreamError | UpstreamTimeout) -> None:
         """What the failure says about the endpoint: its own fault, a request to wait, or the caller's mistake."""
-        now = self.call.gateway.now()
+        now = self.call.gateway.turn.now
         if error.retry_after is not None:
             self.member.cool(now, error.retry_after)
         elif error.status in (429, 503, 529):
@@ -395,7 +396,7 @@ async def _refusal(member: Member, upstream: UpstreamResponse) -> UpstreamError:
 
 
 def _timeout(call: Call, policy: Policy) -> UpstreamTimeout:
-    if call.gateway.now() >= call.deadline:
+    if call.gateway.turn.now >= call.deadline:
         return UpstreamTimeout("the request's deadline passed before the engine was done")
     if call.first_token == call.first_token:
         return UpstreamTimeout(f"the engine fell silent in mid-answer for more than {policy.between_tokens:g} s")

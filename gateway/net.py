@@ -13,6 +13,7 @@ import contextlib
 import errno
 import select
 import socket
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -75,7 +76,8 @@ class SocketStream(trio.abc.HalfCloseableStream):
             await checkpoint()
         while True:
             if not self.readable:
-                await self._readiness.wait(self)
+                self.reader = current_task()
+                await wait_task_rescheduled(self._stop_waiting)
             try:
                 data = self.socket.recv(size)
             except BlockingIOError:
@@ -86,6 +88,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
                 # a short read has emptied the socket (epoll(7)): what follows is news, but the end is told only once
                 self.readable = len(data) == size or self.ended
                 return data
+
+    def _stop_waiting(self, _: object) -> Abort:
+        self.reader = None
+        return Abort.SUCCEEDED
 
     def send_soon(self, data: bytes) -> bool:
         """Send when this turn of the scheduler ends, after what is queued already. Never waits; see ``stuck_since``.
@@ -258,81 +264,80 @@ def _text(address: object) -> str:
 
 
 class _Readiness:
-    """Which sockets have something to read, and which peers are gone: one epoll set, edge-triggered, one system task.
+    """Which sockets have something to read, and which peers are gone: one edge-triggered set, one system task.
 
     A half-closed peer counts as gone: engines and common servers treat it so, and no client of this API half-closes
     while it waits.
     """
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self._set = _EdgeTriggered()
         self._streams: dict[int, SocketStream] = {}
 
     def add(self, stream: SocketStream) -> None:
         self._streams[stream.fd] = stream
-        self._epoll.register(stream.fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        self._set.register(stream.fd)
 
     def discard(self, stream: SocketStream) -> None:
-        """Before the socket is closed; closing takes it out of the epoll set."""
+        """Before the socket is closed; closing takes it out of the set."""
         if self._streams.get(stream.fd) is stream:
             del self._streams[stream.fd]
 
-    async def wait(self, stream: SocketStream) -> None:
-        """Until there is something to read, the end or an error included."""
-
-        def abort(_: object) -> Abort:
-            stream.reader = None
-            return Abort.SUCCEEDED
-
-        stream.reader = current_task()
-        await wait_task_rescheduled(abort)
-
     async def run(self) -> None:
-        streams, poll = self._streams, self._epoll.poll
+        streams, poll = self._streams, self._set.poll
         while True:
-            await wait_readable(self._epoll.fileno())
-            for fd, events in poll(0):
+            await wait_readable(self._set.fileno())
+            for fd, gone in poll():
                 stream = streams.get(fd)
-                if stream is not None:
-                    self._tell(stream, events)
-
-    def _tell(self, stream: SocketStream, events: int) -> None:
-        stream.readable = True
-        if events & _HANGUP:
-            stream.ended = True
-        if stream.reader is not None:
-            reschedule(stream.reader)
-            stream.reader = None
-        if events & _HANGUP and stream.on_hangup is not None:
-            stream.on_hangup()
+                if stream is None:
+                    continue
+                stream.readable = True
+                if stream.reader is not None:
+                    reschedule(stream.reader)
+                    stream.reader = None
+                if gone:
+                    stream.ended = True
+                    if stream.on_hangup is not None:
+                        stream.on_hangup()
 
 
-class _Polling(_Readiness):
-    """The same where there is no epoll (macOS): Trio's own waits, and a look at every watched peer now and then."""
+if sys.platform == "linux":
 
-    def __init__(self) -> None:
-        self._streams = {}
+    class _EdgeTriggered:
+        """epoll, telling of each socket once per change: something to read, or the peer's end."""
 
-    def add(self, stream: SocketStream) -> None:
-        self._streams[stream.fd] = stream
+        _NEWS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+        _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
-    async def wait(self, stream: SocketStream) -> None:
-        try:
-            await wait_readable(stream.socket)
-        except ValueError:  # the descriptor of a closed socket is -1
-            raise trio.ClosedResourceError("this connection was closed") from None
-        stream.readable = True
+        def __init__(self) -> None:
+            self._epoll = select.epoll()
+            self.fileno = self._epoll.fileno
 
-    async def run(self) -> None:
-        while True:
-            await trio.sleep(_LOOK_S)
-            for stream in list(self._streams.values()):
-                if stream.on_hangup is not None and _peer_closed(stream.socket):
-                    stream.on_hangup()
+        def register(self, fd: int) -> None:
+            self._epoll.register(fd, self._NEWS)
+
+        def poll(self) -> list[tuple[int, int]]:
+            """(descriptor, nonzero if the peer is gone) of all that changed."""
+            gone = self._GONE
+            return [(fd, events & gone) for fd, events in self._epoll.poll(0)]
+
+else:
+
+    class _EdgeTriggered:
+        """The same by kqueue."""
+
+        def __init__(self) -> None:
+            self._kqueue = select.kqueue()
+            self.fileno = self._kqueue.fileno
+
+        def register(self, fd: int) -> None:
+            self._kqueue.control([select.kevent(fd, select.KQ_FILTER_READ, select.KQ_EV_ADD | select.KQ_EV_CLEAR)], 0)
+
+        def poll(self) -> list[tuple[int, int]]:
+            """(descriptor, nonzero if the peer is gone) of all that changed."""
+            return [(event.ident, event.flags & select.KQ_EV_EOF) for event in self._kqueue.control(None, 1024, 0)]
 
 
-_HANGUP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if hasattr(select, "epoll") else 0
-_LOOK_S: Final = 0.1
 _readiness_of_this_run: trio.lowlevel.RunVar[_Readiness] = trio.lowlevel.RunVar("readiness")
 
 
@@ -340,16 +345,7 @@ def _readiness() -> _Readiness:
     try:
         return _readiness_of_this_run.get()
     except LookupError:
-        readiness = _Readiness() if hasattr(select, "epoll") else _Polling()
+        readiness = _Readiness()
         trio.lowlevel.spawn_system_task(readiness.run)
         _readiness_of_this_run.set(readiness)
         return readiness
-
-
-def _peer_closed(sock: socket.socket) -> bool:
-    try:
-        return sock.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True

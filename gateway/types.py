@@ -100,12 +100,16 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
-    """What an adapter wants sent; the transport adds host, content-length, the endpoint's headers and base path."""
+    """What an adapter wants sent; the transport adds host, content-length, the endpoint's headers and base path.
+
+    ``headers`` are the same for every request of a kind (their encoding is kept), ``extra`` this request's own.
+    """
 
     method: bytes
     path: bytes
-    headers: Headers = ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
+    extra: Headers = ()
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

@@ -29,21 +29,22 @@ class ProtocolError(Exception):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One whole request: framing is resolved, the body is complete, names are lower-case."""
+    """One whole request: framing is resolved, the body is complete, names are lower-case.
+
+    ``fields`` is ``headers`` by name; of a field given twice it has the last.
+    """
 
     method: bytes
     target: bytes
     headers: list[tuple[bytes, bytes]]
     body: bytes
     keep_alive: bool
-    http10: bool = False
+    http10: bool
+    fields: dict[bytes, bytes]
 
     def header(self, name: bytes) -> bytes | None:
-        """The first value of ``name`` (lower-case), or None."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        """A value of ``name`` (lower-case), or None."""
+        return self.fields.get(name)
 
     @property
     def path(self) -> bytes:
@@ -73,6 +74,7 @@ class RequestParser:
         if self.error is not None:
             return
         self.idle = False
+        self._fed += len(data)
         done = len(self.ready)
         try:
             self._parser.feed_data(data)
@@ -81,7 +83,7 @@ class RequestParser:
         except HttpParserError as error:
             self._fail(error)
         if not self.in_body and not self.idle and done == len(self.ready):
-            self._count_header(len(data))
+            self._bound_header()
 
     # -- called by llhttp ---------------------------------------------------------------------------------------
 
@@ -101,6 +103,7 @@ class RequestParser:
         self._http10 = version == "1.0"
         if version != "1.1" and not self._http10:
             raise ProtocolError(f"HTTP/{version} is not spoken here; use HTTP/1.1", 505)
+        self._fields.update(self._headers)
         self._check_fields()
 
     def on_body(self, data: bytes) -> None:
@@ -119,6 +122,7 @@ class RequestParser:
                 body[0] if len(body) == 1 else b"".join(body),
                 parser.should_keep_alive(),
                 self._http10,
+                self._fields,
             )
         )
         self._reset()
@@ -130,38 +134,39 @@ class RequestParser:
         self._headers = []
         self._body: list[bytes] = []
         self._size = 0
-        self._header_size = 0
+        self._fields: dict[bytes, bytes] = {}
+        self._fed = 0
         self.in_body = False
         self._http10 = False
         self.continue_wanted = False
         self.idle = True
 
-    def _count_header(self, size: int) -> None:
-        """Bound a header that trickles in: llhttp itself has no limit."""
-        self._header_size += size
-        if self._header_size > self._max_header and self.error is None:
+    def _bound_header(self) -> None:
+        """A header that trickles in ends somewhere: llhttp itself has no limit."""
+        if self._fed > self._max_header and self.error is None:
             self.error = ProtocolError(f"the request's header exceeds {self._max_header} bytes", 431)
 
     def _check_fields(self) -> None:
-        hosts, size = 0, len(self._target)
-        for name, value in self._headers:
-            size += len(name) + len(value) + 4
-            if name == b"host":
-                hosts += 1
-            elif name == b"content-length":
-                if len(value) > 18 or int(value) > self._max_body:
-                    raise ProtocolError(f"the request's body exceeds {self._max_body} bytes", 413)
-            elif name == b"transfer-encoding":
-                if self._http10 or value.lower() != b"chunked":
-                    raise ProtocolError("the only transfer coding understood is chunked, in HTTP/1.1", 501)
-            elif name == b"expect":
-                if value.lower() != b"100-continue":
-                    raise ProtocolError("the only expectation understood is 100-continue", 417)
-                self.continue_wanted = not self._http10
-        if size > self._max_header:
-            raise ProtocolError(f"the request's header exceeds {self._max_header} bytes", 431)
-        if hosts != 1 and not (self._http10 and hosts == 0):
+        headers, fields = self._headers, self._fields
+        if self._fed > self._max_header:  # of the message so far, so that small ones need no addition
+            size = sum(len(name) + len(value) + 4 for name, value in headers) + len(self._target)
+            if size > self._max_header:
+                raise ProtocolError(f"the request's header exceeds {self._max_header} bytes", 431)
+        if b"host" not in fields and not self._http10:
+            raise ProtocolError("a request needs a Host field")
+        if len(fields) != len(headers) and [name for name, _ in headers].count(b"host") > 1:
             raise ProtocolError("a request needs exactly one Host field")
+        length = fields.get(b"content-length")
+        if length is not None and (len(length) > 18 or int(length) > self._max_body):
+            raise ProtocolError(f"the request's body exceeds {self._max_body} bytes", 413)
+        coding = fields.get(b"transfer-encoding")
+        if coding is not None and (self._http10 or coding.lower() != b"chunked"):
+            raise ProtocolError("the only transfer coding understood is chunked, in HTTP/1.1", 501)
+        expectation = fields.get(b"expect")
+        if expectation is not None:
+            if expectation.lower() != b"100-continue":
+                raise ProtocolError("the only expectation understood is 100-continue", 417)
+            self.continue_wanted = not self._http10
 
     def _fail(self, error: HttpParserError) -> None:
         cause = error.__context__

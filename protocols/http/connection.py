@@ -45,9 +45,9 @@ class Connection:
         self.stream = stream
         self.peer = peer
         self.scope = trio.CancelScope()
-        self._now = server.now
+        self._turn = server.turn
         self.phase = Phase.IDLE if isinstance(stream, SocketStream) else Phase.HEADER  # TLS shakes hands first
-        self.since = self._now()
+        self.since = self._turn.now
         self.closing = False
         self.expired = False
         self._raw = stream if isinstance(stream, SocketStream) else None
@@ -81,7 +81,7 @@ class Connection:
             await self._handle(exchange)
             if not exchange.finished:
                 return
-            self.phase, self.since = Phase.IDLE, self._now()
+            self.phase, self.since = Phase.IDLE, self._turn.now
 
     async def _handle(self, exchange: HttpExchange) -> None:
         """The boundary of one request: whatever a handler raises ends this request and nothing else."""
@@ -118,9 +118,9 @@ class Connection:
     def _note_progress(self) -> None:
         """A header has one limit from its first byte; a body may take as long as it keeps coming."""
         if self._parser.in_body:
-            self.phase, self.since = Phase.BODY, self._now()
+            self.phase, self.since = Phase.BODY, self._turn.now
         elif self.phase is not Phase.HEADER:
-            self.phase, self.since = Phase.HEADER, self._now()
+            self.phase, self.since = Phase.HEADER, self._turn.now
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class Connection:
     async def _write_locked(self, data: bytes) -> None:
         assert self._lock is not None
         async with self._lock:
-            self._writing_since = self._now()
+            self._writing_since = self._turn.now
             try:
                 await self.stream.send_all(data)
             finally:
@@ -198,7 +198,7 @@ class Connection:
         if self._raw is not None:
             self._raw.close()
             return
-        with trio.CancelScope(shield=True, deadline=self._now() + _LINGER_S), contextlib.suppress(*_GONE):
+        with trio.CancelScope(shield=True, deadline=self._turn.now + _LINGER_S), contextlib.suppress(*_GONE):
             await self.stream.aclose()  # TLS says good-bye, so that the client can tell an end from a cut
         if self.socket is not None:
             self.socket.close()

@@ -20,6 +20,7 @@ import trio
 from trio.lowlevel import wait_readable
 
 from gateway.net import SocketStream
+from gateway.turn import turn
 from gateway.wire import h1
 from protocols.http.connection import Connection, Phase, error_response
 from protocols.http.exchange import HttpExchange
@@ -109,7 +110,7 @@ class Server:
         self.handler = handler
         self.limits = limits or Limits()
         self.draining = False
-        self.now = trio.lowlevel.current_clock().current_time
+        self.turn = turn()
         self.date_field = b""
         self._listeners = listeners
         self._connections: set[Connection] = set()
@@ -205,7 +206,7 @@ class Server:
         while True:
             await trio.sleep(_PATROL_S)
             self._set_date()
-            now = self.now()
+            now = self.turn.now
             for connection in list(self._connections):
                 self._inspect(connection, now)
 

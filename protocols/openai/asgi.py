@@ -176,4 +176,4 @@ def _request(scope: Message, body: bytes) -> Request:
     query = scope.get("query_string", b"")
     target = b"%b?%b" % (path, query) if query else path
     headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
-    return Request(scope["method"].encode(), target, headers, body, keep_alive=True)
+    return Request(scope["method"].encode(), target, headers, body, True, False, dict(headers))

@@ -138,7 +138,7 @@ def test_gemini_is_asked_below_its_own_base() -> None:
 
 def test_anthropic_is_told_a_version() -> None:
     sent = Anthropic().encode(request(operation=Operation.MESSAGES), endpoint(), "tiny")
-    assert dict(sent.headers)[b"anthropic-version"] == b"2023-06-01"
+    assert dict(sent.extra)[b"anthropic-version"] == b"2023-06-01"
 
 
 def test_recorded_model_listings() -> None:

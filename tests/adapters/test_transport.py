@@ -6,6 +6,7 @@ import gzip
 import ssl
 import zlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 import trio
@@ -316,14 +317,10 @@ def over_tcp(
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 if context is None:
-                    listeners = await nursery.start(
-                        lambda task_status: trio.serve_tcp(serve, 0, host="127.0.0.1", task_status=task_status)
-                    )
+                    listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
                 else:
                     listeners = await nursery.start(
-                        lambda task_status: trio.serve_ssl_over_tcp(
-                            serve, 0, context, host="127.0.0.1", task_status=task_status
-                        )
+                        partial(trio.serve_ssl_over_tcp, serve, 0, context, host="127.0.0.1")
                     )
                 listener = listeners[0]
                 if context is not None:

@@ -24,7 +24,7 @@ class Played:
 
     def __init__(self, method: str, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
         fields = [(name.lower(), value) for name, value in headers]
-        self.request = h1.Request(method.encode(), path.encode(), fields, body, keep_alive=True)
+        self.request = h1.Request(method.encode(), path.encode(), fields, body, True, False, dict(fields))
         self.peer = "test"
         self.started = self.finished = self.aborted = False
         self.status = 0

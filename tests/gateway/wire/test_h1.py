@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ HEAD = b"POST /v1/x?y=1 HTTP/1.1\r\nHost: a\r\n"
 def parse(data: bytes, cuts: list[int] | None = None, **limits: int) -> h1.RequestParser:
     parser = h1.RequestParser(**limits)
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts or [])})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         parser.feed(data[start:end])
     return parser
 
@@ -150,7 +152,7 @@ def respond(data: bytes, cuts: list[int]) -> tuple[h1.ResponseParser, bytes]:
     parser = h1.ResponseParser()
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     body = b""
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         parser.feed(data[start:end])
         body += parser.take()
     return parser, body

@@ -60,7 +60,7 @@ class FakeHttp:
     def __init__(
         self, method: bytes, target: bytes, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()
     ) -> None:
-        self.request = Request(method, target, list(headers), body, True)
+        self.request = Request(method, target, list(headers), body, True, False, dict(headers))
         self.started = self.finished = self.aborted = self.ended = False
         self.status = 0
         self.fields: list[tuple[bytes, bytes]] = []
