@@ -131,7 +131,7 @@ class Discovery:
         status, body = await self._get(endpoint, adapter.models_path())
         if status != 200:
             raise ValueError(f"{adapter.models_path().decode()} answered {status}")
-        return Answer(True, engine, tuple(adapter.parse_models(body)))
+        return Answer(True, engine, _unmoved(known.cards, adapter.parse_models(body)))
 
     async def _recognise(self, endpoint: Endpoint) -> str:
         """Which engine an endpoint configured as "auto" is. Raises ValueError if it is none that is known."""
@@ -153,6 +153,12 @@ class Discovery:
                 body += data
                 if not data or upstream.complete or len(body) > _BODY_MAX:
                     return upstream.status, body
+
+
+def _unmoved(known: Iterable[ModelCard], cards: Iterable[ModelCard]) -> tuple[ModelCard, ...]:
+    """``cards``, each with the time of creation it was first seen with: vLLM tells the time of asking instead."""
+    created = {card.id: card.created for card in known}
+    return tuple(msgspec.structs.replace(card, created=created.get(card.id, card.created)) for card in cards)
 
 
 _NOTHING: Final = Answer()

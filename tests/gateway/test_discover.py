@@ -1,0 +1,185 @@
+"""Discovery under virtual time: what answers is used, what does not is asked again, and nobody waits for a hung one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+
+import trio
+import trio.testing
+
+from gateway.discover import Discovery
+from gateway.errors import UpstreamError
+from gateway.types import Endpoint, ModelCard, UpstreamRequest
+
+A, B = Endpoint("fake", "http", "a", 1), Endpoint("auto", "http", "b", 1)
+Answer = bytes | UpstreamError | None
+"""A body; an error; None: no answer at all."""
+
+
+class FakeAdapter:
+    def models_path(self) -> bytes:
+        return b"/v1/models"
+
+    def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
+        if body == b"rubbish":
+            raise ValueError("not a listing")
+        return [ModelCard(name, created=int(trio.current_time())) for name in body.decode().split()]
+
+
+class Reply:
+    headers = ()
+    complete = True
+
+    def __init__(self, body: bytes) -> None:
+        self.status = 200 if body else 404
+        self.body = body
+
+    async def receive(self) -> bytes:
+        return self.body
+
+
+class Fleet:
+    """A transport whose endpoints answer what ``answers`` says now."""
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[str, str], Answer] = {}
+        self.asked: list[tuple[float, str]] = []
+
+    def send(self, endpoint: Endpoint, request: UpstreamRequest, /) -> FakeSending:
+        self.asked.append((trio.current_time(), endpoint.host))
+        return FakeSending(self.answers.get((endpoint.host, request.path.decode()), b""))
+
+
+class FakeSending:
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+    async def __aenter__(self) -> Reply:
+        if self.answer is None:
+            await trio.sleep_forever()
+        if isinstance(self.answer, UpstreamError):
+            raise self.answer
+        assert self.answer is not None
+        return Reply(self.answer)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def run(scenario: Callable[[Discovery, Fleet, list[float]], Awaitable[None]]) -> None:
+    async def main() -> None:
+        fleet, changes = Fleet(), list[float]()
+        discovery = Discovery(
+            fleet,
+            {"fake": FakeAdapter()},  # type: ignore[dict-item]
+            lambda: changes.append(trio.current_time()),
+            detect=lambda answers: "fake" if "/version" in answers else None,
+            detect_paths=["/version"],
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(discovery.run)
+            await scenario(discovery, fleet, changes)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_what_answers_is_known_and_only_changes_are_told() -> None:
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        fleet.answers["a", "/v1/models"] = b"one two"
+        discovery.watch([A])
+        await discovery.wait_settled()
+        assert discovery[A].up
+        assert [card.id for card in discovery[A].cards] == ["one", "two"]
+        await trio.sleep(60)
+        assert changes == [0]  # a listing's `created` moves at vLLM: that is no news
+        fleet.answers["a", "/v1/models"] = b"one two three"
+        await trio.sleep(6)
+        assert len(changes) == 2
+
+    run(scenario)
+
+
+def test_a_refused_connection_is_down_at_once_and_asked_until_it_is_back() -> None:
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        fleet.answers["a", "/v1/models"] = b"one"
+        discovery.watch([A])
+        await discovery.wait_settled()
+        fleet.answers["a", "/v1/models"] = UpstreamError("refused")
+        await trio.sleep(5.5)
+        assert discovery[A].up is False
+        assert [card.id for card in discovery[A].cards] == ["one"]
+        fleet.answers["a", "/v1/models"] = b"one"
+        await trio.sleep(2)
+        assert discovery[A].up
+
+    run(scenario)
+
+
+def test_a_slow_answer_is_forgiven_twice() -> None:
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        fleet.answers["a", "/v1/models"] = b"one"
+        discovery.watch([A])
+        await discovery.wait_settled()
+        fleet.answers["a", "/v1/models"] = None
+        await trio.sleep(5 + 2 * 5 + 1)
+        assert discovery[A].up
+        await trio.sleep(6)
+        assert discovery[A].up is False
+
+    run(scenario)
+
+
+def test_a_hung_endpoint_delays_nobody() -> None:
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        fleet.answers["a", "/v1/models"] = b"one"
+        fleet.answers["b", "/version"] = None
+        discovery.watch([A, B])
+        await trio.testing.wait_all_tasks_blocked()
+        assert discovery[A].up
+        assert discovery[B].up is None
+        await discovery.wait_settled()
+        assert discovery[B].up is False
+
+    run(scenario)
+
+
+def test_an_unknown_engine_is_recognised_once_it_answers() -> None:
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        discovery.watch([B])
+        await discovery.wait_settled()
+        assert (discovery[B].up, discovery[B].engine) == (False, "")
+        fleet.answers["b", "/version"] = b"1"
+        fleet.answers["b", "/v1/models"] = b"one"
+        await trio.sleep(5)
+        assert (discovery[B].up, discovery[B].engine) == (True, "fake")
+
+    run(scenario)
+
+
+def test_rubbish_is_no_listing() -> None:
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        fleet.answers["a", "/v1/models"] = b"rubbish"
+        discovery.watch([A])
+        await discovery.wait_settled()
+        assert discovery[A].up is False
+
+    run(scenario)
+
+
+def test_what_is_no_longer_watched_is_asked_no_more() -> None:
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        fleet.answers["a", "/v1/models"] = b"one"
+        discovery.watch([A])
+        await discovery.wait_settled()
+        discovery.watch([])
+        fleet.asked.clear()
+        await trio.sleep(60)
+        assert fleet.asked == []
+        assert discovery[A].up is None
+
+    run(scenario)
