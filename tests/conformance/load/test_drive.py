@@ -50,17 +50,18 @@ def test_a_closed_loop_sends_just_the_requests_asked_for(full: bool) -> None:
 def test_gaps_of_a_paced_stream_are_its_pace() -> None:
     plan = Plan(connections=3, duration_s=None, requests=3)
     measured = drive(engine(pace_s=0.02), plan, Workload("m", max_tokens=12)).measured
-    assert measured.itl.quantile(0.5) == pytest.approx(0.02, rel=0.5)
-    assert measured.tpot.quantile(0.5) == pytest.approx(0.02, rel=0.5)
-    # Never before its time: eleven paces lie between the first token and the last.
+    # Never before its time: eleven paces lie between the first token and the last. A busy machine only adds to them.
     assert measured.latency.minimum >= 11 * 0.02
+    assert measured.ttft.total + measured.itl.total >= 3 * 11 * 0.02
+    assert measured.itl.count + measured.ttft.count <= measured.events
 
 
 def test_a_run_of_seconds_ends_and_drains() -> None:
     running = drive(scripted(WHOLE, after=0.2), Plan(connections=2, duration_s=0.3))
     assert running.window is not None
-    assert running.window.elapsed_s == pytest.approx(0.3, abs=0.15)
-    assert (running.measured.ok, running.measured.unfinished) == (4, 0)
+    assert running.window.elapsed_s >= 0.3
+    assert running.window.ok < running.measured.ok  # the last ones ended in the drain
+    assert running.measured.unfinished == 0
 
 
 def test_what_outlasts_the_drain_is_unfinished() -> None:
@@ -69,7 +70,7 @@ def test_what_outlasts_the_drain_is_unfinished() -> None:
 
 
 def test_the_warm_up_is_not_measured() -> None:
-    running = drive(scripted(plain(b"{}", "503 Busy"), WHOLE), Plan(connections=1, duration_s=0.2, warmup_s=0.2))
+    running = drive(scripted(plain(b"{}", "503 Busy"), WHOLE), Plan(connections=1, duration_s=0.2, warmup_s=0.5))
     assert running.measured.failed == 0
     assert running.measured.ok > 0
 
@@ -84,17 +85,21 @@ def test_an_open_loop_counts_the_wait_for_a_stalled_server() -> None:
 
 
 def test_an_open_loop_opens_connections_as_it_needs_them() -> None:
-    plan = Plan(mode="open", connections=100, rate=500, arrival="poisson", duration_s=None, requests=40)
-    measured = drive(scripted(WHOLE, after=0.1), plan).measured
-    assert measured.ok == 40
-    assert measured.latency.quantile(0.5) < 0.2
+    opened = []
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        opened.append(stream)
+        await scripted(WHOLE, after=0.1)(stream)
+
+    plan = Plan(mode="open", connections=100, rate=500, arrival="constant", duration_s=None, requests=40)
+    assert drive(serve, plan).measured.ok == 40
+    assert len(opened) > 10
 
 
 def test_what_was_due_and_never_sent_is_unfinished() -> None:
-    plan = Plan(mode="open", connections=1, rate=100, arrival="constant", duration_s=0.205, drain_s=0.05)
+    plan = Plan(mode="open", connections=1, rate=400, arrival="constant", duration_s=1.0, requests=20, drain_s=0.05)
     measured = drive(scripted(WHOLE, after=30), plan).measured
-    assert measured.ok == 0
-    assert measured.unfinished == 20
+    assert (measured.ok, measured.unfinished, measured.late.count) == (0, 20, 1)
 
 
 @pytest.mark.parametrize(
