@@ -62,6 +62,7 @@ class Choice(msgspec.Struct, gc=False):
 
 
 class Chunk(msgspec.Struct):
+    id: Any = None
     choices: list[Choice] | None = None
     usage: usage.Counts | None = None
     error: Any = None
@@ -75,6 +76,31 @@ class Chunk(msgspec.Struct):
     def reasons(self) -> list[str]:
         """The finish reasons given, empty strings left out."""
         return [c.finish_reason for c in self.choices or () if c.finish_reason]
+
+    @property
+    def odd(self) -> bool:
+        """Whether a choice holds neither delta nor text, or a call that typed clients cannot read."""
+        return any(_odd(c) for c in self.choices or ())
+
+
+class LooseChunk(Chunk):
+    """Read from what is not quite JSON, or from members of odd types."""
+
+    @property
+    def odd(self) -> bool:
+        return True
+
+
+def _odd(choice: Choice) -> bool:
+    if choice.delta is None:
+        return choice.text is None
+    return any(odd_call(call) or not isinstance(call.get("index"), int) for call in dicts(choice.delta.tool_calls))
+
+
+def odd_call(call: dict[str, Any]) -> bool:
+    """Whether a call's arguments are given as an object rather than as text that holds it."""
+    function = call.get("function")
+    return isinstance(function, dict) and not isinstance(function.get("arguments", ""), str)
 
 
 _DECODER = msgspec.json.Decoder(Chunk)
@@ -98,7 +124,8 @@ def _loose(document: dict[str, Any]) -> Chunk:
     choices = None
     if isinstance(listed, list):
         choices = [_loose_choice(c) for c in listed if isinstance(c, dict)]
-    return Chunk(choices, usage.loose(document.get("usage")), document.get("error"), document.get("error_type"))
+    counts = usage.loose(document.get("usage"))
+    return LooseChunk(document.get("id"), choices, counts, document.get("error"), document.get("error_type"))
 
 
 def _loose_choice(choice: dict[str, Any]) -> Choice:
@@ -124,11 +151,20 @@ def decode(payload: bytes) -> dict[str, Any]:
     except msgspec.DecodeError:
         document = json.loads(payload)
     assert isinstance(document, dict)
-    document["choices"] = _dicts(document.get("choices"))
+    document["choices"] = dicts(document.get("choices"))
     return document
 
 
-def _dicts(value: object) -> list[dict[str, Any]]:
+def encode(document: dict[str, Any]) -> bytes:
+    """As JSON for strict readers: NaN as null, a lone surrogate (half an emoji, in some engines' chunks) escaped."""
+    try:
+        return msgspec.json.encode(document)
+    except UnicodeEncodeError:
+        return json.dumps(document, separators=(",", ":")).encode()
+
+
+def dicts(value: object) -> list[dict[str, Any]]:
+    """The objects in a list; none where it is no list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
@@ -137,7 +173,24 @@ def mend_reasons(payload: bytes) -> bytes:
     document = decode(payload)
     for choice in document["choices"]:
         choice["finish_reason"] = finish_reason(choice.get("finish_reason"))
-    return msgspec.json.encode(document)
+    return encode(document)
+
+
+def mend_whole(body: bytes) -> bytes:
+    """A whole answer with finish reasons of the OpenAI schema, calls' arguments as text and no NaN."""
+    document = json.loads(body)
+    for choice in dicts(document.get("choices")):
+        choice["finish_reason"] = finish_reason(choice.get("finish_reason"))
+        message = choice.get("message")
+        for call in dicts(message.get("tool_calls")) if isinstance(message, dict) else ():
+            _stringify(call)
+    return encode(document)
+
+
+def _stringify(call: dict[str, Any]) -> None:
+    if odd_call(call):
+        function = call["function"]
+        function["arguments"] = json.dumps(function["arguments"])
 
 
 class Mender:
@@ -162,7 +215,7 @@ class Mender:
         document["id"] = document.get("id") or self._id
         for choice in document["choices"]:
             self._choice(choice, document)
-        return msgspec.json.encode(document)
+        return encode(document)
 
     def _choice(self, choice: dict[str, Any], document: dict[str, Any]) -> None:
         index = choice.setdefault("index", 0)
@@ -172,7 +225,7 @@ class Mender:
         elif isinstance(choice.get("message"), dict):
             document.setdefault("object", "chat.completion")
             self._calls(index, choice["message"])
-            for call in _dicts(choice["message"].get("tool_calls")):
+            for call in dicts(choice["message"].get("tool_calls")):
                 del call["index"]
         else:
             document.setdefault("object", "chat.completion.chunk")
@@ -191,7 +244,7 @@ class Mender:
     def _calls(self, index: int, delta: dict[str, Any]) -> None:
         """Without an index (Gemini sends calls whole) a call that names a function is a new one."""
         known = self._called.setdefault(index, [])
-        for call in _dicts(delta.get("tool_calls")):
+        for call in dicts(delta.get("tool_calls")):
             function = call["function"] = call.get("function") or {}
             at = call.get("index")
             if not isinstance(at, int):
@@ -207,5 +260,4 @@ class Mender:
                     call.pop(name, None)
                 if not function.get("name"):
                     function.pop("name", None)
-            if "arguments" in function and not isinstance(function["arguments"], str):
-                function["arguments"] = json.dumps(function["arguments"])
+            _stringify(call)

@@ -1,4 +1,4 @@
-"""Answers that come whole: JSON bodies, checked once they are complete and passed on untouched. (P)
+"""Answers that come whole: JSON bodies, checked once they are complete and passed on untouched unless odd. (P)
 
 Invariant: nothing is returned before the whole body has been seen to be an answer and not a failure.
 """
@@ -16,8 +16,19 @@ from gateway.errors import GatewayError
 from gateway.types import InferenceRequest, Usage
 
 
-class _Reason(msgspec.Struct, gc=False):
+class _Message(msgspec.Struct):
+    tool_calls: Any = None
+
+
+class _Choice(msgspec.Struct):
     finish_reason: Any = None
+    message: _Message | None = None
+
+    @property
+    def odd(self) -> bool:
+        if self.finish_reason is not None and self.finish_reason not in chunk.FINISH_REASONS:
+            return True
+        return self.message is not None and any(map(chunk.odd_call, chunk.dicts(self.message.tool_calls)))
 
 
 class Answer(msgspec.Struct):
@@ -26,7 +37,20 @@ class Answer(msgspec.Struct):
     error: Any = None
     error_type: Any = None
     usage: usage.Counts | None = None
-    choices: list[_Reason] | None = None
+    choices: list[_Choice] | None = None
+
+    @property
+    def odd(self) -> bool:
+        """Whether an SDK or a typed client would stumble over it."""
+        return any(choice.odd for choice in self.choices or ())
+
+
+class _LooseAnswer(Answer):
+    """Read from what is not quite JSON, or from members of odd types."""
+
+    @property
+    def odd(self) -> bool:
+        return True
 
 
 _DECODER = msgspec.json.Decoder(Answer)
@@ -65,10 +89,7 @@ class WholeDecoder:
         return self._passed(body, answer)
 
     def _passed(self, body: bytes, answer: Answer) -> bytes:
-        for choice in answer.choices or ():
-            if choice.finish_reason is not None and choice.finish_reason not in chunk.FINISH_REASONS:
-                return chunk.mend_reasons(body)
-        return body
+        return chunk.mend_whole(body) if answer.odd else body
 
 
 class MendedWhole(WholeDecoder):
@@ -101,10 +122,10 @@ class Restreamed(WholeDecoder):
                 choice["delta"] = choice.pop("message") or {}
                 for index, call in enumerate(choice["delta"].get("tool_calls") or ()):
                     call.setdefault("index", index)
-        out = b"data: %b\n\n" % msgspec.json.encode(document)
+        out = b"data: %b\n\n" % chunk.encode(document)
         if self._show_usage and counts:
             document.update(choices=[], usage=counts)
-            out += b"data: %b\n\n" % msgspec.json.encode(document)
+            out += b"data: %b\n\n" % chunk.encode(document)
         return out + DONE
 
 
@@ -130,4 +151,6 @@ def _read(body: bytes) -> Answer | None:
         return None
     if not isinstance(document, dict):
         return None
-    return Answer(document.get("error"), document.get("error_type"), usage.loose(document.get("usage")))
+    choices = [_Choice(choice.get("finish_reason")) for choice in chunk.dicts(document.get("choices"))]
+    counts = usage.loose(document.get("usage"))
+    return _LooseAnswer(document.get("error"), document.get("error_type"), counts, choices)

@@ -3,12 +3,14 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.openai import OpenAI
+from adapters.registry import load
 from adapters.stream import DONE, StreamDecoder
 from adapters.vllm import VLLM
 from gateway.errors import GatewayError, UpstreamError
@@ -96,6 +98,11 @@ ODD = [
     b"event: ping\ndata: {}\n\n",
     b"data: {\ndata: }\n\n",
     b'data: {"choices":null}\n\n',
+    b'data: {"id":"","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n',
+    b'data: {"choices":[{"index":0,"delta":null,"finish_reason":null}]}\n\n',
+    b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"function":{"name":"f"}}]},"finish_reason":null}]}\n\n',
+    b'data: {"choices":[{"index":0,"delta":{"content":"\\ud83d"},"finish_reason":"eos"}]}\n\n',
+    b'data: {"choices":[{"index":0,"delta":{"content":"NaN"},"logprobs":NaN,"finish_reason":null}]}\n\n',
     b'data: {"error":{"code":503}}\n\n',
     b"data: x\n\n",
     b"id: 1\n",
@@ -103,7 +110,7 @@ ODD = [
 ]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(PIECES + ODD), max_size=9), st.booleans(), st.data())
 def test_6_any_events_at_any_split_give_the_same(sent: list[bytes], usage: bool, data: st.DataObject) -> None:
     body = b"".join(sent)
@@ -357,9 +364,68 @@ def test_19_nulls_where_lists_and_objects_are_due_break_nothing(event: bytes) ->
         assert isinstance(json.loads(payload.removeprefix(b"data: "))["choices"], list)
 
 
-def test_19_nan_in_logprobs_breaks_nothing() -> None:
-    nan = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"logprobs":{"x":NaN},"finish_reason":null}]}\n\n'
-    assert decoded(nan + nan + FINISH + DONE)[0] == nan + nan + FINISH + DONE
+def chunks(out: bytes) -> list[dict[str, Any]]:
+    """The events of a stream that ends well, as strict readers read them."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    *payloads, end = [event.removeprefix(b"data: ") for event in out.split(b"\n\n")[:-1]]
+    assert end == b"[DONE]"
+    return [json.loads(payload, parse_constant=refuse) for payload in payloads]
+
+
+@pytest.mark.parametrize("odd", [b'{"x":NaN}', b'{"x":-Infinity}'])
+def test_19_numbers_that_json_does_not_know_become_null(odd: bytes) -> None:
+    nan = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"logprobs":%b,"finish_reason":null}]}\n\n' % odd
+    made = OpenAI().decoder(request(b'{"logprobs":true}', stream=True), 200, events(b"").headers)
+    first, second, _ = chunks(run(made, [TOKEN, nan, FINISH + DONE]))
+    assert second["choices"][0]["logprobs"] == {"x": None}
+    assert second["choices"][0]["delta"] == first["choices"][0]["delta"]
+
+
+@pytest.mark.parametrize("kind", ["openai", "vllm", "sglang", "llamacpp", "trtllm", "huggingface", "deepseek"])
+def test_19_what_typed_clients_need_is_put_in_whatever_the_engine_is(kind: str) -> None:
+    """From the first odd event on, be it the first of all or one after many that were in order."""
+    odd_ids = b'data: {"id":"","created":0,"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+    no_delta = b'data: {"id":"c","choices":[{"index":0,"delta":null,"finish_reason":null}]}\n\n'
+    call = b'{"function":{"name":"f","arguments":{"a":1}}}'
+    calls = b'data: {"id":"c","choices":[{"index":0,"delta":{"tool_calls":[%b,%b]},"finish_reason":null}]}\n\n' % (
+        call, call
+    )  # fmt: skip
+    adapter, asked = load()[kind], request(b'{"tools":[{}]}', stream=True)
+
+    def mended(*pieces: bytes) -> list[dict[str, Any]]:
+        return chunks(run(adapter.decoder(asked, 200, events(b"").headers), pieces))
+
+    first, second, _ = mended(odd_ids, odd_ids, FINISH + DONE)
+    assert first["id"] == second["id"] == "chatcmpl-req-1"
+    assert mended(TOKEN, no_delta, FINISH + DONE)[1]["choices"][0]["delta"] == {}
+    _, _, called, last = mended(TOKEN, TOKEN, calls, FINISH + DONE)
+    found = called["choices"][0]["delta"]["tool_calls"]
+    assert [(c["index"], c["type"], c["function"]) for c in found] == [
+        (i, "function", {"name": "f", "arguments": '{"a": 1}'}) for i in range(2)
+    ]
+    assert len({c["id"] for c in found}) == 2
+    assert last["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_calls_that_are_in_order_pass_as_they_came() -> None:
+    call = b'{"index":0,"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}'
+    event = b'data: {"choices":[{"index":0,"delta":{"tool_calls":[%b]},"finish_reason":null}]}\n\n' % call
+    made = VLLM().decoder(request(b'{"tools":[{}],"logprobs":true}', stream=True), 200, events(b"").headers)
+    sent = [TOKEN, event, event + event, TOKEN, FINISH + DONE]
+    assert run(made, sent) == b"".join(sent)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "tgi"])
+def test_half_an_emoji_breaks_nothing(kind: str) -> None:
+    """Some engines cut between surrogates; JSON can say that, UTF-8 cannot."""
+    half = TOKEN.replace(b'"a"', b'"\\ud83d"')
+    made = load()[kind].decoder(request(stream=True), 200, events(b"").headers)
+    out = run(made, [TOKEN, half, half.replace(b"null", b'"eos_token"'), DONE])
+    assert made.error is None
+    assert [c["choices"][0]["delta"]["content"] for c in chunks(out)] == ["a", "\ud83d", "\ud83d"]
 
 
 def test_named_events_ids_and_retries_that_break_sdks_are_dropped() -> None:

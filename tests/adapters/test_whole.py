@@ -97,10 +97,28 @@ def test_19_odd_finish_reasons_become_openais() -> None:
     assert [choice["finish_reason"] for choice in json.loads(out)["choices"]] == ["stop", None, "length"]
 
 
-def test_nan_passes_as_it_came() -> None:
+def test_19_numbers_that_json_does_not_know_become_null() -> None:
     made = decoder()
-    assert run(made, [b'{"x":NaN,"usage":{"prompt_tokens":1}}']) == b'{"x":NaN,"usage":{"prompt_tokens":1}}'
+    assert run(made, [b'{"x":[NaN,-Infinity,1.50],"usage":{"prompt_tokens":1}}']) == (
+        b'{"x":[null,null,1.5],"usage":{"prompt_tokens":1}}'
+    )
     assert made.usage == Usage(1)
+
+
+def test_19_arguments_given_as_an_object_become_text() -> None:
+    body = (
+        b'{"choices":[{"message":{"content":null,"tool_calls":[{"id":"c","function":{"name":"f","arguments":%b}}]}}]}'
+    )
+    out = run(decoder(), [body % b'{"a":1}'])
+    assert json.loads(out)["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
+    assert run(decoder(), [body % b'"{}"']) == body % b'"{}"'
+
+
+def test_half_an_emoji_breaks_nothing() -> None:
+    made = decoder()
+    out = run(made, [b'{"choices":[{"message":{"content":"\\ud83d"},"finish_reason":"eos_token"}]}'])
+    assert made.error is None
+    assert json.loads(out)["choices"][0] == {"message": {"content": "\ud83d"}, "finish_reason": "stop"}
 
 
 def test_a_stream_nobody_asked_for_is_refused() -> None:
