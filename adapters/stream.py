@@ -14,6 +14,8 @@ from gateway.types import InferenceRequest, Operation, Usage
 from gateway.wire import splice, sse
 
 DONE = b"data: [DONE]\n\n"
+_MARKS = (b'"finish_reason":"', b'"finish_reason": "', b'"error"', b"[DONE]", b"\r")
+"""What no plain event holds; a text that does hold one is looked at in vain."""
 
 
 class EventDecoder:
@@ -54,18 +56,33 @@ class EventDecoder:
         raise NotImplementedError
 
     def _careful(self, data: bytes) -> bytes:
-        """Event by event; but a read that only begins or ends within an event has a middle that can pass as it is."""
-        if self._ended:
-            return b""
-        if self.progress < 2:
-            return self._each(data)
-        between = self._fast
-        cut = (data.rfind(b"\n\n") if between else data.find(b"\n\n")) + 2
-        if not 2 <= cut < len(data):
-            return self._each(data)
-        if between:
-            return self.feed(data[:cut]) + self._careful(data[cut:])
-        return self._each(data[:cut]) + self.feed(data[cut:])
+        """A read with something to look at: the events that need it one by one, all between them as they are."""
+        out, at = [], 0
+        while at < len(data) and not self._ended:
+            end = self._next_cut(data, at)
+            piece = data[at:end]
+            at = end
+            events = self._plain(piece) if self._fast else 0
+            if events:
+                self.tokens += events
+                out.append(piece)
+            else:
+                out.append(self._each(piece))
+        return b"".join(out)
+
+    def _next_cut(self, data: bytes, at: int) -> int:
+        """The end of the events from ``at`` on that may be plain; where there are none, of the next event."""
+        if self._fast:
+            stop = len(data)
+            for mark in _MARKS:
+                found = data.find(mark, at, stop)
+                if found >= 0:
+                    stop = found
+            end = data.rfind(b"\n\n", at, stop) + 2
+            if end > 1:
+                return end
+        end = data.find(b"\n\n", at) + 2
+        return end if end > 1 else len(data)
 
     def _each(self, data: bytes) -> bytes:
         try:
@@ -95,6 +112,56 @@ class EventDecoder:
         )
 
 
+class Alike:
+    """The shape that a stream's tokens share: all of an event but its text.
+
+    Learned from two tokens that are known to be plain, it tells in two searches whether a read holds nothing else: as
+    many events as lines, each beginning and ending as those did, no finish reason among them.
+    """
+
+    __slots__ = ("_chances", "_end", "_joint", "_start")
+
+    def __init__(self) -> None:
+        self._start = self._end = self._joint = b""
+        self._chances = 4
+
+    def events(self, data: bytes) -> int:
+        """How many events ``data`` is if all are of the shape; else 0."""
+        if not self._joint or not data.startswith(self._start) or not data.endswith(self._end):
+            return 0
+        events = data.count(self._joint) + 1
+        return events if data.count(b"\n") == 2 * events else 0
+
+    def learn(self, data: bytes) -> None:
+        """Take the shape of the last two of ``data``'s plain events. Gives up on a stream that keeps changing it."""
+        if not self._chances:
+            return
+        self._chances -= 1
+        last = data.rfind(b"\n\n", 0, -2) + 2
+        a, b = data[data.rfind(b"\n\n", 0, last - 2) + 2 if last > 2 else 0 : last], data[last:]
+        start, end = _shared(a, b), _shared(a[::-1], b[::-1])
+        if start + end > min(len(a), len(b)) or b"finish_reason" not in a[len(a) - end :]:
+            return
+        opening, closing = b[:start], b[len(b) - end :]
+        text = opening.rfind(b'":"') + 3  # both texts may begin with a space, or end alike
+        after = min((at for at in (closing.find(b'"}'), closing.find(b'",')) if at >= 0), default=-1)
+        if text > 2 and after >= 0 and b'"choices"' in opening and b'"usage"' not in opening + closing:
+            self._start, self._end = opening[:text], closing[after:]
+            self._joint = self._end + self._start
+
+
+def _shared(a: bytes, b: bytes) -> int:
+    """The length of what ``a`` and ``b`` both begin with."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[:middle] == b[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 class StreamDecoder(EventDecoder):
     """The stream of /v1/chat/completions and /v1/completions.
 
@@ -110,16 +177,28 @@ class StreamDecoder(EventDecoder):
         self._mender: chunk.Mender | None = None
         self._suspects = _suspects(request.body)
         self._show_usage = request.include_usage
+        self._alike = Alike()
+        self._simple = len(self._suspects) == 1  # neither calls nor numbers in its tokens
         self._usage_due = b""  # the payload whose usage is still owed to the client in a chunk of its own
         self._finished = False
 
     def _plain(self, data: bytes) -> int:
         """Single-line events that carry an object with choices each and none of which ends or fails anything.
 
-        9 µs for 16 tokens of vLLM: searches at memory speed, nothing per event. Where every event counts tokens, the
-        last one's count is read.
+        Searches at memory speed, nothing per event: 64 tokens of vLLM take 6 µs where they are alike, 32 otherwise.
+        Where every event counts tokens, the last one's count is read.
         """
-        if self._mender is not None or self._suspicious(data):
+        if self._mender is not None:
+            return 0
+        events = self._alike.events(data)
+        if not events:
+            events = self._whatever_their_shape(data)
+            if events > 1 and self._simple:
+                self._alike.learn(data)
+        return events
+
+    def _whatever_their_shape(self, data: bytes) -> int:
+        if self._suspicious(data):
             return 0
         events = data.count(b"\n\ndata: {") + 1
         if (
