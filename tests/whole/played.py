@@ -1,4 +1,4 @@
-"""An engine whose every byte the test sends by hand: requests arrive as `Call`s, the test answers them or does not. (IO)
+"""An engine whose every byte the test sends by hand: requests arrive as `Call`s, answered or left alone. (IO)
 
 Model listings are answered in the background; each other request waits in a queue until the test takes it.
 """
