@@ -65,7 +65,7 @@ def port() -> Iterator[PlayedEngine]:
 
 @pytest.fixture(scope="module")
 def gateway(port: PlayedEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferGateway]:
-    with serve("-c", written(tmp_path_factory.mktemp("patient"), port)) as running:
+    with serve("-c", written(tmp_path_factory.mktemp("patient"), port), "--access-log") as running:
         yield running
 
 
@@ -435,6 +435,21 @@ def test_9_usage_is_asked_for_and_shown_to_who_asked(
         call.end()
         rest = b"".join(iter(client.reader.chunk, b""))
     assert rest == (USAGE_CHUNK if asked else b"") + DONE
+
+
+def test_9_what_a_leaving_client_was_given_is_counted(gateway: InferGateway, engine: PlayedEngine, solo: str) -> None:
+    with Client(gateway) as client:
+        client.ask(solo, "x-request-id: gone-early", stream=True)
+        call = engine.call()
+        call.stream(*[chunk({"content": "a"})] * 3)
+        assert client.reader.head() is not None
+        seen = b""
+        while seen.count(b"data:") < 3:
+            seen += client.reader.chunk() or b""
+    with call:
+        assert eventually(lambda: "gone-early" in gateway.stderr)
+    record = json.loads(next(line for line in gateway.stderr.splitlines() if "gone-early" in line))
+    assert (record["status"], record["reason"], record["tokens_out"]) == (499, "client_gone", 3)
 
 
 @pytest.mark.parametrize("end", ["a last chunk", "an end", "a reset"])
