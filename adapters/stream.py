@@ -245,7 +245,7 @@ class StreamDecoder(EventDecoder):
             return self._fail_with(block[6:].strip())
         if event.name == b"error":
             return self._fail_with(data)
-        if not data:
+        if not data or data == b"null":  # llama.cpp begins so when it is given several prompts
             self.progress = max(self.progress, 1)
             comments = [line for line in block.split(b"\n") if line.startswith(b":")]
             return b"\n".join(comments) + b"\n\n" if comments else b""

@@ -436,6 +436,14 @@ def test_named_events_ids_and_retries_that_break_sdks_are_dropped() -> None:
     assert decoded(body)[0] == TOKEN + FINISH + DONE
 
 
+def test_an_event_of_null_is_no_event() -> None:
+    """llama.cpp's first one for an array of prompts (recorded in autumn 2026)."""
+    sent, made = decoded(b"data: null\n\n", TOKEN, b"data: null\n\n" + FINISH, DONE)
+    assert (sent, made.error, made.tokens) == (TOKEN + FINISH + DONE, None, 1)
+    error = decoded(b"data: null\n\n")[1].error
+    assert isinstance(error, UpstreamError) and error.retryable  # a stream of nothing else has not begun
+
+
 def test_several_data_lines_become_one_event() -> None:
     out, _ = decoded(b'data: {"choices":\ndata: []}\n\n', FINISH + DONE)
     assert out == b'data: {"choices": []}\n\n' + FINISH + DONE
