@@ -441,7 +441,8 @@ def test_an_event_of_null_is_no_event() -> None:
     sent, made = decoded(b"data: null\n\n", TOKEN, b"data: null\n\n" + FINISH, DONE)
     assert (sent, made.error, made.tokens) == (TOKEN + FINISH + DONE, None, 1)
     error = decoded(b"data: null\n\n")[1].error
-    assert isinstance(error, UpstreamError) and error.retryable  # a stream of nothing else has not begun
+    assert isinstance(error, UpstreamError)
+    assert error.retryable  # a stream of nothing else has not begun
 
 
 def test_several_data_lines_become_one_event() -> None:
