@@ -64,7 +64,7 @@ class NamedDecoder(EventDecoder):
         self.progress = max(self.progress, 1)
         if event.type in self.endings:
             self.progress = 2
-            self._ended = True
+            self.ended = True
         return block + b"\n\n"
 
     def _count(self, event: _Event) -> None:

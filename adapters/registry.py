@@ -61,7 +61,10 @@ def detect(answers: Mapping[str, bytes]) -> str | None:
     """The engine that gave these answers (path → body of a 200), or None if nothing OpenAI-like is among them."""
     decoded = {path: _object(body) for path, body in answers.items()}
     info, props, listing = decoded.get("/info", {}), decoded.get("/props", {}), decoded.get("/v1/models", {})
-    owners = {card.get("owned_by") for card in listing.get("data") or () if isinstance(card, dict)}
+    cards = listing.get("data")
+    owners = (
+        {str(card.get("owned_by")) for card in cards if isinstance(card, dict)} if isinstance(cards, list) else set()
+    )
     if "model_path" in decoded.get("/get_model_info", {}) or "sglang" in owners:
         return "sglang"
     if "model_id" in info and "max_total_tokens" in info:
@@ -80,6 +83,6 @@ def detect(answers: Mapping[str, bytes]) -> str | None:
 def _object(body: bytes) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

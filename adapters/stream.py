@@ -34,7 +34,7 @@ class EventDecoder:
         self.tokens = 0
         self._splitter = sse.Splitter()
         self._fast = False  # between events, after the first token, before the end
-        self._ended = False
+        self.ended = False
 
     def feed(self, data: bytes) -> bytes:
         if self._fast:
@@ -58,7 +58,7 @@ class EventDecoder:
     def _careful(self, data: bytes) -> bytes:
         """A read with something to look at: the events that need it one by one, all between them as they are."""
         out, at = [], 0
-        while at < len(data) and not self._ended:
+        while at < len(data) and not self.ended:
             end = self._next_cut(data, at)
             piece = data[at:end]
             at = end
@@ -92,20 +92,20 @@ class EventDecoder:
         out = []
         for block in blocks:
             out.append(self._block(block))
-            if self._ended:
+            if self.ended:
                 break
-        self._fast = self.progress == 2 and not self._ended and not self._splitter.pending
+        self._fast = self.progress == 2 and not self.ended and not self._splitter.pending
         return b"".join(out)
 
     def _fail(self, error: UpstreamError) -> bytes:
         self.error = error
-        self._ended = True
+        self.ended = True
         self._fast = False
         return b""
 
     def _cut_off(self) -> bytes:
         """The body ended before the answer did. Nothing was generated, as far as anyone can tell, if no token came."""
-        if self._ended:
+        if self.ended:
             return b""
         return self._fail(
             UpstreamError("the engine closed the stream before finishing", status=502, retryable=self.progress < 2)
@@ -239,7 +239,7 @@ class StreamDecoder(EventDecoder):
         event = sse.parse(block)
         data = event.data.replace(b"\n", b" ").strip()  # between JSON's tokens, either will do
         if data == b"[DONE]":
-            self._ended = True
+            self.ended = True
             return self._owed() + DONE
         if block.startswith(b"error:"):  # llama.cpp of old
             return self._fail_with(block[6:].strip())
@@ -313,9 +313,9 @@ class StreamDecoder(EventDecoder):
 
     def finish(self) -> bytes:
         """An engine that closes after a finish reason has answered, though it never said ``[DONE]``."""
-        if self._ended or not self._finished:
+        if self.ended or not self._finished:
             return self._cut_off()
-        self._ended = True
+        self.ended = True
         return self._owed() + DONE
 
 

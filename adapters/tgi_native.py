@@ -202,7 +202,7 @@ class GenerateStreamDecoder(EventDecoder):
         reason = (details.finish_reason or "stop") if last else None
         out = _event(self._reply.text(text, reason, [token], tops))
         if last:
-            self._ended = True
+            self.ended = True
             self.usage = self._reply.usage(details)
             out += (_event(self._reply.counted(self.usage)) if self._show_usage else b"") + DONE
         return out

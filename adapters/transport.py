@@ -9,6 +9,7 @@ at once, so that the engine aborts; it is never half-closed, which engines take 
 from __future__ import annotations
 
 import math
+import os
 import ssl
 import zlib
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,7 @@ from gateway.types import Endpoint, Headers, UpstreamRequest
 from gateway.wire import h1
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+_STALE_S = 1.0
 Connect = Callable[[Endpoint], Awaitable[trio.abc.Stream]]
 
 
@@ -41,10 +43,12 @@ class TransportSettings(msgspec.Struct, frozen=True):
 class Upstream:
     """One connection to an endpoint and the response now arriving on it (ports.UpstreamResponse)."""
 
-    __slots__ = ("_inflate", "_parser", "_stream", "idle_since", "reused")
+    __slots__ = ("_inflate", "_parser", "_socket", "_stream", "idle_since", "reused")
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
+        below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        self._socket = below if isinstance(below, SocketStream) else None
         self._parser = h1.ResponseParser()
         self._inflate: Callable[[bytes], bytes] | None = None
         self.idle_since = 0.0
@@ -64,7 +68,16 @@ class Upstream:
 
     @property
     def reusable(self) -> bool:
-        return self._parser.complete and self._parser.keep_alive
+        """Whether the connection is between two exchanges: all answered, and all of the request taken."""
+        sock = self._socket
+        return self._parser.complete and self._parser.keep_alive and (sock is None or sock.stuck_since is None)
+
+    def quiet(self) -> bool:
+        """Whether nothing has come since the last answer. TLS may have: session tickets."""
+        sock = self._socket
+        if sock is None:
+            return True
+        return sock.quiet() if sock is self._stream else not sock.ended
 
     async def open(self, data: bytes) -> None:
         """Send a request and receive up to the end of the response's head. Raises UpstreamError, Stale included."""
@@ -73,7 +86,10 @@ class Upstream:
         self._inflate = None
         started = False
         try:
-            await self._stream.send_all(data)
+            if self._socket is not None and self._socket is self._stream:
+                self._socket.send_soon(data)  # an engine may answer before it has read it all
+            else:
+                await self._stream.send_all(data)
             while not parser.head:
                 received = await self._stream.receive_some()
                 if not received:
@@ -91,12 +107,16 @@ class Upstream:
     async def receive(self) -> bytes:
         """The body bytes of one read; b"" at the end. Raises UpstreamError if the body is cut."""
         parser = self._parser
-        data = parser.take()
-        while not data and not parser.complete:
-            await self._read()
+        while True:
             data = parser.take()
-        if self._inflate is None or not data:
-            return data
+            if data and self._inflate is not None:
+                data = self._inflated(data)
+            if data or parser.complete:
+                return data
+            await self._read()
+
+    def _inflated(self, data: bytes) -> bytes:
+        assert self._inflate is not None
         try:
             return self._inflate(data)
         except zlib.error as error:
@@ -132,10 +152,8 @@ class Upstream:
     def close(self) -> None:
         """At once, without a TLS farewell: the engine learns by the connection's end."""
         stream = self._stream
-        if isinstance(stream, trio.SSLStream):
-            stream = stream.transport_stream
-        if isinstance(stream, SocketStream):
-            stream.close()
+        if self._socket is not None:
+            self._socket.close()
         elif isinstance(stream, trio.StapledStream):  # tests' memory streams
             for half in (stream.send_stream, stream.receive_stream):
                 half.close()
@@ -197,14 +215,13 @@ class HTTPTransport:
 
     async def dial(self, endpoint: Endpoint) -> Upstream:
         """A new connection. Raises UpstreamError or UpstreamTimeout, retryable: no byte of the request was sent."""
-        where = f"{endpoint.host}:{endpoint.port}"
         try:
             with trio.fail_after(self.settings.connect_timeout):
                 stream = await self._connect(endpoint)
         except trio.TooSlowError:
-            raise UpstreamTimeout(f"connecting to {where} took too long", retryable=True) from None
+            raise UpstreamTimeout("connecting to the engine took too long", retryable=True) from None
         except (OSError, *_GONE) as error:
-            raise UpstreamError(f"cannot connect to {where}: {_reason(error)}", retryable=True) from error
+            raise UpstreamError(f"the engine cannot be reached: {_reason(error)}", retryable=True) from error
         self.opened += 1
         return Upstream(stream)
 
@@ -261,14 +278,16 @@ class _Host:
 
     def take(self, now: float) -> Upstream | None:
         """The idle connection used last: the one least likely to have been closed."""
-        if not self._idle:
-            return None
-        if now - self._idle[-1].idle_since > self._timeout:
-            self.expire(now)
-            return None
-        upstream = self._idle.pop()
-        upstream.reused = True
-        return upstream
+        while self._idle:
+            if now - self._idle[-1].idle_since > self._timeout:
+                self.expire(now)
+                return None
+            upstream = self._idle.pop()
+            if upstream.quiet():
+                upstream.reused = True
+                return upstream
+            upstream.close()  # the engine said something nobody asked for, or good-bye
+        return None
 
     def keep(self, upstream: Upstream, now: float) -> None:
         if len(self._idle) >= self._max_idle:
@@ -301,13 +320,14 @@ class _Send:
         transport = self._transport
         host = self._host = transport.host(self._endpoint)
         data = host.encode(self._request)
-        upstream = host.take(transport.turn.now)
+        began = transport.turn.now
+        upstream = host.take(began)
         if upstream is not None:
             try:
                 return await self._open(upstream, data)
             except Stale:
-                if self._aborted:
-                    raise
+                if self._aborted or transport.turn.now - began > _STALE_S:
+                    raise  # it may have worked on the request for that long
         return await self._open(await transport.dial(self._endpoint), data)
 
     async def _open(self, upstream: Upstream, data: bytes) -> Upstream:
@@ -349,9 +369,12 @@ def _prefix(endpoint: Endpoint, path: bytes, headers: Headers) -> bytes:
 
 
 def _reason(error: BaseException) -> str:
+    """In words for the client, who is not told addresses; the whole of it is the error's cause."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate does not verify: {error.verify_message}"
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError):
         return _reason(cause) if isinstance(cause, ssl.SSLCertVerificationError) else f"TLS failed: {cause.reason}"
-    return str(error)
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return "its name has no address" if isinstance(error, OSError) else "the connection broke"

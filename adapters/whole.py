@@ -66,6 +66,7 @@ class WholeDecoder:
         self.error: GatewayError | None = None
         self.progress = 0
         self.tokens = 0
+        self.ended = False
         self._parts: list[bytes] = []
 
     def feed(self, data: bytes) -> bytes:

@@ -104,6 +104,7 @@ class Program:
         self.totals = Totals()
         self.draining = False
         self._rng = random.Random()
+        self._reload, self._reload_requests = trio.open_memory_channel[object](1)
         _refuse_unguarded(self._settings, options.http)
 
     @property
@@ -131,7 +132,8 @@ class Program:
             await self._background.start(self._listen)
             with trio.move_on_after(_DISCOVERY_S):
                 await self.discovery.wait_settled()
-            self._announce()
+            if not self.draining:
+                self._announce()
         return OK
 
     # -- building -----------------------------------------------------------------------------------------------
@@ -143,6 +145,7 @@ class Program:
         self._listeners = await open_listeners(host, port, _tls(settings.http))
         host, port = options.admin or (settings.admin.host, settings.admin.port)
         self._admin_socket = _bind_admin(host, port)
+        self._addresses = self._listeners[0].address, self._admin_socket.getsockname()[:2]
 
     def _build(self) -> None:
         settings = self._settings
@@ -225,7 +228,10 @@ class Program:
             if answer.engine:
                 found[msgspec.structs.replace(endpoint, engine=answer.engine)] = answer.cards
         self.snapshot = discovered(resolved(self._configured, engines), found)
-        self.pools.apply(self.snapshot.pools)
+        gone = self.pools.apply(self.snapshot.pools)
+        for member in gone:
+            self.totals.forget(member.pool, member.id)
+            self._transport.forget(member.endpoint)
         static = {e for pool in self._configured.pools if not pool.external for e in pool.endpoints}
         self.discovery.watch(static.union(self._backends))
         self._mark(static.union(self._backends))
@@ -239,8 +245,9 @@ class Program:
             member.cards = () if answer is None else answer.cards
 
     async def _watch(self) -> None:
-        self._reload, requests = trio.open_memory_channel[object](1)
-        await supervise(self._watch_files, requests, name="configuration source", counts=self.totals.restarts)
+        await supervise(
+            self._watch_files, self._reload_requests, name="configuration source", counts=self.totals.restarts
+        )
 
     async def _watch_files(self, requests: trio.MemoryReceiveChannel[object]) -> None:
         await file.watch(self.options.config, self._reloaded, self._not_reloaded, requests, first=self._reading)
@@ -274,7 +281,7 @@ class Program:
         gc.collect()
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)  # requests make hardly any cycles: measured 7 % of the throughput
-        http, admin = self._listeners[0].address, self._admin_socket.getsockname()[:2]
+        http, admin = self._addresses
         print(f"ready http={_text(http)} grpc=off admin={_text(admin)}", flush=True)  # noqa: T201
 
     async def _signals(self, *, task_status: trio.TaskStatus[None]) -> None:

@@ -9,11 +9,12 @@ Failover happens only before the first byte reaches the client; after that an er
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 import trio
@@ -30,6 +31,10 @@ _ERROR_BODY_MAX: Final = 1 << 20
 _TICK_S: Final = 0.25
 _ROLE_HOLD_S: Final = 0.5
 _COMMENT_HOLD_S: Final = 10.0
+_SEE_OFF_S: Final = 0.25
+_MUTE_S: Final = 10.0
+_FULL: Final = (429, 503, 529)
+_FULL_S: Final = 0.5
 
 
 class Target(Protocol):
@@ -95,8 +100,9 @@ class Gateway:
                     with attempt:
                         await self._try(call, attempt)
             except GatewayError as error:
-                call.error = error
+                call.status, call.reason = error.status, error.reason
                 await exchange.fail(error)
+                _unlink(error)
 
     async def run(self) -> None:
         """The watch over all calls, four times a second until cancelled: cuts engines that are too slow, lets silent
@@ -131,26 +137,30 @@ class Gateway:
 
     async def _relay(self, call: Call, attempt: Attempt, upstream: UpstreamResponse) -> None:
         """Upstream's reads become the client's writes, one for one, from the first token on."""
-        patience = attempt.policy.between_tokens
+        patience, patient_until = attempt.policy.between_tokens, math.inf
         decoder = call.decoder = attempt.member.adapter.decoder(call.request, upstream.status, upstream.headers)
         while True:
             data = await upstream.receive()
-            complete = upstream.complete
+            call.heard, complete = self.turn.now, upstream.complete
             out = decoder.feed(data) if data else b""
             if complete:
                 out += decoder.finish()
             if decoder.error is not None:
                 await call.give_way(out)
                 raise decoder.error
-            if complete:
+            if complete or decoder.ended:
+                call.expires = call.deadline
                 await call.finish(out)
+                await _see_off(upstream)
                 return
             if decoder.progress < 2:
                 call.hold(out)
-                continue
-            now = call.last_sent = self.turn.now
-            call.expires = min(now + patience, call.deadline)
-            await call.send(out, now)
+            elif out:
+                call.expires = call.deadline  # a client that reads slowly is not the engine's fault
+                await call.send(out, self.turn.now)
+                if not out.startswith(b":"):  # nor do its comments make an engine alive
+                    patient_until = self.turn.now + patience
+                call.expires = min(patient_until, call.deadline)
 
 
 class Call:
@@ -163,11 +173,14 @@ class Call:
         self.started = self.last_sent = gateway.turn.now
         self.deadline = self.request.deadline
         self.expires = math.inf
+        self.heard = self.started
+        self.member: Member | None = None
         self.timed_out = False
         self.sending: Sending | None = None
         self.first_token = math.nan
         self.decoder: Decoder | None = None
-        self.error: GatewayError | None = None
+        self.status = 200
+        self.reason = ""
         self.pool = ""
         self.endpoint = ""
         self.tried = 0
@@ -199,6 +212,7 @@ class Call:
         target = gateway.route(self.request)
         gateway.budget.deposit()
         failure: GatewayError | None = None
+        tried: set[Endpoint] = set()
         wait = math.inf
         for part in (target, *target.fallbacks):
             pool = gateway.pools.get(part.pool)
@@ -206,16 +220,20 @@ class Call:
                 continue
             self.pool = self.pool or pool.name
             for member in pool.rank(gateway.turn.now, gateway.rng):
-                if failure is not None and not self._may_retry(pool.policy):
-                    raise failure
+                if failure is not None:
+                    if member.endpoint in tried:
+                        continue
+                    if not self._may_retry(pool.policy, failure):
+                        raise _with_advice(failure)
                 attempt = Attempt(self, pool, member, part.model or self.request.model)
                 yield attempt
                 if attempt.failure is None:
                     return
                 failure = attempt.failure
+                tried.add(member.endpoint)
             wait = min(wait, pool.retry_after(gateway.turn.now))
         if failure is not None:
-            raise failure
+            raise _with_advice(failure)
         raise NoEndpoints(
             f"no endpoint for model '{self.request.model}' is ready; try again shortly",
             retry_after=wait if wait < math.inf else 1.0,
@@ -228,10 +246,15 @@ class Call:
         suffix = f"-{self.tried}" if self._owns_id else f"-{id(self):x}-{self.tried}"
         return msgspec.structs.replace(self.request, id=self.request.id[: 128 - len(suffix)] + suffix)
 
-    def _may_retry(self, policy: Policy) -> bool:
-        return self.tried < policy.attempts and self.gateway.budget.withdraw()
+    def _may_retry(self, policy: Policy, failure: GatewayError) -> bool:
+        """A refusal for want of room has cost nothing and is not charged to the budget."""
+        return self.tried < policy.attempts and (failure.status in _FULL or self.gateway.budget.withdraw())
 
     # -- towards the client -------------------------------------------------------------------------------------
+
+    def drop_preamble(self) -> None:
+        """The attempt it came from is over."""
+        self._held = b""
 
     def hold(self, out: bytes) -> None:
         """Keep what precedes the first token, so that an engine that fails there can be replaced unseen."""
@@ -241,6 +264,7 @@ class Call:
 
     async def send(self, out: bytes, now: float) -> None:
         """From the first token on: everything there is, in one write."""
+        self.last_sent = now
         if self.first_token != self.first_token:  # not yet set: nan
             self.first_token = now
         if not self.committed:
@@ -274,9 +298,15 @@ class Call:
         if not self.exchange.started:  # a keep-alive may have started it
             await self.exchange.start(200, ((b"content-type", self.decoder.content_type),))
 
+    @property
+    def deserted(self) -> bool:
+        """Whether the engine no longer lets anybody in: it may have stopped with our connection open (vLLM does)."""
+        return self.member is not None and self.member.up is False
+
     def tick(self, now: float, nursery: trio.Nursery) -> None:
         """End a phase that took too long, by closing the engine's connection; then what a silent stream needs."""
-        if now > self.expires and self.sending is not None:
+        mute = self.committed and self.deserted and now > self.heard + _MUTE_S
+        if (now > self.expires or mute) and self.sending is not None:
             self.timed_out = True
             self.sending.abort()
         elif self.request.stream and not self._done:
@@ -286,14 +316,19 @@ class Call:
         """Release a preamble held too long; comment on a long silence."""
         if self._held and not self.committed:
             patience = _COMMENT_HOLD_S if self._held.startswith(b":") else _ROLE_HOLD_S
-            if now - self._held_since >= patience:
+            if now - self._held_since < patience:
+                return
+            if self._held.startswith(b":"):  # passed on in our own words, which do not stand in failover's way
+                self._held = b""
+                self.exchange.keep_alive()
+            else:
                 nursery.start_soon(self._release)
         elif now - self.last_sent >= self.gateway.keep_alive_s:
             self.last_sent = now
             self.exchange.keep_alive()
 
     async def _release(self) -> None:
-        if self._done or self.committed:
+        if self._done or self.committed or not self._held or self not in self.gateway.calls:
             return
         try:
             await self._commit()
@@ -304,8 +339,8 @@ class Call:
 
     def _record(self, error: BaseException | None) -> Record:
         """What is left of the call: numbers for metrics and the access log."""
-        decoder, failure, request = self.decoder, self.error, self.request
-        status, reason = (200, "") if failure is None else (200 if self.committed else failure.status, failure.reason)
+        decoder, request = self.decoder, self.request
+        status, reason = 200 if self.committed else self.status, self.reason
         if error is not None:
             status, reason = CLIENT_GONE, "client_gone"
         usage = decoder.usage if decoder is not None else None
@@ -332,7 +367,7 @@ class Call:
 class Attempt:
     """One endpoint tried. A failure that may be tried elsewhere ends here and is kept in ``failure``; others pass."""
 
-    __slots__ = ("call", "delay", "failure", "member", "model", "policy")
+    __slots__ = ("call", "delay", "failure", "member", "model", "policy", "probes")
 
     def __init__(self, call: Call, pool: Pool, member: Member, model: str) -> None:
         self.call = call
@@ -346,9 +381,9 @@ class Attempt:
 
     def __enter__(self) -> Endpoint:
         member, call = self.member, self.call
-        member.inflight += 1
-        member.requests += 1
+        self.probes = member.place()
         call.tried += 1
+        call.member = member
         call.pool = member.pool
         call.endpoint = member.id
         return member.endpoint
@@ -357,7 +392,7 @@ class Attempt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         member = self.member
-        member.inflight -= 1
+        member.leave(self.probes)
         outcome = "ok" if error is None else error.reason if isinstance(error, GatewayError) else "cancelled"
         self.call.gateway.attempted(member.pool, member.id, outcome)
         if error is None:
@@ -367,7 +402,8 @@ class Attempt:
             return False
         self._judge(error)
         if error.retryable and not self.call.committed:
-            self.failure = error
+            self.failure = _unlink(error)
+            self.call.drop_preamble()
             return True
         return False
 
@@ -376,12 +412,38 @@ class Attempt:
         now = self.call.gateway.turn.now
         if error.retry_after is not None:
             self.member.cool(now, error.retry_after)
-        elif error.status in (429, 503, 529):
-            return  # full, not ill
+        elif error.status in _FULL:
+            self.member.cool(now, _FULL_S)  # not ill, but others come first for a moment
         elif error.retryable or error.status >= 500:
             self.member.failed(now)
         else:
             self.member.succeeded()
+
+
+async def _see_off(upstream: UpstreamResponse) -> None:
+    """An answer that is whole may lack its framing's end: with it the connection can be kept."""
+    if not upstream.complete:
+        with trio.move_on_after(_SEE_OFF_S), contextlib.suppress(UpstreamError):
+            await upstream.receive()
+
+
+def _with_advice(failure: GatewayError) -> GatewayError:
+    """Engines that are full seldom say when to come again."""
+    if failure.status in (429, 503) and failure.retry_after is None:
+        failure.retry_after = 1.0
+    return failure
+
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+def _unlink(error: _Error) -> _Error:
+    """Forget the frames an error came through: it is kept by one of them, and they hold the request's body."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 async def _refusal(member: Member, upstream: UpstreamResponse) -> UpstreamError:

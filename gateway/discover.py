@@ -15,11 +15,12 @@ import trio
 
 from gateway.errors import GatewayError, UpstreamError
 from gateway.ports import Adapter, Transport
+from gateway.supervise import supervise
 from gateway.types import Endpoint, ModelCard, UpstreamRequest
 
 _log = logging.getLogger("infer_gateway.discover")
 _UP_S: Final = 5.0
-_DOWN_S: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
+_DOWN_S: Final = (0.25, 0.5, 1.0)
 _TIMEOUT_S: Final = 5.0
 _SLOW_ANSWERS: Final = 3
 _BODY_MAX: Final = 4 << 20
@@ -65,8 +66,8 @@ class Discovery:
     async def run(self) -> None:
         """Until cancelled. Endpoints given to `watch` before are asked from now on."""
         async with trio.open_nursery() as self._nursery:
-            for endpoint in self._scopes:
-                self._nursery.start_soon(self._loop, endpoint)
+            for endpoint, scope in self._scopes.items():
+                self._nursery.start_soon(self._loop, endpoint, scope)
             await trio.sleep_forever()
 
     def watch(self, endpoints: Iterable[Endpoint]) -> None:
@@ -76,21 +77,24 @@ class Discovery:
             self._scopes.pop(endpoint).cancel()
             self._answers.pop(endpoint, None)
         for endpoint in wanted - self._scopes.keys():
-            self._scopes[endpoint] = trio.CancelScope()
+            scope = self._scopes[endpoint] = trio.CancelScope()
             if self._nursery is not None:
-                self._nursery.start_soon(self._loop, endpoint)
+                self._nursery.start_soon(self._loop, endpoint, scope)
 
     async def wait_settled(self) -> None:
         """Until every endpoint watched has answered or failed to, once."""
         while any(self[endpoint].up is None for endpoint in self._scopes):
             await self._asked.park()
 
-    async def _loop(self, endpoint: Endpoint) -> None:
+    async def _loop(self, endpoint: Endpoint, scope: trio.CancelScope) -> None:
+        with scope:
+            await supervise(self._keep_asking, endpoint, name=f"discovery of {endpoint.url}")
+
+    async def _keep_asking(self, endpoint: Endpoint) -> None:
         failures = 0
-        with self._scopes[endpoint]:
-            while True:
-                failures = await self._ask(endpoint, failures)
-                await trio.sleep(_DOWN_S[min(failures, len(_DOWN_S)) - 1] if failures else _UP_S)
+        while True:
+            failures = await self._ask(endpoint, failures)
+            await trio.sleep(_DOWN_S[min(failures, len(_DOWN_S)) - 1] if failures else _UP_S)
 
     async def _ask(self, endpoint: Endpoint, failures: int) -> int:
         """Ask once; the number of failures in a row after it."""
@@ -102,7 +106,7 @@ class Discovery:
             gone = known.up is not True or failures + 1 >= _SLOW_ANSWERS
             self._note(endpoint, msgspec.structs.replace(known, up=False) if gone else known, "no answer in time")
             return failures + 1
-        except (GatewayError, ValueError) as error:
+        except (GatewayError, ValueError, RecursionError) as error:
             refused = isinstance(error, UpstreamError)
             gone = known.up is not True or refused or failures + 1 >= _SLOW_ANSWERS
             self._note(endpoint, msgspec.structs.replace(known, up=False) if gone else known, str(error))

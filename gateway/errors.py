@@ -171,6 +171,8 @@ class UpstreamError(GatewayError):
             self.type = type
         elif 400 <= status < 500:
             self.type = "invalid_request_error"
+        if 400 <= status < 500 and status != 429:
+            self.reason = "refused_by_engine"
 
 
 class UpstreamTimeout(GatewayError):

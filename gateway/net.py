@@ -22,7 +22,6 @@ from trio.lowlevel import (
     Abort,
     checkpoint,
     current_task,
-    notify_closing,
     reschedule,
     wait_readable,
     wait_task_rescheduled,
@@ -41,11 +40,12 @@ class SocketStream(trio.abc.HalfCloseableStream):
 
     Differs from trio.SocketStream in what a caller can see of sending: `send_all` is no checkpoint while earlier bytes
     have been taken by the kernel, and a connection that turns out to be broken is reported by the next call. Every
-    read is a checkpoint.
+    read is a checkpoint. ``readable``, ``ended`` and ``stuck_since`` (when the peer stopped taking bytes, or None) say
+    what is known without asking.
     """
 
     __slots__ = (
-        "_broken", "_closed", "_drained", "_outbox", "_queue", "_queued", "_readiness",
+        "_broken", "_closed", "_drained", "_more", "_outbox", "_queue", "_queued", "_readiness",
         "ended", "fd", "on_hangup", "readable", "reader", "socket", "stuck_since",
     )  # fmt: skip
 
@@ -56,18 +56,21 @@ class SocketStream(trio.abc.HalfCloseableStream):
         self.socket = sock
         self.fd = sock.fileno()
         self.stuck_since: float | None = None
-        self._queue: list[bytes] = []
-        self._queued = 0
-        self._outbox = _outbox()
-        self._broken: OSError | None = None
-        self._drained: trio.Event | None = None
-        self._closed = False
         self.on_hangup: Callable[[], object] | None = None
         self.readable = False
         self.ended = False
         self.reader: trio.lowlevel.Task | None = None
+        self._queue: list[bytes] = []
+        self._queued = 0
+        self._more = 0
+        self._broken: OSError | None = None
+        self._closed = False
+        self._drained = trio.lowlevel.ParkingLot()
+        self._outbox = _outbox()
         self._readiness = _readiness()
         self._readiness.add(self)
+
+    # -- reading ------------------------------------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """The next bytes, b"" at the end of the stream. Cancellation loses nothing."""
@@ -93,6 +96,20 @@ class SocketStream(trio.abc.HalfCloseableStream):
         self.reader = None
         return Abort.SUCCEEDED
 
+    def quiet(self) -> bool:
+        """Whether there is nothing to read, not even the end: what a connection between two answers has to be."""
+        if self.readable and not self.ended:
+            try:
+                self.socket.recv(1, socket.MSG_PEEK)
+                return False
+            except BlockingIOError:
+                self.readable = False  # the news was of bytes read meanwhile
+            except OSError:
+                return False
+        return not self.ended
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
     def send_soon(self, data: bytes) -> bool:
         """Send when this turn of the scheduler ends, after what is queued already. Never waits; see ``stuck_since``.
 
@@ -100,24 +117,25 @@ class SocketStream(trio.abc.HalfCloseableStream):
         """
         if self._broken is not None:
             raise _translated(self._broken)
-        if not self._queue:
+        if not self._queue and self.stuck_since is None:
             self._outbox.add(self)
         self._queue.append(data)
         self._queued += len(data)
         return self._queued > READ_SIZE
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Waits while the peer does not read what was sent before."""
-        if self._drained is not None:
-            await self.wait_sent()
+        """Waits while the peer does not read what it is sent."""
         if self.send_soon(bytes(data)):
             self.flush()
             await checkpoint()
+        if self.stuck_since is not None:
+            await self.wait_sent()
 
     async def wait_sent(self) -> None:
-        """Until the kernel has taken everything but what this turn still has to say."""
-        while self._drained is not None:
-            await self._drained.wait()
+        """Until the kernel has taken everything."""
+        self.flush()
+        while self.stuck_since is not None:
+            await self._drained.park()
         if self._broken is not None:
             raise _translated(self._broken)
 
@@ -125,66 +143,72 @@ class SocketStream(trio.abc.HalfCloseableStream):
         await self.wait_sent()
 
     def flush(self) -> None:
-        """Give the kernel what is queued; what it does not take, a task of its own gives it later."""
-        if self._drained is not None or not self._queue:
-            return
-        queue = self._queue
-        data = queue[0] if len(queue) == 1 else b"".join(queue)
-        queue.clear()
-        self._queued = 0
-        try:
-            sent = self.socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._broken = error
-            return
-        if sent < len(data):
-            self._drained = trio.Event()
-            self.stuck_since = trio.current_time()
-            trio.lowlevel.spawn_system_task(self._drain, memoryview(data)[sent:])
+        """Give the kernel what is queued. What it does not take it is given as soon as it has room."""
+        if self.stuck_since is None:
+            self.resume()
 
-    async def _drain(self, rest: memoryview) -> None:
-        try:
-            while rest:
-                await wait_writable(self.socket)
-                with contextlib.suppress(BlockingIOError):
-                    rest = rest[self.socket.send(rest) :]
+    def flush_last(self) -> None:
+        """As `flush`, before `close`: the end of the connection travels with the last bytes, so that a peer that has
+        read them also sees that it is over and sends nothing more.
+        """
+        self._more = getattr(socket, "MSG_MORE", 0)
+        self.flush()
+
+    def resume(self) -> None:
+        """The kernel has room again, or may have."""
+        while self._queue and self._broken is None:
+            data = self._queue[0] if len(self._queue) == 1 else b"".join(self._queue)
+            try:
+                sent = self.socket.send(data, self._more)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._broken = error
+                break
+            self._queue = [data[sent:]] if sent < len(data) else []
+            self._queued = len(data) - sent
+            if self._queue:
+                if sent or self.stuck_since is None:
                     self.stuck_since = trio.current_time()
-                if not rest and self._queue:
-                    rest = memoryview(b"".join(self._queue))
-                    self._queue.clear()
-                    self._queued = 0
-        except (OSError, trio.ClosedResourceError, ValueError) as error:
-            self._broken = error if isinstance(error, OSError) else OSError(errno.EBADF, "closed")
-        finally:
-            drained, self._drained, self.stuck_since = self._drained, None, None
-            if drained is not None:
-                drained.set()
+                if not sent:
+                    return
+        if self._broken is not None:
+            self._queue, self._queued = [], 0
+        if self.stuck_since is not None:
+            self.stuck_since = None
+            self._drained.unpark_all()
 
     async def send_eof(self) -> None:
-        self.flush()
+        await self.wait_sent()
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise _translated(error) from error
 
+    # -- closing ------------------------------------------------------------------------------------------------
+
     def close(self) -> None:
-        """Send what this turn had to say and close at once; whoever waits on the socket gets ClosedResourceError."""
+        """Close at once, with what the kernel takes of what is queued; who waits here gets ClosedResourceError."""
         if not self._closed:
-            self._closed = True
             self.flush()
+            self._closed = True
             self._readiness.discard(self)
-            if self._drained is not None:
-                notify_closing(self.socket)
             self.socket.close()
+            self._broken = self._broken or OSError(errno.EBADF, "closed")
+            self.resume()
             self.readable = True  # whoever waits to read finds it closed
             if self.reader is not None:
                 reschedule(self.reader)
                 self.reader = None
 
     async def aclose(self) -> None:
-        self.close()
+        """Close when the kernel has taken everything; cancelled, at once."""
+        try:
+            if not self._closed:
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self.wait_sent()
+        finally:
+            self.close()
         await checkpoint()
 
 
@@ -287,27 +311,31 @@ class _Readiness:
         streams, poll = self._streams, self._set.poll
         while True:
             await wait_readable(self._set.fileno())
-            for fd, gone in poll():
+            for fd, events in poll():
                 stream = streams.get(fd)
                 if stream is None:
                     continue
-                stream.readable = True
-                if stream.reader is not None:
-                    reschedule(stream.reader)
-                    stream.reader = None
-                if gone:
+                if events & _READ:
+                    stream.readable = True
+                    if stream.reader is not None:
+                        reschedule(stream.reader)
+                        stream.reader = None
+                if stream.stuck_since is not None:
+                    stream.resume()
+                if events & _GONE_EVENTS:
                     stream.ended = True
                     if stream.on_hangup is not None:
                         stream.on_hangup()
 
 
 if sys.platform == "linux":
+    _GONE_EVENTS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+    _READ = select.EPOLLIN | _GONE_EVENTS
 
     class _EdgeTriggered:
-        """epoll, telling of each socket once per change: something to read, or the peer's end."""
+        """epoll, telling of each socket once per change: something to read, room to write, the peer's end."""
 
-        _NEWS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
-        _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+        _NEWS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
         def __init__(self) -> None:
             self._epoll = select.epoll()
@@ -317,11 +345,11 @@ if sys.platform == "linux":
             self._epoll.register(fd, self._NEWS)
 
         def poll(self) -> list[tuple[int, int]]:
-            """(descriptor, nonzero if the peer is gone) of all that changed."""
-            gone = self._GONE
-            return [(fd, events & gone) for fd, events in self._epoll.poll(0)]
+            """(descriptor, events) of all that changed."""
+            return self._epoll.poll(0)
 
 else:
+    _WRITE, _READ, _GONE_EVENTS = 0, 1, 2
 
     class _EdgeTriggered:
         """The same by kqueue."""
@@ -331,11 +359,18 @@ else:
             self.fileno = self._kqueue.fileno
 
         def register(self, fd: int) -> None:
-            self._kqueue.control([select.kevent(fd, select.KQ_FILTER_READ, select.KQ_EV_ADD | select.KQ_EV_CLEAR)], 0)
+            flags = select.KQ_EV_ADD | select.KQ_EV_CLEAR
+            filters = (select.KQ_FILTER_READ, select.KQ_FILTER_WRITE)
+            self._kqueue.control([select.kevent(fd, kind, flags) for kind in filters], 0)
 
         def poll(self) -> list[tuple[int, int]]:
-            """(descriptor, nonzero if the peer is gone) of all that changed."""
-            return [(event.ident, event.flags & select.KQ_EV_EOF) for event in self._kqueue.control(None, 1024, 0)]
+            """(descriptor, events) of all that changed."""
+            return [(event.ident, self._events(event)) for event in self._kqueue.control(None, 1024, 0)]
+
+        def _events(self, event: select.kevent) -> int:
+            if event.filter != select.KQ_FILTER_READ:
+                return _WRITE
+            return _READ | _GONE_EVENTS if event.flags & select.KQ_EV_EOF else _READ
 
 
 _readiness_of_this_run: trio.lowlevel.RunVar[_Readiness] = trio.lowlevel.RunVar("readiness")

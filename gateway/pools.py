@@ -42,7 +42,7 @@ class Member:
 
     __slots__ = (
         "adapter", "cards", "consecutive", "cool_until", "draining", "endpoint", "failures",
-        "id", "inflight", "open_until", "openings", "pool", "requests", "up",
+        "id", "inflight", "open_until", "openings", "pool", "probes", "requests", "up",
     )  # fmt: skip
 
     def __init__(self, pool: str, endpoint: Endpoint, adapter: Adapter) -> None:
@@ -54,6 +54,7 @@ class Member:
         self.up: bool | None = None
         self.draining = False
         self.inflight = 0
+        self.probes = 0
         self.requests = 0
         self.failures = 0
         self.consecutive = 0
@@ -65,7 +66,20 @@ class Member:
         """Whether a new request may be placed here; an open circuit lets one through when its time is up."""
         if self.up is False or self.draining or now < self.open_until or now < self.cool_until:
             return False
-        return not (self.consecutive >= _FAILURES_TO_OPEN and self.inflight)
+        return not (self.consecutive >= _FAILURES_TO_OPEN and self.probes)
+
+    def place(self) -> bool:
+        """A request goes here. True if it is the one that finds out whether the endpoint is well again."""
+        self.inflight += 1
+        self.requests += 1
+        probe = self.consecutive >= _FAILURES_TO_OPEN
+        self.probes += probe
+        return probe
+
+    def leave(self, probe: bool) -> None:
+        """What `place` returned comes back when the request has left."""
+        self.inflight -= 1
+        self.probes -= probe
 
     def succeeded(self) -> None:
         self.consecutive = self.openings = 0
@@ -163,8 +177,8 @@ class Pools:
     def members(self) -> list[Member]:
         return [member for pool in self._pools.values() for member in pool.members]
 
-    def apply(self, specs: Iterable[PoolSpec]) -> None:
-        """Make the fleet what ``specs`` say. An endpoint whose engine is not recognised yet joins when it is."""
+    def apply(self, specs: Iterable[PoolSpec]) -> list[Member]:
+        """Make the fleet what ``specs`` say; the members that left. An endpoint not recognised yet joins when it is."""
         old = {(member.pool, member.endpoint): member for member in self.members()}
         for member in old.values():
             member.adapter = self.adapters[member.endpoint.engine]
@@ -174,6 +188,8 @@ class Pools:
             members = [old.get((spec.name, endpoint)) or self._member(spec.name, endpoint) for endpoint in known]
             pools[spec.name] = Pool(spec.name, members, spec.policy)
         self._pools = pools
+        kept = {(member.pool, member.endpoint) for member in self.members()}
+        return [member for key, member in old.items() if key not in kept]
 
     def _member(self, pool: str, endpoint: Endpoint) -> Member:
         return Member(pool, endpoint, self.adapters[endpoint.engine])

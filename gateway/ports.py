@@ -40,13 +40,15 @@ class Decoder(Protocol):
     For streams `feed` returns whole events only; an event still incomplete is kept until its end arrives.
     ``error`` is set when the engine reports a failure inside its answer: bytes already returned stay valid, nothing
     after the error is returned. ``progress`` is 0 before any event, 1 after events without a token (role, comment),
-    2 from the first token on. ``tokens`` counts what was streamed, for answers that end without usage.
+    2 from the first token on. ``tokens`` counts what was streamed, for answers that end without usage. ``ended``: the
+    answer is whole, whether or not the body goes on.
     """
 
     usage: Usage | None
     error: GatewayError | None
     progress: int
     tokens: int
+    ended: bool
     content_type: bytes
 
     def feed(self, data: bytes, /) -> bytes: ...

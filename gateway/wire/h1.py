@@ -28,6 +28,10 @@ class ProtocolError(Exception):
         self.status = status
 
 
+_PIECES = 64
+_RESPONSE_HEAD_MAX = 1 << 20
+
+
 class Request(msgspec.Struct, frozen=True):
     """One whole request: framing is resolved, the body is complete, names are lower-case.
 
@@ -66,24 +70,32 @@ class RequestParser:
         self._max_header = max_header
         self._max_body = max_body
         self._headers: list[tuple[bytes, bytes]] = []
+        self._fields: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self._crumbs: bytearray | None = None
+        self._size = 0
         self._reset()
         self._parser = httptools.HttpRequestParser(self)
 
     def feed(self, data: bytes) -> None:
         """Take what one read brought. Requests complete so far are in ``ready``; a violation is in ``error``."""
-        if self.error is not None:
-            return
-        self.idle = False
+        while data and self.error is None:
+            data = self._feed(data)
+
+    def _feed(self, data: bytes) -> bytes:
+        """What is to be fed again, because an offer in it was declined."""
+        done, had = len(self.ready), self._size
+        rest = b""
         self._fed += len(data)
-        done = len(self.ready)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            self._refuse_upgrade(data[upgrade.args[0] :])
+            rest = self._without_upgrade(data[upgrade.args[0] :])
         except HttpParserError as error:
             self._fail(error)
-        if not self.in_body and not self.idle and done == len(self.ready):
-            self._bound_header()
+        if done == len(self.ready) and not self.idle:
+            self._bound(len(data) - (self._size - had))
+        return rest
 
     # -- called by llhttp ---------------------------------------------------------------------------------------
 
@@ -107,13 +119,19 @@ class RequestParser:
         self._check_fields()
 
     def on_body(self, data: bytes) -> None:
-        self._body.append(data)
+        if self._crumbs is not None:
+            self._crumbs += data
+        else:
+            self._body.append(data)
+            if len(self._body) > _PIECES:  # kept apart, bytes in twos would take twenty times their size
+                self._crumbs = bytearray(b"".join(self._body))
+                self._body.clear()
         self._size += len(data)
         if self._size > self._max_body:
             raise ProtocolError(f"the request's body exceeds {self._max_body} bytes", 413)
 
     def on_message_complete(self) -> None:
-        parser, body = self._parser, self._body
+        parser, body = self._parser, self._body if self._crumbs is None else [bytes(self._crumbs)]
         self.ready.append(
             Request(
                 parser.get_method(),
@@ -132,18 +150,24 @@ class RequestParser:
     def _reset(self) -> None:
         self._target = b""
         self._headers = []
-        self._body: list[bytes] = []
+        self._fields = {}
+        self._body = []
+        self._crumbs = None
         self._size = 0
-        self._fields: dict[bytes, bytes] = {}
         self._fed = 0
+        self._overhead = 0
         self.in_body = False
         self._http10 = False
         self.continue_wanted = False
         self.idle = True
 
-    def _bound_header(self) -> None:
-        """A header that trickles in ends somewhere: llhttp itself has no limit."""
-        if self._fed > self._max_header and self.error is None:
+    def _bound(self, besides: int) -> None:
+        """Whatever trickles in ends somewhere: a header, and what surrounds a body (chunk sizes, trailers)."""
+        if self.in_body:
+            self._overhead += besides
+            if self._overhead > self._max_header + 16 * self._size and self.error is None:
+                self.error = ProtocolError("the request's body is wrapped in more than it holds", 413)
+        elif self._fed > self._max_header and self.error is None:
             self.error = ProtocolError(f"the request's header exceeds {self._max_header} bytes", 431)
 
     def _check_fields(self) -> None:
@@ -177,18 +201,21 @@ class RequestParser:
         else:
             self.error = ProtocolError(f"malformed HTTP request: {_reason(error)}")
 
-    def _refuse_upgrade(self, rest: bytes) -> None:
-        """Answer as if the client had not offered an upgrade (RFC 9110 §7.8): read the message again without the offer.
+    def _without_upgrade(self, rest: bytes) -> bytes:
+        """The message again, without the offer to upgrade: it is answered as if there were none (RFC 9110 §7.8).
 
         llhttp leaves the body of such a request unread; clients that offer h2c (curl, Java) do send one.
         """
         request = self.ready.pop() if self.ready else None
         if request is None or request.method == b"CONNECT":
             self.error = ProtocolError("CONNECT is not served here", 405)
-            return
+            return b""
         self._parser = httptools.HttpRequestParser(self)
         fields = [(n, v) for n, v in request.headers if n not in (b"upgrade", b"http2-settings", b"connection")]
-        self.feed(b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method, request.target, encode_fields(fields)) + rest)
+        if not request.keep_alive:
+            fields.append((b"connection", b"close"))
+        version = b"1.0" if request.http10 else b"1.1"
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (request.method, request.target, version, encode_fields(fields)) + rest
 
 
 class ResponseParser:
@@ -211,12 +238,17 @@ class ResponseParser:
         self.head = False
         self.complete = False
         self.keep_alive = False
+        self._fed = 0
         self._parts.clear()
 
     def feed(self, data: bytes) -> None:
         """Raises ProtocolError for anything that is not an HTTP/1.x response, and for bytes after its end."""
         if self.complete:
             raise ProtocolError("bytes after the end of the response")
+        if not self.head:
+            self._fed += len(data)
+            if self._fed > _RESPONSE_HEAD_MAX:
+                raise ProtocolError(f"the response's header exceeds {_RESPONSE_HEAD_MAX} bytes")
         try:
             self._parser.feed_data(data)
         except HttpParserError as error:

@@ -61,9 +61,13 @@ class Connection:
         """Serve the client until it leaves, errs, or is asked to go. Returns with the stream closed."""
         try:
             with self.scope:
+                if isinstance(self.stream, trio.SSLStream):
+                    await self.stream.do_handshake()
+                    self.phase = Phase.IDLE
                 await self._serve()
-                if self._raw is not None:
-                    await self._raw.wait_sent()
+                if self.socket is not None:
+                    self.socket.flush_last()
+                    await self.socket.wait_sent()
             if self.expired:
                 await self._refuse(h1.ProtocolError("the request did not arrive in time", 408))
         except _GONE:
@@ -81,7 +85,9 @@ class Connection:
             await self._handle(exchange)
             if not exchange.finished:
                 return
-            self.phase, self.since = Phase.IDLE, self._turn.now
+            if self.socket is not None and self.socket.stuck_since is not None:
+                await self.socket.wait_sent()  # busy until the client has the answer
+            self.phase, self.since = Phase.IDLE if self._parser.idle else Phase.HEADER, self._turn.now
 
     async def _handle(self, exchange: HttpExchange) -> None:
         """The boundary of one request: whatever a handler raises ends this request and nothing else."""
@@ -107,7 +113,7 @@ class Connection:
                 return None
             if parser.continue_wanted:
                 parser.continue_wanted = False
-                await self.write(h1.CONTINUE)
+                await self.write(bytes, h1.CONTINUE)
             data = await self.stream.receive_some()
             if not data:
                 return None
@@ -117,6 +123,8 @@ class Connection:
 
     def _note_progress(self) -> None:
         """A header has one limit from its first byte; a body may take as long as it keeps coming."""
+        if self._parser.idle:
+            return  # an empty line between requests
         if self._parser.in_body:
             self.phase, self.since = Phase.BODY, self._turn.now
         elif self.phase is not Phase.HEADER:
@@ -124,45 +132,51 @@ class Connection:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    async def write(self, data: bytes) -> None:
-        """Hand ``data`` to the client; waits only while the client does not read what it was sent before."""
+    async def write(self, framed: Callable[[bytes], bytes], chunk: bytes) -> None:
+        """Hand ``framed(chunk)`` to the client; waits only while the client does not read what it is sent.
+
+        Framing and queueing are one step, so that writers in other tasks come before or after, never between.
+        """
         raw = self._raw
         if raw is None:
-            await self._write_locked(data)
+            await self._write_locked(framed, chunk)
             return
-        if raw.stuck_since is not None:
-            await raw.wait_sent()
-        if raw.send_soon(data):
+        data = framed(chunk)
+        if data and raw.send_soon(data):
             raw.flush()
             await trio.lowlevel.checkpoint()
+        if raw.stuck_since is not None:
+            await raw.wait_sent()
 
-    async def _write_locked(self, data: bytes) -> None:
+    async def _write_locked(self, framed: Callable[[bytes], bytes], chunk: bytes) -> None:
         assert self._lock is not None
         async with self._lock:
+            data = framed(chunk)
             self._writing_since = self._turn.now
             try:
-                await self.stream.send_all(data)
+                if data:
+                    await self.stream.send_all(data)
             finally:
                 self._writing_since = None
 
     @property
     def stalled(self) -> float | None:
         """Since when the client has not read what it is being sent; None if it keeps up."""
-        return self._writing_since or (self.socket.stuck_since if self.socket is not None else None)
+        return (self.socket.stuck_since if self.socket is not None else None) or self._writing_since
 
     def write_soon(self, framed: Callable[[bytes], bytes], chunk: bytes) -> None:
         """Write from another task; skipped while the client is behind."""
         if self.stalled is not None:
             return
         if self._raw is None:
-            self.server.start_soon(self._write_quietly, framed(chunk))
+            self.server.start_soon(self._write_quietly, framed, chunk)
             return
         with contextlib.suppress(*_GONE):  # the handler's own task learns of it
             self._raw.send_soon(framed(chunk))
 
-    async def _write_quietly(self, data: bytes) -> None:
+    async def _write_quietly(self, framed: Callable[[bytes], bytes], chunk: bytes) -> None:
         try:
-            await self._write_locked(data)
+            await self._write_locked(framed, chunk)
         except _GONE:
             self.scope.cancel()
 
@@ -176,15 +190,30 @@ class Connection:
         else:
             self.scope.cancel()
 
+    def leave(self) -> None:
+        """End an idle connection, after the client has what was said."""
+        self.closing = True
+        if self.socket is not None:
+            self.socket.flush()
+            if self.socket.stuck_since is not None:
+                self.phase = Phase.BUSY
+                self.server.start_soon(self._leave_when_sent, self.socket)
+                return
+        self.scope.cancel()
+
+    async def _leave_when_sent(self, sock: SocketStream) -> None:
+        with contextlib.suppress(*_GONE):
+            await sock.wait_sent()
+        self.scope.cancel()
+
     async def _refuse(self, error: h1.ProtocolError) -> None:
         """Tell the peer what is wrong and close; read on for a moment, lest the kernel reset the answer away."""
         self.closing = True
         with trio.move_on_after(_LINGER_S):
-            await self.write(error_response(error, self.server.date_field))
+            await self.write(bytes, self.server.error_response(error))
             if self._raw is not None:
-                await self._raw.wait_sent()
                 await self._raw.send_eof()
-                await self._discard()
+            await self._discard()
 
     async def _discard(self) -> None:
         unread = _LINGER_BYTES
@@ -207,10 +236,10 @@ class Connection:
 _JSON = ((b"content-type", b"application/json"),)
 
 
-def error_response(error: h1.ProtocolError, date_field: bytes) -> bytes:
+def error_response(error: h1.ProtocolError, fields: bytes) -> bytes:
     """The whole answer to a client that broke HTTP; the connection closes after it."""
     body = _error_body(error.status, error.message)
-    head = h1.response_head(error.status, _JSON) + date_field
+    head = h1.response_head(error.status, _JSON) + fields
     return head + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
 

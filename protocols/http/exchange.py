@@ -41,37 +41,21 @@ class HttpExchange:
 
     def start_nowait(self, status: int, headers: Headers) -> None:
         self.started = True
-        connection = self._connection
         for name, _ in headers:
             if name == b"content-length":
                 self._sized = True
                 break
         if status in _BODILESS:
             self._silent = self._sized = True
-        self._held = h1.response_head(status, headers) + connection.server.date_field
-        if connection.closing or connection.server.draining or not self.request.keep_alive:
-            connection.closing = True
-            self._held += b"connection: close\r\n"
-        elif self.request.http10:
-            self._held += b"connection: keep-alive\r\n"
+        self._held = h1.response_head(status, headers) + self._connection.server.date_field
 
     async def send(self, chunk: bytes) -> None:
         """Body bytes, written at once. ``b""`` writes the head alone."""
-        data = self._framed(chunk)
-        if data:
-            await self._connection.write(data)
+        await self._connection.write(self._framed, chunk)
 
     async def finish(self, chunk: bytes = b"") -> None:
         """The last body bytes (maybe none) and the end of the message, in one write."""
-        self.finished = True
-        if self._held and not self._sized:  # the whole body is here: say how long it is
-            self._sized = True
-            self._held += b"content-length: %d\r\n" % len(chunk)
-        data = self._framed(chunk)
-        if self._chunked:
-            data += h1.LAST_CHUNK
-        if data:
-            await self._connection.write(data)
+        await self._connection.write(self._framed_last, chunk)
 
     async def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """A whole answer at once."""
@@ -84,7 +68,7 @@ class HttpExchange:
         What the kernel does not take at once goes out before the next write.
         """
         if self.started and not self.finished:
-            self._connection.write_soon(self._framed, chunk)
+            self._connection.write_soon(self._framed_between, chunk)
 
     async def end(self, chunk: bytes) -> None:
         """As `finish`, and the connection closes after it: the reply is in order, but something else is not."""
@@ -96,27 +80,41 @@ class HttpExchange:
         self.finished = True
         self._connection.abort()
 
+    def _framed_last(self, chunk: bytes) -> bytes:
+        self.finished = True
+        if self._held and not self._sized:  # the whole body is here: say how long it is
+            self._sized = True
+            self._held += b"content-length: %d\r\n" % len(chunk)
+        data = self._framed(chunk)
+        return data + h1.LAST_CHUNK if self._chunked else data
+
+    def _framed_between(self, chunk: bytes) -> bytes:
+        return b"" if self.finished else self._framed(chunk)
+
     def _framed(self, chunk: bytes) -> bytes:
         held = self._held
         if held:
             self._held = b""
-            if not self._sized:
-                self._choose_framing()
-                if self._chunked:
-                    held += b"transfer-encoding: chunked\r\n"
-            held += b"connection: close\r\n\r\n" if self._unframed else b"\r\n"
+            held += self._framing_fields()
         if not chunk or self._silent:
             return held
         if self._chunked:
             return b"%b%x\r\n%b\r\n" % (held, len(chunk), chunk)
         return held + chunk
 
-    @property
-    def _unframed(self) -> bool:
-        return not self._sized and not self._chunked
+    def _framing_fields(self) -> bytes:
+        """How the body ends, whether the connection does too, and the end of the head.
 
-    def _choose_framing(self) -> None:
-        if self.request.http10:
-            self._connection.closing = True
-        else:
-            self._chunked = not self._silent
+        A body whose length is not known when it begins is chunked; HTTP/1.0 has but the end of the connection for it.
+        """
+        connection, fields = self._connection, b""
+        if not self._sized:
+            if self.request.http10:
+                connection.closing = True
+            else:
+                self._chunked = not self._silent
+                fields = b"transfer-encoding: chunked\r\n"
+        if connection.closing or connection.server.draining or not self.request.keep_alive:
+            connection.closing = True
+            return fields + b"connection: close\r\n\r\n"
+        return fields + (b"connection: keep-alive\r\n\r\n" if self.request.http10 else b"\r\n")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -115,6 +117,8 @@ class Server:
         self._listeners = listeners
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
+        self._id_prefix = os.urandom(4).hex().encode()
+        self._refusals = itertools.count(1)
         self._nursery: trio.Nursery | None = None
 
     def statistics(self) -> Statistics:
@@ -144,9 +148,14 @@ class Server:
         for listener in self._listeners:
             trio.lowlevel.notify_closing(listener.socket)
             listener.socket.close()
-        for connection in self._connections:
+        for connection in list(self._connections):
             if connection.phase is Phase.IDLE:
-                connection.scope.cancel()
+                connection.leave()
+
+    def error_response(self, error: h1.ProtocolError) -> bytes:
+        """What a client that broke HTTP is told, under an id of its own."""
+        request_id = b"x-request-id: http-%b-%x\r\n" % (self._id_prefix, next(self._refusals))
+        return error_response(error, self.date_field + request_id)
 
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
         assert self._nursery is not None
@@ -159,8 +168,12 @@ class Server:
         raw = connection.socket
         if raw is not None:
             raw.on_hangup = connection.scope.cancel
+            if raw.ended:  # before anybody listened
+                connection.scope.cancel()
         try:
             await connection.run()
+        except Exception:  # noqa: BLE001 — no client ends the server, whatever it finds to do
+            _log.exception("a connection failed")
         finally:
             self._connections.discard(connection)
 
@@ -169,6 +182,8 @@ class Server:
     async def _accept(self, listener: Listener) -> None:
         while True:
             try:
+                if listener.socket.fileno() < 0:
+                    return  # drained
                 await wait_readable(listener.socket)
                 self._accept_waiting(listener)
             except (trio.ClosedResourceError, ValueError):
@@ -190,7 +205,7 @@ class Server:
                 continue
             stream: trio.abc.Stream = SocketStream(sock)
             if listener.ssl_context is not None:
-                stream = trio.SSLStream(stream, listener.ssl_context, server_side=True, https_compatible=True)
+                stream = trio.SSLStream(stream, listener.ssl_context, server_side=True)
             self.start_soon(self.serve_stream, stream, str(address[0]) if address else "")
 
     def _turn_away(self, sock: socket.socket) -> None:
@@ -198,7 +213,7 @@ class Server:
             sock.setblocking(False)
             error = h1.ProtocolError("too many connections; try again later", 503)
             with contextlib.suppress(OSError):
-                sock.send(error_response(error, self.date_field))
+                sock.send(self.error_response(error))
 
     # -- patrol -------------------------------------------------------------------------------------------------
 

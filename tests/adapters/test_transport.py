@@ -367,9 +367,9 @@ def test_https_is_verified(tmp_path: object) -> None:
     over_tcp(context, scenario)
 
 
-def test_a_refused_connection_names_the_address() -> None:
+def test_a_refused_connection_is_told_without_the_address() -> None:
     async def main() -> None:
-        with pytest.raises(UpstreamError, match=r"127\.0\.0\.1:1"):
+        with pytest.raises(UpstreamError, match=r"cannot be reached: connection refused$"):
             await ask_at(HTTPTransport(), Endpoint("vllm", "http", "127.0.0.1", 1))
 
     trio.run(main)

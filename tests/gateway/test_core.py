@@ -33,6 +33,7 @@ class FakeDecoder:
         self.error: GatewayError | None = None
         self.progress = 0
         self.tokens = 0
+        self.ended = False
         self.whole = False
 
     def feed(self, data: bytes, /) -> bytes:
