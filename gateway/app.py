@@ -37,7 +37,7 @@ from gateway.config.snapshot import Snapshot, resolved
 from gateway.config.url import is_loopback
 from gateway.core import Gateway, Target
 from gateway.discover import Discovery
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, ModelNotFound, NoEndpoints
 from gateway.meter import Record, Totals
 from gateway.pools import Pools
 from gateway.ports import Exchange
@@ -52,6 +52,7 @@ from protocols.openai.serve import OpenAIApp
 _log = logging.getLogger("infer_gateway")
 OK, BAD_CONFIGURATION, BAD_USAGE, CANNOT_BIND = 0, 1, 2, 3
 _DISCOVERY_S: Final = 3.0
+_LAST_WORDS_S: Final = 0.1
 
 Address = tuple[str, int]
 
@@ -105,7 +106,7 @@ class Program:
         self.draining = False
         self._rng = random.Random()
         self._reload, self._reload_requests = trio.open_memory_channel[object](1)
-        _refuse_unguarded(self._settings, options.http)
+        _refuse_unguarded(self._settings, options)
 
     @property
     def _settings(self) -> Settings:
@@ -200,6 +201,16 @@ class Program:
         return {"http": self._server.statistics().connections}
 
     def _route(self, request: InferenceRequest) -> Target:
+        try:
+            return self._match(request)
+        except ModelNotFound:
+            if all(self.discovery[endpoint].cards for endpoint in self._backends):
+                raise
+        raise NoEndpoints(
+            f"the model `{request.model[:256]}` is not known, but not every backend has answered yet", retry_after=1.0
+        )
+
+    def _match(self, request: InferenceRequest) -> Target:
         chance = self._rng.random()
         return self.snapshot.routes.match(request.model, request.path, request.headers, chance, request.identity.user)
 
@@ -254,7 +265,7 @@ class Program:
 
     def _reloaded(self, snapshot: Snapshot) -> None:
         try:
-            _refuse_unguarded(snapshot.settings, self.options.http)
+            _refuse_unguarded(snapshot.settings, self.options)
         except ConfigError as error:
             self._not_reloaded(error)
             return
@@ -291,7 +302,7 @@ class Program:
                 if number == signal.SIGHUP:
                     self._request_reload()
                 elif self.draining:
-                    self._background.cancel_scope.cancel()
+                    self._background.start_soon(self._stop)
                 else:
                     self.draining = True
                     self._background.start_soon(self._drain)
@@ -309,6 +320,12 @@ class Program:
         self._server.drain()
         await trio.sleep(self._settings.drain_timeout)
         _log.warning("drain timeout: %d requests are cut", self._server.statistics().busy)
+        await self._stop()
+
+    async def _stop(self) -> None:
+        """Now; but clients in mid-stream are told that it breaks off."""
+        self.gateway.give_up()
+        await trio.sleep(_LAST_WORDS_S)
         self._background.cancel_scope.cancel()
 
 
@@ -319,16 +336,21 @@ def _pair(backend: str) -> tuple[str, str]:
     return engine, url
 
 
-def _refuse_unguarded(settings: Settings, http: Address | None) -> None:
+def _refuse_unguarded(settings: Settings, options: Options) -> None:
     """Open doors are opened knowingly; locks that do not lock yet are not pretended. Raises ConfigError."""
     auth = settings.auth
     if auth.configured:
         raise ConfigError(["$.auth: identities are not checked in this version; remove it rather than believe in it"])
-    host = http[0] if http is not None else settings.listeners.http.host
-    if not is_loopback(host) and auth.required is not False:
+    listeners = settings.listeners
+    hosts = (
+        options.http[0] if options.http is not None else listeners.http.host,
+        options.admin[0] if options.admin is not None else listeners.admin.host,
+    )
+    opened = [host for host in hosts if not is_loopback(host)]
+    if opened and auth.required is not False:
         raise ConfigError(
             [
-                f"serving on {host} lets everybody in, as no authentication is configured; "
+                f"serving on {opened[0]} lets everybody in, as no authentication is configured; "
                 "say `auth: {required: false}` in a GatewayConfiguration if that is meant"
             ]
         )

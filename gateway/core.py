@@ -10,6 +10,7 @@ Failover happens only before the first byte reaches the client; after that an er
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -20,13 +21,14 @@ import msgspec
 import trio
 
 from gateway.config.snapshot import Policy
-from gateway.errors import GatewayError, NoEndpoints, UpstreamError, UpstreamTimeout
+from gateway.errors import GatewayError, NoEndpoints, Overloaded, UpstreamError, UpstreamTimeout
 from gateway.meter import CLIENT_GONE, Record
 from gateway.pools import Member, Pool, Pools
 from gateway.ports import Decoder, Exchange, Sending, Transport, UpstreamResponse
 from gateway.turn import turn
 from gateway.types import Endpoint, InferenceRequest
 
+_log = logging.getLogger("infer_gateway.core")
 _ERROR_BODY_MAX: Final = 1 << 20
 _TICK_S: Final = 0.25
 _ROLE_HOLD_S: Final = 0.5
@@ -90,6 +92,7 @@ class Gateway:
         self.budget = RetryBudget()
         self.calls: set[Call] = set()
         self.ids: set[str] = set()
+        self.stopping = False
         self.turn = turn()
 
     async def serve(self, exchange: Exchange) -> None:
@@ -103,6 +106,13 @@ class Gateway:
                 call.status, call.reason = error.status, error.reason
                 await exchange.fail(error)
                 _unlink(error)
+
+    def give_up(self) -> None:
+        """The process ends: close every engine's connection, so that clients are told before theirs close."""
+        self.stopping = True
+        for call in list(self.calls):
+            if call.sending is not None:
+                call.sending.abort()
 
     async def run(self) -> None:
         """The watch over all calls, four times a second until cancelled: cuts engines that are too slow, lets silent
@@ -129,6 +139,8 @@ class Gateway:
                     raise await _refusal(member, upstream)
                 await self._relay(call, attempt, upstream)
         except UpstreamError:
+            if self.stopping:
+                raise Overloaded("the gateway is stopping", retry_after=1.0) from None
             if call.timed_out:
                 raise _timeout(call, attempt.policy) from None
             raise
@@ -415,7 +427,10 @@ class Attempt:
         elif error.status in _FULL:
             self.member.cool(now, _FULL_S)  # not ill, but others come first for a moment
         elif error.retryable or error.status >= 500:
-            self.member.failed(now)
+            rest = self.member.failed(now)
+            if rest:
+                cause = error.__cause__ or error
+                _log.warning("%s of %s is set aside for %g s: %s", self.member.id, self.member.pool, rest, cause)
         else:
             self.member.succeeded()
 

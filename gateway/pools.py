@@ -84,13 +84,16 @@ class Member:
     def succeeded(self) -> None:
         self.consecutive = self.openings = 0
 
-    def failed(self, now: float) -> None:
-        """One more failure that was the endpoint's own; enough of them in a row set it aside."""
+    def failed(self, now: float) -> float:
+        """One more failure that was the endpoint's own; enough of them in a row set it aside, for so many seconds."""
         self.failures += 1
         self.consecutive += 1
-        if self.consecutive >= _FAILURES_TO_OPEN:
-            self.open_until = now + _OPEN_S[min(self.openings, len(_OPEN_S) - 1)]
-            self.openings += 1
+        if self.consecutive < _FAILURES_TO_OPEN:
+            return 0.0
+        rest = _OPEN_S[min(self.openings, len(_OPEN_S) - 1)]
+        self.open_until = now + rest
+        self.openings += 1
+        return rest
 
     def cool(self, now: float, retry_after: float) -> None:
         """The endpoint asked not to be called for ``retry_after`` seconds."""
@@ -195,8 +198,9 @@ class Pools:
         return Member(pool, endpoint, self.adapters[endpoint.engine])
 
     def ready(self) -> bool:
-        """Whether some endpoint is known to answer, or need not be asked (a public provider)."""
-        return any(member.up and not member.draining for member in self.members())
+        """Whether some endpoint can be used and is known to answer, or need not be asked (a public provider)."""
+        now = trio.current_time()
+        return any(member.up and member.usable(now) for member in self.members())
 
     def drain(self, endpoint_id: str) -> bool:
         """Place nothing new on an endpoint; what runs there finishes. False if nobody knows it."""

@@ -397,6 +397,21 @@ def test_a_request_deadline_bounds_all_attempts() -> None:
     run(scenario)
 
 
+def test_who_is_being_served_when_the_process_ends_is_told() -> None:
+    async def scenario() -> None:
+        world = World({A: [(200, [b"one", None])], B: [(200, [b"never!"])]})
+        world.prefer(A)
+        exchange = FakeExchange()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.ask, exchange)
+            await trio.testing.wait_all_tasks_blocked()
+            world.gateway.give_up()
+        assert [what for _, what in exchange.said] == ["one", "FAIL 503 overloaded"]
+        assert world.transport.log == ["to a", "closed a"]
+
+    run(scenario)
+
+
 def test_no_usable_endpoint_is_503() -> None:
     async def scenario() -> None:
         world = World({})
