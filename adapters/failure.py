@@ -37,6 +37,9 @@ _DEAD = re.compile(
 )
 _TRACEBACK = re.compile(r'\s*(\n\s*File "|Traceback \(most recent call last\))')
 
+_NO_PATH = re.compile(r"(404:? )?((file|page) )?not found\.?", re.IGNORECASE)
+"""What web frameworks say of a path they do not serve (FastAPI, llama.cpp, Go): the engine itself says more."""
+
 _STATUS_OF_TYPE = {
     "overloaded": 429,  # TGI
     "validation": 422,
@@ -172,6 +175,8 @@ def _refusal(status: int, message: str, said: str, report: Report, delay: float 
     code = report.code
     if status == 404 and (code is None or code == "not_found"):
         code = "model_not_found" if report.param == "model" or _NO_MODEL.search(said) else "not_found"
+    if status == 404 and _NO_PATH.fullmatch(report.message):
+        message = "the engine behind this model does not offer this operation (it answered HTTP 404 Not Found)"
     return UpstreamError(
         message,
         status=status,

@@ -1,4 +1,4 @@
-"""SGLang 0.4.6 and later: the OpenAI dialect; LoRAs are asked for as ``base:adapter``. (P)
+"""SGLang 0.4.6 and later: the OpenAI dialect; LoRAs are asked for as ``base:adapter``, rerank answers an array. (P)
 
 Invariant: a LoRA is listed under the name by which it can be asked for (source: SGLang 0.5.23's serving layer).
 """
@@ -13,7 +13,9 @@ import msgspec
 from adapters import dialect
 from adapters.openai import OpenAI
 from adapters.vllm import ALL_PATHS, GUIDED, NOT_OPENAI_ON_ENGINES
-from gateway.types import ModelCard
+from adapters.whole import Ranked
+from gateway.ports import Decoder
+from gateway.types import Headers, InferenceRequest, ModelCard, Operation
 
 
 class SGLang(OpenAI):
@@ -32,6 +34,9 @@ class SGLang(OpenAI):
         "allowed_token_ids": dialect.always,
         "bad_words": dialect.always,
     }
+
+    def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
+        return Ranked(request) if request.operation is Operation.RERANK else super().whole(request, headers)
 
     def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
         return [

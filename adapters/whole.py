@@ -77,7 +77,7 @@ class WholeDecoder:
     def finish(self) -> bytes:
         if self.error is not None:
             return b""
-        body = b"".join(self._parts).lstrip()  # DeepSeek fills its queueing time with blank lines
+        body = self._taken(b"".join(self._parts).lstrip())  # DeepSeek fills its queueing time with blank lines
         answer = _read(body)
         if answer is None:
             self.error = failure.rubbish("the engine answered something that is not a JSON object")
@@ -88,6 +88,10 @@ class WholeDecoder:
         self.usage = usage.read(answer.usage)
         self.progress = 2
         return self._passed(body, answer)
+
+    def _taken(self, body: bytes) -> bytes:
+        """The body as it is judged: where an engine answers no JSON object, a subclass makes it one."""
+        return body
 
     def _passed(self, body: bytes, answer: Answer) -> bytes:
         return chunk.mend_whole(body) if answer.odd else body
@@ -128,6 +132,61 @@ class Restreamed(WholeDecoder):
             document.update(choices=[], usage=counts)
             out += b"data: %b\n\n" % chunk.encode(document)
         return out + DONE
+
+
+class _Ranking(msgspec.Struct):
+    index: int
+    score: float
+    document: Any = None
+    meta_info: Any = None
+
+
+class _RerankRequest(msgspec.Struct):
+    top_n: int | None = None
+
+
+class Ranked(WholeDecoder):
+    """SGLang's rerank, an array of ``{score, document, index}``, in the shape of vLLM, Cohere and Jina."""
+
+    def __init__(self, request: InferenceRequest) -> None:
+        super().__init__()
+        self._request = request
+
+    def _taken(self, body: bytes) -> bytes:
+        try:
+            ranked = msgspec.json.decode(body, type=list[_Ranking])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return body  # an object already, or a failure
+        ranked.sort(key=lambda each: -each.score)
+        tokens = sum(map(_prompt_tokens, ranked))
+        answer = {
+            "id": f"rerank-{self._request.id}",
+            "model": self._request.model,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "results": [_result(each) for each in ranked[: _top_n(self._request.body)]],
+        }
+        return chunk.encode(answer)
+
+
+def _prompt_tokens(ranking: _Ranking) -> int:
+    """Newer releases count them per document."""
+    count = ranking.meta_info.get("prompt_tokens") if isinstance(ranking.meta_info, dict) else 0
+    return count if isinstance(count, int) else 0
+
+
+def _result(ranking: _Ranking) -> dict[str, Any]:
+    """One entry; without its document where the client asked for none (``return_documents: false``)."""
+    document = {"document": {"text": ranking.document}} if isinstance(ranking.document, str) else {}
+    return {"index": ranking.index, **document, "relevance_score": ranking.score}
+
+
+def _top_n(body: bytes) -> int | None:
+    """How many results the client wants; releases that do not know ``top_n`` answer all. 0 is no limit, as in vLLM."""
+    try:
+        wanted = msgspec.json.decode(body, type=_RerankRequest).top_n
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return wanted if wanted and wanted > 0 else None
 
 
 class Misframed(WholeDecoder):

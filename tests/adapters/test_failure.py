@@ -27,7 +27,7 @@ def told(status: int, content: bytes | str, headers: dict[str, str] | None = Non
         ("vllm/err-invalid-json", 400, "invalid_request_error", "body.28", "JSON decode error"),
         ("vllm/err-temperature", 400, "invalid_request_error", "temperature", "temperature"),
         ("sglang/err-temperature", 400, "invalid_request_error", None, "temperature"),
-        ("vllm/embeddings", 404, "not_found", None, "Not Found"),
+        ("vllm/embeddings", 404, "not_found", None, "does not offer this operation"),
         ("llamacpp/embeddings", 501, "not_implemented", None, "does not support embeddings"),
         ("sglang/err-not-object", 500, "upstream_error", None, "Internal Server Error"),
         ("vllm/chat-tools", 400, "invalid_request_error", None, "tool choice requires"),
@@ -47,6 +47,7 @@ def test_tracebacks_and_file_names_of_the_engine_stay_with_the_operator(name: st
     assert "validation error" in error.message
 
 
+NO_OFFER = "the engine behind this model does not offer this operation (it answered HTTP 404 Not Found)"
 CODES = [
     # vLLM ≥ 0.10.1, vLLM ≤ 0.10.0 and trtllm (flat), SGLang, OpenAI, TGI, Ollama, DeepSeek, Anthropic, text, nothing
     (
@@ -81,7 +82,10 @@ CODES = [
         "model_not_found",
         "m",
     ),
-    (404, '{"detail":"Not Found"}', 404, "not_found", "Not Found"),
+    (404, '{"detail":"Not Found"}', 404, "not_found", NO_OFFER),
+    (404, '{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}', 404, "not_found", NO_OFFER),
+    (404, "404 page not found\n", 404, "not_found", NO_OFFER),
+    (404, '{"detail":"Not Found: no adapter x"}', 404, "not_found", "Not Found: no adapter x"),
     (413, "", 413, "invalid_request_error", "HTTP 413"),
     (500, "<html><body>oops</body></html>", 500, "upstream_error", "HTTP 500 Internal Server Error"),
     (504, "", 504, "upstream_timeout", "HTTP 504"),

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from adapters.openai import OpenAI
+from adapters.sglang import SGLang
 from adapters.vllm import VLLM
 from gateway.errors import GatewayError
 from gateway.ports import Decoder
@@ -132,3 +133,46 @@ def test_a_page_in_place_of_a_stream_is_rubbish() -> None:
     made = OpenAI().decoder(request(stream=True), 200, [(b"content-type", b"text/html")])
     assert run(made, [b"<html>"]) == b""
     assert made.error is not None
+
+
+RANKED = b'[{"score":0.25,"document":"b","index":1,"meta_info":{"prompt_tokens":3}},{"score":0.75,"index":0}]'
+
+
+def reranked(body: bytes, **asked: object) -> Decoder:
+    asking = request(json.dumps({"model": "tiny", **asked}).encode(), operation=Operation.RERANK)
+    made = SGLang().decoder(asking, 200, JSON)
+    made.feed(body)
+    return made
+
+
+def test_sglangs_ranking_gets_the_shape_that_others_have() -> None:
+    made = reranked(RANKED)
+    assert json.loads(made.finish()) == {
+        "id": "rerank-req-1",
+        "model": "tiny",
+        "usage": {"prompt_tokens": 3, "total_tokens": 3},
+        "results": [
+            {"index": 0, "relevance_score": 0.75},
+            {"index": 1, "document": {"text": "b"}, "relevance_score": 0.25},
+        ],
+    }
+    assert (made.error, made.progress, made.usage) == (None, 2, Usage(3))
+
+
+def test_sglang_heeds_no_top_n_so_the_ranking_is_cut_here() -> None:
+    assert [each["index"] for each in json.loads(reranked(RANKED, top_n=1).finish())["results"]] == [0]
+    assert len(json.loads(reranked(RANKED, top_n=0).finish())["results"]) == 2
+    assert len(json.loads(reranked(RANKED, top_n="x").finish())["results"]) == 2
+
+
+@pytest.mark.parametrize("body", [b"", b"[1]", b'[{"index":0}]', b"<html>", b"\xff"])
+def test_what_is_no_ranking_is_rubbish(body: bytes) -> None:
+    made = reranked(body)
+    assert made.finish() == b""
+    assert made.error is not None
+    assert made.error.status == 502
+
+
+def test_a_ranking_that_is_an_object_passes_untouched() -> None:
+    assert reranked(b'{"results":[] }').finish() == b'{"results":[] }'
+    assert reranked(b'{"error":{"message":"no"}}').finish() == b""
