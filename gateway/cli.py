@@ -6,37 +6,77 @@ Each command imports what it needs when it runs, so that `serve` is ready in a f
 
 from __future__ import annotations
 
-import argparse
+import os
+import signal
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-import gateway
+TYPE_CHECKING = False  # as in `typing`, which is not imported: every millisecond before `main` is one without handlers
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from types import FrameType
 
-CRASHED = 4
+BAD_USAGE, CRASHED = 2, 4
+_COMING = ("conformance", "top")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code."""
-    arguments = parser().parse_args(argv)
+    before = _stop_quietly()
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in _COMING:
+        sys.stderr.write(f"infer-gateway: {words[0]} is not in this version\n")
+        return BAD_USAGE
+    arguments = parser().parse_args(words)
     try:
         return int(arguments.run(arguments))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # the latter: `infer-gateway … | head`
         return 0
-    except BrokenPipeError:  # `infer-gateway … | head`
-        return 0
-    except Exception:  # noqa: BLE001 — the process's outermost boundary: the traceback is the message
-        import traceback
+    except BaseExceptionGroup as group:
+        return _ended(group, group.split(KeyboardInterrupt)[1])
+    except Exception as error:  # noqa: BLE001 — the process's outermost boundary: the traceback is the message
+        return _ended(error, error)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-        traceback.print_exc()
-        return CRASHED
+
+def _stop_quietly() -> dict[signal.Signals, signal._HANDLER]:
+    """Until a command handles signals itself, the first one ends the process: nothing runs yet that could be lost.
+
+    A handler that raised would end inside some import and print its traceback. Returns the handlers that were there.
+    """
+    try:
+        return {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals are not ours
+        return {}
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    os._exit(0)
+
+
+def _ended(error: BaseException, crash: BaseException | None) -> int:
+    """The exit code after ``error``, of which ``crash`` is what nobody asked for."""
+    if crash is None:
+        return 0
+    import traceback
+
+    traceback.print_exception(error)
+    return CRASHED
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line; also what documentation is checked against."""
+    import argparse
+    from pathlib import Path
+
+    import gateway
+
     top = argparse.ArgumentParser(
         prog="infer-gateway", description="A gateway for LLM inference: OpenAI HTTP in front, engines behind."
     )
+    top.add_argument("--version", action="version", version=f"infer-gateway {gateway.__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands.add_parser("serve", help="run the gateway"))
     _add_demo(commands.add_parser("demo", help="the gateway with simulated engines behind it, nothing else needed"))
@@ -51,6 +91,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_serve(command: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
     command.add_argument(
         "-c", "--config", action="append", default=[], type=Path, metavar="FILE|DIR", help="configuration; repeatable"
     )
@@ -58,16 +100,24 @@ def _add_serve(command: argparse.ArgumentParser) -> None:
         "--backend", action="append", default=[], metavar="ENGINE=URL", help="an engine to discover; repeatable"
     )
     _add_addresses(command)
-    command.add_argument("--ext-proc", type=_address, metavar="ADDR", help=argparse.SUPPRESS)
-    command.add_argument("--kubernetes", action="store_true", help=argparse.SUPPRESS)
+    command.add_argument(
+        "--ext-proc", type=_address, metavar="HOST:PORT", help="address of the ext_proc listener (not in this version)"
+    )
+    command.add_argument(
+        "--kubernetes", action="store_true", help="read resources from the cluster (not in this version)"
+    )
     command.add_argument("--access-log", action="store_true", help="log every request to stderr, not only failed ones")
     command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     command.set_defaults(run=_serve)
 
 
 def _add_addresses(command: argparse.ArgumentParser) -> None:
-    for name, what in (("http", "OpenAI HTTP"), ("grpc", "gRPC"), ("admin", "admin plane")):
-        command.add_argument(f"--{name}", type=_address, metavar="HOST:PORT", help=f"address of the {what} listener")
+    for name, what in (
+        ("http", "OpenAI HTTP listener"),
+        ("grpc", "gRPC listener (not in this version)"),
+        ("admin", "admin listener, which asks nobody who they are"),
+    ):
+        command.add_argument(f"--{name}", type=_address, metavar="HOST:PORT", help=f"address of the {what}")
 
 
 def _add_demo(command: argparse.ArgumentParser) -> None:
@@ -92,6 +142,8 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
 
 
 def _address(text: str) -> tuple[str, int]:
+    import argparse
+
     from gateway.config.settings import split_address
 
     try:
@@ -111,13 +163,16 @@ def _serve(arguments: argparse.Namespace) -> int:
         admin=arguments.admin,
         access_log=arguments.access_log,
         log_level=arguments.log_level,
-        unserved=tuple(
-            flag
-            for flag, given in (("--ext-proc", arguments.ext_proc), ("--kubernetes", arguments.kubernetes))
-            if given
-        ),
+        unserved=_unserved(arguments),
     )
     return app.run(options)
+
+
+def _unserved(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Options given whose feature this version lacks."""
+    return tuple(
+        f"--{name}" for name in ("grpc", "ext-proc", "kubernetes") if getattr(arguments, name.replace("-", "_"), None)
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -129,6 +184,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         admin=arguments.admin,
         access_log=arguments.access_log,
         log_level=arguments.log_level,
+        unserved=_unserved(arguments),
     )
     return demo.run(options)
 
@@ -154,6 +210,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _version(arguments: argparse.Namespace) -> int:
+    import gateway
+
     print(f"infer-gateway {gateway.__version__}")  # noqa: T201
     return 0
 

@@ -36,7 +36,6 @@ _COMMENT_HOLD_S: Final = 10.0
 _SEE_OFF_S: Final = 0.25
 _MUTE_S: Final = 10.0
 _FULL: Final = (429, 503, 529)
-_FULL_S: Final = 0.5
 
 
 class Target(Protocol):
@@ -425,7 +424,7 @@ class Attempt:
         if error.retry_after is not None:
             self.member.cool(now, error.retry_after)
         elif error.status in _FULL:
-            self.member.cool(now, _FULL_S)  # not ill, but others come first for a moment
+            self.member.refused(now)  # not ill
         elif error.retryable or error.status >= 500:
             rest = self.member.failed(now)
             if rest:

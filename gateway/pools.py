@@ -22,6 +22,7 @@ from gateway.types import Endpoint, ModelCard
 _FAILURES_TO_OPEN: Final = 3
 _OPEN_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _MAX_COOL_S: Final = 60.0
+_FULL_S: Final = 0.5
 
 
 class MemberStatistics(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class Member:
     """One endpoint in one pool. ``up`` is None until it has answered a probe (it may be used all the same)."""
 
     __slots__ = (
-        "adapter", "cards", "consecutive", "cool_until", "draining", "endpoint", "failures",
+        "adapter", "cards", "consecutive", "cool_until", "draining", "endpoint", "failures", "full_until",
         "id", "inflight", "open_until", "openings", "pool", "probes", "requests", "up",
     )  # fmt: skip
 
@@ -61,6 +62,7 @@ class Member:
         self.openings = 0
         self.open_until = -math.inf
         self.cool_until = -math.inf
+        self.full_until = -math.inf
 
     def usable(self, now: float) -> bool:
         """Whether a new request may be placed here; an open circuit lets one through when its time is up."""
@@ -99,6 +101,10 @@ class Member:
         """The endpoint asked not to be called for ``retry_after`` seconds."""
         self.cool_until = now + min(retry_after, _MAX_COOL_S)
 
+    def refused(self, now: float) -> None:
+        """The endpoint is full: others come first for a moment."""
+        self.full_until = now + _FULL_S
+
     def statistics(self, now: float) -> MemberStatistics:
         state = {None: "unknown", True: "ready", False: "down"}[self.up]
         if now < self.open_until or now < self.cool_until:
@@ -132,10 +138,10 @@ class Pool:
         if not usable:
             yield from self._last_resort(now)
             return
-        first = usable[0] if len(usable) == 1 else _better_of_two(usable, rng)
+        first = usable[0] if len(usable) == 1 else _better_of_two(_with_room(usable, now), rng)
         yield first
         rest = [member for member in self.members if member is not first and member.usable(now)]
-        yield from sorted(rest, key=lambda member: member.inflight)
+        yield from sorted(rest, key=lambda member: (member.full_until > now, member.inflight))
 
     def _last_resort(self, now: float) -> list[Member]:
         return sorted(
@@ -153,9 +159,16 @@ class Pool:
         return max(1.0, min(waits, default=1.0))
 
 
+def _with_room(members: Sequence[Member], now: float) -> Sequence[Member]:
+    """Those that have not just said that they are full; all, if all have."""
+    return [member for member in members if member.full_until <= now] or members
+
+
 def _better_of_two(members: Sequence[Member], rng: random.Random) -> Member:
     """Power of two choices: nearly as even as knowing every queue, and no herd on one stale minimum."""
     count = len(members)
+    if count == 1:
+        return members[0]
     i = int(rng.random() * count)
     j = int(rng.random() * (count - 1))
     if j >= i:

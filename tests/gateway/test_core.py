@@ -2,231 +2,16 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Awaitable, Callable
-from types import TracebackType
+import gc
+import weakref
 
 import pytest
 import trio
 import trio.testing
 
 from gateway.config.snapshot import Policy, PoolSpec
-from gateway.core import Gateway
-from gateway.errors import GatewayError, Unsupported, UpstreamError
-from gateway.meter import Record
-from gateway.pools import Pools
-from gateway.route import Target
-from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation, UpstreamRequest, Usage
-
-A, B, C = (Endpoint("fake", "http", name, 1) for name in "abc")
-Step = bytes | float | GatewayError | None
-"""A script of one answer: bytes arrive, floats are silences in seconds, errors are raised, None is silence for ever."""
-
-
-class FakeDecoder:
-    """Passes bytes on. b"role" is no token, b"err" an error in the answer, b"!" at the end what makes it whole."""
-
-    content_type = b"text/event-stream"
-
-    def __init__(self) -> None:
-        self.usage: Usage | None = None
-        self.error: GatewayError | None = None
-        self.progress = 0
-        self.tokens = 0
-        self.ended = False
-        self.whole = False
-
-    def feed(self, data: bytes, /) -> bytes:
-        if data == b"err":
-            self.error = UpstreamError("the engine's queue is full", status=503, retryable=True)
-            return b""
-        self.progress = max(self.progress, 1 if data == b"role" else 2)
-        self.tokens += data != b"role"
-        self.whole = data.endswith(b"!")
-        return data
-
-    def finish(self) -> bytes:
-        if not self.whole:
-            self.error = UpstreamError("the engine closed the stream before finishing", retryable=True)
-            return b""
-        self.usage = Usage(prompt=3, completion=self.tokens)
-        return b""
-
-
-class FakeAdapter:
-    name = "fake"
-
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-
-    def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
-        self.ids.append(request.id)
-        if model == "picky":
-            raise Unsupported("n is not supported", param="n")
-        return UpstreamRequest(b"POST", b"/" + model.encode())
-
-    def decoder(self, request: InferenceRequest, status: int, headers: Headers, /) -> FakeDecoder:
-        return FakeDecoder()
-
-    def error(self, status: int, headers: Headers, body: bytes, /) -> UpstreamError:
-        retry_after = float(dict(headers).get(b"retry-after", b"nan"))
-        return UpstreamError(
-            body.decode(),
-            status=status,
-            retryable=status in (429, 502, 503),
-            retry_after=None if retry_after != retry_after else retry_after,
-        )
-
-    def models_path(self) -> bytes:
-        return b"/v1/models"
-
-    def parse_models(self, body: bytes, /) -> list[ModelCard]:
-        return []
-
-
-class FakeUpstream:
-    def __init__(self, script: list[Step], status: int, headers: Headers) -> None:
-        self.status = status
-        self.headers = headers
-        self.complete = False
-        self.script = script
-        self.cut = trio.Event()
-
-    async def receive(self) -> bytes:
-        while self.script:
-            step = self.script.pop(0)
-            if isinstance(step, bytes):
-                self.complete = not self.script
-                return step
-            if isinstance(step, GatewayError):
-                raise step
-            with trio.move_on_after(float("inf") if step is None else step):
-                await self.cut.wait()
-                raise UpstreamError("the connection was closed")
-        self.complete = True
-        return b""
-
-
-class FakeTransport:
-    """Plays an endpoint's scripts one after the other and notes what happened to each."""
-
-    def __init__(self, scripts: dict[Endpoint, list[tuple[int, list[Step]]]], headers: Headers = ()) -> None:
-        self.scripts = scripts
-        self.headers = headers
-        self.log: list[str] = []
-
-    def send(self, endpoint: Endpoint, request: UpstreamRequest, /) -> FakeSending:
-        return FakeSending(self, endpoint)
-
-
-class FakeSending:
-    def __init__(self, transport: FakeTransport, endpoint: Endpoint) -> None:
-        self.transport = transport
-        self.endpoint = endpoint
-        self.upstream: FakeUpstream | None = None
-
-    async def __aenter__(self) -> FakeUpstream:
-        self.transport.log.append(f"to {self.endpoint.host}")
-        scripts = self.transport.scripts.get(self.endpoint)
-        if not scripts:
-            raise UpstreamError("cannot connect", retryable=True)
-        status, script = scripts.pop(0)
-        self.upstream = FakeUpstream(list(script), status, self.transport.headers)
-        return self.upstream
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        assert self.upstream is not None
-        self.transport.log.append(f"{'kept' if self.upstream.complete else 'closed'} {self.endpoint.host}")
-
-    def abort(self) -> None:
-        if self.upstream is not None:
-            self.upstream.cut.set()
-
-
-class FakeExchange:
-    def __init__(self, model: str = "m", *, stream: bool = True) -> None:
-        self.request = InferenceRequest("r1", Operation.CHAT, model, b"{}", stream=stream)
-        self.started = False
-        self.said: list[tuple[float, str]] = []
-
-    def _say(self, what: str) -> None:
-        self.said.append((round(trio.current_time(), 2), what))
-
-    async def start(self, status: int, headers: Headers, /) -> None:
-        self.started = True
-
-    async def send(self, chunk: bytes, /) -> None:
-        await trio.lowlevel.checkpoint()
-        self._say(chunk.decode())
-
-    async def finish(self, chunk: bytes = b"", /) -> None:
-        await self.send(chunk)
-        self._say("END")
-
-    async def fail(self, error: GatewayError, /) -> None:
-        self._say(f"FAIL {error.status} {error.code}")
-
-    def keep_alive(self) -> None:
-        self.started = True
-        self._say(":")
-
-
-class World:
-    """A gateway over scripted endpoints, in virtual time that begins at 0."""
-
-    def __init__(
-        self,
-        scripts: dict[Endpoint, list[tuple[int, list[Step]]]],
-        *,
-        headers: Headers = (),
-        policy: Policy = Policy(first_token=10, between_tokens=2),  # noqa: B008 — frozen
-    ) -> None:
-        self.transport = FakeTransport(scripts, headers)
-        self.adapter = FakeAdapter()
-        pools = Pools({"fake": self.adapter})
-        pools.apply(
-            [
-                PoolSpec("p", "fake", (A, B), policy=policy),
-                PoolSpec("q", "fake", (C,), policy=policy),
-                PoolSpec("e", "fake"),
-            ]
-        )
-        for member in pools.members():
-            member.up = True
-        self.pools = pools
-        self.records: list[Record] = []
-        self.gateway = Gateway(
-            pools,
-            self.transport,
-            lambda request: Target("p", request.model, (Target("q"),)),
-            finished=self.records.append,
-            rng=random.Random(1),
-        )
-
-    async def ask(self, exchange: FakeExchange) -> list[str]:
-        await self.gateway.serve(exchange)
-        return [what for _, what in exchange.said]
-
-    def prefer(self, endpoint: Endpoint) -> None:
-        """Make the other member of the pool look busier."""
-        for member in self.pools["p"].members:
-            member.inflight = 0 if member.endpoint == endpoint else 1
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        await scenario()
-
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
-
-
-async def with_watch(world: World, work: Callable[[], Awaitable[object]]) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.gateway.run)
-        await work()
-        nursery.cancel_scope.cancel()
+from gateway.errors import GatewayError, UpstreamError
+from tests.gateway.scripted import A, B, C, FakeExchange, Step, World, run, with_watch
 
 
 def test_a_stream_passes_through_and_everything_is_given_back() -> None:
@@ -463,5 +248,176 @@ def test_an_endpoint_that_keeps_failing_is_set_aside_and_tried_again_later() -> 
         world.prefer(A)
         await world.ask(FakeExchange())
         assert world.transport.log.count("to a") == 4
+
+    run(scenario)
+
+
+CUT = UpstreamError("the connection broke", retryable=True)
+
+
+@pytest.mark.parametrize("pause", [0.0, 1.0])
+def test_a_dead_attempts_preamble_is_neither_shown_nor_in_the_way_of_the_next(pause: float) -> None:
+    """In the pause before a retry the watch looks at what is held."""
+
+    async def scenario() -> None:
+        policy = Policy(first_token=10, between_tokens=2, retry_interval=pause)
+        world = World({A: [(200, [b"role", CUT])], B: [(503, [b"full"])], C: [(200, [b"x!"])]}, policy=policy)
+        world.prefer(A)
+        exchange = FakeExchange()
+        await with_watch(world, lambda: world.ask(exchange))
+        assert [what for _, what in exchange.said] == ["x!", "END"]
+
+    run(scenario)
+
+
+def test_a_release_that_comes_after_the_failure_says_nothing() -> None:
+    async def scenario() -> None:
+        world = World({A: [(200, [b"role", UpstreamError("cut")])]})
+        world.prefer(A)
+
+        class Watched(FakeExchange):
+            """The watch ran just before the failure, in the same turn."""
+
+            async def fail(self, error: GatewayError, /) -> None:
+                (call,) = world.gateway.calls
+                call.tick(trio.current_time() + 1.0, watch)
+                await super().fail(error)
+
+        exchange = Watched()
+        async with trio.open_nursery() as watch:
+            await world.ask(exchange)
+            await trio.testing.wait_all_tasks_blocked()
+        assert [what for _, what in exchange.said] == ["FAIL 502 upstream_error"]
+
+    run(scenario)
+
+
+def test_a_client_that_reads_slowly_is_not_the_engines_silence() -> None:
+    class Slow(FakeExchange):
+        async def send(self, chunk: bytes, /) -> None:
+            if chunk == b"a":
+                await trio.sleep(5)
+            await super().send(chunk)
+
+    async def scenario() -> None:
+        world = World({A: [(200, [b"a", 0.1, b"b", 0.1, b"!"])]})
+        world.prefer(A)
+        exchange = Slow()
+        await with_watch(world, lambda: world.ask(exchange))
+        assert [what for _, what in exchange.said] == ["a", "b", "!", "END"]
+        assert world.pools["p"].members[0].failures == 0
+
+    run(scenario)
+
+
+def test_an_endpoint_of_two_pools_is_tried_once() -> None:
+    async def scenario() -> None:
+        world = World({})
+        world.pools.apply([PoolSpec("p", "fake", (A,)), PoolSpec("q", "fake", (A,))])
+        await world.ask(FakeExchange())
+        assert world.transport.log == ["to a"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param([(200, [b"x!"])], id="answered"),
+        pytest.param([(503, [b"full"])], id="answered by another"),
+        pytest.param([(400, [b"no"])], id="refused"),
+        pytest.param([(200, [b"x", CUT])], id="broken"),
+        pytest.param([(200, [b"x", None])], id="left"),
+        pytest.param(None, id="nobody to ask"),
+    ],
+)
+def test_a_finished_call_is_freed_without_the_garbage_collector(first: list[tuple[int, list[Step]]] | None) -> None:
+    async def scenario() -> None:
+        world = World({A: list(first or []), B: [(200, [b"x!"])]})
+        world.prefer(A)
+        if first is None:
+            world.pools.apply([])
+        exchange = FakeExchange()
+        gone = weakref.ref(exchange)
+        with trio.move_on_after(1):
+            await world.gateway.serve(exchange)
+        del exchange
+        await trio.lowlevel.checkpoint()
+        assert gone() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(scenario)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("rest", "fate"),
+    [([], "kept"), ([b""], "kept"), ([0.1, b""], "kept"), ([None], "closed"), ([1.0, b"more", None], "closed")],
+)
+def test_what_says_that_nothing_follows_is_the_end_though_the_body_goes_on(rest: list[Step], fate: str) -> None:
+    async def scenario() -> None:
+        world = World({A: [(200, [b"one", b"two$", *rest])]})
+        world.prefer(A)
+        exchange = FakeExchange()
+        await world.ask(exchange)
+        assert exchange.said == [(0.0, "one"), (0.0, "two$"), (0.0, "END")]
+        assert world.transport.log == ["to a", f"{fate} a"]
+        assert world.records[0].reason == ""
+
+    run(scenario)
+
+
+def test_an_event_that_comes_in_dribs_is_silence_to_the_client() -> None:
+    async def scenario() -> None:
+        dribs: list[Step] = [b"half", 4.0] * 5
+        world = World({A: [(200, [b"one", *dribs, b"two!"])]}, policy=Policy(first_token=100, between_tokens=100))
+        world.prefer(A)
+        exchange = FakeExchange()
+        await with_watch(world, lambda: world.ask(exchange))
+        assert exchange.said == [(0.0, "one"), (15.0, ":"), (20.0, "two!"), (20.0, "END")]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("sign", [b"half", b": alive"])
+def test_an_engine_that_only_makes_noise_is_silent(sign: bytes) -> None:
+    async def scenario() -> None:
+        noise: list[Step] = [1.0, sign] * 5
+        world = World({A: [(200, [b"one", *noise, b"two!"])]})
+        world.prefer(A)
+        exchange = FakeExchange()
+        await with_watch(world, lambda: world.ask(exchange))
+        assert exchange.said[-1] == (2.25, "FAIL 504 upstream_timeout")
+
+    run(scenario)
+
+
+def test_an_endpoint_that_is_full_is_not_charged_and_gives_way_for_a_moment() -> None:
+    async def scenario() -> None:
+        world = World({A: [(429, [b"full"]), (200, [b"a!"])], B: [(200, [b"b!"]), (200, [b"b!"])]})
+        member = world.pools["p"].members[0]
+        for _ in range(2):  # refused once, then not asked
+            world.prefer(A)
+            assert await world.ask(FakeExchange()) == ["b!", "END"]
+        assert world.transport.log == ["to a", "kept a", "to b", "kept b", "to b", "kept b"]
+        assert member.failures == 0
+        await trio.sleep(1)
+        world.prefer(A)
+        assert await world.ask(FakeExchange()) == ["a!", "END"]
+
+    run(scenario)
+
+
+def test_going_elsewhere_for_want_of_room_costs_no_budget() -> None:
+    async def scenario() -> None:
+        world = World({A: [(503, [b"full"])] * 100, B: [(200, [b"b!"])] * 100})
+        for _ in range(100):
+            world.prefer(A)
+            assert await world.ask(FakeExchange()) == ["b!", "END"]
+            await trio.sleep(1)
+        assert world.transport.log.count("to a") == 100
 
     run(scenario)

@@ -3,78 +3,13 @@
 from __future__ import annotations
 
 import socket
-import ssl
-from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
-import trustme
 
-from gateway.net import SocketStream, connect
 from protocols.http.exchange import HttpExchange
-from protocols.http.listener import Limits, Server, open_listeners
-
-TEXT = ((b"content-type", b"text/plain"),)
-GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-async def echo(exchange: HttpExchange) -> None:
-    await exchange.respond(
-        200, TEXT, exchange.request.method + b" " + exchange.request.target + b" " + exchange.request.body
-    )
-
-
-class Rig:
-    """A server on a free port and clients on raw sockets."""
-
-    def __init__(self, server: Server, port: int) -> None:
-        self.server = server
-        self.port = port
-        self.clients: list[SocketStream] = []
-
-    async def client(self) -> SocketStream:
-        self.clients.append(await connect("127.0.0.1", self.port))
-        return self.clients[-1]
-
-
-def run(
-    handler: Callable[[HttpExchange], Awaitable[None]],
-    scenario: Callable[[Rig], Awaitable[None]],
-    limits: Limits | None = None,
-    context: ssl.SSLContext | None = None,
-) -> None:
-    async def main() -> None:
-        listeners = await open_listeners("127.0.0.1", 0, context)
-        server = Server(handler, listeners, limits)
-        with trio.fail_after(20):
-            async with trio.open_nursery() as nursery:
-                await nursery.start(lambda task_status: server.run(task_status=task_status))
-                rig = Rig(server, listeners[0].address[1])
-                try:
-                    await scenario(rig)
-                finally:
-                    for client in rig.clients:
-                        client.close()
-                    nursery.cancel_scope.cancel()
-
-    trio.run(main)
-
-
-async def read_until(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
-    data = b""
-    while not data.endswith(end):
-        more = await stream.receive_some(65536)
-        if not more:
-            raise AssertionError(f"closed after {data!r}")
-        data += more
-    return data
-
-
-async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
-    data = b""
-    while more := await stream.receive_some(65536):
-        data += more
-    return data
+from protocols.http.listener import Limits
+from tests.protocols.http.rig import GET, TEXT, Rig, contexts, echo, read_all, read_until, run
 
 
 def test_keep_alive_and_a_length_for_small_answers() -> None:
@@ -295,11 +230,7 @@ def test_a_comment_from_outside_goes_between_chunks() -> None:
 
 
 def test_tls() -> None:
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
+    context, trusting = contexts()
 
     async def scenario(rig: Rig) -> None:
         raw = await rig.client()
@@ -315,11 +246,7 @@ def test_tls() -> None:
 
 
 def test_tls_clients_that_leave_are_noticed() -> None:
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
+    context, trusting = contexts()
     began, ended = trio.Event(), trio.Event()
 
     async def wait(exchange: HttpExchange) -> None:
