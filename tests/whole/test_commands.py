@@ -6,19 +6,22 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.process import ANY_PORT, InferGateway, Program, eventually, run, serve, simulate
+from tests.process import ANY_PORT, ROOT, InferGateway, Program, eventually, run, serve, simulate
 from tests.whole import raw
 from tests.whole.conftest import ENGINES
 
 STREAM = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 
-def test_version() -> None:
-    done = run("version")
+@pytest.mark.parametrize("spelling", ["version", "--version"])
+def test_version(spelling: str) -> None:
+    done = run(spelling)
     assert done.returncode == 0
     assert re.search(r"\d+\.\d+\.\d+", done.stdout)
 
@@ -38,6 +41,37 @@ def test_bad_values_are_named(arguments: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert arguments[0] in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["conformance", "top"])
+def test_commands_to_come_are_not_taken_for_mistakes(command: str) -> None:
+    done = run(command, "--any", "thing")
+    assert done.returncode == 2
+    assert f"{command} is not in this version" in done.stderr
+
+
+def test_options_to_come_are_accepted_and_said_to_do_nothing() -> None:
+    with serve("--ext-proc", "127.0.0.1:0", "--kubernetes") as gateway:
+        assert gateway.ready["grpc"] == "off"
+    for option in ("--grpc", "--ext-proc", "--kubernetes"):
+        assert f"{option} has no effect in this version" in gateway.log
+    assert run("serve", "--help").stdout.count("(not in this version)") == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("imported", ["argparse", "trio", "gateway.app"])
+def test_a_program_told_to_stop_while_it_starts_goes_quietly(number: signal.Signals, imported: str) -> None:
+    """The interpreter names each module once it is imported: the signal comes right after."""
+    argv = [sys.executable, "-X", "importtime", "-m", "gateway.cli", "serve", *ANY_PORT]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert any(line.rpartition("|")[2].strip() == imported for line in process.stderr)
+            process.send_signal(number)
+            rest = process.stderr.read()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+    assert "Traceback" not in rest
 
 
 def test_an_address_in_use() -> None:
