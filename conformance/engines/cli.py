@@ -10,18 +10,18 @@ import sys
 import trio
 
 from conformance.engines.serve import ENGINES, Served, build, serve_engine
-from conformance.engines.settings import Settings
+from conformance.engines.settings import Settings, release
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``simulate``. Times in seconds."""
     parser.add_argument("engine", metavar="ENGINE", choices=tuple(ENGINES), help=", ".join(ENGINES))
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, metavar="N", help="0 picks a free one (default)")
+    parser.add_argument("--port", type=_port, default=0, metavar="N", help="0 picks a free one (default)")
     parser.add_argument("--model", action="append", default=[], metavar="NAME", help="served model; repeatable")
     parser.add_argument("--lora", action="append", default=[], metavar="NAME", help="loaded LoRA; repeatable")
     parser.add_argument("--api-key", default="", metavar="KEY", help="demand this key")
-    parser.add_argument("--engine-version", default="", metavar="V", help="behave like this release")
+    parser.add_argument("--engine-version", type=_version, default="", metavar="V", help="behave like this release")
     parser.add_argument("--fail", action="append", default=[], metavar="SPEC", help="KIND[:ARG][@SELECTOR]; repeatable")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of texts and of faults by chance")
     _add_pace(parser)
@@ -99,6 +99,19 @@ async def main(args: argparse.Namespace) -> int:
 
 def _complain(error: Exception) -> None:
     sys.stderr.write(f"infer-gateway simulate: {error}\n")
+
+
+def _port(value: str) -> int:
+    port = int(value)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("a port is 0 to 65535")
+    return port
+
+
+def _version(value: str) -> str:
+    if value and not release(value):
+        raise argparse.ArgumentTypeError(f"{value!r} is no version; one looks like 0.11.2")
+    return value
 
 
 def _time(value: str) -> float:

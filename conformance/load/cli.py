@@ -1,6 +1,7 @@
 """The `bench` command: load against any OpenAI URL. (IO)
 
-Invariant: exit code 0 means every request was answered and judged right; 1 that one was not (or nothing could be sent).
+Invariant: exit code 0 means every request was answered and judged right; 1 that one was not (or nothing could be sent);
+2 that the options make no sense together or that a result could not be written.
 """
 
 from __future__ import annotations
@@ -132,6 +133,20 @@ def _setup(args: argparse.Namespace, workload: Workload, plan: Plan) -> dict[str
     }
 
 
+def _misused(args: argparse.Namespace) -> str | None:
+    """What is wrong with the options together, found before anything is sent; None if nothing is."""
+    if args.expect_numbered and (args.check != "full" or not args.stream or args.api == "embeddings"):
+        return "--expect-numbered needs --check full and a stream"
+    for option, name in (("--json", args.json), ("--plot", args.plot)):
+        if name in (None, "-"):
+            continue
+        if Path(name).is_dir():
+            return f"{option}: {name} is a directory"
+        if not Path(name).parent.is_dir():
+            return f"{option}: there is no directory {Path(name).parent}"
+    return None
+
+
 def main(args: argparse.Namespace) -> int:
     """Run the load and report; returns the exit code."""
     # Here and not above: the gateway's own start does not pay for the load generator.
@@ -139,22 +154,30 @@ def main(args: argparse.Namespace) -> int:
 
     from . import plot, report, session
 
+    misused = _misused(args)
+    if misused is not None:
+        return _complain(misused, 2)
     try:
         if args.plot:
             plot.require()
         drive, window, workload = trio.run(session.run, args, plan_of(args))
     except (plot.NoPlot, session.Refused) as refused:
-        sys.stderr.write(f"infer-gateway bench: {refused}\n")
-        return 1
+        return _complain(refused, 1)
     result = report.values(_setup(args, workload, drive.plan), drive.measured, window)
     encoded = msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
-    if args.json == "-":
-        sys.stdout.write(encoded.decode())
-    else:
-        sys.stdout.write(report.text(result))
-    if args.json not in (None, "-"):
-        Path(args.json).write_bytes(encoded)
-    if args.plot:
-        plot.save(args.plot, f"{result['model']}: {result['loop']}", drive.measured)
+    sys.stdout.write(encoded.decode() if args.json == "-" else report.text(result))
+    sys.stdout.flush()
+    try:
+        if args.json not in (None, "-"):
+            Path(args.json).write_bytes(encoded)
+        if args.plot:
+            plot.save(args.plot, f"{result['model']}: {result['loop']}", drive.measured)
+    except OSError as error:
+        return _complain(f"the result cannot be written: {error}", 2)
     nothing = not drive.measured.ok and not drive.measured.unfinished
     return 0 if args.allow_errors or not (drive.measured.failed or nothing) else 1
+
+
+def _complain(what: object, code: int) -> int:
+    sys.stderr.write(f"infer-gateway bench: {what}\n")
+    return code

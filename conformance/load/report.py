@@ -52,6 +52,17 @@ def _milliseconds(seconds: float) -> str:
     return f"{ms:,.0f}" if ms >= 10_000 else f"{ms:,.2f}" if ms < 100 else f"{ms:,.1f}"
 
 
+def _durations(result: dict[str, Any]) -> list[str]:
+    """The table of what was measured; none where nothing was."""
+    rows = [
+        f"  {title:<24}" + "".join(f"{_milliseconds(result[key][name]):>11}" for name in _COLUMNS)
+        for key, title in _TITLES.items()
+        if result[key]["count"]
+    ]
+    head = f"  {'milliseconds':<24}" + "".join(f"{name.replace('_', '.'):>11}" for name in _COLUMNS)
+    return ["", head, *rows] if rows else []
+
+
 def text(result: dict[str, Any]) -> str:
     """The report for the terminal."""
     requests = result["requests"]
@@ -61,13 +72,8 @@ def text(result: dict[str, Any]) -> str:
         f" in {result['elapsed_s']:.2f} s",
         f"  rates      {_count(result['requests_per_s'])} requests/s, {_count(result['output_tokens_per_s'])}"
         f" output tokens/s, {_count(result['events_per_s'])} stream events/s",
-        "",
-        f"  {'milliseconds':<24}" + "".join(f"{name.replace('_', '.'):>11}" for name in _COLUMNS),
     ]
-    for key, title in _TITLES.items():
-        summary = result[key]
-        if summary["count"]:
-            lines.append(f"  {title:<24}" + "".join(f"{_milliseconds(summary[name]):>11}" for name in _COLUMNS))
+    lines += _durations(result)
     if result["errors"]:
         lines += ["", "  errors     " + ", ".join(f"{kind} {count:,}" for kind, count in result["errors"].items())]
     if result["reconnects"]:

@@ -1,6 +1,6 @@
 """One run of the `bench` command: from its options to what was measured. (IO)
 
-Invariant: Ctrl-C ends the run and never loses what was measured.
+Invariant: Ctrl-C or SIGTERM ends the run and never loses what was measured.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ async def run(args: argparse.Namespace, plan: Plan) -> tuple[Drive, Window, Work
 
 
 async def _stop_on_interrupt(drive: Drive) -> None:
-    """Ctrl-C ends the run; what was measured is still reported. A second one finds no handler and kills."""
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
+    """Ctrl-C or SIGTERM ends the run; what was measured is still reported. A second one ends the process."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
             drive.stop()
             return

@@ -64,14 +64,21 @@ class Workload(msgspec.Struct, frozen=True):
 
 
 def parse_target(url: str) -> Target:
-    """Read a base URL, with or without a path; raises ValueError naming what is wrong."""
+    """Read a base URL, with or without a path; that of an endpoint is cut to its base.
+
+    Without a scheme the port is needed, which tells ``host:8000`` from a slip. Raises ValueError naming what is wrong.
+    """
     parts = urlsplit(url if "//" in url else f"http://{url}")
     if parts.scheme not in ("http", "https"):
         raise ValueError(f"{url}: the scheme must be http or https")
     if not parts.hostname:
         raise ValueError(f"{url}: no host")
+    if "//" not in url and parts.port is None:
+        raise ValueError(f"{url}: not a URL such as http://127.0.0.1:8000")
     tls = parts.scheme == "https"
-    return Target(tls, parts.hostname, parts.port or (443 if tls else 80), parts.path.rstrip("/") or "/v1")
+    path = parts.path.rstrip("/")
+    prefix = next((path.removesuffix(end) for end in PATHS.values() if path.endswith(end)), path)
+    return Target(tls, parts.hostname, parts.port or (443 if tls else 80), prefix or "/v1")
 
 
 def prompt(tokens: int, chance: Choice) -> str:

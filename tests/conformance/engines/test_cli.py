@@ -37,7 +37,17 @@ def test_serves_until_told_to_stop(sent: signal.Signals) -> None:
         stop(process)
 
 
-@pytest.mark.parametrize("args", [("vllm", "--fail", "explode"), ("nobody",), ("tgi", "--kv-blocks", "0")])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("vllm", "--fail", "explode"),
+        ("nobody",),
+        ("tgi", "--kv-blocks", "0"),
+        ("tgi", "--port", "99999"),
+        ("tgi", "--port", "-1"),
+        ("vllm", "--engine-version", "abc"),
+    ],
+)
 def test_bad_usage(args: tuple[str, ...]) -> None:
     process = start(*args)
     try:

@@ -78,7 +78,9 @@ def test_a_failed_request_is_exit_code_1_unless_allowed(capsys: pytest.CaptureFi
         arguments = ("--url", url, "--model", "m", "--no-stream", "--requests", "2")
         assert run(*arguments) == 1
         assert run(*arguments, "--allow-errors") == 0
-    assert "http_500 2" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "http_500 2" in text
+    assert "milliseconds" not in text  # there is nothing to put below
 
 
 def test_no_server_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +98,7 @@ def test_no_model_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:
     "wrong",
     [
         ["--url", "ftp://x"],
+        ["--url", "nope"],
         ["--url", "http://x", "--connections", "0"],
         ["--url", "http://x", "--rate", "-1"],
         ["--url", "http://x", "--extra", "[]"],
@@ -108,6 +111,30 @@ def test_bad_usage_is_exit_code_2(wrong: list[str], capsys: pytest.CaptureFixtur
         run(*wrong)
     assert caught.value.code == 2
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--json", "/nonexistent/x"],
+        ["--json", "/"],
+        ["--plot", "/nonexistent/x.png"],
+        ["--expect-numbered"],
+        ["--expect-numbered", "--check", "full", "--no-stream"],
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_sent(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--url", "http://127.0.0.1:1", "--model", "m", *wrong) == 2
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_a_result_that_cannot_be_written_is_printed_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    with served(engine()) as url:
+        code = run("--url", url, "--model", "m", "--requests", "2", "--json", "/dev/full")
+    assert code == 2
+    said = capsys.readouterr()
+    assert "2 ok" in said.out
+    assert "cannot be written" in said.err
 
 
 def test_a_rate_makes_the_loop_open() -> None:
@@ -126,7 +153,8 @@ def test_a_plot_without_matplotlib_says_what_to_install(
     assert "pip install 'infer-gateway[plot]'" in capsys.readouterr().err
 
 
-def test_an_interrupt_reports_what_was_measured() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_reports_what_was_measured(number: signal.Signals) -> None:
     asked = threading.Semaphore(0)
 
     async def silent(stream: trio.abc.Stream) -> None:
@@ -138,7 +166,7 @@ def test_an_interrupt_reports_what_was_measured() -> None:
         process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         try:
             assert all(asked.acquire(timeout=20) for _ in range(3))
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             said, _ = process.communicate(timeout=20)
         finally:
             process.kill()

@@ -17,6 +17,9 @@ from conformance.load.workload import Api, Target, Workload, body, message, mess
         ("localhost:8000/", Target(False, "localhost", 8000, "/v1"), "localhost:8000"),
         ("https://api.example.com/v1", Target(True, "api.example.com", 443, "/v1"), "api.example.com"),
         ("http://host/openai/v2/", Target(False, "host", 80, "/openai/v2"), "host"),
+        ("http://host/v1/chat/completions", Target(False, "host", 80, "/v1"), "host"),
+        ("http://host/v1/completions/", Target(False, "host", 80, "/v1"), "host"),
+        ("http://host/embeddings", Target(False, "host", 80, "/v1"), "host"),
         ("http://[::1]:9000", Target(False, "::1", 9000, "/v1"), "[::1]:9000"),
     ],
 )
@@ -25,7 +28,9 @@ def test_a_url_names_a_target(url: str, target: Target, authority: str) -> None:
     assert target.authority == authority
 
 
-@pytest.mark.parametrize("url", ["ftp://host", "http://", "http://host:port"])
+@pytest.mark.parametrize(
+    "url", ["ftp://host", "http://", "http://host:port", "http://host:99999", "nope", "example.com/v1"]
+)
 def test_a_bad_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError):
         parse_target(url)
