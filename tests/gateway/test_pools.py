@@ -1,0 +1,61 @@
+"""What members learn from failures, and that their state outlives a configuration."""
+
+from __future__ import annotations
+
+from gateway.config.snapshot import PoolSpec
+from gateway.pools import Member, Pools
+from tests.gateway.scripted import A, B, FakeAdapter
+
+
+def failed_member(now: float = 0.0) -> Member:
+    """One that has just been set aside."""
+    member = Member("p", A, FakeAdapter())
+    member.up = True
+    for _ in range(3):
+        member.failed(now)
+    return member
+
+
+def test_a_stream_that_runs_on_does_not_keep_a_member_set_aside() -> None:
+    member = Member("p", A, FakeAdapter())
+    member.up = True
+    stream = member.place()
+    for _ in range(3):
+        member.failed(0.0)
+    assert not member.usable(0.5)
+    assert member.usable(100.0)
+    member.leave(stream)
+    assert (member.inflight, member.probes) == (0, 0)
+
+
+def test_one_request_at_a_time_finds_out_whether_a_member_is_well_again() -> None:
+    member = failed_member()
+    assert member.usable(1.0)
+    probe = member.place()
+    assert not member.usable(1.0)
+    member.leave(probe)
+    assert member.usable(1.0)
+    probe = member.place()
+    member.succeeded()
+    member.leave(probe)
+    assert member.usable(1.0)
+    assert (member.inflight, member.probes) == (0, 0)
+
+
+def test_a_member_that_keeps_failing_is_set_aside_for_longer_and_longer() -> None:
+    member = failed_member()
+    now, rests = 0.0, []
+    for _ in range(7):
+        rests.append(member.open_until - now)
+        now = member.open_until
+        member.failed(now)
+    assert rests == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+
+
+def test_members_that_stay_keep_their_state_and_those_that_left_are_told() -> None:
+    pools = Pools({"fake": FakeAdapter()})
+    pools.apply([PoolSpec("p", "fake", (A, B))])
+    first, second = pools["p"].members
+    first.place()
+    assert pools.apply([PoolSpec("p", "fake", (A,))]) == [second]
+    assert pools["p"].members == [first]
