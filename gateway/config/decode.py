@@ -203,7 +203,8 @@ class Decoder:
         try:
             return msgspec.convert(value, kind) if made is None else made(value)
         except msgspec.ValidationError as error:
-            return self.refuse(path, _plain(str(error)))
+            unquoted = "; write true or false, without quotes" if kind is bool and isinstance(value, str) else ""
+            return self.refuse(path, _plain(str(error)) + unquoted)
         except ValueError as error:
             return self.refuse(path, str(error))
 

@@ -103,7 +103,7 @@ class _Loading:
                 continue
             for document in inner:
                 if isinstance(document.tree, dict):
-                    self._settings(resource, content_of(document.tree), where)
+                    self._settings(resource, _sectioned(key, content_of(document.tree)), where)
                 else:
                     self.problems.append(f"{where}: $: expected an object")
 
@@ -238,6 +238,14 @@ class _Loading:
             message = f'no {kind} "{name}" in namespace "{namespace}"{suggestion(name, near)}'
             self.problems.append(resource.problem(f"{path}.{member}", message))
         return pool
+
+
+def _sectioned(key: str, tree: dict[str, Tree]) -> dict[str, Tree]:
+    """``tree`` with a scheduler section that was written without its head, as in a ``schedulerConfiguration``."""
+    bare = {name: tree[name] for name in ("pluginConfig", "plugins") if name in tree}
+    if not bare or "scheduler" in tree or key.removesuffix(".yaml") != "schedulerConfiguration":
+        return tree
+    return {"scheduler": bare, **{name: value for name, value in tree.items() if name not in bare}}
 
 
 def _located(tree: Tree, folder: str, path: str, found: dict[str, str]) -> Tree:

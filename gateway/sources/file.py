@@ -77,6 +77,8 @@ def attempt(paths: Sequence[str | Path], *, kubernetes: bool = False) -> Reading
     try:
         documents = reader.documents(paths)
         snapshot = load(documents, reader.bytes_of, kubernetes=kubernetes)
+        warnings = (*(f"{path}: there is nothing in it" for path in reader.empty), *snapshot.warnings)
+        snapshot = msgspec.structs.replace(snapshot, warnings=warnings)
     except ConfigError as error:
         failure = error
         reader.digest.update("\n".join(error.problems).encode("utf-8", "surrogatepass"))
@@ -85,11 +87,12 @@ def attempt(paths: Sequence[str | Path], *, kubernetes: bool = False) -> Reading
 
 
 class _Reader:
-    """Reads files and sums up what they held."""
+    """Reads files and sums up what they held. ``empty`` are those, and directories, without a document."""
 
     def __init__(self) -> None:
         self.digest = hashlib.blake2b(digest_size=16)
         self.files: list[str] = []
+        self.empty: list[str] = []
 
     def bytes_of(self, name: str) -> bytes:
         """Content of one file. Raises OSError."""
@@ -101,19 +104,23 @@ class _Reader:
         self.digest.update(f"{name}\0{len(content)}\0".encode("utf-8", "surrogateescape") + content)
         return content
 
-    def documents(self, paths: Iterable[str | Path]) -> list[Document]:
+    def documents(self, paths: Sequence[str | Path]) -> list[Document]:
         """Raises ConfigError with the problems of all files that cannot be read or parsed."""
         documents: list[Document] = []
         problems: list[str] = []
         for path in names(paths):
             try:
-                documents.extend(parse(str(path), self.bytes_of(str(path)), str(path.parent)))
+                parsed = parse(str(path), self.bytes_of(str(path)), str(path.parent))
             except OSError as error:
                 problems.append(f"{path}: {error.strerror or error}")
             except ConfigError as error:
                 problems.extend(error.problems)
+            else:
+                documents.extend(parsed)
+                self.empty.extend([] if parsed else [str(path)])
         if problems:
             raise ConfigError(problems)
+        self.empty.extend(str(path) for path in paths if not names([path]))
         return documents
 
 

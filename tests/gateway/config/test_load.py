@@ -760,6 +760,32 @@ data:
     assert "data" in problems(text.replace("scheduler:", "scheduler: ["))[0]
 
 
+def test_a_scheduler_configuration_may_stand_without_its_section() -> None:
+    text = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: c}
+data:
+  KEY: |-
+    pluginConfig: [{name: least-request, args: {maxWaitingRequests: 7}}]
+    plugins: {Score: {enabled: [{name: least-request}]}}
+    auth: {required: false}
+"""
+    settings = loaded(text.replace("KEY", "schedulerConfiguration")).settings
+    assert settings.scheduler.args("least-request").max_waiting_requests == 7  # type: ignore[attr-defined]
+    assert settings.scheduler.scores() == (("least-request", 1.0),)
+    assert settings.auth.required is False
+    assert "$.pluginConfig: unknown field" in problems(text.replace("KEY", "routerConfiguration"))[0]
+
+
+@pytest.mark.parametrize("written", ["no", "off", '"false"'])
+def test_what_yaml_reads_as_text_is_no_boolean_and_what_to_write_is_said(written: str) -> None:
+    assert problems(configuration(f"auth: {{required: {written}}}")) == [
+        "document 1 (GatewayConfiguration): $.auth.required: expected bool, got str; "
+        "write true or false, without quotes"
+    ]
+
+
 def test_fields_without_effect_are_listed() -> None:
     snapshot = loaded(
         server(spec="kvConnector: {type: nixl}")

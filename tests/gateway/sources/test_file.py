@@ -49,6 +49,18 @@ def test_a_directory_is_its_yaml_and_json_files(tmp_path: Path) -> None:
     assert models(read([tmp_path])) == ["a", "b"]
 
 
+def test_what_holds_nothing_is_named(tmp_path: Path) -> None:
+    empty, comments, folder = tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "folder"
+    empty.touch()
+    comments.write_text("# later\n---\n")
+    folder.mkdir()
+    (folder / "README.md").touch()
+    code, lines = check([empty, comments, folder])
+    assert code == 0
+    assert lines[:3] == [f"warning: {path}: there is nothing in it" for path in (empty, comments, folder)]
+    assert read([tmp_path]).warnings == (f"{empty}: there is nothing in it", f"{comments}: there is nothing in it")
+
+
 def test_every_file_with_a_problem_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: [")
     (tmp_path / "b.yaml").write_bytes(b"\xff")
