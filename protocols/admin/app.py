@@ -17,6 +17,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 _MAX_BODY = 65536
+_CODES = {403: "forbidden", 404: "not_found", 405: "method_not_allowed", 500: "internal_error"}
 _PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; frame-ancestors 'none'",
@@ -123,7 +124,9 @@ async def _refuse_foreign_pages() -> Response | None:
 
 
 async def _http_error(error: HTTPException) -> Response:
-    response = _error(error.code or 500, error.description or error.name)
+    unknown = error.code == 404
+    message = f"there is nothing at {request.path}" if unknown else error.description or error.name
+    response = _error(error.code or 500, message)
     allowed = getattr(error, "valid_methods", None)
     if allowed:
         response.headers["allow"] = ", ".join(sorted(allowed))
@@ -131,7 +134,9 @@ async def _http_error(error: HTTPException) -> Response:
 
 
 def _error(status: int, message: str) -> Response:
-    return _json({"error": {"message": message}}, status)
+    """In the shape that the OpenAI front end's errors have."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return _json({"error": {"message": message, "type": kind, "param": None, "code": _CODES.get(status)}}, status)
 
 
 def _json(value: object, status: int = 200) -> Response:

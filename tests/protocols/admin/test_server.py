@@ -131,7 +131,7 @@ def test_an_endpoint_is_drained_by_its_id() -> None:
         assert (await client.post("/api/endpoints/api.example.com:443/v1beta/openai/drain")).status_code == 200
         missing = await client.post("/api/endpoints/10.9.9.9:1/drain")
         assert missing.status_code == 404
-        assert missing.json() == {"error": {"message": "there is no endpoint '10.9.9.9:1'"}}
+        assert missing.json()["error"]["message"] == "there is no endpoint '10.9.9.9:1'"
         wrong = await client.get("/api/endpoints/10.0.0.1:8000/drain")
         assert wrong.status_code == 405
         assert "POST" in wrong.headers["allow"]
@@ -163,10 +163,12 @@ def test_errors_are_json_and_hold_no_traceback(caplog: pytest.LogCaptureFixture)
     async def visit(client: httpx.AsyncClient) -> None:
         answer = await client.get("/nowhere")
         assert answer.status_code == 404
-        assert "message" in answer.json()["error"]
+        said = {"message": "there is nothing at /nowhere", "type": "invalid_request_error"}
+        assert answer.json() == {"error": {**said, "param": None, "code": "not_found"}}
         answer = await client.get("/api/pools")
         assert answer.status_code == 500
         assert "secret" not in answer.text
+        assert answer.json()["error"]["code"] == "internal_error"
         assert (await client.get("/healthz")).status_code == 200
 
     served(Broken(), visit)
