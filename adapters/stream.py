@@ -73,6 +73,9 @@ class EventDecoder:
     def _next_cut(self, data: bytes, at: int) -> int:
         """The end of the events from ``at`` on that may be plain; where there are none, of the next event."""
         if self._fast:
+            end = self._end_of_alike(data, at)
+            if end > at:
+                return end
             stop = len(data)
             for mark in _MARKS:
                 found = data.find(mark, at, stop)
@@ -83,6 +86,10 @@ class EventDecoder:
                 return end
         end = data.find(b"\n\n", at) + 2
         return end if end > 1 else len(data)
+
+    def _end_of_alike(self, data: bytes, at: int) -> int:
+        """Up to where events of the stream's own shape go on, as far as the last of them tells; 0 if unknown."""
+        return 0
 
     def _each(self, data: bytes) -> bytes:
         try:
@@ -119,11 +126,11 @@ class Alike:
     many events as lines, each beginning and ending as those did, no finish reason among them.
     """
 
-    __slots__ = ("_chances", "_end", "_joint", "_start")
+    __slots__ = ("_end", "_joint", "_start", "chances")
 
     def __init__(self) -> None:
         self._start = self._end = self._joint = b""
-        self._chances = 4
+        self.chances = 4
 
     def events(self, data: bytes) -> int:
         """How many events ``data`` is if all are of the shape; else 0."""
@@ -132,13 +139,21 @@ class Alike:
         events = data.count(self._joint) + 1
         return events if data.count(b"\n") == 2 * events else 0
 
+    def last_end(self, data: bytes, at: int) -> int:
+        """Where the last event that is followed by another of the shape ends; 0 if there is none from ``at`` on."""
+        if not self._joint or not data.startswith(self._start, at):
+            return 0
+        found = data.rfind(self._joint, at)
+        return found + len(self._end) if found >= 0 else 0
+
     def learn(self, data: bytes) -> None:
         """Take the shape of the last two of ``data``'s plain events. Gives up on a stream that keeps changing it."""
-        if not self._chances:
+        if not self.chances:
             return
-        self._chances -= 1
+        self.chances -= 1
         last = data.rfind(b"\n\n", 0, -2) + 2
-        a, b = data[data.rfind(b"\n\n", 0, last - 2) + 2 if last > 2 else 0 : last], data[last:]
+        before = data.rfind(b"\n\n", 0, max(0, last - 2))
+        a, b = data[before + 2 if before >= 0 else 0 : last], data[last:]
         start, end = _shared(a, b), _shared(a[::-1], b[::-1])
         if start + end > min(len(a), len(b)) or b"finish_reason" not in a[len(a) - end :]:
             return
@@ -190,12 +205,18 @@ class StreamDecoder(EventDecoder):
         """
         if self._mender is not None:
             return 0
-        events = self._alike.events(data)
-        if not events:
-            events = self._whatever_their_shape(data)
-            if events > 1 and self._simple:
-                self._alike.learn(data)
-        return events
+        return self._alike.events(data) or self._learned(data) or self._whatever_their_shape(data)
+
+    def _learned(self, data: bytes) -> int:
+        """As `_plain`, by the shape that the first two events show."""
+        two = data.find(b"\n\n", data.find(b"\n\n") + 2) + 2
+        if two < 2 or not self._simple or not self._alike.chances or self._whatever_their_shape(data[:two]) != 2:
+            return 0
+        self._alike.learn(data[:two])
+        return self._alike.events(data)
+
+    def _end_of_alike(self, data: bytes, at: int) -> int:
+        return self._alike.last_end(data, at)
 
     def _whatever_their_shape(self, data: bytes) -> int:
         if self._suspicious(data):

@@ -489,3 +489,12 @@ def test_tokens_of_one_shape_pass_however_their_texts_begin_and_end() -> None:
     broken.feed(b"".join(events))
     assert broken.feed(events[0] + b'data: {"error":{"message":"m","code":500}}\n\n' + events[1]) == events[0]
     assert broken.error is not None
+
+
+def test_the_shape_of_tokens_is_learned_from_two_of_them() -> None:
+    made = decoder()
+    tokens = [TOKEN.replace(b'"a"', b'" %d"' % number) for number in range(20)]
+    assert made.feed(tokens[0]) == tokens[0]
+    assert made.feed(b"".join(tokens[1:3])) == b"".join(tokens[1:3])
+    assert made._alike.events(b"".join(tokens[3:])) == 17
+    assert made._alike.events(b"".join(tokens[3:]) + FINISH) == 0
