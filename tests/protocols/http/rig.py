@@ -59,6 +59,7 @@ def run(
     scenario: Callable[[Rig], Awaitable[None]],
     limits: Limits | None = None,
     context: ssl.SSLContext | None = None,
+    clock: trio.abc.Clock | None = None,
 ) -> None:
     async def main() -> None:
         listeners = await open_listeners("127.0.0.1", 0, context)
@@ -74,7 +75,7 @@ def run(
                         client.close()
                     nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    trio.run(main, clock=clock)
 
 
 async def read_until(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
