@@ -134,7 +134,8 @@ class Discovery:
         adapter = self._adapters[engine]
         status, body = await self._get(endpoint, adapter.models_path())
         if status != 200:
-            raise ValueError(f"{adapter.models_path().decode()} answered {status}")
+            path = adapter.models_path().decode()
+            raise ValueError(f"GET {path} answered {status}; is it {engine}? An engine named `auto` is recognised")
         return Answer(True, engine, _unmoved(known.cards, adapter.parse_models(body)))
 
     async def _recognise(self, endpoint: Endpoint) -> str:
@@ -150,6 +151,8 @@ class Discovery:
         return engine
 
     async def _get(self, endpoint: Endpoint, path: bytes) -> tuple[int, bytes]:
+        if endpoint.versioned and path.startswith(b"/v1/"):
+            path = path[3:]  # the base path names another version
         body = b""
         async with self._transport.send(endpoint, UpstreamRequest(b"GET", path, _HEADERS)) as upstream:
             while True:
