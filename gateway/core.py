@@ -29,6 +29,7 @@ from gateway.turn import turn
 from gateway.types import Endpoint, InferenceRequest
 
 _log = logging.getLogger("infer_gateway.core")
+_GONE: Final = (trio.Cancelled, trio.BrokenResourceError, trio.ClosedResourceError)
 _ERROR_BODY_MAX: Final = 1 << 20
 _TICK_S: Final = 0.25
 _ROLE_HOLD_S: Final = 0.5
@@ -352,8 +353,10 @@ class Call:
         """What is left of the call: numbers for metrics and the access log."""
         decoder, request = self.decoder, self.request
         status, reason = 200 if self.committed else self.status, self.reason
-        if error is not None:
+        if isinstance(error, _GONE):
             status, reason = CLIENT_GONE, "client_gone"
+        elif error is not None:
+            status, reason = GatewayError.status, GatewayError.reason
         usage = decoder.usage if decoder is not None else None
         return Record(
             model=request.model if self.pool else "",
