@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared", deadline=None)  # a machine that others use too makes any example slow now and then
+settings.load_profile("shared")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

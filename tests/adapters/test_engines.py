@@ -1,5 +1,6 @@
 """vLLM, SGLang, llama.cpp and the providers: what each is asked for, and what it is not."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -208,3 +209,13 @@ def test_tgis_listing() -> None:
         ModelCard("org/m", None, 4096, "tgi")
     ]
     assert TGI().models_path() == b"/info"
+
+
+@pytest.mark.parametrize("listing", ["5", "null", "[[]]", '[{"id":"x","owned_by":[]}]', '[{"id":5}]', '["x"]', "{}"])
+def test_a_listing_of_an_odd_shape_is_at_most_a_value_error(listing: str) -> None:
+    body = f'{{"data":{listing}}}'.encode()
+    with contextlib.suppress(ValueError):
+        detect({"/v1/models": body})
+    for name in load():
+        with contextlib.suppress(ValueError):
+            load()[name].parse_models(body)

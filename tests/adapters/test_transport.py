@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import ssl
 import zlib
@@ -149,6 +150,27 @@ def test_a_reused_connection_that_began_to_answer_is_not_replaced() -> None:
     run(answering(OK, b"HTTP/1.1 2"), scenario)
 
 
+def test_a_request_the_engine_may_have_worked_on_is_not_repeated() -> None:
+    asked_at = []
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        for work_s in (0, 60):
+            await request(stream)
+            asked_at.append(trio.current_time())
+            await trio.sleep(work_s)
+            if not work_s:
+                await stream.send_all(OK)
+
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        await ask(transport)
+        with pytest.raises(UpstreamError):
+            await ask(transport)
+        assert asked_at == [0, 0]
+        assert net.connections == 1
+
+    run(serve, scenario)
+
+
 def test_idle_connections_are_dropped_before_the_engine_drops_them() -> None:
     async def scenario(transport: HTTPTransport, net: Net) -> None:
         await ask(transport)
@@ -216,6 +238,31 @@ def test_an_answer_compressed_unasked_is_inflated(coding: bytes) -> None:
             assert [name for name, _ in response.headers] == []
 
     run(answering(answer), scenario)
+
+
+def test_a_compressed_error_in_single_bytes_is_read_to_its_end() -> None:
+    """What inflates to nothing yet is not the end of the body."""
+    packed = gzip.compress(b"no such thing")
+    head = b"HTTP/1.1 400 Bad\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(packed)
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        await request(stream)
+        await stream.send_all(head)
+        for index in range(len(packed)):
+            await trio.testing.wait_all_tasks_blocked()
+            await stream.send_all(packed[index : index + 1])
+
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        async with transport.send(ENDPOINT, POST) as response:
+            body = b""
+            while True:
+                data = await response.receive()
+                body += data
+                if not data or response.complete:
+                    break
+            assert (response.status, body) == (400, b"no such thing")
+
+    run(serve, scenario)
 
 
 @pytest.mark.parametrize(
@@ -303,16 +350,14 @@ def test_connecting_has_its_own_deadline() -> None:
 
 
 def over_tcp(
-    context: ssl.SSLContext | None, scenario: Callable[[Endpoint], Awaitable[None]], host: str = "localhost"
+    context: ssl.SSLContext | None,
+    scenario: Callable[[Endpoint], Awaitable[None]],
+    script: Callable[[trio.abc.Stream], Awaitable[None]] = answering(OK, OK),  # noqa: B008 — holds nothing
 ) -> None:
     async def main() -> None:
         async def serve(stream: trio.abc.Stream) -> None:
-            try:
-                for _ in range(2):
-                    await request(stream)
-                    await stream.send_all(OK)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await script(stream)
 
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
@@ -326,7 +371,7 @@ def over_tcp(
                 if context is not None:
                     listener = listener.transport_listener
                 port = listener.socket.getsockname()[1]
-                await scenario(Endpoint("openai", "http" if context is None else "https", host, port))
+                await scenario(Endpoint("openai", "http" if context is None else "https", "localhost", port))
                 nursery.cancel_scope.cancel()
 
     trio.run(main)
@@ -346,6 +391,78 @@ def test_real_sockets() -> None:
         transport.close_idle()
 
     over_tcp(None, scenario)
+
+
+def test_bytes_nobody_asked_for_are_not_the_next_answer() -> None:
+    idle, said = trio.Event(), trio.Event()
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        for answer in (OK, OK):
+            await request(stream)
+            await stream.send_all(answer)
+            await idle.wait()
+            await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nEVIL")
+            said.set()
+
+    async def scenario(endpoint: Endpoint) -> None:
+        transport = HTTPTransport()
+        assert await ask_at(transport, endpoint) == b"ok"
+        idle.set()
+        await said.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await ask_at(transport, endpoint) == b"ok"
+        assert transport.opened == 2
+        transport.close_idle()
+
+    over_tcp(None, scenario, serve)
+
+
+def test_an_engine_that_has_closed_in_the_meantime_is_not_asked_there() -> None:
+    async def scenario(endpoint: Endpoint) -> None:
+        transport = HTTPTransport()
+        for _ in range(2):
+            assert await ask_at(transport, endpoint) == b"ok"
+            await trio.testing.wait_all_tasks_blocked()
+        assert transport.opened == 2
+        transport.close_idle()
+
+    over_tcp(None, scenario, answering(OK))
+
+
+def test_an_early_answer_leaves_no_half_request_on_a_kept_connection() -> None:
+    async def serve(stream: trio.abc.Stream) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await stream.receive_some(1024)
+        await stream.send_all(OK)
+        await trio.sleep_forever()
+
+    async def scenario(endpoint: Endpoint) -> None:
+        transport = HTTPTransport()
+        for body in (b"x" * 16_000_000, b"{}"):
+            async with transport.send(endpoint, UpstreamRequest(b"POST", b"/", (), body)) as response:
+                assert await response.receive() == b"ok"
+        assert transport.opened == 2
+        transport.close_idle()
+
+    over_tcp(None, scenario, serve)
+
+
+def test_a_connection_over_tls_is_used_again() -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+
+    async def scenario(endpoint: Endpoint) -> None:
+        transport = HTTPTransport()
+        unverified = Endpoint("openai", "https", "localhost", endpoint.port, verify=False)
+        for _ in range(2):
+            assert await ask_at(transport, unverified) == b"ok"
+            await trio.testing.wait_all_tasks_blocked()  # session tickets arrive
+        assert transport.opened == 1
+        transport.close_idle()
+
+    over_tcp(context, scenario)
 
 
 def test_https_is_verified(tmp_path: object) -> None:

@@ -41,8 +41,10 @@ class Sink:
     def __init__(self) -> None:
         self.written = b""
         self.stalled = threading.Lock()
+        self.called = threading.Event()
 
     def __call__(self, lines: bytes) -> None:
+        self.called.set()
         with self.stalled:
             self.written += lines
 
@@ -150,7 +152,7 @@ def test_a_stalled_reader_costs_lines_and_nothing_else(monkeypatch: pytest.Monke
             nursery.start_soon(log.run)
             with sink.stalled:
                 log.log(DONE)
-                while log._lines:  # until the writer has taken it and stands still
+                while not sink.called.is_set():  # until the writer has taken it and stands still
                     await trio.lowlevel.checkpoint()
                 for _ in range(100):
                     log.log(DONE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 
+import pytest
 import trio
 import trio.testing
 
@@ -24,6 +25,8 @@ class FakeAdapter:
     def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
         if body == b"rubbish":
             raise ValueError("not a listing")
+        if body == b"nested":
+            raise RecursionError("a thousand brackets")
         return [ModelCard(name, created=int(trio.current_time())) for name in body.decode().split()]
 
 
@@ -56,6 +59,7 @@ class FakeSending:
         self.answer = answer
 
     async def __aenter__(self) -> Reply:
+        await trio.lowlevel.checkpoint()
         if self.answer is None:
             await trio.sleep_forever()
         if isinstance(self.answer, UpstreamError):
@@ -161,12 +165,34 @@ def test_an_unknown_engine_is_recognised_once_it_answers() -> None:
     run(scenario)
 
 
-def test_rubbish_is_no_listing() -> None:
+@pytest.mark.parametrize("rubbish", [b"rubbish", b"nested", b""])
+def test_rubbish_is_no_listing_until_it_is_one(rubbish: bytes) -> None:
     async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
-        fleet.answers["a", "/v1/models"] = b"rubbish"
+        fleet.answers["a", "/v1/models"] = rubbish
         discovery.watch([A])
         await discovery.wait_settled()
         assert discovery[A].up is False
+        fleet.answers["a", "/v1/models"] = b"one"
+        await trio.sleep(2)
+        assert discovery[A].up
+
+    run(scenario)
+
+
+def test_what_is_watched_no_more_before_it_was_asked_stays_unknown() -> None:
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        fleet.answers["a", "/v1/models"] = b"one"
+        await trio.testing.wait_all_tasks_blocked()
+        discovery.watch([A])
+        discovery.watch([])
+        await trio.sleep(60)
+        assert discovery[A].up is None
+        assert changes == []
+        discovery.watch([A])
+        discovery.watch([])
+        discovery.watch([A])
+        await discovery.wait_settled()
+        assert discovery[A].up
 
     run(scenario)
 

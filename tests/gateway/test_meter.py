@@ -106,7 +106,7 @@ def test_a_bucket_holds_what_is_at_most_its_bound(values: list[float]) -> None:
     for index, bound in enumerate(histogram.bounds):
         assert sum(histogram.counts[: index + 1]) == sum(value <= bound for value in values)
     assert sum(histogram.counts) == len(values)
-    assert histogram.sum == sum(values)
+    assert math.isclose(histogram.sum, sum(values))  # sum() compensates from Python 3.12 on
 
 
 def test_bounds_are_ordered() -> None:

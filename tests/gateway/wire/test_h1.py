@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -107,6 +108,53 @@ def test_trailers_do_not_become_headers() -> None:
     parser = parse(HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nauthorization: x\r\n\r\n")
     assert parser.ready[0].body == b"ab"
     assert parser.ready[0].header(b"authorization") is None
+
+
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("more", [b"a" * 1000, b"a: b\r\n" * 200], ids=["one long", "many"])
+def test_trailers_are_bounded(more: bytes) -> None:
+    parser = h1.RequestParser(max_header=10_000)
+    parser.feed(CHUNKED + b"0\r\nx: y\r\nz: ")
+    fed = 0
+    while parser.error is None:
+        parser.feed(more)
+        fed += len(more)
+        assert fed < 20_000
+    assert parser.error.status == 413
+    assert not parser.ready
+
+
+def test_a_body_may_not_be_wrapped_in_much_more_than_it_holds() -> None:
+    parser = h1.RequestParser(max_header=10_000)
+    parser.feed(CHUNKED)
+    for _ in range(2000):
+        parser.feed(b"1;" + b"a" * 100 + b"\r\nx\r\n")
+    assert parser.error is not None
+    assert parser.error.status == 413
+
+
+def test_a_body_in_crumbs_takes_about_its_size() -> None:
+    parser = h1.RequestParser()
+    parser.feed(CHUNKED)
+    tracemalloc.start()
+    for _ in range(50):
+        parser.feed(b"2\r\nxy\r\n" * 1000)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 4 * 100_000
+    parser.feed(h1.LAST_CHUNK)
+    assert parser.ready[0].body == b"xy" * 50_000
+
+
+def test_offers_to_upgrade_in_bulk_are_requests_like_others() -> None:
+    offer = b"GET /%d HTTP/1.1\r\nHost:\r\nUpgrade:a\r\nConnection:upgrade\r\n\r\n"
+    data = b"".join(offer % number for number in range(2000))
+    parser = parse(data + b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert [request.target for request in parser.ready] == [b"/%d" % number for number in range(2000)]
+    assert parser.error is not None
+    assert parser.error.status == 405
 
 
 bodies = st.binary(max_size=60)
