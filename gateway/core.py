@@ -163,7 +163,8 @@ class Gateway:
             if complete or decoder.ended:
                 call.expires = call.deadline
                 await call.finish(out)
-                await _see_off(upstream)
+                if not upstream.complete:
+                    await _see_off(upstream)
                 return
             if decoder.progress < 2:
                 call.hold(out)
@@ -177,6 +178,12 @@ class Gateway:
 
 class Call:
     """One client request from arrival to settlement: `async with` opens it, leaving settles it."""
+
+    __slots__ = (
+        "__weakref__", "_done", "_held", "_held_since", "_owns_id", "committed", "deadline", "decoder", "endpoint",
+        "exchange", "expires", "first_token", "gateway", "heard", "last_sent", "member", "pool", "reason", "request",
+        "sending", "started", "status", "timed_out", "tried",
+    )  # fmt: skip
 
     def __init__(self, gateway: Gateway, exchange: Exchange) -> None:
         self.gateway = gateway
@@ -439,9 +446,8 @@ class Attempt:
 
 async def _see_off(upstream: UpstreamResponse) -> None:
     """An answer that is whole may lack its framing's end: with it the connection can be kept."""
-    if not upstream.complete:
-        with trio.move_on_after(_SEE_OFF_S), contextlib.suppress(UpstreamError):
-            await upstream.receive()
+    with trio.move_on_after(_SEE_OFF_S), contextlib.suppress(UpstreamError):
+        await upstream.receive()
 
 
 def _with_advice(failure: GatewayError) -> GatewayError:

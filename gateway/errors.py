@@ -1,12 +1,10 @@
 """Every error a client can be told of: its status, code, whether another endpoint may be tried, and how it reads. (P)
 
-A front end turns one of these into its own shape in one place (`body` for OpenAI HTTP, a status table for gRPC).
+A front end turns one of these into its own shape in one place (`protocols.openai.errors` for OpenAI HTTP).
 Messages are for the caller: what went wrong and what to do; they never hold secrets or tracebacks.
 """
 
 from __future__ import annotations
-
-import msgspec
 
 
 class GatewayError(Exception):
@@ -186,15 +184,3 @@ class UpstreamTimeout(GatewayError):
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
         self.retryable = retryable
-
-
-def body(error: GatewayError) -> bytes:
-    """The error object of the OpenAI API: ``{"error": {"message", "type", "param", "code"}}``."""
-    return msgspec.json.encode(
-        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
-    )
-
-
-def event(error: GatewayError) -> bytes:
-    """The same as the last event of a stream that has begun (facts: SDKs raise only on a nested ``error`` object)."""
-    return b"data: %b\n\n" % body(error)

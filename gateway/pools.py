@@ -90,8 +90,8 @@ class Member:
         """One more failure that was the endpoint's own; enough of them in a row set it aside, for so many seconds."""
         self.failures += 1
         self.consecutive += 1
-        if self.consecutive < _FAILURES_TO_OPEN:
-            return 0.0
+        if self.consecutive < _FAILURES_TO_OPEN or now < self.open_until:
+            return 0.0  # what was under way when it was set aside fails too, and says nothing new
         rest = _OPEN_S[min(self.openings, len(_OPEN_S) - 1)]
         self.open_until = now + rest
         self.openings += 1

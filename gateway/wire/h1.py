@@ -288,7 +288,7 @@ class ResponseParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.head:
-            self.headers.append((name.lower(), value.rstrip(b" \t")))
+            self.headers.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
