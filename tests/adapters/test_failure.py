@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters import failure
-from gateway.errors import UpstreamError, body
+from gateway.errors import UpstreamError
+from protocols.openai.errors import body
 from tests.adapters.recorded import answer
 
 
