@@ -20,6 +20,7 @@ from gateway.types import Endpoint, UpstreamRequest
 
 POST = UpstreamRequest(b"POST", b"/v1/x", ((b"a", b"b"),), b"{}")
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+MemoryStream = trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream]
 
 
 class Net:
@@ -36,7 +37,7 @@ class Net:
         self.nursery.start_soon(self._serve, theirs)
         return ours
 
-    async def _serve(self, stream: trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]) -> None:
+    async def _serve(self, stream: MemoryStream) -> None:
         try:
             await self.serve(stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -51,9 +51,19 @@ def run(scenario: Callable[[Pair], Awaitable[None]], clock: trio.abc.Clock | Non
 
 
 def test_what_the_kernel_did_not_take_follows_without_any_other_event() -> None:
+    """The peer reads in a thread of its own: this one sleeps until the kernel has room."""
+
     async def scenario(pair: Pair) -> None:
-        pair.stream.send_soon(b"x" * MUCH)
-        assert await pair.read(MUCH) == b"x" * MUCH
+        def read() -> None:
+            size = 0
+            while size < MUCH:
+                size += len(pair.theirs.recv(READ_SIZE))
+
+        pair.theirs.settimeout(5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, read)
+            await trio.testing.wait_all_tasks_blocked()
+            pair.stream.send_soon(b"x" * MUCH)
         assert pair.stream.stuck_since is None
 
     run(scenario)
@@ -76,7 +86,7 @@ def test_since_when_a_peer_does_not_read_is_known_and_moves_with_its_progress() 
 
 @pytest.mark.parametrize("turn_first", [False, True])
 def test_closing_with_bytes_the_kernel_does_not_take_drops_them_and_nothing_else(turn_first: bool) -> None:
-    async def scenario(_: Pair) -> None:
+    async def scenario(other: Pair) -> None:
         for _ in range(3):  # a descriptor used again is another connection
             pair = Pair()
             pair.stream.send_soon(b"x" * MUCH)

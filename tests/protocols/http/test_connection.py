@@ -210,9 +210,9 @@ def test_clients_that_read_nothing_of_many_answers_end_only_themselves() -> None
                 client.connect(("127.0.0.1", rig.port))
                 client.sendall(GET * number + LAST_GET)
                 await trio.testing.wait_all_tasks_blocked()
-        client = await rig.client()
-        await client.send_all(LAST_GET)
-        assert len(body(await read_all(client))) == 30_000
+        reader = await rig.client()
+        await reader.send_all(LAST_GET)
+        assert len(body(await read_all(reader))) == 30_000
 
     run(answering(30_000), scenario)
 
