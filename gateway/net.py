@@ -46,7 +46,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
 
     __slots__ = (
         "_broken", "_closed", "_drained", "_more", "_outbox", "_queue", "_queued", "_readiness",
-        "ended", "fd", "on_hangup", "readable", "reader", "socket", "stuck_since",
+        "ended", "fd", "marked", "on_hangup", "readable", "reader", "socket", "stuck_since",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket) -> None:
@@ -59,6 +59,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
         self.on_hangup: Callable[[], object] | None = None
         self.readable = False
         self.ended = False
+        self.marked = False
         self.reader: trio.lowlevel.Task | None = None
         self._queue: list[bytes] = []
         self._queued = 0
@@ -88,8 +89,9 @@ class SocketStream(trio.abc.HalfCloseableStream):
             except OSError as error:
                 raise _translated(error) from error
             else:
-                # a short read has emptied the socket (epoll(7)): what follows is news, but the end is told only once
-                self.readable = len(data) == size or self.ended
+                # a short read has emptied the socket (epoll(7)) and what follows is news, but for the end and for
+                # urgent data, which stops a read and is told of once
+                self.readable = len(data) == size or self.marked
                 return data
 
     def _stop_waiting(self, _: object) -> Abort:
@@ -322,6 +324,8 @@ class _Readiness:
                         stream.reader = None
                 if stream.stuck_since is not None:
                     stream.resume()
+                if events & _MARKED:
+                    stream.marked = True
                 if events & _GONE_EVENTS:
                     stream.ended = True
                     if stream.on_hangup is not None:
@@ -331,11 +335,12 @@ class _Readiness:
 if sys.platform == "linux":
     _GONE_EVENTS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
     _READ = select.EPOLLIN | _GONE_EVENTS
+    _MARKED = _GONE_EVENTS | select.EPOLLPRI
 
     class _EdgeTriggered:
         """epoll, telling of each socket once per change: something to read, room to write, the peer's end."""
 
-        _NEWS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+        _NEWS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
         def __init__(self) -> None:
             self._epoll = select.epoll()
@@ -349,7 +354,7 @@ if sys.platform == "linux":
             return self._epoll.poll(0)
 
 else:
-    _WRITE, _READ, _GONE_EVENTS = 0, 1, 2
+    _WRITE, _READ, _GONE_EVENTS, _MARKED = 0, 1, 2, 2
 
     class _EdgeTriggered:
         """The same by kqueue."""

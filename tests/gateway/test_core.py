@@ -421,3 +421,17 @@ def test_going_elsewhere_for_want_of_room_costs_no_budget() -> None:
         assert world.transport.log.count("to a") == 100
 
     run(scenario)
+
+
+def test_a_bug_is_counted_as_one_and_gives_everything_back() -> None:
+    async def scenario() -> None:
+        world = World({A: [(200, [b"x!"])]})
+        world.prefer(A)
+        world.adapter.decoder = None  # type: ignore[method-assign,assignment]
+        with pytest.raises(TypeError):
+            await world.ask(FakeExchange())
+        assert (world.records[0].status, world.records[0].reason) == (500, "internal")
+        assert world.pools["p"].members[0].inflight == 0
+        assert not world.gateway.calls
+
+    run(scenario)

@@ -272,3 +272,16 @@ def test_connecting_says_what_was_tried() -> None:
                 await connect("127.0.0.1", port)
 
     trio.run(main)
+
+
+def test_urgent_data_stops_a_read_and_no_more() -> None:
+    async def scenario(pair: Pair) -> None:
+        pair.theirs.send(b"abc")
+        pair.theirs.send(b"!", socket.MSG_OOB)
+        pair.theirs.send(b"def")
+        received = b""
+        while not received.endswith(b"def"):
+            received += await pair.stream.receive_some()
+        assert received == b"abcdef"
+
+    run(scenario)
