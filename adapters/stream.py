@@ -140,11 +140,14 @@ class Alike:
         return events if data.count(b"\n") == 2 * events else 0
 
     def last_end(self, data: bytes, at: int) -> int:
-        """Where the last event that is followed by another of the shape ends; 0 if there is none from ``at`` on."""
+        """Where the last event of the shape ends, as far as two in a row tell; 0 if there are none from ``at`` on."""
         if not self._joint or not data.startswith(self._start, at):
             return 0
         found = data.rfind(self._joint, at)
-        return found + len(self._end) if found >= 0 else 0
+        if found < 0:
+            return 0
+        end = data.find(b"\n\n", found + len(self._joint)) + 2
+        return end if end > 1 and data.endswith(self._end, found, end) else found + len(self._end)
 
     def learn(self, data: bytes) -> None:
         """Take the shape of the last two of ``data``'s plain events. Gives up on a stream that keeps changing it."""
