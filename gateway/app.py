@@ -227,7 +227,19 @@ class Program:
         self.gateway.keep_alive_s = settings.streaming.keep_alive
         self.gateway.budget.ratio = settings.retry.budget
         self.pools.adapters = registry.load(frozenset(settings.trusted_fields))
+        self._renew_certificate(settings.listeners.http)
         self._rebuild()
+
+    def _renew_certificate(self, http: HttpListener) -> None:
+        """New connections get what the files hold now: certificates are renewed without a restart."""
+        context = self._listeners[0].ssl_context
+        if context is None or http.tls is None:
+            return
+        try:
+            _tls(http)  # on trial: half a renewal must not spoil the one in use
+            context.load_cert_chain(http.tls.cert_file, http.tls.key_file)
+        except OSError as error:
+            _log.error("%s; the old one stays in use", error)
 
     def _rebuild(self) -> None:
         """Configuration plus what discovery knows → pools and routes."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.process import InferGateway, eventually, run, serve, simulate, together
 from tests.whole import raw
@@ -120,3 +122,28 @@ def test_a_directory_of_files(tmp_path: Path, engines: dict[str, str]) -> None:
         assert status(gateway, "one") == 200
         (tmp_path / "more.yaml").write_text(ROUTE.format(model="two", server="whole"))
         assert eventually(lambda: status(gateway, "two") == 200)
+
+
+def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    def renew() -> None:
+        made = authority.issue_cert("localhost")
+        made.private_key_pem.write_to_path(tmp_path / "key.pem")
+        (tmp_path / "cert.pem").write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
+
+    def serial() -> object:
+        with raw.connect(gateway.address) as plain, trusting.wrap_socket(plain, server_hostname="localhost") as secure:
+            return (secure.getpeercert() or {})["serialNumber"]
+
+    renew()
+    (tmp_path / "gateway.yaml").write_text(
+        "{apiVersion: infer-gateway.dev/v1alpha1, kind: GatewayConfiguration,"
+        " listeners: {http: {tls: {certFile: cert.pem, keyFile: key.pem}}}}"
+    )
+    with serve("-c", str(tmp_path / "gateway.yaml")) as gateway:
+        first = serial()
+        renew()
+        assert eventually(lambda: serial() != first)
