@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 from gateway.errors import UpstreamError, UpstreamTimeout
-from gateway.net import SocketStream, connect
+from gateway.net import connect, socket_below
 from gateway.turn import turn
 from gateway.types import Endpoint, Headers, UpstreamRequest
 from gateway.wire import h1
@@ -47,8 +47,7 @@ class Upstream:
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
-        below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-        self._socket = below if isinstance(below, SocketStream) else None
+        self._socket = socket_below(stream)
         self._parser = h1.ResponseParser()
         self._inflate: Callable[[bytes], bytes] | None = None
         self.idle_since = 0.0

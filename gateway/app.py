@@ -63,7 +63,6 @@ class Options(msgspec.Struct, frozen=True):
     config: tuple[Path, ...] = ()
     backends: tuple[str, ...] = ()
     http: Address | None = None
-    grpc: Address | None = None
     admin: Address | None = None
     access_log: bool = False
     log_level: str = "info"
@@ -221,13 +220,10 @@ class Program:
     # -- configuration ------------------------------------------------------------------------------------------
 
     def _apply(self, configured: Snapshot) -> None:
-        """Put a new configuration in force. What needs a restart (addresses, TLS) stays as it was."""
+        """Put a configuration in force. Addresses, limits of the listener and TLS or not stay as they were at start."""
         self._configured = configured
-        settings = configured.settings
-        self.gateway.keep_alive_s = settings.streaming.keep_alive
-        self.gateway.budget.ratio = settings.retry.budget
-        self.pools.adapters = registry.load(frozenset(settings.trusted_fields))
-        self._renew_certificate(settings.listeners.http)
+        self.gateway.keep_alive_s = configured.settings.streaming.keep_alive
+        self.gateway.budget.ratio = configured.settings.retry.budget
         self._rebuild()
 
     def _renew_certificate(self, http: HttpListener) -> None:
@@ -255,15 +251,17 @@ class Program:
         for member in gone:
             self.totals.forget(member.pool, member.id)
             self._transport.forget(member.endpoint)
-        static = {e for pool in self._configured.pools if not pool.external for e in pool.endpoints}
-        self.discovery.watch(static.union(self._backends))
-        self._mark(static.union(self._backends))
+        asked = {e for pool in self._configured.pools if not pool.external for e in pool.endpoints}.union(
+            self._backends
+        )
+        self.discovery.watch(asked)
+        self._mark(asked)
 
     def _mark(self, asked: set[Endpoint]) -> None:
         """Members learn whether their endpoint answers. Public providers are not asked: they count as answering."""
         answers = {endpoint.id: self.discovery[endpoint] for endpoint in asked}
         for member in self.pools.members():
-            answer = answers.get(member.endpoint.id)
+            answer = answers.get(member.id)
             member.up = True if answer is None else answer.up
             member.cards = () if answer is None else answer.cards
 
@@ -281,6 +279,9 @@ class Program:
         except ConfigError as error:
             self._not_reloaded(error)
             return
+        if snapshot.settings.trusted_fields != self._settings.trusted_fields:
+            self.pools.adapters = registry.load(frozenset(snapshot.settings.trusted_fields))
+        self._renew_certificate(snapshot.settings.listeners.http)
         self._apply(snapshot)
         self.totals.reloaded(True)
         self._status.reload_problems = ()

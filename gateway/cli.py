@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
     from types import FrameType
+    from typing import Any
+
+    from gateway.app import Options
 
 BAD_USAGE, CRASHED = 2, 4
 _COMING = ("conformance", "top")
@@ -155,17 +158,21 @@ def _address(text: str) -> tuple[str, int]:
 def _serve(arguments: argparse.Namespace) -> int:
     from gateway import app
 
-    options = app.Options(
-        config=tuple(arguments.config),
-        backends=tuple(arguments.backend),
+    return app.run(_options(arguments, config=tuple(arguments.config), backends=tuple(arguments.backend)))
+
+
+def _options(arguments: argparse.Namespace, **more: Any) -> Options:
+    """What `serve` and `demo` have in common, and ``more``."""
+    from gateway import app
+
+    return app.Options(
         http=arguments.http,
-        grpc=arguments.grpc,
         admin=arguments.admin,
         access_log=arguments.access_log,
         log_level=arguments.log_level,
         unserved=_unserved(arguments),
+        **more,
     )
-    return app.run(options)
 
 
 def _unserved(arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -176,17 +183,9 @@ def _unserved(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from gateway import app, demo
+    from gateway import demo
 
-    options = app.Options(
-        http=arguments.http,
-        grpc=arguments.grpc,
-        admin=arguments.admin,
-        access_log=arguments.access_log,
-        log_level=arguments.log_level,
-        unserved=_unserved(arguments),
-    )
-    return demo.run(options)
+    return demo.run(_options(arguments))
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

@@ -288,10 +288,7 @@ class Call:
             self.first_token = now
         if not self.committed:
             await self._commit()
-        if self._held:
-            out, self._held = self._held + out, b""
-        if out:
-            await self.exchange.send(out)
+        await self.exchange.send(self._with_preamble(out))
 
     async def finish(self, out: bytes) -> None:
         if self.first_token != self.first_token:
@@ -299,16 +296,19 @@ class Call:
         if not self.committed:
             await self._commit()
         self._done = True
-        held, self._held = self._held, b""
-        await self.exchange.finish(held + out)
+        await self.exchange.finish(self._with_preamble(out))
 
     async def give_way(self, out: bytes) -> None:
         """Before an error of the engine is raised: what was valid before it, if the client has seen the start."""
-        held, self._held = self._held, b""
+        out = self._with_preamble(out)
         if self.decoder is not None and self.decoder.progress == 2 and not self.committed:
             await self._commit()
-        if self.committed and (held or out):
-            await self.exchange.send(held + out)
+        if self.committed and out:
+            await self.exchange.send(out)
+
+    def _with_preamble(self, out: bytes) -> bytes:
+        held, self._held = self._held, b""
+        return held + out if held else out
 
     async def _commit(self) -> None:
         """From here on the client has seen an engine's answer: no other endpoint may be tried."""
@@ -351,8 +351,7 @@ class Call:
             return
         try:
             await self._commit()
-            held, self._held = self._held, b""
-            await self.exchange.send(held)
+            await self.exchange.send(self._with_preamble(b""))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the call's own task learns of it
 

@@ -102,14 +102,10 @@ class Discovery:
         try:
             with trio.fail_after(_TIMEOUT_S):
                 answer = await self._learn(endpoint, known)
-        except trio.TooSlowError:
-            gone = known.up is not True or failures + 1 >= _SLOW_ANSWERS
-            self._note(endpoint, msgspec.structs.replace(known, up=False) if gone else known, "no answer in time")
-            return failures + 1
-        except (GatewayError, ValueError, RecursionError) as error:
-            refused = isinstance(error, UpstreamError)
-            gone = known.up is not True or refused or failures + 1 >= _SLOW_ANSWERS
-            self._note(endpoint, msgspec.structs.replace(known, up=False) if gone else known, str(error))
+        except (trio.TooSlowError, GatewayError, ValueError, RecursionError) as error:
+            gone = known.up is not True or isinstance(error, UpstreamError) or failures + 1 >= _SLOW_ANSWERS
+            why = "no answer in time" if isinstance(error, trio.TooSlowError) else str(error)
+            self._note(endpoint, msgspec.structs.replace(known, up=False) if gone else known, why)
             return failures + 1
         self._note(endpoint, answer, "")
         return 0

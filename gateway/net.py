@@ -28,6 +28,8 @@ from trio.lowlevel import (
     wait_writable,
 )
 
+from gateway.turn import of_this_run
+
 READ_SIZE: Final = 65536
 """One read takes what the kernel has, up to this: bytes that arrived together leave together."""
 
@@ -67,8 +69,8 @@ class SocketStream(trio.abc.HalfCloseableStream):
         self._broken: OSError | None = None
         self._closed = False
         self._drained = trio.lowlevel.ParkingLot()
-        self._outbox = _outbox()
-        self._readiness = _readiness()
+        self._outbox = of_this_run(_outbox, _Outbox)
+        self._readiness = of_this_run(_readiness, _Readiness)
         self._readiness.add(self)
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -219,6 +221,7 @@ class _Outbox(trio.abc.Instrument):
 
     def __init__(self) -> None:
         self._streams: list[SocketStream] = []
+        trio.lowlevel.add_instrument(self)
 
     def add(self, stream: SocketStream) -> None:
         if len(self._streams) >= _OUTBOX_MAX:  # the first has waited for a few hundred µs
@@ -235,17 +238,14 @@ class _Outbox(trio.abc.Instrument):
             self.empty()
 
 
-_of_this_run: trio.lowlevel.RunVar[_Outbox] = trio.lowlevel.RunVar("outbox")
+_outbox: trio.lowlevel.RunVar[_Outbox] = trio.lowlevel.RunVar("outbox")
 
 
-def _outbox() -> _Outbox:
-    try:
-        return _of_this_run.get()
-    except LookupError:
-        outbox = _Outbox()
-        trio.lowlevel.add_instrument(outbox)
-        _of_this_run.set(outbox)
-        return outbox
+def socket_below(stream: trio.abc.Stream) -> SocketStream | None:
+    """The socket that ``stream`` is or, under TLS, talks through; None for other streams (tests')."""
+    if isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    return stream if isinstance(stream, SocketStream) else None
 
 
 def _translated(error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
@@ -299,6 +299,7 @@ class _Readiness:
     def __init__(self) -> None:
         self._set = _EdgeTriggered()
         self._streams: dict[int, SocketStream] = {}
+        trio.lowlevel.spawn_system_task(self.run)
 
     def add(self, stream: SocketStream) -> None:
         self._streams[stream.fd] = stream
@@ -378,14 +379,4 @@ else:
             return _READ | _GONE_EVENTS if event.flags & select.KQ_EV_EOF else _READ
 
 
-_readiness_of_this_run: trio.lowlevel.RunVar[_Readiness] = trio.lowlevel.RunVar("readiness")
-
-
-def _readiness() -> _Readiness:
-    try:
-        return _readiness_of_this_run.get()
-    except LookupError:
-        readiness = _Readiness()
-        trio.lowlevel.spawn_system_task(readiness.run)
-        _readiness_of_this_run.set(readiness)
-        return readiness
+_readiness: trio.lowlevel.RunVar[_Readiness] = trio.lowlevel.RunVar("readiness")

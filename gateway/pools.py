@@ -112,9 +112,8 @@ class Member:
         if self.draining:
             state = "draining"
         names = tuple(card.id for card in self.cards)
-        endpoint = self.endpoint
         return MemberStatistics(
-            self.pool, endpoint.id, endpoint.engine, state, self.inflight, self.requests, self.failures, names
+            self.pool, self.id, self.endpoint.engine, state, self.inflight, self.requests, self.failures, names
         )
 
 
@@ -138,7 +137,7 @@ class Pool:
         if not usable:
             yield from self._last_resort(now)
             return
-        first = usable[0] if len(usable) == 1 else _better_of_two(_with_room(usable, now), rng)
+        first = _better_of_two(_with_room(usable, now), rng)
         yield first
         rest = [member for member in self.members if member is not first and member.usable(now)]
         yield from sorted(rest, key=lambda member: (member.full_until > now, member.inflight))
@@ -217,7 +216,7 @@ class Pools:
 
     def drain(self, endpoint_id: str) -> bool:
         """Place nothing new on an endpoint; what runs there finishes. False if nobody knows it."""
-        found = [member for member in self.members() if member.endpoint.id == endpoint_id]
+        found = [member for member in self.members() if member.id == endpoint_id]
         for member in found:
             member.draining = True
         return bool(found)

@@ -113,16 +113,12 @@ class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens of one request. ``cached`` counts prompt tokens served from the engine's prefix cache.
-
-    ``exact`` is False where the engine said nothing and the stream's events were counted instead.
-    """
+    """Tokens of one request. ``cached`` counts prompt tokens served from the engine's prefix cache."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
     reasoning: int = 0
-    exact: bool = True
 
 
 class ModelCard(msgspec.Struct, frozen=True):

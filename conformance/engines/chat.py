@@ -7,9 +7,64 @@ from typing import Any, ClassVar
 from conformance.engines.forms import Choice, Stream, encode, legacy_logprobs, logprob
 
 
-class Chat(Stream):
+class Enveloped(Stream):
+    """What chat completions and completions have in common: the envelope around choices, and usage."""
+
+    kind: ClassVar[str]
+    chunk_kind: ClassVar[str]
+    """``object`` of the whole answer and of a chunk."""
+
+    def chunk_id(self, choice: Choice) -> str:
+        return self.id
+
+    def chunk(self, choice: Choice, choices: list[Any], **more: Any) -> dict[str, Any]:
+        """``more`` are members that come after the choices: usage."""
+        return {
+            "id": self.chunk_id(choice),
+            "object": self.chunk_kind,
+            "created": self.created,
+            "model": self.ask.model,
+            "choices": choices,
+            **more,
+        }
+
+    def usage(self, prompt: int, completion: int) -> dict[str, Any]:
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+    def final_usage(self) -> dict[str, Any]:
+        return self.usage(self.prompt_tokens, self.completion_tokens)
+
+    def continuous(self, choice: Choice, made: int) -> dict[str, Any]:
+        """Members a chunk has when usage is asked for all along."""
+        return {"usage": self.usage(choice.generation.prompt, made)} if self.ask.continuous_usage else {}
+
+    def end(self) -> bytes:
+        if not self.ask.include_usage:
+            return self.done
+        return self.event(self.chunk(self.choices[0], [], usage=self.final_usage())) + self.done
+
+    def whole_choice(self, choice: Choice) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def answer(self, choices: list[Any]) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": self.kind,
+            "created": self.created,
+            "model": self.ask.model,
+            "choices": choices,
+            "usage": self.final_usage(),
+        }
+
+    def whole(self) -> bytes:
+        return encode(self.answer([self.whole_choice(choice) for choice in self.choices]))
+
+
+class Chat(Enveloped):
     """``/v1/chat/completions``. Subclasses say how their engine writes chunks, choices and usage."""
 
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
     reasoning_field: ClassVar[tuple[str, ...]] = ("reasoning_content",)
     forced_finish: ClassVar[str] = "tool_calls"
     """The finish reason after a call of a tool named by ``tool_choice``."""
@@ -19,19 +74,8 @@ class Chat(Stream):
     def choice(self, choice: Choice, delta: dict[str, Any], logprobs: Any, finish: str | None) -> dict[str, Any]:
         return {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
-    def chunk(self, choice: Choice, choices: list[Any], **more: Any) -> dict[str, Any]:
-        """``more`` are members that come after the choices: usage."""
-        return {
-            "id": choice.id,
-            "object": "chat.completion.chunk",
-            "created": self.created,
-            "model": self.ask.model,
-            "choices": choices,
-            **more,
-        }
-
-    def usage(self, prompt: int, completion: int) -> dict[str, Any]:
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    def chunk_id(self, choice: Choice) -> str:
+        return choice.id
 
     def role_delta(self) -> dict[str, Any]:
         return {"role": "assistant", "content": ""}
@@ -51,10 +95,6 @@ class Chat(Stream):
     def call_opening(self, choice: Choice) -> dict[str, Any]:
         function = {"name": choice.plan.tool, "arguments": ""}
         return {"index": 0, "id": choice.call_id, "type": "function", "function": function}
-
-    def continuous(self, choice: Choice, made: int) -> dict[str, Any]:
-        """Members a chunk has when usage is asked for all along."""
-        return {"usage": self.usage(choice.generation.prompt, made)} if self.ask.continuous_usage else {}
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -104,14 +144,6 @@ class Chat(Stream):
     def logprob(self, piece: str) -> dict[str, Any]:
         return logprob(piece, self.ask.logprobs or 0)
 
-    def end(self) -> bytes:
-        if not self.ask.include_usage:
-            return self.done
-        return self.event(self.chunk(self.choices[0], [], usage=self.final_usage())) + self.done
-
-    def final_usage(self) -> dict[str, Any]:
-        return self.usage(self.prompt_tokens, self.completion_tokens)
-
     # -- the whole answer ---------------------------------------------------------------------------------------
 
     def message(self, choice: Choice) -> dict[str, Any]:
@@ -140,46 +172,15 @@ class Chat(Stream):
             "finish_reason": self.finish(choice),
         }
 
-    def answer(self, choices: list[Any]) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": "chat.completion",
-            "created": self.created,
-            "model": self.ask.model,
-            "choices": choices,
-            "usage": self.final_usage(),
-        }
 
-    def whole(self) -> bytes:
-        return encode(self.answer([self.whole_choice(choice) for choice in self.choices]))
-
-
-class Completion(Stream):
+class Completion(Enveloped):
     """``/v1/completions``: text without roles."""
 
+    kind = chunk_kind = "text_completion"
     merges_finish: ClassVar[bool] = True
 
     def choice(self, choice: Choice, text: str, logprobs: Any, finish: str | None) -> dict[str, Any]:
         return {"index": choice.index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-
-    def chunk(self, choice: Choice, choices: list[Any], **more: Any) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": "text_completion",
-            "created": self.created,
-            "model": self.ask.model,
-            "choices": choices,
-            **more,
-        }
-
-    def usage(self, prompt: int, completion: int) -> dict[str, Any]:
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-    def final_usage(self) -> dict[str, Any]:
-        return self.usage(self.prompt_tokens, self.completion_tokens)
-
-    def continuous(self, choice: Choice, made: int) -> dict[str, Any]:
-        return {"usage": self.usage(choice.generation.prompt, made)} if self.ask.continuous_usage else {}
 
     def finish(self, choice: Choice) -> str:
         return choice.plan.finish
@@ -207,11 +208,6 @@ class Completion(Stream):
         made = self.continuous(choice, at + 1)
         return self.event(self.chunk(choice, [self.choice(choice, piece, probabilities, finish)], **made))
 
-    def end(self) -> bytes:
-        if not self.ask.include_usage:
-            return self.done
-        return self.event(self.chunk(self.choices[0], [], usage=self.final_usage())) + self.done
-
     def logprobs(self, choice: Choice) -> dict[str, Any] | None:
         return None if self.ask.logprobs is None else legacy_logprobs(choice.plan.pieces, self.ask.logprobs)
 
@@ -221,16 +217,3 @@ class Completion(Stream):
 
     def whole_choice(self, choice: Choice) -> dict[str, Any]:
         return self.choice(choice, self.whole_text(choice), self.logprobs(choice), self.finish(choice))
-
-    def answer(self, choices: list[Any]) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": "text_completion",
-            "created": self.created,
-            "model": self.ask.model,
-            "choices": choices,
-            "usage": self.final_usage(),
-        }
-
-    def whole(self) -> bytes:
-        return encode(self.answer([self.whole_choice(choice) for choice in self.choices]))

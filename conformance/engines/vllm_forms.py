@@ -16,6 +16,7 @@ class VllmUsage:
     """How vLLM reports tokens; ``details`` is --enable-prompt-tokens-details."""
 
     details: ClassVar[bool] = True
+    fingerprint: ClassVar[str] = ""
 
     def numbers(self, prompt: int, completion: int) -> Usage:
         return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
@@ -23,12 +24,18 @@ class VllmUsage:
     def cached(self, cached: int, prompt: int, block: int = 16) -> Usage:
         return {"cached_tokens": cached, "created_cache_tokens": max(0, prompt - cached) // block * block}
 
+    def extended(self, answer: dict[str, Any], about_prompt: dict[str, Any]) -> dict[str, Any]:
+        """An answer with what vLLM has around and after its usage."""
+        usage = answer.pop("usage")
+        around = {"service_tier": None, "system_fingerprint": self.fingerprint, "usage": usage}
+        after = dict.fromkeys(("kv_transfer_params", "ec_transfer_params", "metrics"))
+        return {**answer, **around, **about_prompt, **after}
+
 
 class VllmChat(VllmUsage, Chat):
     merges_finish: ClassVar[bool] = True
     forced_finish: ClassVar[str] = "stop"
     reasoning_field: ClassVar[tuple[str, ...]] = ("reasoning",)
-    fingerprint: ClassVar[str] = ""
 
     def choice(self, choice: Choice, delta: dict[str, Any], logprobs: Any, finish: str | None) -> dict[str, Any]:
         made = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
@@ -91,25 +98,11 @@ class VllmChat(VllmUsage, Chat):
         }
 
     def answer(self, choices: list[Any]) -> dict[str, Any]:
-        answer = super().answer(choices)
-        usage = answer.pop("usage")
-        return {
-            **answer,
-            "service_tier": None,
-            "system_fingerprint": self.fingerprint,
-            "usage": usage,
-            "prompt_logprobs": None,
-            "prompt_token_ids": None,
-            "prompt_text": None,
-            "kv_transfer_params": None,
-            "ec_transfer_params": None,
-            "metrics": None,
-        }
+        about_prompt = dict.fromkeys(("prompt_logprobs", "prompt_token_ids", "prompt_text"))
+        return self.extended(super().answer(choices), about_prompt)
 
 
 class VllmCompletion(VllmUsage, Completion):
-    fingerprint: ClassVar[str] = ""
-
     def choice(self, choice: Choice, text: str, logprobs: Any, finish: str | None) -> dict[str, Any]:
         return {
             **super().choice(choice, text, logprobs, finish),
@@ -146,17 +139,7 @@ class VllmCompletion(VllmUsage, Completion):
         }
 
     def answer(self, choices: list[Any]) -> dict[str, Any]:
-        answer = super().answer(choices)
-        usage = answer.pop("usage")
-        return {
-            **answer,
-            "service_tier": None,
-            "system_fingerprint": self.fingerprint,
-            "usage": usage,
-            "kv_transfer_params": None,
-            "ec_transfer_params": None,
-            "metrics": None,
-        }
+        return self.extended(super().answer(choices), {})
 
 
 class VllmMessages(Messages):

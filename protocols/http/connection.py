@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from gateway.net import SocketStream
+from gateway.net import SocketStream, socket_below
 from gateway.wire import h1
 from protocols.http.exchange import HttpExchange
 
@@ -51,8 +51,7 @@ class Connection:
         self.closing = False
         self.expired = False
         self._raw = stream if isinstance(stream, SocketStream) else None
-        below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-        self.socket = below if isinstance(below, SocketStream) else None
+        self.socket = socket_below(stream)
         self._lock = trio.Lock() if self._raw is None else None
         self._writing_since: float | None = None
         self._parser = h1.RequestParser(server.limits.max_header, server.limits.max_body)
@@ -137,16 +136,12 @@ class Connection:
 
         Framing and queueing are one step, so that writers in other tasks come before or after, never between.
         """
-        raw = self._raw
-        if raw is None:
+        if self._raw is None:
             await self._write_locked(framed, chunk)
             return
         data = framed(chunk)
-        if data and raw.send_soon(data):
-            raw.flush()
-            await trio.lowlevel.checkpoint()
-        if raw.stuck_since is not None:
-            await raw.wait_sent()
+        if data:
+            await self._raw.send_all(data)
 
     async def _write_locked(self, framed: Callable[[bytes], bytes], chunk: bytes) -> None:
         assert self._lock is not None
