@@ -18,7 +18,7 @@ from adapters.stream import StreamDecoder
 from adapters.whole import Misframed, Restreamed, WholeDecoder
 from gateway.errors import NotFound, UpstreamError
 from gateway.ports import Decoder
-from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation, UpstreamRequest
+from gateway.types import Endpoint, Headers, InferenceRequest, Load, ModelCard, Operation, UpstreamRequest
 from gateway.wire import splice
 
 _STREAMED = frozenset({Operation.CHAT, Operation.COMPLETIONS})
@@ -121,6 +121,13 @@ class OpenAI:
 
     def error(self, status: int, headers: Headers, body: bytes, /) -> UpstreamError:
         return failure.of_answer(status, headers, body)
+
+    def metrics_path(self) -> bytes:
+        """Providers have no such page."""
+        return b""
+
+    def parse_load(self, exposition: bytes, now: float, /) -> Load:
+        raise ValueError(f"{self.title} has no metrics page")
 
     def models_path(self) -> bytes:
         return b"/v1/models"

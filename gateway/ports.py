@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import GatewayError, UpstreamError
-from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, UpstreamRequest, Usage
+from gateway.types import Endpoint, Headers, InferenceRequest, Load, ModelCard, UpstreamRequest, Usage
+
+if TYPE_CHECKING:
+    from gateway.schedule.ask import Ask
+    from gateway.schedule.speed import Speed
 
 
 class Exchange(Protocol):
@@ -79,6 +83,12 @@ class Adapter(Protocol):
     def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
         """Raises ValueError for a body that is not a model listing."""
 
+    def metrics_path(self) -> bytes:
+        """GET this to learn an endpoint's load; b"" where there is nothing to ask."""
+
+    def parse_load(self, exposition: bytes, now: float, /) -> Load:
+        """The wanted numbers of a metrics page. Raises ValueError for one that has none of them."""
+
 
 class UpstreamResponse(Protocol):
     """A response's head, and its body as it arrives."""
@@ -113,3 +123,55 @@ class Transport(Protocol):
     """The only outbound I/O of the data path."""
 
     def send(self, endpoint: Endpoint, request: UpstreamRequest, /) -> Sending: ...
+
+
+class Candidate(Protocol):
+    """One endpoint during a decision: what it is, what it said last, and what the gateway itself has under way there.
+
+    ``load`` is None where nothing (or nothing recent) is known. ``inflight`` counts requests, ``decoding`` those of
+    them past their first token; ``backlog`` is in tokens: uncached prompts sent there and not yet answered by a first
+    token. ``foreign`` counts requests there that this gateway did not send. All are current, not of the last scrape.
+    """
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def endpoint(self) -> Endpoint: ...
+    @property
+    def cards(self) -> tuple[ModelCard, ...]: ...
+    @property
+    def load(self) -> Load | None: ...
+    @property
+    def inflight(self) -> int: ...
+    @property
+    def decoding(self) -> int: ...
+    @property
+    def backlog(self) -> float: ...
+    @property
+    def foreign(self) -> float: ...
+    @property
+    def speed(self) -> Speed: ...
+
+
+class Filter(Protocol):
+    """Leaves out candidates a request must not go to; the order stays. No I/O, no clock, no await."""
+
+    def __call__(self, ask: Ask, candidates: Sequence[Candidate], /) -> Sequence[Candidate]: ...
+
+
+class Scorer(Protocol):
+    """One float per candidate, same order, in [0, 1], higher is better. No I/O, no clock, no await.
+
+    A plugin that learns has some of these methods beside (see `gateway.schedule.profile`): ``placed(ask, candidate)``
+    when a request goes there, ``left(ask, candidate, usage)`` when it has left (``usage`` None: it failed before its
+    first token), ``loaded(candidate)`` when new numbers came, ``forget(id)`` when an engine restarted or is gone.
+    ``explain(ask, candidate)`` gives what an operator should see of a score, as JSON-ready values by name.
+    """
+
+    def __call__(self, ask: Ask, candidates: Sequence[Candidate], /) -> Sequence[float]: ...
+
+
+class Picker(Protocol):
+    """Best first; the tail is the failover order. Lazy where that saves work: the tail is seldom asked for."""
+
+    def __call__(self, candidates: Sequence[Candidate], scores: Sequence[float], /) -> Iterable[Candidate]: ...

@@ -129,3 +129,36 @@ class ModelCard(msgspec.Struct, frozen=True):
     max_model_len: int | None = None
     owned_by: str = ""
     created: int = 0
+
+
+class Load(msgspec.Struct, frozen=True, gc=False):
+    """What an engine said of itself at ``at`` (seconds on Trio's clock), all its data-parallel ranks together.
+
+    Gauges first, None or 0 where the engine has no such number: ``kv_usage`` is the fraction of KV blocks in use,
+    ``block_size`` is in tokens, ``blocks`` counts them over all ranks. ``loras``: adapters that running requests use.
+    Then counters since the engine started, by which two loads are compared: sums are in seconds, ``*_tokens`` count
+    prompt tokens, tokens made, prompt tokens looked up in and served from the prefix cache. ``ttft`` and ``tpot`` are
+    means in seconds over the recent past; a page does not hold them, they come of the difference between two.
+    """
+
+    at: float = 0.0
+    waiting: float = 0.0
+    running: float = 0.0
+    kv_usage: float | None = None
+    block_size: int = 0
+    blocks: int = 0
+    asleep: bool = False
+    loras: frozenset[str] | None = None
+    waiting_loras: frozenset[str] = frozenset()
+    max_loras: int = 0
+    ttft_sum: float = 0.0
+    ttft_count: float = 0.0
+    tpot_sum: float = 0.0
+    tpot_count: float = 0.0
+    prompt_tokens: float = 0.0
+    generated_tokens: float = 0.0
+    queried_tokens: float = 0.0
+    hit_tokens: float = 0.0
+    started: float = 0.0
+    ttft: float | None = None
+    tpot: float | None = None

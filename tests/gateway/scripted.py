@@ -15,7 +15,7 @@ from gateway.errors import GatewayError, Unsupported, UpstreamError
 from gateway.meter import Record
 from gateway.pools import Pools
 from gateway.route import Target
-from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation, UpstreamRequest, Usage
+from gateway.types import Endpoint, Headers, InferenceRequest, Load, ModelCard, Operation, UpstreamRequest, Usage
 
 A, B, C = (Endpoint("fake", "http", name, 1) for name in "abc")
 Step = bytes | float | GatewayError | None
@@ -81,6 +81,12 @@ class FakeAdapter:
             retryable=status in (429, 502, 503),
             retry_after=None if retry_after != retry_after else retry_after,
         )
+
+    def metrics_path(self) -> bytes:
+        return b""
+
+    def parse_load(self, exposition: bytes, now: float, /) -> Load:
+        raise ValueError("no metrics")
 
     def models_path(self) -> bytes:
         return b"/v1/models"

@@ -1,0 +1,60 @@
+"""One request as schedulers look at it. (P)
+
+Invariant: nothing is decoded or hashed before a plugin asks for it, and nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.prefix import Blocks, chain
+from gateway.types import InferenceRequest
+
+BYTES_PER_TOKEN: Final = 4.0
+"""About what tokenizers make of English and of code, until a pool has learned its own."""
+
+
+class Ask:
+    """``model`` is the name the engines will be asked for, ``now`` the time of the decision (Trio's clock, seconds).
+
+    ``hits``: prompt tokens that an endpoint (by id) is believed to hold, as found by the last scorer that looked.
+    """
+
+    __slots__ = ("_chains", "_text", "bytes_per_token", "hits", "model", "now", "request")
+
+    def __init__(
+        self, request: InferenceRequest, model: str, now: float, bytes_per_token: float = BYTES_PER_TOKEN
+    ) -> None:
+        self.request = request
+        self.model = model
+        self.now = now
+        self.bytes_per_token = bytes_per_token
+        self.hits: dict[str, float] = {}
+        self._text: bytes | None = None
+        self._chains: dict[Blocks, Sequence[int]] = {}
+
+    @property
+    def text(self) -> bytes:
+        """The prompt's canonical text, equal for equal prefixes whatever the client's JSON looks like."""
+        text = self._text
+        if text is None:
+            render = getattr(self.request.view, "prompt_text", None)
+            text = self._text = b"" if render is None else render().encode("utf-8", "surrogatepass")
+        return text
+
+    @property
+    def tokens(self) -> float:
+        """About how many tokens the prompt is long, at least 1."""
+        return max(1.0, len(self.text) / self.bytes_per_token)
+
+    def chain(self, blocks: Blocks) -> Sequence[int]:
+        """The prompt's block hashes, each covering all text before it. Prompts of different models share none."""
+        hashes = self._chains.get(blocks)
+        if hashes is None:
+            hashes = self._chains[blocks] = chain(self.text, self.model.encode(), blocks)
+        return hashes
+
+    def uncached(self, endpoint: str) -> float:
+        """Prompt tokens that this endpoint would have to compute, at least 1: the last one always is."""
+        return max(1.0, self.tokens - self.hits.get(endpoint, 0.0))
