@@ -19,12 +19,17 @@ from conformance.engines.blocks import BlockPool
 class Pace(msgspec.Struct, frozen=True):
     """How fast an engine is. ``ttft`` is added to every request's prefill; ``itl`` is the time of one decode step and
     grows by ``itl_growth`` for each further sequence in it; all in seconds. ``prefill_rate`` is in tokens per second.
+
+    ``chunk`` 0: prompts are computed one after the other, beside the decoding. Above, a step has a budget of so many
+    tokens, prompts' and answers' (see `Chunked`), and takes ``itl``, ``itl_growth`` for each sequence that decodes, the
+    time of the prompt tokens computed in it and ``ttft`` for each sequence that starts.
     """
 
     ttft: float = 0.0
     itl: float = 0.0
     itl_growth: float = 0.0
     prefill_rate: float = math.inf
+    chunk: int = 0
 
 
 class State(enum.Enum):
@@ -42,7 +47,8 @@ class Sequence:
     """One generation: a prompt of known blocks and a number of tokens to make.
 
     ``hashes`` are the prompt's full blocks, ``prompt`` its tokens, ``target`` the tokens to generate. ``wake`` is
-    called when tokens were made (only at the end if not ``streaming``).
+    called when tokens were made (only at the end if not ``streaming``). While it runs in chunks, ``left`` counts the
+    tokens still to be prefilled and ``shared`` its blocks that others may use.
     """
 
     __slots__ = (
@@ -54,11 +60,13 @@ class Sequence:
         "generated",
         "hashes",
         "last_at",
+        "left",
         "preempted",
         "private",
         "prompt",
         "ready_at",
         "room",
+        "shared",
         "state",
         "streaming",
         "target",
@@ -78,7 +86,7 @@ class Sequence:
         self.hashes, self.prompt, self.target = hashes, prompt, target
         self.streaming, self.adapter, self.wake = streaming, adapter, wake
         self.state = State.NEW
-        self.generated = self.cached = self.private = self.room = self.preempted = 0
+        self.generated = self.cached = self.private = self.room = self.preempted = self.left = self.shared = 0
         self.arrived = self.admitted = self.first_at = self.last_at = 0.0
         self.ready_at = math.inf
 

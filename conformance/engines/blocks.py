@@ -86,6 +86,17 @@ class BlockPool:
                 del self._references[block]
                 self._kept[block] = None
 
+    def share(self, hashes: Sequence[int]) -> None:
+        """Make private blocks known by their content; one that is known already takes the place of the private one."""
+        for block in hashes:
+            if block in self._kept:
+                del self._kept[block]
+                self.free += 1
+            elif block in self._references:
+                self.free += 1
+            self._references[block] = self._references.get(block, 0) + 1
+        self.private -= len(hashes)
+
     def clear(self) -> None:
         """Forget everything kept for reuse."""
         self.free += len(self._kept)

@@ -36,6 +36,9 @@ def _add_pace(parser: argparse.ArgumentParser) -> None:
         "--itl-growth", type=_time, default=0.0, metavar="S", help="more per further sequence in the step"
     )
     pace.add_argument("--prefill-rate", type=_rate, default=math.inf, metavar="TOK/S", help="tokens per second")
+    pace.add_argument(
+        "--chunk-tokens", type=_count, default=0, metavar="N", help="prefill in chunks: prompts slow decoding down"
+    )
 
 
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +63,7 @@ def settings(args: argparse.Namespace) -> Settings:
         itl=args.itl,
         itl_growth=args.itl_growth,
         prefill_rate=args.prefill_rate,
+        chunk_tokens=args.chunk_tokens,
         kv_blocks=args.kv_blocks,
         block_size=args.block_size,
         max_running=args.max_running,

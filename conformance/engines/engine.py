@@ -20,6 +20,7 @@ from conformance.engines.ask import Ask
 from conformance.engines.batch import Batch, QueueFull
 from conformance.engines.batch import Sequence as Generation
 from conformance.engines.blocks import BlockPool, chain
+from conformance.engines.chunked import Chunked
 from conformance.engines.exposition import sizes
 from conformance.engines.faults import Fault, Faults
 from conformance.engines.forms import Choice, Form
@@ -80,7 +81,8 @@ class Engine:
         self.models = settings.models or (self.model_name,)
         self.loras: dict[str, str] = {name: f"/adapters/{name}" for name in settings.loras}
         pool = BlockPool(settings.kv_blocks)
-        batch = Batch(pool, settings.block_size, settings.max_running, settings.max_queued, settings.pace)
+        make = Chunked if settings.chunk_tokens else Batch
+        batch = make(pool, settings.block_size, settings.max_running, settings.max_queued, settings.pace)
         self.model = Model(batch, self.buckets, sizes(settings.model_len))
         self.faults = Faults(settings.fail, random.Random(settings.seed))
         self.comment_s = settings.keep_alive_comment or self.comment_every_s

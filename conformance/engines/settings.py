@@ -14,7 +14,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``max_queued`` counts requests that wait, on top of ``max_running``; None is no limit. ``max_model_len`` 0 is what
     the KV cache holds, at most 32768. ``instance`` goes into made-up ids, so that replicas with the same ``seed`` give
-    the same text under different ids. ``version`` "" is the newest the dialect knows.
+    the same text under different ids. ``version`` "" is the newest the dialect knows. ``chunk_tokens`` is the budget of
+    a step; 0 computes prompts beside the decoding, at no cost to it.
     """
 
     models: tuple[str, ...] = ()
@@ -22,6 +23,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     itl: float = 0.0
     itl_growth: float = 0.0
     prefill_rate: float = math.inf
+    chunk_tokens: int = 0
     kv_blocks: int = 8192
     block_size: int = 16
     max_running: int = 256
@@ -40,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pace(self) -> Pace:
-        return Pace(self.ttft, self.itl, self.itl_growth, self.prefill_rate)
+        return Pace(self.ttft, self.itl, self.itl_growth, self.prefill_rate, self.chunk_tokens)
 
     @property
     def model_len(self) -> int:
