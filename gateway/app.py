@@ -33,14 +33,16 @@ from gateway.access_log import AccessLog, Requests
 from gateway.config.discover import discovered, from_backends
 from gateway.config.document import ConfigError
 from gateway.config.settings import HttpListener, Settings
-from gateway.config.snapshot import Snapshot, resolved
+from gateway.config.snapshot import PoolSpec, Snapshot, resolved
 from gateway.config.url import is_loopback
 from gateway.core import Gateway, Target
 from gateway.discover import Discovery
 from gateway.errors import GatewayError, ModelNotFound, NoEndpoints
 from gateway.meter import Record, Totals
 from gateway.pools import Pools
-from gateway.ports import Exchange
+from gateway.ports import Candidate, Exchange
+from gateway.schedule.cost import Costs
+from gateway.schedule.profile import Profile, Weighted
 from gateway.sources import file
 from gateway.status import Status
 from gateway.supervise import supervise
@@ -87,6 +89,11 @@ def _fail(code: int, *messages: str) -> int:
     for message in messages:
         print(f"infer-gateway: {message}", file=sys.stderr)  # noqa: T201
     return code
+
+
+def _pick(candidates: Sequence[Candidate], scores: Sequence[float]) -> Sequence[Candidate]:
+    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+    return [candidates[index] for index in order]
 
 
 class Program:
@@ -151,7 +158,7 @@ class Program:
         settings = self._settings
         adapters = registry.load(frozenset(settings.trusted_fields))
         self._transport = HTTPTransport(TransportSettings(connect_timeout=settings.timeouts.connect))
-        self.pools = Pools(adapters)
+        self.pools = Pools(adapters, self._profile)
         self.gateway = Gateway(
             self.pools, self._transport, self._route, finished=self._finished, attempted=self.totals.attempted
         )
@@ -176,6 +183,9 @@ class Program:
             _log.warning("%s has no effect in this version", flag)
         if not self._backends and not snapshot.pools:
             _log.warning("nothing to serve: give --backend ENGINE=URL, or -c with a ModelServer and a ModelRoute")
+
+    def _profile(self, spec: PoolSpec, old: Profile | None) -> Profile:
+        return old or Profile((), (Weighted("cost", Costs()),), _pick)
 
     # -- what the OpenAI front end stands on -----------------------------------------------------------------------
 

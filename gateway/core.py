@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import random
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Protocol, TypeVar
@@ -23,8 +22,9 @@ import trio
 from gateway.config.snapshot import Policy
 from gateway.errors import GatewayError, NoEndpoints, Overloaded, UpstreamError, UpstreamTimeout
 from gateway.meter import CLIENT_GONE, Record
-from gateway.pools import Member, Pool, Pools
+from gateway.pools import Member, Placement, Pool, Pools
 from gateway.ports import Decoder, Exchange, Sending, Transport, UpstreamResponse
+from gateway.schedule.ask import Ask
 from gateway.turn import turn
 from gateway.types import Endpoint, InferenceRequest
 
@@ -80,7 +80,6 @@ class Gateway:
         finished: Callable[[Record], None] = lambda record: None,
         attempted: Callable[[str, str, str], None] = lambda pool, endpoint, outcome: None,
         keep_alive_s: float = 15.0,
-        rng: random.Random | None = None,
     ) -> None:
         self.pools = pools
         self.transport = transport
@@ -88,7 +87,6 @@ class Gateway:
         self.finished = finished
         self.attempted = attempted
         self.keep_alive_s = keep_alive_s
-        self.rng = rng or random.Random()
         self.budget = RetryBudget()
         self.calls: set[Call] = set()
         self.ids: set[str] = set()
@@ -181,7 +179,7 @@ class Call:
 
     __slots__ = (
         "__weakref__", "_done", "_held", "_held_since", "_owns_id", "committed", "deadline", "decoder", "endpoint",
-        "exchange", "expires", "first_token", "gateway", "heard", "last_sent", "member", "pool", "reason", "request",
+        "exchange", "expires", "first_token", "gateway", "heard", "last_sent", "member", "placement", "pool", "reason", "request",
         "sending", "started", "status", "timed_out", "tried",
     )  # fmt: skip
 
@@ -194,6 +192,7 @@ class Call:
         self.expires = math.inf
         self.heard = self.started
         self.member: Member | None = None
+        self.placement: Placement | None = None
         self.timed_out = False
         self.sending: Sending | None = None
         self.first_token = math.nan
@@ -238,13 +237,14 @@ class Call:
             if pool is None:
                 continue
             self.pool = self.pool or pool.name
-            for member in pool.rank(gateway.turn.now, gateway.rng):
+            ask = pool.ask(self.request, part.model or self.request.model, gateway.turn.now)
+            for member in pool.rank(ask):
                 if failure is not None:
                     if member.endpoint in tried:
                         continue
                     if not self._may_retry(pool.policy, failure):
                         raise _with_advice(failure)
-                attempt = Attempt(self, pool, member, part.model or self.request.model)
+                attempt = Attempt(self, pool, member, ask)
                 yield attempt
                 if attempt.failure is None:
                     return
@@ -285,18 +285,23 @@ class Call:
         """From the first token on: everything there is, in one write."""
         self.last_sent = now
         if self.first_token != self.first_token:  # not yet set: nan
-            self.first_token = now
+            self._answered(now)
         if not self.committed:
             await self._commit()
         await self.exchange.send(self._with_preamble(out))
 
     async def finish(self, out: bytes) -> None:
         if self.first_token != self.first_token:
-            self.first_token = self.gateway.turn.now
+            self._answered(self.gateway.turn.now)
         if not self.committed:
             await self._commit()
         self._done = True
         await self.exchange.finish(self._with_preamble(out))
+
+    def _answered(self, now: float) -> None:
+        self.first_token = now
+        if self.placement is not None:
+            self.placement.answered(now)
 
     async def give_way(self, out: bytes) -> None:
         """Before an error of the engine is raised: what was valid before it, if the client has seen the start."""
@@ -387,12 +392,14 @@ class Call:
 class Attempt:
     """One endpoint tried. A failure that may be tried elsewhere ends here and is kept in ``failure``; others pass."""
 
-    __slots__ = ("call", "delay", "failure", "member", "model", "policy", "probes")
+    __slots__ = ("ask", "call", "delay", "failure", "member", "model", "policy", "pool")
 
-    def __init__(self, call: Call, pool: Pool, member: Member, model: str) -> None:
+    def __init__(self, call: Call, pool: Pool, member: Member, ask: Ask) -> None:
         self.call = call
+        self.pool = pool
         self.member = member
-        self.model = model
+        self.ask = ask
+        self.model = ask.model
         self.policy = pool.policy
         self.failure: GatewayError | None = None
         self.delay = pool.policy.retry_interval if call.tried else 0.0
@@ -401,8 +408,9 @@ class Attempt:
 
     def __enter__(self) -> Endpoint:
         member, call = self.member, self.call
-        self.probes = member.place()
+        call.placement = self.pool.place(self.ask, member, call.gateway.turn.now)
         call.tried += 1
+        call.decoder = None
         call.member = member
         call.pool = member.pool
         call.endpoint = member.id
@@ -411,8 +419,13 @@ class Attempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        member = self.member
-        member.leave(self.probes)
+        member, call = self.member, self.call
+        placement, decoder, call.placement = call.placement, call.decoder, None
+        assert placement is not None
+        if decoder is None:
+            placement.left(call.gateway.turn.now, None)
+        else:
+            placement.left(call.gateway.turn.now, decoder.usage, decoder.tokens)
         outcome = "ok" if error is None else error.reason if isinstance(error, GatewayError) else "cancelled"
         self.call.gateway.attempted(member.pool, member.id, outcome)
         if error is None:

@@ -1,15 +1,15 @@
 """The live fleet: pools, their members, what each is doing and whether it can be used. (T)
 
-A member's in-flight count goes up when an attempt starts and down when the attempt truly ends. A member that fails is
-set aside for a growing while and then tried by one request; one that says Retry-After is left alone until then. When
-a new snapshot arrives, members that stay keep their state and attempts in flight finish on members that left.
+A request counts at its endpoint from dispatch (`Pool.place`) to its true end (`Placement.left`), and what is learned of
+the endpoint is learned there. A member that fails is set aside for a growing while and then tried by one request; one
+that says Retry-After is left alone until then. When a new snapshot arrives, members that stay keep their state and
+attempts in flight finish on members that left.
 """
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -17,12 +17,19 @@ import trio
 
 from gateway.config.snapshot import Policy, PoolSpec
 from gateway.ports import Adapter
-from gateway.types import Endpoint, ModelCard
+from gateway.schedule.ask import BYTES_PER_TOKEN, Ask
+from gateway.schedule.profile import Profile
+from gateway.schedule.speed import Speed
+from gateway.types import Endpoint, InferenceRequest, Load, ModelCard, Usage
 
 _FAILURES_TO_OPEN: Final = 3
 _OPEN_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _MAX_COOL_S: Final = 60.0
 _FULL_S: Final = 0.5
+
+
+MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
+"""What places a pool's requests; the one given, if it was made of the same configuration."""
 
 
 class MemberStatistics(msgspec.Struct, frozen=True):
@@ -39,11 +46,12 @@ class MemberStatistics(msgspec.Struct, frozen=True):
 
 
 class Member:
-    """One endpoint in one pool. ``up`` is None until it has answered a probe (it may be used all the same)."""
+    """One endpoint in one pool (ports.Candidate). ``up`` is None until it has answered a probe; it may be used before."""
 
     __slots__ = (
-        "adapter", "cards", "consecutive", "cool_until", "draining", "endpoint", "failures", "full_until",
-        "id", "inflight", "open_until", "openings", "pool", "probes", "requests", "up",
+        "adapter", "answered_at", "backlog", "cards", "consecutive", "cool_until", "draining", "endpoint", "failures",
+        "foreign", "foreign_backlog", "full_until", "id", "inflight", "load", "open_until", "openings", "pending",
+        "pool", "probes", "requests", "speed", "until", "up",
     )  # fmt: skip
 
     def __init__(self, pool: str, endpoint: Endpoint, adapter: Adapter) -> None:
@@ -63,6 +71,12 @@ class Member:
         self.open_until = -math.inf
         self.cool_until = -math.inf
         self.full_until = -math.inf
+        self.load: Load | None = None
+        self.speed = Speed()
+        self.pending = 0
+        self.backlog = 0.0
+        self.until = self.answered_at = -math.inf
+        self.foreign = self.foreign_backlog = 0.0
 
     def usable(self, now: float) -> bool:
         """Whether a new request may be placed here; an open circuit lets one through when its time is up."""
@@ -77,6 +91,11 @@ class Member:
         probe = self.consecutive >= _FAILURES_TO_OPEN
         self.probes += probe
         return probe
+
+    @property
+    def owed(self) -> float:
+        """Seconds of computing that the prompts still unanswered should take."""
+        return self.pending * self.speed.step + self.backlog * self.speed.prefill
 
     def leave(self, probe: bool) -> None:
         """What `place` returned comes back when the request has left."""
@@ -118,29 +137,43 @@ class Member:
 
 
 class Pool:
-    """Endpoints that serve one model set, and the policy of requests to them."""
+    """Endpoints that serve one model set, the policy of requests to them, and the profile that places them.
 
-    __slots__ = ("members", "name", "policy")
+    ``bytes_per_token`` and ``uncached`` (mean prompt tokens a request had computed) are learned.
+    """
 
-    def __init__(self, name: str, members: Sequence[Member], policy: Policy) -> None:
+    __slots__ = ("bytes_per_token", "members", "name", "policy", "profile", "uncached")
+
+    def __init__(self, name: str, members: Sequence[Member], policy: Policy, profile: Profile) -> None:
         self.name = name
         self.members = members
         self.policy = policy
+        self.profile = profile
+        self.bytes_per_token = BYTES_PER_TOKEN
+        self.uncached = 500.0
 
-    def rank(self, now: float, rng: random.Random) -> Iterator[Member]:
-        """Best first: of two usable members drawn at random, the one with less in flight; then the rest by in-flight.
+    def ask(self, request: InferenceRequest, model: str, now: float) -> Ask:
+        return Ask(request, model, now, self.bytes_per_token)
+
+    def rank(self, ask: Ask) -> Iterator[Member]:
+        """Best first, as the profile has it; those that just said they are full come last.
 
         Lazy: the tail is only worked out when the first choice fails. When nothing is usable, members that are merely
-        set aside are offered, one chance each, rather than failing a request that might succeed.
+        set aside are offered, one chance each, rather than failing a request that might succeed. Raises Overloaded
+        when the profile's filters leave nobody.
         """
+        now = ask.now
         usable = [member for member in self.members if member.usable(now)]
         if not usable:
             yield from self._last_resort(now)
             return
-        first = _better_of_two(_with_room(usable, now), rng)
-        yield first
-        rest = [member for member in self.members if member is not first and member.usable(now)]
-        yield from sorted(rest, key=lambda member: (member.full_until > now, member.inflight))
+        with_room = [member for member in usable if member.full_until <= now] or usable
+        ranked = (with_room[0],) if len(with_room) == 1 else self.profile.rank(ask, with_room)
+        for member in ranked:
+            if member.usable(now):
+                yield member
+        if with_room is not usable:
+            yield from sorted((m for m in usable if m.full_until > now), key=lambda member: member.inflight)
 
     def _last_resort(self, now: float) -> list[Member]:
         return sorted(
@@ -152,35 +185,98 @@ class Pool:
             key=lambda member: member.cool_until,
         )[:1]
 
+    def place(self, ask: Ask, member: Member, now: float) -> Placement:
+        """The request goes there, now."""
+        return Placement(self, ask, member, now)
+
+    def loaded(self, member: Member, load: Load) -> None:
+        """An endpoint said how it is doing. What it has more of than we sent came from others."""
+        former, member.load = member.load, load
+        member.foreign = max(0.0, load.running + load.waiting - member.inflight)
+        member.foreign_backlog = min(member.foreign, max(0.0, load.waiting - member.pending)) * self.uncached
+        if member.foreign and former is not None and former.waiting and load.waiting and load.queried_tokens:
+            # our own answers' times say little where others queue too; but it had something to do all the while
+            computed = load.prompt_tokens - load.hit_tokens - former.prompt_tokens + former.hit_tokens
+            member.speed.computed(computed, load.at - former.at)
+        self.profile.loaded(member)
+
+    def forget(self, member: Member) -> None:
+        """An endpoint restarted, or cannot be reached: whatever it held is gone."""
+        member.load = None
+        member.foreign = member.foreign_backlog = 0.0
+        self.profile.forget(member.id)
+
     def retry_after(self, now: float) -> float:
         """When a member may be usable again, in seconds; 1 where nobody knows."""
         waits = [max(member.open_until, member.cool_until) - now for member in self.members if member.up is not False]
         return max(1.0, min(waits, default=1.0))
 
 
-def _with_room(members: Sequence[Member], now: float) -> Sequence[Member]:
-    """Those that have not just said that they are full; all, if all have."""
-    return [member for member in members if member.full_until <= now] or members
+class Placement:
+    """A request at an endpoint, from dispatch to its true end. Made by `Pool.place`; `left` ends it, once."""
 
+    __slots__ = ("answered_at", "ask", "at", "member", "pool", "probe", "stream", "uncached")
 
-def _better_of_two(members: Sequence[Member], rng: random.Random) -> Member:
-    """Power of two choices: nearly as even as knowing every queue, and no herd on one stale minimum."""
-    count = len(members)
-    if count == 1:
-        return members[0]
-    i = int(rng.random() * count)
-    j = int(rng.random() * (count - 1))
-    if j >= i:
-        j += 1
-    a, b = members[i], members[j]
-    return b if b.inflight < a.inflight else a
+    def __init__(self, pool: Pool, ask: Ask, member: Member, now: float) -> None:
+        self.pool = pool
+        self.ask = ask
+        self.member = member
+        self.at = now
+        self.answered_at = math.nan
+        self.stream = ask.request.stream
+        self.probe = member.place()
+        self.uncached = uncached = ask.uncached(member.id)
+        member.until = max(member.until, now) + member.speed.step + uncached * member.speed.prefill
+        if self.stream:
+            member.pending += 1
+            member.backlog += uncached
+        pool.profile.placed(ask, member)
+
+    def answered(self, now: float) -> None:
+        """The first token is here: the endpoint's prompts before this one are computed too, whatever was expected."""
+        self.answered_at = now
+        if not self.stream:
+            return  # the answer came whole: nobody saw its first token
+        member, speed, uncached = self.member, self.member.speed, self.uncached
+        member.pending -= 1
+        member.backlog -= uncached
+        if not member.foreign:
+            speed.served(uncached, now - max(self.at, member.answered_at))
+        member.answered_at = now
+        member.until = now + member.owed
+        pool = self.pool
+        pool.uncached += 0.02 * (uncached - pool.uncached)
+
+    def left(self, now: float, usage: Usage | None, tokens: int = 0) -> None:
+        """It is over. ``usage`` as the engine told, ``tokens`` as counted, for answers that end without."""
+        member, ask = self.member, self.ask
+        member.leave(self.probe)
+        answered = self.answered_at == self.answered_at  # not nan
+        if self.stream and not answered:
+            member.pending -= 1
+            member.backlog -= self.uncached
+            member.until = min(member.until, now + member.owed)
+        if usage is None and answered:
+            usage = Usage(completion=tokens)
+        if usage is not None:
+            self._learn(now, usage)
+        self.pool.profile.left(ask, member, usage)
+
+    def _learn(self, now: float, usage: Usage) -> None:
+        pool = self.pool
+        if usage.prompt > 16 and self.ask.read:
+            ratio = min(max(len(self.ask.text) / usage.prompt, 1.0), 16.0)
+            pool.bytes_per_token += 0.02 * (ratio - pool.bytes_per_token)
+        if self.stream and usage.completion > 1:
+            self.member.speed.streamed((now - self.answered_at) / (usage.completion - 1))
 
 
 class Pools:
     """All pools by name. `apply` swaps in a new set."""
 
-    def __init__(self, adapters: Mapping[str, Adapter]) -> None:
+    def __init__(self, adapters: Mapping[str, Adapter], profile: MakeProfile) -> None:
         self.adapters = adapters
+        self.profile = profile
         self._pools: dict[str, Pool] = {}
 
     def __getitem__(self, name: str) -> Pool:
@@ -201,10 +297,23 @@ class Pools:
         for spec in specs:
             known = [endpoint for endpoint in spec.endpoints if endpoint.engine in self.adapters]
             members = [old.get((spec.name, endpoint)) or self._member(spec.name, endpoint) for endpoint in known]
-            pools[spec.name] = Pool(spec.name, members, spec.policy)
+            pools[spec.name] = self._pool(spec, members)
         self._pools = pools
         kept = {(member.pool, member.endpoint) for member in self.members()}
-        return [member for key, member in old.items() if key not in kept]
+        gone = [member for key, member in old.items() if key not in kept]
+        for member in gone:
+            if member.pool in pools:
+                pools[member.pool].profile.forget(member.id)
+        return gone
+
+    def _pool(self, spec: PoolSpec, members: Sequence[Member]) -> Pool:
+        """The same object for as long as there is a pool of the name: it holds what was learned."""
+        pool = self._pools.get(spec.name)
+        profile = self.profile(spec, None if pool is None else pool.profile)
+        if pool is None:
+            return Pool(spec.name, members, spec.policy, profile)
+        pool.members, pool.policy, pool.profile = members, spec.policy, profile
+        return pool
 
     def _member(self, pool: str, endpoint: Endpoint) -> Member:
         return Member(pool, endpoint, self.adapters[endpoint.engine])

@@ -128,9 +128,10 @@ class Transport(Protocol):
 class Candidate(Protocol):
     """One endpoint during a decision: what it is, what it said last, and what the gateway itself has under way there.
 
-    ``load`` is None where nothing (or nothing recent) is known. ``inflight`` counts requests, ``decoding`` those of
-    them past their first token; ``backlog`` is in tokens: uncached prompts sent there and not yet answered by a first
-    token. ``foreign`` counts requests there that this gateway did not send. All are current, not of the last scrape.
+    ``load`` is None where nothing (or nothing recent) is known. ``inflight`` counts our requests there, ``pending``
+    those of them that still wait for their first token, ``backlog`` their uncached prompt tokens. ``until``: when the
+    endpoint should have computed all prompts we sent it, on Trio's clock. ``foreign`` counts requests that others sent
+    there as far as its load tells, ``foreign_backlog`` their uncomputed prompt tokens.
     """
 
     @property
@@ -144,11 +145,15 @@ class Candidate(Protocol):
     @property
     def inflight(self) -> int: ...
     @property
-    def decoding(self) -> int: ...
+    def pending(self) -> int: ...
     @property
     def backlog(self) -> float: ...
     @property
+    def until(self) -> float: ...
+    @property
     def foreign(self) -> float: ...
+    @property
+    def foreign_backlog(self) -> float: ...
     @property
     def speed(self) -> Speed: ...
 

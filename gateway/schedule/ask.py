@@ -19,9 +19,10 @@ class Ask:
     """``model`` is the name the engines will be asked for, ``now`` the time of the decision (Trio's clock, seconds).
 
     ``hits``: prompt tokens that an endpoint (by id) is believed to hold, as found by the last scorer that looked.
+    ``known``: leading blocks an endpoint had before this request was placed there, by plugin and endpoint.
     """
 
-    __slots__ = ("_chains", "_text", "bytes_per_token", "hits", "model", "now", "request")
+    __slots__ = ("_chains", "_text", "bytes_per_token", "hits", "known", "model", "now", "request")
 
     def __init__(
         self, request: InferenceRequest, model: str, now: float, bytes_per_token: float = BYTES_PER_TOKEN
@@ -31,6 +32,7 @@ class Ask:
         self.now = now
         self.bytes_per_token = bytes_per_token
         self.hits: dict[str, float] = {}
+        self.known: dict[tuple[object, str], int] = {}
         self._text: bytes | None = None
         self._chains: dict[Blocks, Sequence[int]] = {}
 
@@ -44,9 +46,15 @@ class Ask:
         return text
 
     @property
+    def read(self) -> bool:
+        """Whether anybody has asked for the text."""
+        return self._text is not None
+
+    @property
     def tokens(self) -> float:
-        """About how many tokens the prompt is long, at least 1."""
-        return max(1.0, len(self.text) / self.bytes_per_token)
+        """About how many tokens the prompt is long, at least 1; told from the whole body while nobody has read it."""
+        text = self._text
+        return max(1.0, len(self.request.body if text is None else text) / self.bytes_per_token)
 
     def chain(self, blocks: Blocks) -> Sequence[int]:
         """The prompt's block hashes, each covering all text before it. Prompts of different models share none."""

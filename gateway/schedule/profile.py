@@ -6,7 +6,7 @@ Invariant: `rank` yields every candidate that the filters leave, once, best firs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -15,6 +15,7 @@ from gateway.ports import Candidate, Filter, Picker, Scorer
 from gateway.schedule.ask import Ask
 from gateway.types import Usage
 
+C = TypeVar("C", bound=Candidate)
 _HOOKS = ("placed", "left", "loaded", "forget")
 
 
@@ -32,18 +33,22 @@ class Named(msgspec.Struct, frozen=True):
 
 
 class Profile:
-    """One way of choosing. An instance belongs to one pool: its scorers learn that pool's endpoints."""
+    """One way of choosing. An instance belongs to one pool: its scorers learn that pool's endpoints.
+
+    ``made_of`` is the configuration it was built from, so that a reload can tell whether it still fits.
+    """
 
     def __init__(
         self,
-        name: str,
         filters: Sequence[Named],
         scorers: Sequence[Weighted],
         picker: Picker,
         *,
-        headroom: object = None,
+        name: str = "",
+        made_of: object = None,
     ) -> None:
         self.name = name
+        self.made_of = made_of
         self.filters = tuple(filters)
         self.scorers = tuple(scorers)
         self.picker = picker
@@ -54,12 +59,11 @@ class Profile:
             hook: tuple(getattr(plugin, hook) for plugin in plugins if hasattr(plugin, hook)) for hook in _HOOKS
         }
 
-    def rank(self, ask: Ask, candidates: Sequence[Candidate]) -> Iterable[Candidate]:
+    def rank(self, ask: Ask, candidates: Sequence[C]) -> Iterable[C]:
         """Best first. Raises Overloaded naming the filter that left nothing."""
         left = self._filtered(ask, candidates)
-        if len(left) == 1:
-            return left
-        return self.picker(left, self._scores(ask, left))
+        ranked = left if len(left) == 1 else self.picker(left, self._scores(ask, left))
+        return cast(Iterable[C], ranked)  # what plugins are given they give back
 
     def _filtered(self, ask: Ask, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         for part in self.filters:

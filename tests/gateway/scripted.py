@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 
 import trio
@@ -14,7 +13,10 @@ from gateway.core import Gateway
 from gateway.errors import GatewayError, Unsupported, UpstreamError
 from gateway.meter import Record
 from gateway.pools import Pools
+from gateway.ports import Candidate
 from gateway.route import Target
+from gateway.schedule.ask import Ask
+from gateway.schedule.profile import Profile, Weighted
 from gateway.types import Endpoint, Headers, InferenceRequest, Load, ModelCard, Operation, UpstreamRequest, Usage
 
 A, B, C = (Endpoint("fake", "http", name, 1) for name in "abc")
@@ -184,6 +186,19 @@ class FakeExchange:
         self._say(":")
 
 
+def least_in_flight(spec: PoolSpec, old: Profile | None = None) -> Profile:
+    """Fewest requests first, in the configuration's order among equals."""
+
+    def scores(ask: Ask, candidates: Sequence[Candidate]) -> list[float]:
+        return [1.0 / (1.0 + candidate.inflight) for candidate in candidates]
+
+    def pick(candidates: Sequence[Candidate], scores: Sequence[float]) -> list[Candidate]:
+        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+        return [candidates[index] for index in order]
+
+    return old or Profile((), (Weighted("least", scores),), pick)
+
+
 class World:
     """A gateway over scripted endpoints, in virtual time that begins at 0."""
 
@@ -196,7 +211,7 @@ class World:
     ) -> None:
         self.transport = FakeTransport(scripts, headers)
         self.adapter = FakeAdapter()
-        pools = Pools({"fake": self.adapter})
+        pools = Pools({"fake": self.adapter}, least_in_flight)
         pools.apply(
             [
                 PoolSpec("p", "fake", (A, B), policy=policy),
@@ -213,7 +228,6 @@ class World:
             self.transport,
             lambda request: Target("p", request.model, (Target("q"),)),
             finished=self.records.append,
-            rng=random.Random(1),
         )
 
     async def ask(self, exchange: FakeExchange) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.config.snapshot import PoolSpec
 from gateway.pools import Member, Pools
-from tests.gateway.scripted import A, B, FakeAdapter
+from tests.gateway.scripted import A, B, FakeAdapter, least_in_flight
 
 
 def failed_member(now: float = 0.0) -> Member:
@@ -53,7 +53,7 @@ def test_a_member_that_keeps_failing_is_set_aside_for_longer_and_longer() -> Non
 
 
 def test_members_that_stay_keep_their_state_and_those_that_left_are_told() -> None:
-    pools = Pools({"fake": FakeAdapter()})
+    pools = Pools({"fake": FakeAdapter()}, least_in_flight)
     pools.apply([PoolSpec("p", "fake", (A, B))])
     first, second = pools["p"].members
     first.place()
