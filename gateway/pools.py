@@ -46,11 +46,11 @@ class MemberStatistics(msgspec.Struct, frozen=True):
 
 
 class Member:
-    """One endpoint in one pool (ports.Candidate). ``up`` is None until it has answered a probe; it may be used before."""
+    """One endpoint in one pool (ports.Candidate). ``up`` is None until it has answered a probe; it may be used."""
 
     __slots__ = (
         "adapter", "answered_at", "backlog", "cards", "consecutive", "cool_until", "draining", "endpoint", "failures",
-        "foreign", "foreign_backlog", "full_until", "id", "inflight", "load", "open_until", "openings", "pending",
+        "foreign", "foreign_pending", "full_until", "id", "inflight", "load", "open_until", "openings", "pending",
         "pool", "probes", "requests", "speed", "until", "up",
     )  # fmt: skip
 
@@ -76,7 +76,7 @@ class Member:
         self.pending = 0
         self.backlog = 0.0
         self.until = self.answered_at = -math.inf
-        self.foreign = self.foreign_backlog = 0.0
+        self.foreign = self.foreign_pending = 0.0
 
     def usable(self, now: float) -> bool:
         """Whether a new request may be placed here; an open circuit lets one through when its time is up."""
@@ -96,6 +96,11 @@ class Member:
     def owed(self) -> float:
         """Seconds of computing that the prompts still unanswered should take."""
         return self.pending * self.speed.step + self.backlog * self.speed.prefill
+
+    @property
+    def streams(self) -> float:
+        """Requests past their first token, whoever sent them."""
+        return self.inflight - self.pending + self.foreign
 
     def leave(self, probe: bool) -> None:
         """What `place` returned comes back when the request has left."""
@@ -139,10 +144,10 @@ class Member:
 class Pool:
     """Endpoints that serve one model set, the policy of requests to them, and the profile that places them.
 
-    ``bytes_per_token`` and ``uncached`` (mean prompt tokens a request had computed) are learned.
+    ``bytes_per_token`` is learned.
     """
 
-    __slots__ = ("bytes_per_token", "members", "name", "policy", "profile", "uncached")
+    __slots__ = ("bytes_per_token", "members", "name", "policy", "profile")
 
     def __init__(self, name: str, members: Sequence[Member], policy: Policy, profile: Profile) -> None:
         self.name = name
@@ -150,7 +155,6 @@ class Pool:
         self.policy = policy
         self.profile = profile
         self.bytes_per_token = BYTES_PER_TOKEN
-        self.uncached = 500.0
 
     def ask(self, request: InferenceRequest, model: str, now: float) -> Ask:
         return Ask(request, model, now, self.bytes_per_token)
@@ -193,7 +197,7 @@ class Pool:
         """An endpoint said how it is doing. What it has more of than we sent came from others."""
         former, member.load = member.load, load
         member.foreign = max(0.0, load.running + load.waiting - member.inflight)
-        member.foreign_backlog = min(member.foreign, max(0.0, load.waiting - member.pending)) * self.uncached
+        member.foreign_pending = min(member.foreign, max(0.0, load.waiting - member.pending))
         if member.foreign and former is not None and former.waiting and load.waiting and load.queried_tokens:
             # our own answers' times say little where others queue too; but it had something to do all the while
             computed = load.prompt_tokens - load.hit_tokens - former.prompt_tokens + former.hit_tokens
@@ -203,7 +207,7 @@ class Pool:
     def forget(self, member: Member) -> None:
         """An endpoint restarted, or cannot be reached: whatever it held is gone."""
         member.load = None
-        member.foreign = member.foreign_backlog = 0.0
+        member.foreign = member.foreign_pending = 0.0
         self.profile.forget(member.id)
 
     def retry_after(self, now: float) -> float:
@@ -215,7 +219,7 @@ class Pool:
 class Placement:
     """A request at an endpoint, from dispatch to its true end. Made by `Pool.place`; `left` ends it, once."""
 
-    __slots__ = ("answered_at", "ask", "at", "member", "pool", "probe", "stream", "uncached")
+    __slots__ = ("answered_at", "ask", "at", "company", "member", "pool", "probe", "stream", "uncached")
 
     def __init__(self, pool: Pool, ask: Ask, member: Member, now: float) -> None:
         self.pool = pool
@@ -223,6 +227,7 @@ class Placement:
         self.member = member
         self.at = now
         self.answered_at = math.nan
+        self.company = 0.0
         self.stream = ask.request.stream
         self.probe = member.place()
         self.uncached = uncached = ask.uncached(member.id)
@@ -244,8 +249,7 @@ class Placement:
             speed.served(uncached, now - max(self.at, member.answered_at))
         member.answered_at = now
         member.until = now + member.owed
-        pool = self.pool
-        pool.uncached += 0.02 * (uncached - pool.uncached)
+        self.company = member.streams
 
     def left(self, now: float, usage: Usage | None, tokens: int = 0) -> None:
         """It is over. ``usage`` as the engine told, ``tokens`` as counted, for answers that end without."""
@@ -268,7 +272,8 @@ class Placement:
             ratio = min(max(len(self.ask.text) / usage.prompt, 1.0), 16.0)
             pool.bytes_per_token += 0.02 * (ratio - pool.bytes_per_token)
         if self.stream and usage.completion > 1:
-            self.member.speed.streamed((now - self.answered_at) / (usage.completion - 1))
+            gap = (now - self.answered_at) / (usage.completion - 1)
+            self.member.speed.streamed(gap, (self.company + self.member.streams + 1.0) / 2)
 
 
 class Pools:

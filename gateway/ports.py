@@ -12,6 +12,7 @@ from gateway.types import Endpoint, Headers, InferenceRequest, Load, ModelCard, 
 if TYPE_CHECKING:
     from gateway.schedule.ask import Ask
     from gateway.schedule.speed import Speed
+    from gateway.wire.exposition import Layout
 
 
 class Exchange(Protocol):
@@ -86,8 +87,11 @@ class Adapter(Protocol):
     def metrics_path(self) -> bytes:
         """GET this to learn an endpoint's load; b"" where there is nothing to ask."""
 
-    def parse_load(self, exposition: bytes, now: float, /) -> Load:
-        """The wanted numbers of a metrics page. Raises ValueError for one that has none of them."""
+    def parse_load(self, exposition: bytes, now: float, layout: Layout | None = None, /) -> Load:
+        """The wanted numbers of a metrics page. Raises ValueError for one that has none of them.
+
+        A ``layout`` that the caller keeps for the pages of one endpoint makes the next one quick to read.
+        """
 
 
 class UpstreamResponse(Protocol):
@@ -131,7 +135,7 @@ class Candidate(Protocol):
     ``load`` is None where nothing (or nothing recent) is known. ``inflight`` counts our requests there, ``pending``
     those of them that still wait for their first token, ``backlog`` their uncached prompt tokens. ``until``: when the
     endpoint should have computed all prompts we sent it, on Trio's clock. ``foreign`` counts requests that others sent
-    there as far as its load tells, ``foreign_backlog`` their uncomputed prompt tokens.
+    there as far as its load tells, ``foreign_pending`` those of them that wait.
     """
 
     @property
@@ -153,7 +157,7 @@ class Candidate(Protocol):
     @property
     def foreign(self) -> float: ...
     @property
-    def foreign_backlog(self) -> float: ...
+    def foreign_pending(self) -> float: ...
     @property
     def speed(self) -> Speed: ...
 

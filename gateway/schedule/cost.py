@@ -3,15 +3,17 @@
     cost = wait + own · price + decode
     wait:   until the endpoint has computed the prompts it already owes, ours by our own count, others' by its load
     own:    the prompt's tokens it does not hold, at the rate this endpoint has shown
-    price:  1 + how many requests wait behind such work on average: what is computed twice delays them all
-    decode: what the streams already running there and this one will cost each other, a step being shared
+    price:  1 + Q / (1 - ρ), the requests that a second of work delays: Q wait at an endpoint on average, and until the
+            queue has drained others come; what is computed twice delays them all
+    decode: what the streams already running there will cost this one, a step being shared
 
-Every term is a time, so nothing has to be weighed against anything; what is not known drops out. See docs/scheduling.md.
+Every term is a time, so nothing has to be weighed against anything; what is not known drops out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import exp
 from typing import Final
 
 from gateway.config.decode import Section
@@ -23,7 +25,10 @@ from gateway.types import Usage
 _BLOCKS: Final = Blocks()
 _CAPACITY: Final = 4_000_000
 """Bytes of prompt an endpoint is believed to hold until it says how many blocks it has: a million tokens."""
-_DECODE: Final = 0.05
+_WINDOW_S: Final = 60.0
+_MOST_BUSY: Final = 0.92
+_PROMPT, _ANSWER = 1000.0, 300.0
+"""Tokens that a prompt has computed and that an answer has, until it is known."""
 
 
 class Cost(Section, frozen=True):
@@ -39,6 +44,12 @@ class Costs:
     def __init__(self) -> None:
         self.index = PrefixIndex(_BLOCKS, _CAPACITY)
         self._bytes_per_token = BYTES_PER_TOKEN
+        self._prompt, self._answer = _PROMPT, _ANSWER
+        self._offered = 0.0
+        self._offered_at = 0.0
+        self._endpoints = 1
+        self._others = 1.0
+        self.price = 1.0
 
     def __call__(self, ask: Ask, candidates: Sequence[Candidate]) -> Sequence[float]:
         return [1.0 / (1.0 + cost) for cost in self.costs(ask, candidates)]
@@ -46,25 +57,37 @@ class Costs:
     def costs(self, ask: Ask, candidates: Sequence[Candidate]) -> list[float]:
         """Seconds, aligned with ``candidates``."""
         hits = ask.hits = self._hits(ask)
-        now, tokens = ask.now, ask.tokens
-        # An endpoint late by some time is expected to stay so for as long again: one that hangs repels.
-        waits = [
+        now = ask.now
+        price = self.price = self._price(now, candidates)
+        work, prompt, answer, get = price * ask.tokens, self._prompt, self._answer, hits.get
+        costs = [
+            # late by some time, an endpoint is expected to stay so for as long again: one that hangs repels
             (abs(c.until - now) if c.pending else c.until - now if c.until > now else 0.0)
-            + c.foreign_backlog * c.speed.prefill
+            + (c.foreign_pending * prompt + work) * c.speed.prefill
+            + (c.inflight - c.pending + c.foreign) * c.speed.crowding * answer
             for c in candidates
         ]
-        price = 1.0 + 6.0 * sum(waits) / len(waits)
-        if not hits:
-            work = price * tokens
-            return [
-                wait + work * c.speed.prefill + _DECODE * (c.inflight - c.pending + c.foreign)
-                for wait, c in zip(waits, candidates, strict=True)
-            ]
-        get = hits.get
-        return [
-            wait + price * (tokens - get(c.id, 0.0)) * c.speed.prefill + _DECODE * (c.inflight - c.pending + c.foreign)
-            for wait, c in zip(waits, candidates, strict=True)
-        ]
+        if hits:
+            for index, candidate in enumerate(candidates):
+                held = get(candidate.id)
+                if held is not None:
+                    costs[index] -= price * held * candidate.speed.prefill
+        return costs
+
+    def _price(self, now: float, candidates: Sequence[Candidate]) -> float:
+        """What a second of computing costs everybody together, in seconds."""
+        self._endpoints = count = len(candidates)
+        waiting: float = sum([c.pending for c in candidates])
+        foreign = sum([c.foreign for c in candidates])
+        self._others = 1.0
+        if foreign:
+            ours = sum([c.inflight for c in candidates])
+            self._others = min(1.0 + foreign / max(1, ours), 32.0)
+            waiting += sum([c.foreign_pending for c in candidates])
+        if not waiting:
+            return 1.0
+        busy = self._others * self._offered * exp((self._offered_at - now) / _WINDOW_S) / count
+        return 1.0 + waiting / count / (1.0 - min(busy, _MOST_BUSY))
 
     def _hits(self, ask: Ask) -> dict[str, float]:
         """Prompt tokens each endpoint is believed to hold."""
@@ -79,14 +102,23 @@ class Costs:
     # -- learning ----------------------------------------------------------------------------------------------------
 
     def placed(self, ask: Ask, candidate: Candidate) -> None:
+        uncached = ask.uncached(candidate.id)
+        self._prompt += 0.02 * (uncached - self._prompt)
+        self._offer(ask.now, uncached * candidate.speed.prefill)
         hashes = ask.chain(_BLOCKS)
         if hashes:
             ask.known[self, candidate.id] = self.index.place(candidate.id, hashes, len(ask.text))
+
+    def _offer(self, now: float, seconds: float) -> None:
+        """``_offered / _endpoints``: the share of their time that endpoints have work, over the last minute or so."""
+        self._offered = self._offered * exp((self._offered_at - now) / _WINDOW_S) + seconds / _WINDOW_S
+        self._offered_at = now
 
     def left(self, ask: Ask, candidate: Candidate, usage: Usage | None) -> None:
         if usage is None:
             self.index.withdraw(candidate.id, ask.chain(_BLOCKS), ask.known.get((self, candidate.id), 0))
         elif usage.completion:
+            self._answer += 0.02 * (usage.completion - self._answer)
             self.index.fill(candidate.id, int(usage.completion * ask.bytes_per_token))
 
     def loaded(self, candidate: Candidate) -> None:
