@@ -304,6 +304,10 @@ class PrefixIndex:
     def _settle(self, cache: _Cache) -> None:
         while cache.over and cache.log:
             self._clear(cache.drop(self._ends), cache.bit)
+        if cache.over:  # blocks in no placement: two texts share a hash, and the closure is broken
+            self._clear_each(cache)
+            cache.ticks.clear()
+            cache.bytes = 0
 
     def _mark(self, hashes: Sequence[int], bit: int) -> None:
         holders, end = self._holders, 0
