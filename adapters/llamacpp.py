@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import msgspec
 
-from adapters import dialect
+from adapters import dialect, vocabulary
 from adapters.openai import OpenAI
 from adapters.vllm import ALL_PATHS, GUIDED, NOT_OPENAI_ON_ENGINES
 from gateway.types import ModelCard
@@ -32,6 +32,7 @@ class _Listing(msgspec.Struct):
 class LlamaCpp(OpenAI):
     name = "llamacpp"
     title = "llama.cpp"
+    vocabulary = vocabulary.LlamaCpp()
     paths = ALL_PATHS
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
         **NOT_OPENAI_ON_ENGINES,

@@ -15,11 +15,13 @@ import msgspec
 from adapters import dialect, failure
 from adapters.named import MessagesDecoder, ResponsesDecoder
 from adapters.stream import StreamDecoder
+from adapters.vocabulary import Vocabulary
 from adapters.whole import Misframed, Restreamed, WholeDecoder
 from gateway.errors import NotFound, UpstreamError
 from gateway.ports import Decoder
 from gateway.types import Endpoint, Headers, InferenceRequest, Load, ModelCard, Operation, UpstreamRequest
 from gateway.wire import splice
+from gateway.wire.exposition import Layout
 
 _STREAMED = frozenset({Operation.CHAT, Operation.COMPLETIONS})
 _COMMON = (
@@ -59,6 +61,8 @@ class OpenAI:
     }
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {}
     """Members of chat and completion requests that this engine would drop without a word."""
+    vocabulary: ClassVar[Vocabulary | None] = None
+    """Of its metrics page; providers have none."""
 
     def __init__(self, trusted: frozenset[str] = frozenset()) -> None:
         self.trusted = trusted
@@ -123,11 +127,12 @@ class OpenAI:
         return failure.of_answer(status, headers, body)
 
     def metrics_path(self) -> bytes:
-        """Providers have no such page."""
-        return b""
+        return b"" if self.vocabulary is None else self.vocabulary.path
 
-    def parse_load(self, exposition: bytes, now: float, /) -> Load:
-        raise ValueError(f"{self.title} has no metrics page")
+    def parse_load(self, exposition: bytes, now: float, layout: Layout | None = None, /) -> Load:
+        if self.vocabulary is None:
+            raise ValueError(f"{self.title} has no metrics page")
+        return self.vocabulary.parse(exposition, now, layout)
 
     def models_path(self) -> bytes:
         return b"/v1/models"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from adapters import dialect, usage
+from adapters import dialect, usage, vocabulary
 from adapters.chunk import Chunk
 from adapters.openai import OpenAI
 from adapters.stream import MendingDecoder
@@ -91,6 +91,7 @@ class TensorRT(OpenAI):
 
     name = "trtllm"
     title = "TensorRT-LLM"
+    vocabulary = vocabulary.TensorRT()
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {**NOT_OPENAI_ON_ENGINES, "structured_outputs": dialect.always}
 
 

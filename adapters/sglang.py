@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import msgspec
 
-from adapters import dialect
+from adapters import dialect, vocabulary
 from adapters.openai import OpenAI
 from adapters.vllm import ALL_PATHS, GUIDED, NOT_OPENAI_ON_ENGINES
 from adapters.whole import Ranked
@@ -23,6 +23,7 @@ class SGLang(OpenAI):
 
     name = "sglang"
     title = "SGLang"
+    vocabulary = vocabulary.SGLang()
     paths = ALL_PATHS
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
         **NOT_OPENAI_ON_ENGINES,

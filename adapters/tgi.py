@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from adapters import dialect
+from adapters import dialect, vocabulary
 from adapters.openai import OpenAI, fixed_headers, own_headers
 from adapters.stream import MendingDecoder
 from adapters.tgi_native import GenerateDecoder, GenerateStreamDecoder, TokenizeDecoder, generate, tokenize
@@ -32,6 +32,7 @@ class _Info(msgspec.Struct):
 class TGI(OpenAI):
     name = "tgi"
     title = "TGI"
+    vocabulary = vocabulary.TGI()
     paths: ClassVar[Mapping[Operation, bytes]] = {
         Operation.CHAT: b"/v1/chat/completions",
         Operation.COMPLETIONS: b"/generate",

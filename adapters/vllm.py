@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from adapters import dialect
+from adapters import dialect, vocabulary
 from adapters.openai import OpenAI
 from gateway.types import Endpoint, Operation
 
@@ -35,6 +35,7 @@ class VLLM(OpenAI):
 
     name = "vllm"
     title = "vLLM"
+    vocabulary = vocabulary.VLLM()
     paths = ALL_PATHS
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
         **NOT_OPENAI_ON_ENGINES,

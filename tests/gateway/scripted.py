@@ -18,6 +18,7 @@ from gateway.route import Target
 from gateway.schedule.ask import Ask
 from gateway.schedule.profile import Profile, Weighted
 from gateway.types import Endpoint, Headers, InferenceRequest, Load, ModelCard, Operation, UpstreamRequest, Usage
+from gateway.wire.exposition import Layout
 
 A, B, C = (Endpoint("fake", "http", name, 1) for name in "abc")
 Step = bytes | float | GatewayError | None
@@ -87,7 +88,7 @@ class FakeAdapter:
     def metrics_path(self) -> bytes:
         return b""
 
-    def parse_load(self, exposition: bytes, now: float, /) -> Load:
+    def parse_load(self, exposition: bytes, now: float, layout: Layout | None = None, /) -> Load:
         raise ValueError("no metrics")
 
     def models_path(self) -> bytes:
