@@ -163,8 +163,8 @@ class Pool:
         """Best first, as the profile has it; those that just said they are full come last.
 
         Lazy: the tail is only worked out when the first choice fails. When nothing is usable, members that are merely
-        set aside are offered, one chance each, rather than failing a request that might succeed. Raises Overloaded
-        when the profile's filters leave nobody.
+        set aside are offered, one chance each, rather than failing a request that might succeed. A filter of the
+        profile may leave nobody (``ask.left_out``).
         """
         now = ask.now
         usable = [member for member in self.members if member.usable(now)]
@@ -172,8 +172,7 @@ class Pool:
             yield from self._last_resort(now)
             return
         with_room = [member for member in usable if member.full_until <= now] or usable
-        ranked = (with_room[0],) if len(with_room) == 1 else self.profile.rank(ask, with_room)
-        for member in ranked:
+        for member in self.profile.rank(ask, with_room):
             if member.usable(now):
                 yield member
         if with_room is not usable:

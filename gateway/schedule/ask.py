@@ -6,10 +6,13 @@ Invariant: nothing is decoded or hashed before a plugin asks for it, and nothing
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.prefix import Blocks, chain
 from gateway.types import InferenceRequest
+
+if TYPE_CHECKING:
+    from gateway.schedule.explain import Explanation
 
 BYTES_PER_TOKEN: Final = 4.0
 """About what tokenizers make of English and of code, until a pool has learned its own."""
@@ -20,9 +23,12 @@ class Ask:
 
     ``hits``: prompt tokens that an endpoint (by id) is believed to hold, as found by the last scorer that looked.
     ``known``: leading blocks an endpoint had before this request was placed there, by plugin and endpoint.
+    ``left_out``: the filter that left nobody, if one did. ``explanation``: where to write down what is weighed.
     """
 
-    __slots__ = ("_chains", "_text", "bytes_per_token", "hits", "known", "model", "now", "request")
+    __slots__ = (
+        "_chains", "_text", "bytes_per_token", "explanation", "hits", "known", "left_out", "model", "now", "request",
+    )  # fmt: skip
 
     def __init__(
         self, request: InferenceRequest, model: str, now: float, bytes_per_token: float = BYTES_PER_TOKEN
@@ -33,6 +39,8 @@ class Ask:
         self.bytes_per_token = bytes_per_token
         self.hits: dict[str, float] = {}
         self.known: dict[tuple[object, str], int] = {}
+        self.left_out = ""
+        self.explanation: Explanation | None = None
         self._text: bytes | None = None
         self._chains: dict[Blocks, Sequence[int]] = {}
 

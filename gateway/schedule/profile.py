@@ -5,13 +5,13 @@ Invariant: `rank` yields every candidate that the filters leave, once, best firs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
 
-from gateway.errors import Overloaded
 from gateway.ports import Candidate, Filter, Picker, Scorer
+from gateway.schedule.affinity import Sessions
 from gateway.schedule.ask import Ask
 from gateway.types import Usage
 
@@ -35,6 +35,7 @@ class Named(msgspec.Struct, frozen=True):
 class Profile:
     """One way of choosing. An instance belongs to one pool: its scorers learn that pool's endpoints.
 
+    ``sessions``: a request whose session has a home goes there first, the rest of the ranking is as it would be.
     ``made_of`` is the configuration it was built from, so that a reload can tell whether it still fits.
     """
 
@@ -44,6 +45,7 @@ class Profile:
         scorers: Sequence[Weighted],
         picker: Picker,
         *,
+        sessions: Sessions | None = None,
         name: str = "",
         made_of: object = None,
     ) -> None:
@@ -52,36 +54,48 @@ class Profile:
         self.filters = tuple(filters)
         self.scorers = tuple(scorers)
         self.picker = picker
+        self.sessions = sessions
         plugins: list[object] = [part.filter for part in self.filters]
         plugins += [part.scorer for part in self.scorers]
-        plugins.append(picker)
+        plugins += [picker, sessions]
         self._hooks: dict[str, tuple[Callable[..., Any], ...]] = {
             hook: tuple(getattr(plugin, hook) for plugin in plugins if hasattr(plugin, hook)) for hook in _HOOKS
         }
 
     def rank(self, ask: Ask, candidates: Sequence[C]) -> Iterable[C]:
-        """Best first. Raises Overloaded naming the filter that left nothing."""
+        """Best first; nobody if a filter leaves nobody, and ``ask.left_out`` names it."""
         left = self._filtered(ask, candidates)
-        ranked = left if len(left) == 1 else self.picker(left, self._scores(ask, left))
+        if len(left) < 2 and ask.explanation is None:
+            ranked: Iterable[Candidate] = left
+        else:
+            ranked = self.picker(left, self._scores(ask, left)) if left else left
         return cast(Iterable[C], ranked)  # what plugins are given they give back
 
     def _filtered(self, ask: Ask, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         for part in self.filters:
-            candidates = part.filter(ask, candidates)
-            if not candidates:
-                raise Overloaded(f"every endpoint was left out by the filter {part.name}", retry_after=1.0)
+            left = part.filter(ask, candidates)
+            if ask.explanation is not None:
+                ask.explanation.filtered(part.name, candidates, left)
+            if not left:
+                ask.left_out = part.name
+                return left
+            candidates = left
         return candidates
 
     def _scores(self, ask: Ask, candidates: Sequence[Candidate]) -> Sequence[float]:
-        first, *others = self.scorers or (None,)
-        if first is None:
-            return [0.0] * len(candidates)
-        total = first.scorer(ask, candidates)
-        if first.weight != 1.0:
-            total = [first.weight * score for score in total]
-        for part in others:
-            weight = part.weight
-            total = [so_far + weight * score for so_far, score in zip(total, part.scorer(ask, candidates), strict=True)]
+        total: Sequence[float] | None = None
+        for part in self.scorers:
+            scores, weight = part.scorer(ask, candidates), part.weight
+            if ask.explanation is not None:
+                ask.explanation.scored(part.name, scores)
+            if total is None:
+                total = scores if weight == 1.0 else [weight * score for score in scores]
+            else:
+                total = [so_far + weight * score for so_far, score in zip(total, scores, strict=True)]
+        if total is None:
+            total = [0.0] * len(candidates)
+        if ask.explanation is not None:
+            ask.explanation.weighed(ask, candidates, total, [part.scorer for part in self.scorers])
         return total
 
     # -- what plugins learn from -----------------------------------------------------------------------------------
@@ -101,3 +115,10 @@ class Profile:
     def forget(self, endpoint: str) -> None:
         for hook in self._hooks["forget"]:
             hook(endpoint)
+
+
+def _first(home: Candidate, ranked: Iterable[Candidate]) -> Iterator[Candidate]:
+    yield home
+    for candidate in ranked:
+        if candidate is not home:
+            yield candidate

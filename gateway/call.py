@@ -1,0 +1,360 @@
+"""One client request and the endpoints tried for it: `Call` from arrival to settlement, `Attempt` per endpoint. (T)
+
+Invariant: what a call or an attempt holds it gives back on leaving its block, whatever the reason; the client sees the
+start of at most one engine's answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+import trio
+
+from gateway.config.snapshot import Policy
+from gateway.errors import GatewayError, NoEndpoints, Overloaded, UpstreamError, UpstreamTimeout
+from gateway.meter import CLIENT_GONE, Record
+from gateway.pools import Member, Placement, Pool
+from gateway.ports import Decoder, Exchange, Sending
+from gateway.schedule.ask import Ask
+from gateway.schedule.explain import Explanation
+from gateway.types import Endpoint, Headers, InferenceRequest
+
+if TYPE_CHECKING:
+    from gateway.core import Gateway
+
+_log = logging.getLogger("infer_gateway.core")
+_GONE: Final = (trio.Cancelled, trio.BrokenResourceError, trio.ClosedResourceError)
+_ROLE_HOLD_S: Final = 0.5
+_COMMENT_HOLD_S: Final = 10.0
+_MUTE_S: Final = 10.0
+_FULL: Final = (429, 503, 529)
+_DEBUG: Final = (b"x-debug-schedule", b"1")
+"""A request with this header has its placement explained, in a header of the answer."""
+
+
+class Call:
+    """One client request from arrival to settlement: `async with` opens it, leaving settles it."""
+
+    __slots__ = (
+        "__weakref__", "_done", "_held", "_held_since", "_owns_id", "committed", "deadline", "decoder", "endpoint",
+        "exchange", "expires", "explanation", "first_token", "gateway", "heard", "last_sent", "member", "placement",
+        "pool", "reason", "request", "sending", "started", "status", "timed_out", "tried",
+    )  # fmt: skip
+
+    def __init__(self, gateway: Gateway, exchange: Exchange) -> None:
+        self.gateway = gateway
+        self.exchange = exchange
+        self.request = exchange.request
+        self.started = self.last_sent = gateway.turn.now
+        self.deadline = self.request.deadline
+        self.expires = math.inf
+        self.heard = self.started
+        self.member: Member | None = None
+        self.placement: Placement | None = None
+        self.explanation: Explanation | None = None
+        self.timed_out = False
+        self.sending: Sending | None = None
+        self.first_token = math.nan
+        self.decoder: Decoder | None = None
+        self.status = 200
+        self.reason = ""
+        self.pool = ""
+        self.endpoint = ""
+        self.tried = 0
+        self._held = b""
+        self._held_since = 0.0
+        self.committed = False
+        self._owns_id = False
+        self._done = False
+
+    async def __aenter__(self) -> Call:
+        gateway, request_id = self.gateway, self.request.id
+        gateway.calls.add(self)
+        if request_id not in gateway.ids:
+            gateway.ids.add(request_id)
+            self._owns_id = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.gateway.calls.discard(self)
+        if self._owns_id:
+            self.gateway.ids.discard(self.request.id)
+        self.gateway.finished(self._record(error))
+
+    def attempts(self) -> Iterator[Attempt]:
+        """Endpoints to try, best first, until one attempt succeeds. Ends by raising the error the client should see."""
+        gateway = self.gateway
+        target = gateway.route(self.request)
+        gateway.budget.deposit()
+        failure: GatewayError | None = None
+        tried: set[Endpoint] = set()
+        wait = math.inf
+        left_out = ""
+        for part in (target, *target.fallbacks):
+            pool = gateway.pools.get(part.pool)
+            if pool is None:
+                continue
+            self.pool = self.pool or pool.name
+            ask = self._ask(pool, part.model or self.request.model)
+            for member in pool.rank(ask):
+                if failure is not None:
+                    if member.endpoint in tried:
+                        continue
+                    if not self._may_retry(pool.policy, failure):
+                        raise _with_advice(failure)
+                attempt = Attempt(self, pool, member, ask)
+                yield attempt
+                if attempt.failure is None:
+                    return
+                failure = attempt.failure
+                tried.add(member.endpoint)
+            left_out = left_out or ask.left_out
+            wait = min(wait, pool.retry_after(gateway.turn.now))
+        if failure is not None:
+            raise _with_advice(failure)
+        if left_out:
+            raise Overloaded(f"every endpoint was left out by the scheduler's filter {left_out}", retry_after=1.0)
+        raise NoEndpoints(
+            f"no endpoint for model '{self.request.model}' is ready; try again shortly",
+            retry_after=wait if wait < math.inf else 1.0,
+        )
+
+    def _ask(self, pool: Pool, model: str) -> Ask:
+        """What the pool is asked, written down if somebody wants to know why it answers as it does."""
+        gateway = self.gateway
+        now = gateway.turn.now
+        ask = pool.ask(self.request, model, now)
+        if gateway.decisions.due(now) or (gateway.debug_header and _DEBUG in self.request.headers):
+            ask.explanation = self.explanation = Explanation(ask, pool.name, pool.profile.name)
+            gateway.decisions.keep(ask.explanation)
+        return ask
+
+    def named_request(self) -> InferenceRequest:
+        """The request under an id no other attempt in flight has: vLLM tells its requests apart by it."""
+        if self._owns_id and self.tried == 1:
+            return self.request
+        suffix = f"-{self.tried}" if self._owns_id else f"-{id(self):x}-{self.tried}"
+        return msgspec.structs.replace(self.request, id=self.request.id[: 128 - len(suffix)] + suffix)
+
+    def _may_retry(self, policy: Policy, failure: GatewayError) -> bool:
+        """A refusal for want of room has cost nothing and is not charged to the budget."""
+        return self.tried < policy.attempts and (failure.status in _FULL or self.gateway.budget.withdraw())
+
+    # -- towards the client -------------------------------------------------------------------------------------
+
+    def drop_preamble(self) -> None:
+        """The attempt it came from is over."""
+        self._held = b""
+
+    def hold(self, out: bytes) -> None:
+        """Keep what precedes the first token, so that an engine that fails there can be replaced unseen."""
+        if out and not self._held:
+            self._held_since = self.gateway.turn.now
+        self._held += out
+
+    async def send(self, out: bytes, now: float) -> None:
+        """From the first token on: everything there is, in one write."""
+        self.last_sent = now
+        if self.first_token != self.first_token:  # not yet set: nan
+            self._answered(now)
+        if not self.committed:
+            await self._commit()
+        await self.exchange.send(self._with_preamble(out))
+
+    async def finish(self, out: bytes) -> None:
+        if self.first_token != self.first_token:
+            self._answered(self.gateway.turn.now)
+        if not self.committed:
+            await self._commit()
+        self._done = True
+        await self.exchange.finish(self._with_preamble(out))
+
+    def _answered(self, now: float) -> None:
+        self.first_token = now
+        if self.explanation is not None:
+            self.explanation.ttft = now - self.started
+        if self.placement is not None:
+            self.placement.answered(now)
+
+    async def give_way(self, out: bytes) -> None:
+        """Before an error of the engine is raised: what was valid before it, if the client has seen the start."""
+        out = self._with_preamble(out)
+        if self.decoder is not None and self.decoder.progress == 2 and not self.committed:
+            await self._commit()
+        if self.committed and out:
+            await self.exchange.send(out)
+
+    def _with_preamble(self, out: bytes) -> bytes:
+        held, self._held = self._held, b""
+        return held + out if held else out
+
+    async def _commit(self) -> None:
+        """From here on the client has seen an engine's answer: no other endpoint may be tried."""
+        assert self.decoder is not None
+        self.committed = True
+        if not self.exchange.started:  # a keep-alive may have started it
+            headers: Headers = ((b"content-type", self.decoder.content_type),)
+            if self.explanation is not None and self.gateway.debug_header and _DEBUG in self.request.headers:
+                headers = (*headers, (b"x-schedule-decision", msgspec.json.encode(self.explanation.as_json())))
+            await self.exchange.start(200, headers)
+
+    @property
+    def deserted(self) -> bool:
+        """Whether the engine no longer lets anybody in: it may have stopped with our connection open (vLLM does)."""
+        return self.member is not None and self.member.up is False
+
+    def tick(self, now: float, nursery: trio.Nursery) -> None:
+        """End a phase that took too long, by closing the engine's connection; then what a silent stream needs."""
+        mute = self.committed and self.deserted and now > self.heard + _MUTE_S
+        if (now > self.expires or mute) and self.sending is not None:
+            self.timed_out = True
+            self.sending.abort()
+        elif self.request.stream and not self._done:
+            self._show_life(now, nursery)
+
+    def _show_life(self, now: float, nursery: trio.Nursery) -> None:
+        """Release a preamble held too long; comment on a long silence."""
+        if self._held and not self.committed:
+            patience = _COMMENT_HOLD_S if self._held.startswith(b":") else _ROLE_HOLD_S
+            if now - self._held_since < patience:
+                return
+            if self._held.startswith(b":"):  # passed on in our own words, which do not stand in failover's way
+                self._held = b""
+                self.exchange.keep_alive()
+            else:
+                nursery.start_soon(self._release)
+        elif now - self.last_sent >= self.gateway.keep_alive_s:
+            self.last_sent = now
+            self.exchange.keep_alive()
+
+    async def _release(self) -> None:
+        if self._done or self.committed or not self._held or self not in self.gateway.calls:
+            return
+        try:
+            await self._commit()
+            await self.exchange.send(self._with_preamble(b""))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the call's own task learns of it
+
+    def _record(self, error: BaseException | None) -> Record:
+        """What is left of the call: numbers for metrics and the access log."""
+        decoder, request = self.decoder, self.request
+        status, reason = 200 if self.committed else self.status, self.reason
+        if isinstance(error, _GONE):
+            status, reason = CLIENT_GONE, "client_gone"
+        elif error is not None:
+            status, reason = GatewayError.status, GatewayError.reason
+        usage = decoder.usage if decoder is not None else None
+        return Record(
+            model=request.model if self.pool else "",
+            pool=self.pool,
+            endpoint=self.endpoint,
+            operation=request.operation,
+            status=status,
+            reason=reason,
+            stream=request.stream,
+            started=self.started,
+            ended=self.gateway.turn.now,
+            ttft_s=self.first_token - self.started,
+            tokens_in=usage.prompt if usage is not None else 0,
+            tokens_out=usage.completion if usage is not None else decoder.tokens if decoder is not None else 0,
+            tokens_cached=usage.cached if usage is not None else 0,
+            attempts=self.tried,
+            user=request.identity.user,
+            id=request.id,
+        )
+
+
+class Attempt:
+    """One endpoint tried. A failure that may be tried elsewhere ends here and is kept in ``failure``; others pass."""
+
+    __slots__ = ("ask", "call", "delay", "failure", "member", "model", "policy", "pool")
+
+    def __init__(self, call: Call, pool: Pool, member: Member, ask: Ask) -> None:
+        self.call = call
+        self.pool = pool
+        self.member = member
+        self.ask = ask
+        self.model = ask.model
+        self.policy = pool.policy
+        self.failure: GatewayError | None = None
+        self.delay = pool.policy.retry_interval if call.tried else 0.0
+        if call.deadline == math.inf and pool.policy.request < math.inf:
+            call.deadline = call.started + pool.policy.request
+
+    def __enter__(self) -> Endpoint:
+        member, call = self.member, self.call
+        call.placement = self.pool.place(self.ask, member, call.gateway.turn.now)
+        call.tried += 1
+        call.decoder = None
+        call.member = member
+        call.pool = member.pool
+        call.endpoint = member.id
+        if call.explanation is not None:
+            call.explanation.tried.append(member.id)
+        return member.endpoint
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        member, call = self.member, self.call
+        placement, decoder, call.placement = call.placement, call.decoder, None
+        assert placement is not None
+        if decoder is None:
+            placement.left(call.gateway.turn.now, None)
+        else:
+            placement.left(call.gateway.turn.now, decoder.usage, decoder.tokens)
+        outcome = "ok" if error is None else error.reason if isinstance(error, GatewayError) else "cancelled"
+        self.call.gateway.attempted(member.pool, member.id, outcome)
+        if error is None:
+            member.succeeded()
+            return False
+        if not isinstance(error, (UpstreamError, UpstreamTimeout)):
+            return False
+        self._judge(error)
+        if error.retryable and not self.call.committed:
+            self.failure = unlink(error)
+            self.call.drop_preamble()
+            return True
+        return False
+
+    def _judge(self, error: UpstreamError | UpstreamTimeout) -> None:
+        """What the failure says about the endpoint: its own fault, a request to wait, or the caller's mistake."""
+        now = self.call.gateway.turn.now
+        if error.retry_after is not None:
+            self.member.cool(now, error.retry_after)
+        elif error.status in _FULL:
+            self.member.refused(now)  # not ill
+        elif error.retryable or error.status >= 500:
+            rest = self.member.failed(now)
+            if rest:
+                cause = error.__cause__ or error
+                _log.warning("%s of %s is set aside for %g s: %s", self.member.id, self.member.pool, rest, cause)
+        else:
+            self.member.succeeded()
+
+
+def _with_advice(failure: GatewayError) -> GatewayError:
+    """Engines that are full seldom say when to come again."""
+    if failure.status in (429, 503) and failure.retry_after is None:
+        failure.retry_after = 1.0
+    return failure
+
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+def unlink(error: _Error) -> _Error:
+    """Forget the frames an error came through: it is kept by one of them, and they hold the request's body."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return error
