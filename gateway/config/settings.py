@@ -271,6 +271,33 @@ class Retry(Section, frozen=True):
     budget: Annotated[float, Meta(ge=0, le=1)] = 0.2
 
 
+class Ejection(Section, frozen=True):
+    """When an endpoint that does answer is set aside for being much worse than its pool.
+
+    ``failure_share`` of the last 50 requests, ``min_requests`` at least, and twice the others' share; or the time to the
+    first token over what was expected ``latency_ratio`` times the others', and ``latency_excess`` seconds beyond it.
+    ``max_share``: of a pool's usable endpoints, at once.
+    """
+
+    max_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    failure_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    min_requests: Annotated[int, Meta(ge=2, le=50)] = 10
+    latency_ratio: Annotated[float, Meta(gt=1)] = 5.0
+    latency_excess: Duration = Duration(2)
+
+
+class HealthSettings(Section, frozen=True):
+    """When endpoints are set aside, and how they come back. 0: ``hung_after`` never, ``slow_start`` off (infinity here).
+
+    ``consecutive_failures`` open the circuit; silence of ``hung_after``, though it is polled, means hung.
+    """
+
+    consecutive_failures: Count = 3
+    hung_after: Limit = Limit(5)
+    slow_start: Limit = Limit(10)
+    ejection: Ejection = Ejection()
+
+
 class Streaming(Section, frozen=True):
     """``keep_alive``: a comment goes to a client that has waited this long for the next event; 0: never."""
 
@@ -287,5 +314,6 @@ class Settings(Section, frozen=True):
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()
     streaming: Streaming = Streaming()
+    health: HealthSettings = HealthSettings()
     trusted_fields: tuple[str, ...] = ()
     drain_timeout: Limit = Limit(30)

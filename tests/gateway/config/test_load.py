@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.config.decode import Duration, Limit
 from gateway.config.document import ConfigError, Document, parse
 from gateway.config.envelope import KINDS
 from gateway.config.load import load, no_files
 from gateway.config.resources import ENGINES
+from gateway.config.settings import Ejection, HealthSettings
 from gateway.config.snapshot import Policy, PoolSpec, Snapshot
 from gateway.types import Endpoint
 
@@ -619,6 +621,11 @@ state: {{redis: {{url: "redis://:redis-password@cache:6379/0"}}}}
 timeouts: {{connect: 1s, firstToken: 0, betweenTokens: 30s, request: 10m, clientWrite: 5s}}
 retry: {{attempts: 2, budget: 0.1}}
 streaming: {{keepAlive: 0}}
+health:
+  consecutiveFailures: 5
+  hungAfter: 0
+  slowStart: 30s
+  ejection: {{maxShare: 0.3, failureShare: 0.4, minRequests: 20, latencyRatio: 3, latencyExcess: 500ms}}
 trustedFields: [priority]
 drainTimeout: 1m30s
 """
@@ -636,6 +643,14 @@ drainTimeout: 1m30s
     assert made.listeners.grpc.host == "::"
     assert not made.listeners.grpc.loopback
     assert (made.timeouts.first_token, made.streaming.keep_alive) == (math.inf, math.inf)
+    assert made.health == HealthSettings(
+        consecutive_failures=5,
+        hung_after=Limit(math.inf),
+        slow_start=Limit(30),
+        ejection=Ejection(
+            max_share=0.3, failure_share=0.4, min_requests=20, latency_ratio=3, latency_excess=Duration(0.5)
+        ),
+    )
     assert made.fairness.tiers["batch"].priority == -10
     assert made.auth.api_keys[0].key_sha256.reveal() == SHA
     assert set(snapshot.files) == set(files)
@@ -667,6 +682,11 @@ drainTimeout: 1m30s
         ("timeouts: {connect: fast}", '$.timeouts.connect: expected a duration such as "30s", "100ms" or "1h30m"'),
         ("retry: {attempts: 0}", "$.retry.attempts: expected int >= 1"),
         ("retry: {budget: 2}", "$.retry.budget: expected float <= 1.0"),
+        ("health: {consecutiveFailures: 0}", "$.health.consecutiveFailures: expected int >= 1"),
+        ("health: {ejection: {maxShare: 1.5}}", "$.health.ejection.maxShare: expected float <= 1.0"),
+        ("health: {ejection: {minRequests: 51}}", "$.health.ejection.minRequests: expected int <= 50"),
+        ("health: {ejection: {latencyRatio: 1}}", "$.health.ejection.latencyRatio: expected float > 1.0"),
+        ("health: {slowstart: 1s}", '$.health.slowstart: unknown field; did you mean "slowStart"?'),
         (
             "scheduler: {pluginConfig: [{name: least-requst}]}",
             '$.scheduler.pluginConfig[0].name: no plugin "least-requst"; did',

@@ -1,0 +1,306 @@
+"""Whether an endpoint may be given requests, and how many: circuit, outliers, hung engines, slow start. (P)
+
+Invariants: no more of a pool than its settings allow is set aside for being worse than the others; whoever is set aside
+is tried again, by one request at a time; times are arguments, in seconds on one clock.
+
+A circuit opens for one of several reasons, is half open when its time is up, and closes when a request that was let
+through then (a probe) gives a first token or ends well. What was under way when it opened says nothing new. Answers to
+polls (metrics, model listings) show that an endpoint is there, not that it generates: they half-open the circuit of one
+that was hung or down, and close none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.config.settings import HealthSettings
+from gateway.outliers import ERRING, SLOW, STUCK, Figures, Finding, ratio_of
+
+FAILING: Final = "failing"
+"""Failed several times in a row."""
+HUNG: Final = "hung"
+"""Answers nothing at all, polls included."""
+
+_OUTLYING: Final = frozenset({ERRING, SLOW, STUCK})
+_OPEN_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+_OUTLYING_SKIPS: Final = 2  # asking again one that does answer, only badly, is dear and not urgent
+_FORGIVEN_S: Final = 60.0
+_MAX_COOL_S: Final = 60.0
+_FULL_S: Final = 0.5
+_RECENT: Final = 0.2
+_POLLS: Final = 3.0
+_PAUSE_S: Final = 1.0
+_FIRST_SHARE: Final = 0.1
+_DEFAULTS: Final = HealthSettings()
+
+
+class Health:
+    """One endpoint of one pool. ``up`` is None until somebody has asked it; it may be used before.
+
+    ``heard`` is for the readers of answers to write: when something last showed that it generates. ``why`` is empty
+    while the circuit is closed. ``blocked_until`` is all that `usable` looks at: infinity where only an event ends it.
+    """
+
+    __slots__ = (
+        "_awake_since", "_bar", "_closed_at", "_gap", "_opened_at", "_polled", "_ramp_until", "_stranded", "_watched",
+        "blocked_until", "consecutive", "cool_until", "draining", "figures", "full_until", "heard", "open_until",
+        "openings", "probes", "settings", "up", "why",
+    )  # fmt: skip
+
+    def __init__(self, settings: HealthSettings = _DEFAULTS, joined: float | None = None) -> None:
+        """``joined``: when it came to a pool that was at work already; None for one that was there at start."""
+        self.settings = settings
+        self.figures = Figures()
+        self.up: bool | None = None
+        self.draining = False
+        self.why = ""
+        self.consecutive = self.openings = self.probes = 0
+        self.heard = self.open_until = self.cool_until = self.full_until = self.blocked_until = -math.inf
+        self._opened_at = self._closed_at = self._polled = self._watched = self._awake_since = -math.inf
+        self._ramp_until = -math.inf
+        self._gap = self._bar = math.inf
+        self._stranded = False
+        if joined is not None:
+            self._ramp(joined)
+
+    # -- what decisions ask -------------------------------------------------------------------------------------------
+
+    def usable(self, now: float) -> bool:
+        """Whether a new request may be placed here."""
+        return now >= self.blocked_until
+
+    def share(self, now: float) -> float:
+        """What part of its usual requests it should get, above 0 and at most 1; 0.1 while the next one is a probe."""
+        if self.why:
+            return _FIRST_SHARE
+        if now >= self._ramp_until:
+            return 1.0
+        return 1.0 - (1.0 - _FIRST_SHARE) * min(1.0, (self._ramp_until - now) / self.settings.slow_start)
+
+    def hung(self, now: float) -> bool:
+        """It gives no sign of life: requests there that have no token yet are better off with another endpoint."""
+        return self._stranded and now < self.open_until
+
+    def reluctance(self, now: float) -> float:
+        """Where nobody is usable, the one with the least is the best to ask; infinity: not at all."""
+        if self.up is False or self.draining or (self.why == FAILING and now < self.open_until):
+            return math.inf
+        rank = 2e3 if self._stranded else 1e3 if now < self.open_until else 0.0
+        return rank + max(0.0, self.cool_until - now)
+
+    def wait(self, now: float) -> float:
+        """Seconds until it is usable, infinity where nobody knows."""
+        return max(0.0, self.blocked_until - now)
+
+    def state(self, now: float) -> str:
+        """For operators: draining, down, hung, open, half-open, slow-start, unknown or ready."""
+        if self.draining:
+            return "draining"
+        if self.up is False:
+            return "down"
+        if self.hung(now):
+            return "hung"
+        if now < self.open_until or now < self.cool_until:
+            return "open"
+        if self.why:
+            return "half-open"
+        if now < self._ramp_until:
+            return "slow-start"
+        return "unknown" if self.up is None else "ready"
+
+    # -- what requests tell -------------------------------------------------------------------------------------------
+
+    def place(self) -> bool:
+        """A request goes here. True if it is a probe; `leave` and the outcome want to know."""
+        probe = bool(self.why)
+        if probe:
+            self.probes += 1
+            self._settle()
+        return probe
+
+    def leave(self, probe: bool) -> None:
+        if probe:
+            self.probes -= 1
+            self._settle()
+
+    def answered(self, now: float, observed: float, expected: float, probe: bool = False) -> float:
+        """A first token came ``observed`` seconds after dispatch, ``expected`` were predicted then.
+
+        Seconds for which a probe that was too slow sets the endpoint aside again, or 0.
+        """
+        self.heard = now
+        if self.why and not probe:
+            return 0.0
+        if self.why:
+            late = observed - expected >= self.settings.ejection.latency_excess
+            if self.why in (SLOW, STUCK) and late and ratio_of(observed, expected) >= self._bar:
+                return self._open(now, self.why)
+            self._close(now)
+        self.figures.answered(now, observed, expected)
+        return 0.0
+
+    def succeeded(self, now: float, probe: bool = False) -> None:
+        """A request ended well, or by its caller's mistake."""
+        if self.why and not probe:
+            return
+        if self.why and now >= self.open_until:
+            self._close(now)
+        self.consecutive = 0
+        self.figures.outcome(now, False)
+
+    def failed(self, now: float, probe: bool = False) -> float:
+        """A request failed by the endpoint's own fault. Seconds for which that sets it aside, or 0."""
+        self.consecutive += 1
+        if not self.why:
+            self.figures.outcome(now, True)
+        if now < self.open_until:
+            return 0.0
+        if self.consecutive >= self.settings.consecutive_failures:
+            return self._open(now, FAILING)
+        return self._open(now, self.why) if self.why and probe else 0.0
+
+    def cool(self, now: float, retry_after: float) -> None:
+        """The endpoint asked not to be called for ``retry_after`` seconds."""
+        self.cool_until = now + min(retry_after, _MAX_COOL_S)
+        self._settle()
+
+    def refused(self, now: float) -> None:
+        """The endpoint is full: others come first for a moment."""
+        self.full_until = now + _FULL_S
+
+    def due(self, waited: float, expected: float) -> None:
+        """A streamed request waits for its first token; told of each one before every `watch`.
+
+        Not told where something unstreamed is under way, whose progress nobody sees.
+        """
+        self.figures.due(waited, expected)
+
+    # -- what others tell ---------------------------------------------------------------------------------------------
+
+    def polled(self, now: float) -> None:
+        """The endpoint answered a poll, whatever it said. From the second answer on, silence means something."""
+        gap = now - self._polled
+        if self._gap == math.inf:
+            self._gap = gap
+        elif not self._stranded:
+            self._gap = max(gap, self._gap + _RECENT * (gap - self._gap))
+        self._polled = now
+
+    def unpolled(self) -> None:
+        """Nobody polls it any more: its silence proves nothing."""
+        self._polled, self._gap = -math.inf, math.inf
+
+    def reached(self, now: float, up: bool | None) -> None:
+        """Whether it is there. One that comes back was started anew: it may be tried at once, and is eased in."""
+        if up is not False and self.up is False:
+            self.open_until = min(self.open_until, now)
+            self._ramp(now)
+        self.up = up
+        self._settle()
+
+    def drain(self) -> None:
+        self.draining = True
+        self._settle()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Everything that forbids a request, as one time."""
+        if self.up is False or self.draining or (self.why and self.probes):
+            self.blocked_until = math.inf
+        else:
+            self.blocked_until = max(self.open_until, self.cool_until)
+
+    def _open(self, now: float, why: str, stranded: bool = False) -> float:
+        """Seconds until it is half open."""
+        if not self.why and now - self._closed_at >= _FORGIVEN_S:
+            self.openings = 0
+        step = self.openings + (_OUTLYING_SKIPS if why in _OUTLYING else 0)
+        rest = math.inf if why == HUNG else _OPEN_S[min(step, len(_OPEN_S) - 1)]
+        self.openings += 1
+        self.why = why
+        self._stranded = stranded
+        self._opened_at = now
+        self.open_until = now + rest
+        self.figures.forget()
+        self._settle()
+        return rest
+
+    def _half_open(self, now: float) -> None:
+        self.open_until = min(self.open_until, now)
+        self._settle()
+
+    def _close(self, now: float) -> None:
+        self.why = ""
+        self._stranded = False
+        self._bar = math.inf
+        self._closed_at = now
+        self._ramp(now)
+        self._half_open(now)
+
+    def _ramp(self, now: float) -> None:
+        if self.settings.slow_start < math.inf:
+            self._ramp_until = now + self.settings.slow_start
+
+    # -- what only time or comparison shows ---------------------------------------------------------------------------
+
+    def _listen(self, now: float) -> str:
+        """What sound or silence has changed, "" for nothing."""
+        if now - self._watched > _PAUSE_S:
+            self._awake_since = now  # the gateway itself was away, and heard nobody
+        self._watched = now
+        heard = max(self.heard, self._polled)
+        if self.why == HUNG and self.open_until == math.inf:
+            if heard <= self._opened_at and self._gap < math.inf:
+                return ""
+            self._half_open(now)
+            return "is heard again and may be tried"
+        silence = now - max(heard, self._awake_since)
+        away = self.up is False or self.draining or now < self.open_until
+        if away or silence < max(self.settings.hung_after, _POLLS * self._gap):
+            return ""
+        self._open(now, HUNG, stranded=True)
+        return f"is set aside until it is heard again: silent for {silence:.1f} s"
+
+    def _compare(self, now: float, pool: Sequence[Figures]) -> Finding | None:
+        """What sets it apart from its pool; of one that is being tried, only that the probe stands still."""
+        figures, rules, patience = self.figures, self.settings.ejection, self.settings.hung_after
+        if now < self.open_until or (self.why and not self.probes):
+            return None
+        stuck = figures.stuck(pool, rules, patience) if now - self.heard >= patience else None
+        return stuck or (None if self.why else figures.erring(pool, rules) or figures.slow(pool, rules))
+
+    def _eject(self, now: float, finding: Finding) -> str:
+        why = FAILING if self.why in (FAILING, HUNG) else finding.why
+        self._bar = min(self._bar, finding.bar)
+        return f"is set aside for {self._open(now, why, finding.why == STUCK):g} s: {finding.what}"
+
+
+def watch(pool: Sequence[Health], now: float) -> list[tuple[int, str]]:
+    """Everything that only time or comparison shows; about four times a second. Who changed, by position, and how.
+
+    The silent are set aside, all of them; those that are worse than the others only as far as there is room for it,
+    the worst first.
+    """
+    changes = [(index, what) for index, health in enumerate(pool) if (what := health._listen(now))]
+    there = [health for health in pool if health.up is not False and not health.draining]
+    figures = [health.figures for health in there]
+    found = [(finding, index) for index, health in enumerate(pool) if (finding := health._compare(now, figures))]
+    for health in pool:
+        health.figures.settle()
+    room = _room([health for health in there if health.why not in (FAILING, HUNG)])
+    for finding, index in sorted(found, key=lambda pair: -pair[0].badness):
+        if not pool[index].why:
+            room -= 1
+            if room < 0:
+                continue
+        changes.append((index, pool[index]._eject(now, finding)))
+    return changes
+
+
+def _room(there: Sequence[Health]) -> int:
+    """How many more may be set aside for being worse than the others."""
+    share = there[0].settings.ejection.max_share if there else 0.0
+    return int(share * len(there) + 1e-9) - sum(health.why in _OUTLYING for health in there)

@@ -1,0 +1,137 @@
+"""What recent requests say of one endpoint, and whether that is much worse than of the others of its pool. (P)
+
+Invariant: an endpoint is only ever worse than others, never bad by itself: where all suffer alike, nobody stands out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from statistics import median
+from typing import Final
+
+import msgspec
+
+from gateway.config.settings import Ejection
+
+ERRING: Final = "erring"
+"""Fails much more often than the others of its pool."""
+SLOW: Final = "slow"
+"""Gives first tokens much later than expected, compared with the others."""
+STUCK: Final = "stuck"
+"""Is there, but a first token is long overdue and nothing else moves either."""
+
+_WINDOW: Final = (1 << 50) - 1
+_ANSWERS: Final = 5
+_RECENT: Final = 0.2
+_IDLE_S: Final = 60.0
+_GRAIN_S: Final = 0.05  # times to the first token that differ by less are equal
+
+
+def ratio_of(observed: float, expected: float) -> float:
+    """How many times longer than expected something takes, in seconds both."""
+    return (max(0.0, observed) + _GRAIN_S) / (max(0.0, expected) + _GRAIN_S)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Why an endpoint stands out and by how many times the tolerable; ``bar``: the latency ratio that is tolerable."""
+
+    why: str
+    badness: float
+    what: str
+    bar: float = math.inf
+
+
+class Figures:
+    """The last 50 outcomes and about as many times to the first token; a minute without any forgets them."""
+
+    __slots__ = ("_answers", "_count", "_excess", "_failed", "_last", "_log_ratio", "_overdue", "_waited")
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+        self._overdue = self._waited = 0.0
+        self.forget()
+
+    def forget(self) -> None:
+        """What was observed before says nothing about what comes."""
+        self._failed = self._count = self._answers = 0
+        self._log_ratio = self._excess = 0.0
+
+    def outcome(self, now: float, failed: bool) -> None:
+        self._refresh(now)
+        self._failed = (self._failed << 1 | failed) & _WINDOW
+        self._count = min(self._count + 1, _WINDOW.bit_length())
+
+    def answered(self, now: float, observed: float, expected: float) -> None:
+        """A first token came ``observed`` seconds after dispatch, ``expected`` were predicted then."""
+        self._refresh(now)
+        self._answers += 1
+        weight = max(1.0 / self._answers, _RECENT)
+        self._log_ratio += weight * (math.log(ratio_of(observed, expected)) - self._log_ratio)
+        self._excess += weight * (observed - expected - self._excess)
+
+    def due(self, waited: float, expected: float) -> None:
+        """A first token is due. The most overdue one is kept, until `settle`."""
+        if (ratio := ratio_of(waited, expected)) > self._overdue:
+            self._overdue, self._waited = ratio, waited
+
+    def settle(self) -> None:
+        """What is due is told anew before each comparison."""
+        self._overdue = 0.0
+
+    def _refresh(self, now: float) -> None:
+        if now - self._last > _IDLE_S:
+            self.forget()
+        self._last = now
+
+    def failure_share(self, least: int) -> float | None:
+        """The part of recent requests that failed; None where they are fewer than ``least``."""
+        return self._failed.bit_count() / self._count if self._count >= least else None
+
+    @property
+    def latency_ratio(self) -> float | None:
+        """Observed over expected time to the first token, geometric mean of the recent ones; None for too few."""
+        return math.exp(self._log_ratio) if self._answers >= _ANSWERS else None
+
+    # -- comparisons with the rest of ``pool``, which is only looked at where there is something to compare -----------
+
+    def erring(self, pool: Iterable[Figures], rules: Ejection) -> Finding | None:
+        """Twice the others' failures, and more than chance makes of the others' rate."""
+        share = self.failure_share(rules.min_requests)
+        if share is None or share < rules.failure_share:
+            return None
+        usual = _median((other.failure_share(rules.min_requests) for other in pool if other is not self), 0.0)
+        chance = 3.0 * math.sqrt(usual * (1.0 - usual) / self._count)
+        if share < max(2.0 * usual, usual + chance):
+            return None
+        what = f"{share:.0%} of its last {self._count} requests failed, {usual:.0%} elsewhere"
+        return Finding(ERRING, share / rules.failure_share, what)
+
+    def slow(self, pool: Iterable[Figures], rules: Ejection) -> Finding | None:
+        ratio = self.latency_ratio
+        if ratio is None or ratio < rules.latency_ratio or self._excess < rules.latency_excess:
+            return None
+        usual = max(1.0, _median((other.latency_ratio for other in pool if other is not self), math.inf))
+        if ratio < (bar := rules.latency_ratio * usual):
+            return None
+        what = f"first tokens take {ratio:.1f} times as long as expected, {usual:.1f} times elsewhere"
+        return Finding(SLOW, ratio / bar, what, bar)
+
+    def stuck(self, pool: Iterable[Figures], rules: Ejection, patience: float) -> Finding | None:
+        """A first token ``patience`` seconds overdue, beyond what has been usual here and elsewhere."""
+        overdue = self._overdue
+        if overdue < rules.latency_ratio or self._waited < patience:
+            return None
+        own = self.latency_ratio
+        usual = max(
+            1.0, own or 1.0, _median((other.latency_ratio for other in pool if other is not self), own or math.inf)
+        )
+        if overdue < (bar := rules.latency_ratio * usual):
+            return None
+        return Finding(STUCK, overdue / bar, f"no first token for {self._waited:.1f} s, and nothing else moves", bar)
+
+
+def _median(values: Iterable[float | None], otherwise: float) -> float:
+    """Of those that are known; ``otherwise`` where none is."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else otherwise
