@@ -1,0 +1,190 @@
+"""A replay under virtual time: arrivals, steps of engines and scrapes in the order of their moments. (P)
+
+Invariant: the same trace, scenario and chooser give the same outcome to the last bit; every request ends exactly once.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import math
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from conformance.load.histogram import Histogram
+from conformance.replay.choosers import Chooser
+from conformance.replay.fleet import Engine, Fleet, Flight
+from conformance.replay.outcome import Fate, Outcome
+from conformance.replay.traces import Request
+
+SCRAPE_TIMEOUT_S = 1.0
+Make = Callable[[Fleet, random.Random], Chooser]
+
+
+class Event(enum.IntEnum):
+    STEP = 0
+    SCRAPE = 1
+    SCRAPED = 2
+    LATE = 3
+    HANG = 4
+
+
+class Replay:
+    """One trace through one fleet by one way of choosing, of which every gateway has its own instance."""
+
+    def __init__(self, fleet: Fleet, make: Make) -> None:
+        scenario = self.scenario = fleet.scenario
+        self.fleet, self.engines = fleet, fleet.engines
+        self._rng = random.Random(f"{scenario.seed}/arrivals")
+        self.choosers = [make(fleet, random.Random(f"{scenario.seed}/{i}")) for i in range(scenario.gateways)]
+        self.fates = [Fate() for _ in fleet.trace.requests]
+        self.gaps = Histogram()
+        self._rankings: dict[int, Iterator[int]] = {}
+        self._events: list[tuple[float, int, Event, Any]] = []
+        self._count = 0
+        self._open = len(fleet.trace.requests)
+
+    def play(self) -> Outcome:
+        """Until every request has ended."""
+        self._prepare()
+        events, step = self._events, Event.STEP
+        handle: dict[Event, Callable[[float, Any], None]] = {
+            Event.SCRAPE: self._scrape,
+            Event.SCRAPED: self._scraped,
+            Event.LATE: self._late,
+            Event.HANG: self._hang,
+        }
+        speed = self.scenario.speed
+        arrivals = iter(self.fleet.trace.requests)
+        request = next(arrivals, None)
+        arrival = math.inf if request is None else request.at / speed
+        now = 0.0
+        while self._open:
+            if request is not None and arrival <= events[0][0]:
+                now = arrival
+                self._arrive(request, now)
+                request = next(arrivals, None)
+                arrival = math.inf if request is None else request.at / speed
+                continue
+            now, _, event, subject = heapq.heappop(events)
+            if event is step:
+                self._step(now, subject)
+            else:
+                handle[event](now, subject)
+        return Outcome(self.fates, self.gaps, [engine.computed for engine in self.engines], now)
+
+    def _prepare(self) -> None:
+        scenario = self.scenario
+        for gateway in range(scenario.gateways):
+            for engine in self.engines:
+                self._push(self._rng.random() * scenario.interval, Event.SCRAPE, (gateway, engine))
+        for index, at in scenario.hang.items():
+            self._push(at, Event.HANG, self.engines[index])
+
+    def _push(self, at: float, event: Event, subject: object) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (at, self._count, event, subject))
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def _arrive(self, request: Request, now: float) -> None:
+        gateways = len(self.choosers)
+        gateway = self._rng.randrange(gateways) if gateways > 1 else 0
+        self._rankings[request.index] = iter(self.choosers[gateway].choose(request, now))
+        self._attempt(request, gateway, now)
+
+    def _attempt(self, request: Request, gateway: int, now: float) -> None:
+        fate = self.fates[request.index]
+        index = next(self._rankings[request.index], None) if fate.attempts < self.scenario.attempts else None
+        if index is None:
+            self._fail(request)
+            return
+        fate.attempts += 1
+        engine = self.engines[index]
+        self.choosers[gateway].placed(request, index, now)
+        flight = Flight(request, self.fleet.hashes(request), gateway, index, now)
+        engine.batch.submit(flight, now)
+        self._wake(engine)
+        if self.scenario.timeout < math.inf:
+            self._push(now + self.scenario.timeout, Event.LATE, flight)
+
+    def _fail(self, request: Request) -> None:
+        self.fates[request.index].failed = True
+        del self._rankings[request.index]
+        self._open -= 1
+
+    def _late(self, now: float, flight: Flight) -> None:
+        """An attempt's time is up: without a first token, or in the middle of an answer of an engine that hangs."""
+        engine = self.engines[flight.engine]
+        if flight.over or (flight.generated and not engine.hung):
+            return
+        engine.batch.abort(flight, now)
+        self.choosers[flight.gateway].ended(flight.request, flight.engine, now, None)
+        if flight.generated:
+            self._fail(flight.request)
+        else:
+            self._attempt(flight.request, flight.gateway, now)
+
+    def _first(self, now: float, flight: Flight) -> None:
+        fate = self.fates[flight.request.index]
+        fate.ttft = now - flight.request.at / self.scenario.speed
+        fate.cached = flight.cached
+        fate.engine = flight.engine
+        self.choosers[flight.gateway].answered(flight.request, flight.engine, now)
+
+    def _ended(self, now: float, flight: Flight) -> None:
+        request = flight.request
+        if request.output > 1:
+            self.fates[request.index].itl = (now - flight.first_at) / (request.output - 1)
+        self.choosers[flight.gateway].ended(request, flight.engine, now, flight.cached)
+        del self._rankings[request.index]
+        self._open -= 1
+
+    # -- engines --------------------------------------------------------------------------------------------------
+
+    def _wake(self, engine: Engine) -> None:
+        """Have the engine step when its batch wants to; a step under way is not asked again."""
+        if engine.scheduled or engine.hung:
+            return
+        due = engine.batch.next_at()
+        if due < math.inf:
+            engine.scheduled = True
+            self._push(due, Event.STEP, engine)
+
+    def _step(self, now: float, engine: Engine) -> None:
+        engine.scheduled = False
+        if engine.hung:
+            return
+        before = engine.stepped
+        decoded = engine.step(now)
+        if decoded:
+            self.gaps.record(now - before, decoded)
+        for flight in engine.first:
+            self._first(now, flight)
+        for flight in engine.ended:
+            self._ended(now, flight)
+        self._wake(engine)
+        if self.fleet.shared and engine.ended:
+            for other in self.engines:  # who found the shared cache full may find room now
+                other.batch.admit(now)
+                self._wake(other)
+
+    def _hang(self, now: float, engine: Engine) -> None:
+        engine.hung = True
+        for flight in engine.batch.running:
+            if flight.generated:
+                self._push(now + self.scenario.timeout, Event.LATE, flight)
+
+    # -- what gateways learn of engines ---------------------------------------------------------------------------
+
+    def _scrape(self, now: float, subject: tuple[int, Engine]) -> None:
+        _, engine = subject
+        load = None if engine.hung else engine.load(now)
+        wait = self.scenario.delay if load else SCRAPE_TIMEOUT_S
+        self._push(now + wait, Event.SCRAPED, (*subject, load))
+        self._push(now + self.scenario.interval * (0.9 + 0.2 * self._rng.random()), Event.SCRAPE, subject)
+
+    def _scraped(self, now: float, subject: tuple[int, Engine, Any]) -> None:
+        gateway, engine, load = subject
+        self.choosers[gateway].scraped(engine.index, load, now)
