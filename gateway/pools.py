@@ -33,7 +33,11 @@ MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
 
 
 class MemberStatistics(msgspec.Struct, frozen=True):
-    """What operators see of one endpoint of a pool. ``state``: ready, unknown, down, open (set aside), draining."""
+    """What operators see of one endpoint of a pool. ``state``: ready, unknown, down, open (set aside), draining.
+
+    ``waiting``, ``running`` and ``kv_usage`` are the engine's own words, ``load_age_s`` seconds old; None where it has
+    said nothing lately. ``prefill_rate`` (prompt tokens a second) is what the gateway has seen it do.
+    """
 
     pool: str
     endpoint: str
@@ -43,6 +47,12 @@ class MemberStatistics(msgspec.Struct, frozen=True):
     requests: int
     failures: int
     models: tuple[str, ...]
+    pending: int = 0
+    waiting: float | None = None
+    running: float | None = None
+    kv_usage: float | None = None
+    load_age_s: float | None = None
+    prefill_rate: float | None = None
 
 
 class Member:
@@ -135,9 +145,22 @@ class Member:
             state = "open"
         if self.draining:
             state = "draining"
-        names = tuple(card.id for card in self.cards)
+        load = self.load
         return MemberStatistics(
-            self.pool, self.id, self.endpoint.engine, state, self.inflight, self.requests, self.failures, names
+            pool=self.pool,
+            endpoint=self.id,
+            engine=self.endpoint.engine,
+            state=state,
+            inflight=self.inflight,
+            requests=self.requests,
+            failures=self.failures,
+            models=tuple(card.id for card in self.cards),
+            pending=self.pending,
+            waiting=None if load is None else load.waiting,
+            running=None if load is None else load.running,
+            kv_usage=None if load is None else load.kv_usage,
+            load_age_s=None if load is None else now - load.at,
+            prefill_rate=1.0 / self.speed.prefill,
         )
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 import gateway
 from gateway.config.snapshot import Snapshot
+from gateway.core import Gateway
 from gateway.meter import Totals
 from gateway.pools import Pools
 
@@ -20,6 +21,7 @@ class Parts(Protocol):
 
     snapshot: Snapshot
     pools: Pools
+    gateway: Gateway
     totals: Totals
     draining: bool
 
@@ -53,6 +55,9 @@ class Status:
 
     def endpoints(self) -> object:
         return [msgspec.to_builtins(member) for member in self._parts.pools.statistics()]
+
+    def decisions(self, limit: int, request: str) -> object:
+        return self._parts.gateway.decisions.newest(limit, request)
 
     async def metrics(self) -> tuple[bytes, str]:
         """(exposition, content type). prometheus_client is imported by the first scrape."""

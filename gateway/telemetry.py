@@ -38,6 +38,14 @@ class Member(Protocol):
     def state(self) -> str: ...
     @property
     def inflight(self) -> int: ...
+    @property
+    def waiting(self) -> float | None: ...
+    @property
+    def running(self) -> float | None: ...
+    @property
+    def kv_usage(self) -> float | None: ...
+    @property
+    def load_age_s(self) -> float | None: ...
 
 
 class Pools(Protocol):
@@ -48,8 +56,7 @@ class Pools(Protocol):
 class Telemetry(Collector):
     """Renders the process's metrics. Also a prometheus_client collector, for whoever embeds the gateway.
 
-    ``connections`` gives the open client connections by listener; ``kv_usage`` the mean fraction of KV blocks in use by
-    pool, of those pools where it is known.
+    ``connections`` gives the open client connections by listener.
     """
 
     def __init__(
@@ -58,13 +65,11 @@ class Telemetry(Collector):
         pools: Pools,
         connections: Callable[[], Mapping[str, int]],
         version: str,
-        kv_usage: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._totals = totals
         self._pools = pools
         self._connections = connections
         self._version = version
-        self._kv_usage = kv_usage
         self._process = ProcessCollector(registry=None)
 
     async def render(self) -> tuple[bytes, str]:
@@ -83,7 +88,8 @@ class Telemetry(Collector):
         yield from _attempts(self._totals)
         members = self._pools.statistics()
         yield from _endpoints(members)
-        yield from _pool_compatibility(members, self._kv_usage(), self._totals)
+        yield from _loads(members)
+        yield from _pool_compatibility(members, self._totals)
         yield from _model_compatibility(self._totals)
         yield from _process_state(self._totals, self._connections(), self._version)
 
@@ -183,7 +189,26 @@ def _endpoints(members: Sequence[Member]) -> Iterator[Metric]:
     yield from (up, in_flight)
 
 
-def _pool_compatibility(members: Sequence[Member], usage: Mapping[str, float], totals: Totals) -> Iterator[Metric]:
+def _loads(members: Sequence[Member]) -> Iterator[Metric]:
+    """What engines say of themselves; an endpoint that has said nothing lately has no sample."""
+    for name, text, value in _LOADS:
+        family = _gauge(name, text, ["pool", "endpoint"])
+        for member in members:
+            said = value(member)
+            if said is not None:
+                family.add_metric([member.pool, member.endpoint], said)
+        yield family
+
+
+_LOADS: tuple[tuple[str, str, Callable[[Member], float | None]], ...] = (
+    ("infer_gateway_endpoint_waiting", "Requests waiting at the engine, as it says.", lambda m: m.waiting),
+    ("infer_gateway_endpoint_running", "Requests running on the engine, as it says.", lambda m: m.running),
+    ("infer_gateway_endpoint_kv_usage", "Fraction of its KV blocks in use, as the engine says.", lambda m: m.kv_usage),
+    ("infer_gateway_endpoint_load_age_seconds", "How old these figures are.", lambda m: m.load_age_s),
+)
+
+
+def _pool_compatibility(members: Sequence[Member], totals: Totals) -> Iterator[Metric]:
     """Names that existing dashboards of the Kubernetes inference extension ask for."""
     ready = _gauge("inference_pool_ready_pods", "Usable endpoints of the pool.", ["name"])
     kv_usage = _gauge(
@@ -198,8 +223,9 @@ def _pool_compatibility(members: Sequence[Member], usage: Mapping[str, float], t
     )
     for pool, group in _by_pool(members).items():
         ready.add_metric([pool], sum(member.state in _USABLE for member in group))
-        if pool in usage:
-            kv_usage.add_metric([pool], usage[pool])
+        usages = [member.kv_usage for member in group if member.kv_usage is not None]
+        if usages:
+            kv_usage.add_metric([pool], sum(usages) / len(usages))
         flows = [flow for (_, name, _), flow in totals.flows.items() if name == pool]
         prompt = sum(flow.tokens_in for flow in flows)
         if prompt:

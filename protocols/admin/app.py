@@ -41,6 +41,8 @@ class Admin(Protocol):
     def routes(self) -> object: ...
     def pools(self) -> object: ...
     def endpoints(self) -> object: ...
+    def decisions(self, limit: int, request: str, /) -> object:
+        """Why requests went where they did, the last ones first; with ``request``, of the request with that id."""
 
     async def metrics(self) -> tuple[bytes, str]:
         """(exposition, content type)."""
@@ -95,6 +97,11 @@ def _add_views(app: QuartTrio, admin: Admin) -> None:
 
     for name, view in views.items():
         add(name, view)
+
+    @app.get("/api/decisions")
+    async def decisions() -> Response:
+        limit = request.args.get("limit", 50, type=int)
+        return _json(admin.decisions(max(0, limit), request.args.get("id", "")))
 
     @app.get("/")
     async def overview() -> Response:

@@ -23,12 +23,12 @@ class FakePools:
         return self.members
 
 
-def member(pool: str, endpoint: str, state: str, inflight: int = 0) -> MemberStatistics:
-    return MemberStatistics(pool, endpoint, "vllm", state, inflight, 0, 0, ())
+def member(pool: str, endpoint: str, state: str, inflight: int = 0, kv_usage: float | None = None) -> MemberStatistics:
+    return MemberStatistics(pool, endpoint, "vllm", state, inflight, 0, 0, (), kv_usage=kv_usage)
 
 
 def telemetry(totals: Totals, *members: MemberStatistics) -> Telemetry:
-    return Telemetry(totals, FakePools(*members), lambda: {"http": 7}, "1.2.3", lambda: {"main": 0.375})
+    return Telemetry(totals, FakePools(*members), lambda: {"http": 7}, "1.2.3")
 
 
 def scrape(subject: Telemetry) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -94,6 +94,7 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert samples[key("infer_gateway_endpoint_up", pool="main", endpoint="a:1")] == 1
     assert samples[key("infer_gateway_endpoint_up", pool="main", endpoint="b:1")] == 0
     assert samples[key("infer_gateway_inflight_requests", pool="main", endpoint="a:1")] == 3
+    assert key("infer_gateway_endpoint_kv_usage", pool="main", endpoint="a:1") not in samples
     assert samples[key("infer_gateway_connections", listener="http")] == 7
     assert samples[key("infer_gateway_config_reloads_total", result="failure")] == 1
     assert samples[key("infer_gateway_config_last_reload_successful")] == 0
@@ -104,8 +105,8 @@ def test_gauges_are_read_at_the_scrape() -> None:
 
 def test_names_that_dashboards_know() -> None:
     fleet = (
-        member("main", "a:1", "ready"),
-        member("main", "b:1", "unknown"),
+        member("main", "a:1", "ready", kv_usage=0.25),
+        member("main", "b:1", "unknown", kv_usage=0.5),
         member("main", "c:1", "draining"),
         member("idle", "d:1", "open"),
     )
@@ -114,6 +115,7 @@ def test_names_that_dashboards_know() -> None:
     assert samples[key("inference_pool_ready_pods", name="idle")] == 0
     assert samples[key("inference_pool_average_kv_cache_utilization", name="main")] == 0.375
     assert key("inference_pool_average_kv_cache_utilization", name="idle") not in samples
+    assert samples[key("infer_gateway_endpoint_kv_usage", pool="main", endpoint="b:1")] == 0.5
     assert samples[key("inference_pool_prefix_cache_hit_ratio", name="main")] == 0.25
     assert key("inference_pool_prefix_cache_hit_ratio", name="idle") not in samples
     assert samples[key("inference_model_request_total", model_name="llama")] == 2

@@ -40,6 +40,9 @@ class FakeAdmin:
     def endpoints(self) -> object:
         return [{"endpoint": "10.0.0.1:8000", "state": "ready"}]
 
+    def decisions(self, limit: int, request: str, /) -> object:
+        return [{"id": request, "limit": limit}]
+
     async def metrics(self) -> tuple[bytes, str]:
         return self.exposition, "text/plain; version=0.0.4; charset=utf-8"
 
