@@ -60,6 +60,11 @@ class Outcome:
             "ended_s": self.ended,
         }
 
+    def curve(self, points: int = 200) -> list[float]:
+        """TTFTs at evenly spaced ranks, rising: what a cumulative plot needs."""
+        values = sorted(fate.ttft for fate in self.fates if fate.ttft == fate.ttft)
+        return [values[index * (len(values) - 1) // points] for index in range(points + 1)] if values else []
+
 
 def _good(fate: Fate, prefill: float) -> bool:
     return not fate.failed and fate.ttft <= PATIENCE_S + PREFILLS * prefill and fate.itl <= GAP_S

@@ -1,0 +1,220 @@
+"""The `bench replay` command: policies side by side on a trace, under virtual time. (IO)
+
+Invariant: the same options give the same bytes, however many processes share the work. Exit codes: 0 every replay ran
+to its end; 1 the trace or a profile cannot be read; 2 options make no sense, or a result cannot be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from conformance.replay.scenario import Scenario
+
+_HANG_TIMEOUT_S = 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `bench replay`."""
+    parser.add_argument("trace", type=Path, metavar="TRACE", help="Mooncake or Bailian JSON lines, or a CSV table")
+    parser.add_argument(
+        "--policy", action="append", metavar="NAME", help="all (default), or one of them by its name; repeatable"
+    )
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="a scheduler configuration, as one more policy")
+    parser.add_argument(
+        "--reuse", action=argparse.BooleanOptionalAction, help="only the trace as it is; only without shared prefixes"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of ties and of what is drawn (default 0)")
+    parser.add_argument("--jobs", type=_count, default=os.cpu_count() or 1, metavar="N", help="processes to use")
+    parser.add_argument("--json", metavar="FILE", help="write the results as JSON (- for stdout, instead of the table)")
+    parser.add_argument("--plot", metavar="FILE", help="write TTFT distributions as a picture (needs matplotlib)")
+    _add_fleet(parser.add_argument_group("fleet"))
+    _add_faults(parser.add_argument_group("what goes wrong"))
+
+
+def _add_fleet(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--speed", type=_positive, nargs="+", default=[1.0], metavar="X", help="arrivals X times as fast; several: each"
+    )
+    group.add_argument(
+        "--capacity", type=_positive, nargs="+", default=[0.4], metavar="F",
+        help="prefix caches together, as a fraction of the distinct blocks; several: each (default 0.4)",
+    )  # fmt: skip
+    group.add_argument("--engines", type=_count, default=8, metavar="N", help="default 8")
+    group.add_argument("--gateways", type=_count, default=1, metavar="K", help="each seeing its part of the requests")
+    group.add_argument(
+        "--block-tokens", type=_count, metavar="N", help="tokens of a block, where the trace's are others"
+    )
+    group.add_argument("--interval", type=_positive, default=0.2, metavar="S", help="between scrapes (default 0.2)")
+    group.add_argument("--max-running", type=_count, default=64, metavar="N", help="requests in a batch (default 64)")
+    group.add_argument("--chunk-tokens", type=_count, default=8192, metavar="N", help="of a step (default 8192)")
+    group.add_argument("--prefill-rate", type=_positive, default=12_000.0, metavar="TOK/S", help="default 12000")
+
+
+def _add_faults(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--slow", type=_slow, action="append", default=[], metavar="ENGINE=FACTOR", help="takes so many times as long"
+    )
+    group.add_argument(
+        "--hang", type=_hang, action="append", default=[], metavar="ENGINE@S", help="does nothing from then on"
+    )
+    group.add_argument(
+        "--timeout", type=_positive, metavar="S", help="an attempt without a token fails (default: 30 with --hang)"
+    )
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _slow(text: str) -> tuple[int, float]:
+    return _pair(text, "=")
+
+
+def _hang(text: str) -> tuple[int, float]:
+    return _pair(text, "@")
+
+
+def _pair(text: str, sign: str) -> tuple[int, float]:
+    engine, found, number = text.partition(sign)
+    try:
+        if found:
+            return int(engine), _positive(number)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text} is not ENGINE{sign}NUMBER")
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One run: which trace, with or without its reuse, in which scenario, by which policy."""
+
+    path: str
+    block: int | None
+    reuse: bool
+    scenario: Scenario
+    policy: str
+    profile: str | None = None
+
+
+def play(job: Job) -> dict[str, Any]:
+    """Run it; the row it makes."""
+    from conformance.replay import policies
+    from conformance.replay.fleet import Fleet
+    from conformance.replay.traces import read
+    from conformance.replay.virtual import Replay
+
+    trace = read(Path(job.path).name, Path(job.path).read_bytes(), job.block)
+    if not job.reuse:
+        trace = trace.without_reuse()
+    fleet = Fleet(trace, job.scenario, shared=job.policy == policies.ORACLE)
+    outcome = Replay(fleet, policies.policy(job.policy)).play()
+    summary = outcome.summary(trace, job.scenario)
+    return {
+        "policy": job.policy,
+        "trace": trace.name,
+        "scenario": msgspec.to_builtins(job.scenario),
+        **summary,
+        "ttft_curve_s": outcome.curve(),
+    }
+
+
+def jobs(args: argparse.Namespace) -> Iterator[Job]:
+    """What the options ask for: the trace at every capacity and speed, and once more without reuse."""
+    names = _names(args)
+    for reuse in (True, False) if args.reuse is None else (args.reuse,):
+        for capacity in args.capacity if reuse else args.capacity[:1]:  # without reuse the cache makes no difference
+            for speed in args.speed:
+                for name in names:
+                    yield Job(str(args.trace), args.block_tokens, reuse, _scenario(args, speed, capacity), name)
+
+
+def _names(args: argparse.Namespace) -> list[str]:
+    from conformance.replay.policies import NAMES, policy
+
+    asked: list[str] = args.policy or ["all"]
+    names = [name for each in asked for name in (NAMES if each == "all" else (each,))]
+    for name in names:
+        policy(name)
+    return list(dict.fromkeys(names))
+
+
+def _scenario(args: argparse.Namespace, speed: float, capacity: float) -> Scenario:
+    from conformance.replay.scenario import Scenario
+
+    for option, pairs in (("--slow", args.slow), ("--hang", args.hang)):
+        for engine, _ in pairs:
+            if not 0 <= engine < args.engines:
+                raise ValueError(f"{option}: there is no engine {engine}, they are 0 to {args.engines - 1}")
+    return Scenario(
+        speed=speed,
+        capacity=capacity,
+        engines=args.engines,
+        gateways=args.gateways,
+        slow=dict(args.slow),
+        hang=dict(args.hang),
+        timeout=args.timeout or (_HANG_TIMEOUT_S if args.hang else math.inf),
+        interval=args.interval,
+        max_running=args.max_running,
+        chunk=args.chunk_tokens,
+        prefill_rate=args.prefill_rate,
+        seed=args.seed,
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Play everything and report; returns the exit code."""
+    from conformance.replay import report
+
+    try:
+        wanted = list(jobs(args))
+    except ValueError as error:
+        return _complain(error, 2)
+    try:
+        rows = list(_played(wanted, args.jobs))
+    except (OSError, ValueError) as error:
+        return _complain(error, 1)
+    try:
+        _write(args, rows, report.text(rows))
+    except OSError as error:
+        return _complain(f"the result cannot be written: {error}", 2)
+    return 0
+
+
+def _played(wanted: list[Job], processes: int) -> Iterator[dict[str, Any]]:
+    if processes == 1 or len(wanted) == 1:
+        yield from map(play, wanted)
+        return
+    with ProcessPoolExecutor(min(processes, len(wanted))) as executor:
+        yield from executor.map(play, wanted)
+
+
+def _write(args: argparse.Namespace, rows: list[dict[str, Any]], table: str) -> None:
+    encoded = msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n"
+    sys.stdout.write(encoded.decode() if args.json == "-" else table)
+    sys.stdout.flush()
+    if args.json not in (None, "-"):
+        Path(args.json).write_bytes(encoded)
+
+
+def _complain(what: object, code: int) -> int:
+    sys.stderr.write(f"infer-gateway bench replay: {what}\n")
+    return code
