@@ -186,7 +186,7 @@ class _Cache:
     def cut(self, tick: int, placement: _Placement, keep: int, ends: Sequence[int]) -> array[int]:
         """Leave the first ``keep`` blocks of a placement's chain; the blocks that went."""
         start, stop = placement.start, placement.start + len(placement.hashes)
-        keep = max(keep, start)
+        keep = min(max(keep, start), stop)
         gone = placement.hashes[keep - start :]
         del placement.hashes[keep - start :]
         for block in gone:

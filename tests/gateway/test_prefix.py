@@ -227,7 +227,7 @@ class Holding(RuleBasedStateMachine):
 
 
 TestHolding = Holding.TestCase
-TestHolding.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestHolding.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
 
 
 def hashes_of(text: bytes) -> tuple[int, ...]:
@@ -247,6 +247,14 @@ class TestIndex:
         index.place("e", hashes, 8)
         index.withdraw("e", hashes, index.place("e", hashes, 8))
         assert index.match(hashes) == {"e": 8}
+
+    def test_a_failed_repetition_whose_tail_is_gone_frees_nothing(self) -> None:
+        index, hashes = PrefixIndex(SMALL, 8), hashes_of(b"a" * 8)
+        index.place("e", hashes, 8)
+        known = index.place("e", hashes, 8)
+        index.fill("e", 1)
+        index.withdraw("e", hashes, known)
+        assert (index.holdings.blocks, index.holdings.bytes) == (1, 5)
 
     def test_a_prompt_larger_than_the_cache_keeps_its_head(self) -> None:
         index, hashes = PrefixIndex(SMALL, 10), hashes_of(b"a" * 16)
