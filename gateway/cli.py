@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     _add_serve(commands.add_parser("serve", help="run the gateway"))
     _add_demo(commands.add_parser("demo", help="the gateway with simulated engines behind it, nothing else needed"))
     _add_simulate(commands.add_parser("simulate", help="run one simulated engine"))
-    _add_bench(commands.add_parser("bench", help="put load on any OpenAI URL and measure"))
+    _add_bench(commands.add_parser("bench", help="put load on any OpenAI URL and measure; or replay a trace"))
     check = commands.add_parser("check", help="validate configuration files")
     check.add_argument("files", nargs="+", metavar="FILE", type=Path)
     check.set_defaults(run=_check)
@@ -140,8 +140,17 @@ def _add_simulate(command: argparse.ArgumentParser) -> None:
 def _add_bench(command: argparse.ArgumentParser) -> None:
     from conformance.load.cli import add_arguments
 
-    add_arguments(command)
+    add_arguments(command, alone=False)
     command.set_defaults(run=_bench)
+    _add_replay(command.add_subparsers(metavar="[replay]", required=False))
+
+
+def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from conformance.replay.cli import add_arguments
+
+    replay = commands.add_parser("replay", help="scheduling policies side by side on a trace, in virtual time")
+    add_arguments(replay)
+    replay.set_defaults(run=_replay)
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -196,6 +205,12 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from conformance.load import cli
+
+    return cli.main(arguments)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from conformance.replay import cli
 
     return cli.main(arguments)
 

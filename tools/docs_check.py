@@ -90,9 +90,13 @@ def broken_command(parser: argparse.ArgumentParser, words: list[str]) -> str | N
     choices = subparsers(parser)
     if words[0] not in choices:
         return f"infer-gateway {words[0]}: no such command"
-    flags = choices[words[0]]._option_string_actions
+    name, command = words[0], choices[words[0]]
+    inner = subparsers(command)
+    if words[1:] and words[1] in inner:
+        name, command = f"{name} {words[1]}", inner[words[1]]
+    flags = command._option_string_actions
     unknown = [word for word in words[1:] if word.startswith("-") and word.split("=")[0] not in flags]
-    return f"infer-gateway {words[0]}: no such option: {' '.join(unknown)}" if unknown else None
+    return f"infer-gateway {name}: no such option: {' '.join(unknown)}" if unknown else None
 
 
 def cli_parser() -> argparse.ArgumentParser | None:

@@ -49,9 +49,9 @@ def _object(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"not a JSON object: {error}") from None
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `bench`."""
-    _add_request_arguments(parser.add_argument_group("requests"))
+def add_arguments(parser: argparse.ArgumentParser, *, alone: bool = True) -> None:
+    """Declare the options of `bench`. Not ``alone``: the parser has commands beside, which need no --url."""
+    _add_request_arguments(parser.add_argument_group("requests"), alone)
     _add_load_arguments(parser.add_argument_group("load"))
     out = parser.add_argument_group("results")
     out.add_argument("--check", choices=("quick", "full"), default="quick", help="full parses every event (slower)")
@@ -62,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--no-progress", action="store_true", help="no progress bar")
 
 
-def _add_request_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--url", type=_target, required=True, help="base URL; /v1 is added when it has no path")
+def _add_request_arguments(group: argparse._ArgumentGroup, alone: bool) -> None:
+    group.add_argument("--url", type=_target, required=alone, help="base URL; /v1 is added when it has no path")
     group.add_argument("--model", help="model name (default: the first of /v1/models)")
     group.add_argument("--api", choices=("chat", "completions", "embeddings"), default="chat")
     group.add_argument("--stream", action=argparse.BooleanOptionalAction, default=True, help="stream the answers")
@@ -135,6 +135,8 @@ def _setup(args: argparse.Namespace, workload: Workload, plan: Plan) -> dict[str
 
 def _misused(args: argparse.Namespace) -> str | None:
     """What is wrong with the options together, found before anything is sent; None if nothing is."""
+    if args.url is None:
+        return "the following arguments are required: --url"
     if args.expect_numbered and (args.check != "full" or not args.stream or args.api == "embeddings"):
         return "--expect-numbered needs --check full and a stream"
     for option, name in (("--json", args.json), ("--plot", args.plot)):

@@ -39,3 +39,10 @@ def test_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert cli.main(["version"]) == 0
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_bench_needs_a_url_and_its_replay_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--requests", "1"]) == 2
+    assert "--url" in capsys.readouterr().err
+    assert cli.main(["bench", "replay", "/nonexistent/trace"]) == 1
+    assert "/nonexistent/trace" in capsys.readouterr().err

@@ -12,9 +12,11 @@ from tools import docs_check
 
 def a_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("infer-gateway")
-    serve = parser.add_subparsers().add_parser("serve")
+    commands = parser.add_subparsers()
+    serve = commands.add_parser("serve")
     serve.add_argument("--backend")
     serve.add_argument("-c", "--config")
+    commands.add_parser("bench").add_subparsers().add_parser("replay").add_argument("--speed")
     return parser
 
 
@@ -39,6 +41,9 @@ def test_prose_and_python_hold_no_commands() -> None:
     [
         (["serve", "--backend=x"], None),
         (["serve", "--nothing", "1"], "infer-gateway serve: no such option: --nothing"),
+        (["bench", "replay", "trace", "--speed", "2"], None),
+        (["bench", "replay", "--rate", "1"], "infer-gateway bench replay: no such option: --rate"),
+        (["bench", "--speed", "2"], "infer-gateway bench: no such option: --speed"),
         (["launch"], "infer-gateway launch: no such command"),
         (["ENGINE"], None),
     ],
