@@ -45,7 +45,8 @@ class InferenceRequest(msgspec.Struct, frozen=True):
 
     ``body`` is the client's JSON object, byte for byte. ``view`` is what the front end decoded of it (a struct of the
     few fields the gateway reads, see `protocols.openai.parse`); adapters read it instead of decoding again.
-    ``include_usage``: the client asked for usage in its stream. ``deadline`` is on Trio's clock, in seconds.
+    ``include_usage``: the client asked for usage in its stream. ``deadline`` is on Trio's clock, in seconds. ``query``
+    is what stood behind the question mark, percent-encoded as it came.
     """
 
     id: str
@@ -59,6 +60,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     view: object = None
     deadline: float = math.inf
     identity: Identity = ANONYMOUS
+    query: str = ""
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from msgspec import field
 
 from gateway.config.decode import INVALID, Decoder, Hidden, Section, described, member, suggestion
 from gateway.config.document import Document, Tree
+from gateway.config.picker import VERSIONS, EndpointPickerConfig
 from gateway.config.resources import (
     OTHER_METADATA,
     ExternalModelProvider,
@@ -59,10 +60,12 @@ KINDS: Mapping[str, Kind] = {
     "ExternalModelProvider": Kind(ExternalModelProvider, (VOLCANO,)),
     "InferencePool": Kind(InferencePool, (EXTENSION,)),
     "GatewayConfiguration": Kind(Settings, (OWN,), spec=False),
+    "EndpointPickerConfig": Kind(EndpointPickerConfig, VERSIONS, spec=False),
     "ConfigMap": Kind(ConfigMapData, ("v1",), spec=False),
     "Secret": Kind(SecretData, ("v1",), spec=False),
 }
-_OURS = {version for kind in KINDS.values() for version in kind.versions} - {"v1"}
+_OURS = {VOLCANO, MATRIXINFER, OWN, EXTENSION}
+"""Versions of which every kind should be known; the others have kinds that say nothing to a gateway."""
 _ENVELOPE = ("apiVersion", "kind", "metadata", "status")
 
 
@@ -158,7 +161,7 @@ def _metadata(decoder: Decoder, tree: dict[str, Tree], kind: str) -> Any:
         given = {}
     if isinstance(given, dict):
         given = {key: value for key, value in given.items() if key not in OTHER_METADATA}
-        if kind == "GatewayConfiguration":
+        if kind in ("GatewayConfiguration", "EndpointPickerConfig"):
             given.setdefault("name", "gateway")
     made = decoder.build(given, Metadata, "$.metadata")
     if isinstance(made, Metadata) and made.creation_timestamp:

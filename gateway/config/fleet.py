@@ -22,6 +22,7 @@ from gateway.config.resources import (
     WorkloadPort,
     engine_named,
 )
+from gateway.config.scheduler import DEFAULT
 from gateway.config.settings import Settings
 from gateway.config.snapshot import PoolSpec, Selector, policy_of
 from gateway.config.url import endpoint
@@ -35,10 +36,14 @@ _KEY = re.compile(r"[\x21-\x7e]+\Z")
 
 
 class Fleet:
-    """Builds pools; what is wrong goes to ``problems``, files read to ``files``."""
+    """Builds pools; what is wrong goes to ``problems``, files read to ``files``.
 
-    def __init__(self, settings: Settings, secrets: Iterable[Resource], read: Read) -> None:
+    ``unsettled``: settings are missing because they are broken, so that nothing can be said of names they define.
+    """
+
+    def __init__(self, settings: Settings, secrets: Iterable[Resource], read: Read, *, unsettled: bool = False) -> None:
         self.settings = settings
+        self.unsettled = unsettled
         self.secrets = {secret.name: secret for secret in secrets}
         self.read = read
         self.problems: list[str] = []
@@ -56,6 +61,9 @@ class Fleet:
         if spec.endpoints is None and spec.workload_selector is not None:
             labels, group = tuple(spec.workload_selector.match_labels.items()), spec.workload_selector.pd_group
             selector = Selector(resource.metadata.namespace, labels, (port.port,), port.protocol, group)
+        unknown = self.settings.scheduler.check_profile(spec.scheduling_profile)
+        if unknown and not self.unsettled:
+            self.problems.append(resource.problem("$.spec.schedulingProfile", unknown))
         return PoolSpec(
             name=resource.name,
             engine=engine,
@@ -63,6 +71,7 @@ class Fleet:
             model=spec.model,
             policy=policy_of(self.settings, spec.traffic_policy),
             sticky=spec.traffic_policy.session_sticky,
+            profile="" if spec.scheduling_profile == DEFAULT else spec.scheduling_profile,
             selector=selector,
             template=None if selector is None else common,
             kv_connector=None if spec.kv_connector is None else spec.kv_connector.type,

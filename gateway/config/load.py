@@ -17,6 +17,7 @@ from gateway.config.document import ConfigError, Document, Tree, parse
 from gateway.config.envelope import ConfigMapData, Resource, SecretData, content_of, read
 from gateway.config.fleet import Fleet, Read, secret_bytes
 from gateway.config.inert import inert
+from gateway.config.picker import EndpointPickerConfig
 from gateway.config.resources import ModelMatch, ModelRoute, StickyBy, StringMatch, TargetModel
 from gateway.config.resources import Rule as RuleSpec
 from gateway.config.settings import Settings
@@ -59,6 +60,7 @@ class _Loading:
         self.sections: dict[str, str] = {}
         self.files: list[str] = []
         self.settings = Settings()
+        self.unsettled = False
 
     def of_kind(self, kind: str) -> list[Resource]:
         return [resource for resource in self.resources.values() if resource.kind == kind]
@@ -72,6 +74,9 @@ class _Loading:
             return
         if resource.kind == "GatewayConfiguration":
             self._settings(resource, content_of(document.tree), resource.where)
+            return
+        if resource.kind == "EndpointPickerConfig":
+            self._picker(resource)
             return
         first = self.resources.setdefault((resource.kind, resource.name), resource)
         if first is not resource:
@@ -88,6 +93,8 @@ class _Loading:
         if isinstance(metadata, dict):
             name = f"{metadata.get('namespace') or 'default'}/{metadata.get('name')}"
             self.broken.add((str(tree.get("kind")), name))
+        if isinstance(tree, dict) and tree.get("kind") in ("GatewayConfiguration", "EndpointPickerConfig"):
+            self.unsettled = True
 
     def _config_map(self, resource: Resource) -> None:
         content: ConfigMapData = resource.content
@@ -123,6 +130,7 @@ class _Loading:
         made = decoder.build(located, Settings)
         self.problems.extend(f"{where}: {problem}" for problem in decoder.problems)
         if made is INVALID:
+            self.unsettled = True
             return
         self.inert.extend(f"{where}: {path}" for path in inert("GatewayConfiguration", tree))
         fields = {field.encode_name: field.name for field in msgspec.structs.fields(Settings)}
@@ -134,6 +142,15 @@ class _Loading:
         self.settings = msgspec.structs.replace(self.settings, **given)
         for path, name in found.items():
             self._check_file(where, path, name)
+
+    def _picker(self, resource: Resource) -> None:
+        content: EndpointPickerConfig = resource.content
+        first = self.sections.setdefault("scheduler", resource.where)
+        if first != resource.where:
+            self.problems.append(resource.problem("$", f"this is the scheduler section, also given in {first}"))
+            return
+        self.settings = msgspec.structs.replace(self.settings, scheduler=content.scheduler())
+        self.inert.extend(f"{resource.where}: {path}" for path in content.inert())
 
     def _check_file(self, where: str, path: str, name: str) -> None:
         self.files.append(name)
@@ -147,7 +164,7 @@ class _Loading:
     # --- the whole ----------------------------------------------------------------------------------------------------
 
     def finish(self) -> Snapshot:
-        fleet = Fleet(self.settings, self.of_kind("Secret"), self.read_file)
+        fleet = Fleet(self.settings, self.of_kind("Secret"), self.read_file, unsettled=self.unsettled)
         pools = self._pools(fleet)
         routes = [self._route(resource, pools) for resource in self.of_kind("ModelRoute")]
         self._check_ext_proc(pools)

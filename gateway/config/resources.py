@@ -1,8 +1,8 @@
 """The custom resources: one struct per kind, fields as published plus ours. (P)
 
 Invariant: what decodes has passed every rule that can be judged by looking at one resource alone.
-Fields of our own: ModelServer ``endpoints``, ``auth``, ``headers``, ``insecureSkipVerify``, ``caFile``; provider
-``keyFile`` and ``caFile``; rule ``stickyBy``.
+Fields of our own: ModelServer ``endpoints``, ``schedulingProfile``, ``auth``, ``headers``, ``insecureSkipVerify``,
+``caFile``; provider ``keyFile`` and ``caFile``; rule ``stickyBy``.
 """
 
 from __future__ import annotations
@@ -258,6 +258,7 @@ class ModelServer(Section, frozen=True, kw_only=True):
     workload_port: WorkloadPort | None = None
     traffic_policy: TrafficPolicy = TrafficPolicy()
     kv_connector: KVConnector | None = None
+    scheduling_profile: str = ""
     endpoints: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     auth: Auth | None = None
     headers: dict[str, Hidden] = field(default_factory=dict)

@@ -1,79 +1,35 @@
-"""The `scheduler` section in its published shape, and the plugins it may name. (P)
+"""The `scheduler` section in its published shape: profiles, their plugins, what the plugins are told. (P)
 
-Invariant: a `Scheduler` names only known plugins, under their canonical names, with arguments that fit them.
+Invariant: a `Scheduler` names only plugins that exist, where they can be used, with arguments that fit them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, field
 
 from gateway.config.decode import INVALID, Decoder, Fault, Section, suggestion
+from gateway.schedule import registry
+from gateway.schedule.registry import Kind, canonical
+from gateway.schedule.saturation import Concurrency, Saturation
 
-Count = Annotated[int, Meta(ge=1)]
-Port = Annotated[int, Meta(ge=1, le=65535)]
-
-
-class NoArgs(Section, frozen=True):
-    """A plugin without parameters."""
-
-
-class LeastRequestArgs(Section, frozen=True):
-    """``max_waiting_requests``: an endpoint with this many requests waiting is left out; 0 means the default."""
-
-    max_waiting_requests: Annotated[int, Meta(ge=0)] = 10
-
-
-class LeastLatencyArgs(Section, frozen=True):
-    """``ttft_tpot_weight_factor``: the share of TTFT in the score, the rest is TPOT."""
-
-    ttft_tpot_weight_factor: Annotated[float, Meta(ge=0, le=1)] = field(default=0.5, name="TTFTTPOTWeightFactor")
-
-
-class PrefixCacheArgs(Section, frozen=True):
-    """Block size in bytes of prompt text, blocks looked at per request, hashes kept per endpoint."""
-
-    block_size_to_hash: Count = 64
-    max_blocks_to_match: Count = 128
-    max_hash_cache_size: Count = 50_000
-    top_k_matches: Count = 5
-
-
-class KVCacheArgs(Section, frozen=True):
-    """Block size in tokens; the ports are where engines tokenize."""
-
-    block_size_to_hash: Count = 16
-    max_blocks_to_match: Count = 128
-    vllm_tokenizer_port: Port = 8000
-    sglang_tokenizer_port: Port = 30000
-
-
-class Plugin(msgspec.Struct, frozen=True):
-    """A plugin the configuration may name: where it can be enabled and what parameters it takes."""
-
-    args: type[Section] = NoArgs
-    filter: bool = False
-    score: bool = False
-
-
-PLUGINS: Mapping[str, Plugin] = {
-    "least-request": Plugin(LeastRequestArgs, filter=True, score=True),
-    "least-latency": Plugin(LeastLatencyArgs, score=True),
-    "gpu-usage": Plugin(score=True),
-    "random": Plugin(score=True),
-    "lora-affinity": Plugin(filter=True),
-    "prefix-cache": Plugin(PrefixCacheArgs, score=True),
-    "kvcache-aware": Plugin(KVCacheArgs, score=True),
-}
-ALIASES: Mapping[str, str] = {"kv-cache": "kvcache-aware"}
-"""Names of earlier releases, still read."""
+DEFAULT: Final = "default"
+ALWAYS: Final = ("healthy",)
+"""Filters that run unless they are disabled, whatever is enabled."""
+FILTERS: Final = ("lora-affinity", "context-length")
+SCORERS: Final = ("cost",)
+PICKER: Final = "max-score"
+"""What runs where a configuration enables nothing of a kind."""
 
 
 class PluginConfig(Section, frozen=True):
+    """Parameters. ``type``: the plugin, where ``name`` is a name of its own, so that one may run twice."""
+
     name: str
+    type: str = ""
     args: dict[str, Any] = field(default_factory=dict)
 
 
@@ -84,89 +40,154 @@ class Enabled(Section, frozen=True):
     weight: Annotated[float, Meta(ge=0)] = 1
 
 
-class Filters(Section, frozen=True):
+class Listed(Section, frozen=True):
+    """``enabled`` replaces the built-in plugins of a kind. ``disabled`` takes out of either; "*": all built-in ones."""
+
     enabled: tuple[str | Enabled, ...] = ()
     disabled: tuple[str | Enabled, ...] = ()
 
-
-class Scores(Section, frozen=True):
-    enabled: tuple[str | Enabled, ...] = ()
-    disabled: tuple[str | Enabled, ...] = ()
+    def running(self, always: Sequence[str], usual: Sequence[str]) -> tuple[tuple[str, float], ...]:
+        """Names and weights."""
+        off = {canonical(_name(entry)) for entry in self.disabled}
+        chosen = [(_name(entry), 1.0 if isinstance(entry, str) else entry.weight) for entry in self.enabled]
+        given = {canonical(name) for name, _ in chosen}
+        built_in = [] if "*" in off else [*always, *(() if chosen else usual)]
+        running = [*((name, 1.0) for name in built_in if name not in given), *chosen]
+        return tuple((name, weight) for name, weight in running if canonical(name) not in off)
 
 
 class Plugins(Section, frozen=True):
-    filter: Filters = field(default=Filters(), name="Filter")
-    score: Scores = field(default=Scores(), name="Score")
+    filter: Listed = field(default=Listed(), name="Filter")
+    score: Listed = field(default=Listed(), name="Score")
 
 
-def canonical(name: str) -> str:
-    return ALIASES.get(name, name)
+class Chosen(msgspec.Struct, frozen=True):
+    """A plugin that runs, with its parameters, under the name it has in the configuration."""
+
+    name: str
+    plugin: Section
+    weight: float = 1.0
 
 
-def args_of(entry: PluginConfig) -> Section:
-    """The plugin's parameters. Raises Fault."""
-    plugin = PLUGINS.get(canonical(entry.name))
-    if plugin is None:
-        raise Fault(".name", f'no plugin "{entry.name}"{suggestion(entry.name, [*PLUGINS, *ALIASES])}')
-    decoder = Decoder()
-    made = decoder.build(entry.args, plugin.args, "")
-    if made is INVALID:
-        where, _, message = decoder.problems[0].partition(": ")
-        raise Fault(f".args{where}", message)
-    assert isinstance(made, Section)
-    return made
+class Picked(Section, frozen=True):
+    name: str
+    args: dict[str, Any] = field(default_factory=dict)
 
 
-def _checked(path: str, kind: str, section: Filters | Scores) -> None:
-    seen: set[str] = set()
-    for which, entries in (("enabled", section.enabled), ("disabled", section.disabled)):
-        for index, entry in enumerate(entries):
-            name = entry if isinstance(entry, str) else entry.name
-            plugin = PLUGINS.get(canonical(name))
-            where = f"{path}.{which}[{index}]"
-            if plugin is None:
-                raise Fault(where, f'no plugin "{name}"{suggestion(name, [*PLUGINS, *ALIASES])}')
-            if not getattr(plugin, kind):
-                raise Fault(where, f'"{name}" is not a {kind} plugin')
-            if canonical(name) in seen:
-                raise Fault(where, f'"{name}" is named twice')
-            seen.add(canonical(name))
-
-
-class Scheduler(Section, frozen=True):
-    """``plugin_config`` gives parameters, ``plugins`` says what runs; an empty section leaves the built-in profile."""
+class ProfileSpec(Section, frozen=True):
+    """One way of choosing endpoints; an empty one is the built-in profile."""
 
     plugin_config: tuple[PluginConfig, ...] = ()
     plugins: Plugins = Plugins()
+    picker: str | Picked = PICKER
 
     def __post_init__(self) -> None:
         names = [canonical(entry.name) for entry in self.plugin_config]
         for index, entry in enumerate(self.plugin_config):
-            try:
-                args_of(entry)
-            except Fault as fault:
-                raise Fault(f".pluginConfig[{index}]{fault.path}", str(fault)) from None
+            where = f".pluginConfig[{index}]"
+            _built(where, ".type" if entry.type else ".name", entry.type or entry.name, entry.args)
             if names.index(names[index]) != index:
-                raise Fault(f".pluginConfig[{index}].name", f'"{entry.name}" is configured twice')
-        _checked(".plugins.Filter", "filter", self.plugins.filter)
-        _checked(".plugins.Score", "score", self.plugins.score)
+                raise Fault(f"{where}.name", f'"{entry.name}" is configured twice')
+        self._check(".plugins.Filter", "filter", self.plugins.filter)
+        self._check(".plugins.Score", "scorer", self.plugins.score)
+        if self.picker != PICKER:
+            self._check_picker()
+
+    def _check(self, path: str, kind: Kind, section: Listed) -> None:
+        for which, entries in (("enabled", section.enabled), ("disabled", section.disabled)):
+            seen: set[str] = set()
+            for index, entry in enumerate(entries):
+                where, name = f"{path}.{which}[{index}]", _name(entry)
+                if name == "*" and which == "disabled":
+                    continue
+                self._offering(where, name, kind)
+                if canonical(name) in seen:
+                    raise Fault(where, f'"{name}" is named twice')
+                seen.add(canonical(name))
+
+    def _offering(self, where: str, name: str, kind: Kind) -> None:
+        entry = self._entry(name)
+        plugin = (
+            _built(where, "", name, {}) if entry is None else _built(where, "", entry.type or entry.name, entry.args)
+        )
+        if not registry.offers(type(plugin), kind):
+            raise Fault(where, f'"{name}" is no {kind}')
+
+    def _check_picker(self) -> None:
+        if isinstance(self.picker, str):
+            self._offering(".picker", self.picker, "picker")
+            return
+        _built(".picker", ".name", self.picker.name, self.picker.args)
+        self._offering(".picker.name", self.picker.name, "picker")
+
+    def _entry(self, name: str) -> PluginConfig | None:
+        wanted = canonical(name)
+        return next((entry for entry in self.plugin_config if canonical(entry.name) == wanted), None)
 
     def args(self, name: str) -> Section:
-        """The parameters of a plugin, its defaults where none were given."""
-        for entry in self.plugin_config:
-            if canonical(entry.name) == canonical(name):
-                return args_of(entry)
-        return PLUGINS[canonical(name)].args()
+        """The plugin of that name, with its parameters: the defaults where none were given."""
+        entry = self._entry(name)
+        if entry is None:
+            return registry.find(name)()
+        return _built("", "", entry.type or entry.name, entry.args)
 
-    def filters(self) -> tuple[str, ...]:
-        """Canonical names of the filters that run, in order."""
-        return tuple(name for name, _ in _entries(self.plugins.filter))
+    def filters(self) -> tuple[Chosen, ...]:
+        """Those that run, in order."""
+        return self._chosen(self.plugins.filter.running(ALWAYS, FILTERS))
 
-    def scores(self) -> tuple[tuple[str, float], ...]:
-        """Canonical names and weights of the scorers that run."""
-        return _entries(self.plugins.score)
+    def scores(self) -> tuple[Chosen, ...]:
+        """Those that run, with their weights."""
+        return self._chosen(self.plugins.score.running((), SCORERS))
+
+    def picks(self) -> Chosen:
+        picker = self.picker
+        if isinstance(picker, str):
+            return Chosen(picker, self.args(picker))
+        return Chosen(picker.name, _built("", "", picker.name, picker.args))
+
+    def _chosen(self, names: Iterable[tuple[str, float]]) -> tuple[Chosen, ...]:
+        return tuple(Chosen(name, self.args(name), weight) for name, weight in names)
 
 
-def _entries(section: Filters | Scores) -> tuple[tuple[str, float], ...]:
-    pairs = ((entry, 1.0) if isinstance(entry, str) else (entry.name, entry.weight) for entry in section.enabled)
-    return tuple((canonical(name), weight) for name, weight in pairs)
+class Scheduler(ProfileSpec, frozen=True):
+    """The default profile, the named ones that a ModelServer may choose, and when a pool counts as full."""
+
+    profiles: dict[str, ProfileSpec] = field(default_factory=dict)
+    saturation: Saturation | Concurrency = Saturation()
+
+    def __post_init__(self) -> None:
+        ProfileSpec.__post_init__(self)  # a frozen struct's bases are not reached by super()
+        if DEFAULT in self.profiles:
+            raise Fault(f".profiles.{DEFAULT}", "the section itself is the default profile")
+
+    def profile(self, name: str) -> ProfileSpec:
+        """Of that name; "" and "default" mean the section itself. Raises KeyError."""
+        return self if name in ("", DEFAULT) else self.profiles[name]
+
+    def check_profile(self, name: str) -> str:
+        """What is wrong with naming this profile, "" if nothing."""
+        if name in (*self.profiles, "", DEFAULT):
+            return ""
+        return f'no profile "{name}" in the scheduler section{suggestion(name, (*self.profiles, DEFAULT))}'
+
+
+def _name(entry: str | Enabled) -> str:
+    return entry if isinstance(entry, str) else entry.name
+
+
+def _found(where: str, name: str) -> type[Section]:
+    try:
+        return registry.find(name)
+    except ValueError as error:
+        raise Fault(where, str(error)) from None
+
+
+def _built(where: str, at: str, name: str, args: dict[str, Any]) -> Section:
+    """The plugin ``name`` with these parameters. Raises Fault below ``where``; ``at`` is where the name stands."""
+    plugin, decoder = _found(where + at, name), Decoder()
+    made = decoder.build(args, plugin, "")
+    if made is INVALID:
+        path, _, message = decoder.problems[0].partition(": ")
+        raise Fault(f"{where}.args{path}", message)
+    assert isinstance(made, Section)
+    return made

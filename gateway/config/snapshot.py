@@ -64,7 +64,8 @@ class Selector(msgspec.Struct, frozen=True):
 class PoolSpec(msgspec.Struct, frozen=True):
     """A pool as configured. ``name`` is "namespace/name"; ``model`` is its engines' name for it, None for the client's.
 
-    ``template`` is what every member has in common (credentials, TLS), for members that a selector finds.
+    ``profile`` names one of the scheduler section's, "" its own. ``template`` is what every member has in common
+    (credentials, TLS), for members that a selector finds.
     """
 
     name: str
@@ -73,6 +74,7 @@ class PoolSpec(msgspec.Struct, frozen=True):
     model: str | None = None
     policy: Policy = Policy()
     sticky: SessionSticky | None = None
+    profile: str = ""
     selector: Selector | None = None
     template: Endpoint | None = None
     kv_connector: str | None = None
@@ -141,6 +143,7 @@ def _pool(pool: PoolSpec) -> dict[str, Any]:
         "model": pool.model,
         "external": pool.external,
         "endpoints": [_endpoint(endpoint) for endpoint in pool.endpoints],
+        "profile": pool.profile or "default",
         "selector": None if pool.selector is None else dict(pool.selector.labels),
         "policy": {
             "connect": duration.render(pool.policy.connect),

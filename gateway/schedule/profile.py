@@ -69,6 +69,9 @@ class Profile:
             ranked: Iterable[Candidate] = left
         else:
             ranked = self.picker(left, self._scores(ask, left)) if left else left
+        home = None if self.sessions is None else self.sessions.home(ask, left)
+        if home is not None:
+            ranked = _first(left[home], ranked)
         return cast(Iterable[C], ranked)  # what plugins are given they give back
 
     def _filtered(self, ask: Ask, candidates: Sequence[Candidate]) -> Sequence[Candidate]:

@@ -31,6 +31,7 @@ def parse(
     request_id: str,
     path: str,
     identity: Identity = ANONYMOUS,
+    query: str = "",
 ) -> InferenceRequest:
     """Raises InvalidRequest, whose ``param`` names the member at fault (None if it is the body as a whole).
 
@@ -62,6 +63,7 @@ def parse(
         include_usage=include_usage,
         view=view,
         identity=identity,
+        query=query,
     )
 
 

@@ -149,7 +149,12 @@ class OpenAIApp:
         exchange = OpenAIExchange(http, operation, request_id)
         try:
             exchange.request = parse(
-                operation, request.body, request.headers, request_id=request_id, path=_PATHS[operation]
+                operation,
+                request.body,
+                request.headers,
+                request_id=request_id,
+                path=_PATHS[operation],
+                query=request.target.partition(b"?")[2].decode("latin-1") if b"?" in request.target else "",
             )
             await self._core.serve(exchange)
         except GatewayError as error:

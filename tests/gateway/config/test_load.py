@@ -632,14 +632,14 @@ drainTimeout: 1m30s
     files = dict.fromkeys(("c.pem", "k.pem", "ca.pem", "secret"), b"x")
     snapshot = loaded(server() + configuration(text), files)
     made = snapshot.settings
-    assert made.scheduler.filters() == ("least-request",)
-    assert made.scheduler.scores() == (
+    assert [chosen.name for chosen in made.scheduler.filters()] == ["healthy", "least-request"]
+    assert [(chosen.name, chosen.weight) for chosen in made.scheduler.scores()] == [
         ("least-request", 1),
-        ("kvcache-aware", 1),
+        ("kv-cache", 1),
         ("least-latency", 1),
         ("prefix-cache", 2),
-    )
-    assert made.scheduler.args("kv-cache") == made.scheduler.args("kvcache-aware")
+    ]
+    assert made.scheduler.args("kv-cache") == made.scheduler.args("gpu-usage")
     assert made.listeners.grpc.host == "::"
     assert not made.listeners.grpc.loopback
     assert (made.timeouts.first_token, made.streaming.keep_alive) == (math.inf, math.inf)
@@ -700,20 +700,20 @@ drainTimeout: 1m30s
             "$.scheduler.pluginConfig[0].args.TTFTTPOTWeightFactor: expected float <= 1.0",
         ),
         (
-            "scheduler: {pluginConfig: [{name: kv-cache}, {name: kvcache-aware}]}",
-            '$.scheduler.pluginConfig[1].name: "kvcache-aware" is configured twice',
+            "scheduler: {pluginConfig: [{name: kv-cache}, {name: gpu-usage}]}",
+            '$.scheduler.pluginConfig[1].name: "gpu-usage" is configured twice',
         ),
         (
             "scheduler: {plugins: {Filter: {enabled: [random]}}}",
-            '$.scheduler.plugins.Filter.enabled[0]: "random" is not a filter plugin',
+            '$.scheduler.plugins.Filter.enabled[0]: "random" is no filter',
         ),
         (
             "scheduler: {plugins: {Score: {enabled: [{name: random, weight: -1}]}}}",
             "$.scheduler.plugins.Score.enabled[0].weight: expected float >= 0.0",
         ),
         (
-            "scheduler: {plugins: {Score: {enabled: [random], disabled: [random]}}}",
-            '$.scheduler.plugins.Score.disabled[0]: "random" is named twice',
+            "scheduler: {plugins: {Score: {enabled: [random, {name: random}]}}}",
+            '$.scheduler.plugins.Score.enabled[1]: "random" is named twice',
         ),
         ("auth: {jwksUri: 'https://x/jwks'}", "$.auth.issuer: needed with jwksUri"),
         ("auth: {issuer: x, jwksUri: 'http://x/jwks'}", "$.auth.jwksUri: expected an https or file URL"),
@@ -793,7 +793,7 @@ data:
 """
     settings = loaded(text.replace("KEY", "schedulerConfiguration")).settings
     assert settings.scheduler.args("least-request").max_waiting_requests == 7  # type: ignore[attr-defined]
-    assert settings.scheduler.scores() == (("least-request", 1.0),)
+    assert [chosen.name for chosen in settings.scheduler.scores()] == ["least-request"]
     assert settings.auth.required is False
     assert "$.pluginConfig: unknown field" in problems(text.replace("KEY", "routerConfiguration"))[0]
 
