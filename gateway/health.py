@@ -145,9 +145,9 @@ class Health:
         """A request ended well, or by its caller's mistake."""
         if self.why and not probe:
             return
-        if self.why and now >= self.open_until:
-            self._close(now)
         self.consecutive = 0
+        if self.why:
+            self._close(now)
         self.figures.outcome(now, False)
 
     def failed(self, now: float, probe: bool = False) -> float:

@@ -123,9 +123,8 @@ class Figures:
         if overdue < rules.latency_ratio or self._waited < patience:
             return None
         own = self.latency_ratio
-        usual = max(
-            1.0, own or 1.0, _median((other.latency_ratio for other in pool if other is not self), own or math.inf)
-        )
+        elsewhere = _median((other.latency_ratio for other in pool if other is not self), own or math.inf)
+        usual = max(1.0, own or 1.0, elsewhere)
         if overdue < (bar := rules.latency_ratio * usual):
             return None
         return Finding(STUCK, overdue / bar, f"no first token for {self._waited:.1f} s, and nothing else moves", bar)

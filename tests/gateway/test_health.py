@@ -71,6 +71,7 @@ def test_what_was_under_way_when_it_was_set_aside_says_nothing_new() -> None:
     health = tripped()
     assert [health.failed(0.5) for _ in range(5)] == [0.0] * 5
     assert health.open_until == 1.0
+    health.answered(0.5, 0.2, 0.1)
     health.succeeded(0.5)
     assert not health.usable(0.9)
     assert health.state(1.0) == "half-open"
@@ -101,6 +102,15 @@ def test_a_probes_first_token_closes_the_circuit_though_its_answer_goes_on() -> 
     assert health.usable(1.5)
     assert health.state(1.5) == "slow-start"
     assert health.failed(1.6, probe=True) == 2.0
+
+
+def test_a_request_that_went_there_for_want_of_others_closes_the_circuit_too() -> None:
+    health = Health()
+    health._open(0.0, SLOW)
+    assert health.place()
+    health.succeeded(0.5, probe=True)
+    health.leave(True)
+    assert health.usable(0.5)
 
 
 def test_only_a_minute_of_health_makes_the_next_rest_short_again() -> None:
@@ -186,7 +196,10 @@ def test_one_that_fails_every_other_request_is_set_aside() -> None:
     serve(pool[0], 20, failing=1)
     assert watch(pool, 1.0) == [(0, "is set aside for 4 s: 50% of its last 20 requests failed, 0% elsewhere")]
     assert (pool[0].why, pool[0].state(1.0), pool[0].usable(5.0)) == (ERRING, "open", True)
-    assert watch(pool, 1.25) == []
+    assert pool[0].place()
+    pool[0].succeeded(5.0, probe=True)
+    pool[0].leave(True)
+    assert watch(pool, 5.0) == []
 
 
 def test_nine_outcomes_are_too_few_and_old_ones_do_not_count() -> None:
@@ -221,6 +234,27 @@ def test_of_many_that_fail_often_no_more_than_half_are_set_aside_the_worst_first
     pool[5].reached(1.0, False)
     assert [index for index, _ in watch(pool, 1.0)] == [1, 2]
     assert watch(pool, 1.25) == []
+
+
+def test_more_failures_than_others_by_chance_alone_are_no_reason() -> None:
+    pool = pool_of(3)
+    for health, failures in zip(pool, (6, 3, 3), strict=True):
+        for index in range(10):
+            health.failed(1.0) if index % 10 < failures else health.succeeded(1.0)
+            health.consecutive = 0
+    assert watch(pool, 1.0) == []
+
+
+def test_those_that_are_dead_anyway_make_no_room_for_setting_aside_others() -> None:
+    pool = pool_of(5)
+    serve(pool[4], 50)
+    for health in pool[2:4]:
+        health._open(1.0, FAILING)
+    for health in pool[:2]:
+        for _ in range(50):
+            health.failed(1.0)
+            health.consecutive = 0
+    assert len(watch(pool, 1.0)) == 1
 
 
 def test_alone_in_its_pool_nobody_is_worse_than_the_others() -> None:
@@ -287,6 +321,13 @@ def test_nobody_is_slow_where_no_other_has_been_measured() -> None:
     assert watch(pool, 1.0) == []
 
 
+def test_at_first_nobody_knows_what_is_late() -> None:
+    pool = pool_of(3)
+    for health in pool:
+        health.due(60.0, 0.1)
+    assert watch(pool, 60.0) == []
+
+
 # --- those that answer nothing ----------------------------------------------------------------------------------------
 
 
@@ -340,6 +381,18 @@ def test_the_usual_gap_between_polls_is_part_of_patience() -> None:
     assert listen(pool, 60.0, 60.0) == [(0, "is set aside until it is heard again: silent for 15.0 s")]
 
 
+def test_patience_grows_at_once_when_polls_become_rare_and_an_outage_does_not_make_it_grow() -> None:
+    pool = pool_of(1)
+    listen(pool, 0.0, 2.0, polled=pool)
+    for now in (6.0, 14.0):
+        assert listen(pool, now - (4.0 if now == 6.0 else 8.0) + TICK, now - TICK) == []
+        pool[0].polled(now)
+    listen(pool, 14.0, 20.0, polled=pool)
+    assert len(listen(pool, 20.25, 80.0)) == 1
+    listen(pool, 80.25, 80.75, polled=pool)
+    assert len(listen(pool, 81.0, 86.0)) == 1
+
+
 def test_a_gateway_that_was_stopped_blames_nobody() -> None:
     pool = pool_of(2)
     listen(pool, 0.0, 5.0, polled=pool)
@@ -389,14 +442,24 @@ def test_a_probe_that_stands_still_does_not_keep_its_endpoint_half_open() -> Non
         assert (pool[0].why, pool[0].hung(10.0)) == (reopened, True)
 
 
-@pytest.mark.parametrize(("heard", "expected"), [(6.5, 0.3), (1.0, 3.0)])
-def test_one_whose_other_answers_move_or_whose_prompt_is_long_is_not_stuck(heard: float, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("heard", "expected", "own", "others"),
+    [
+        (6.5, 0.3, 0.1, 0.1),  # other answers move
+        (1.0, 3.0, 0.1, 0.1),  # the prompt is long
+        (1.0, 0.3, 0.9, 0.1),  # it always takes as long, here
+        (1.0, 0.3, 0.1, 0.9),  # or elsewhere
+    ],
+)
+def test_a_late_token_that_does_not_mean_stuck(heard: float, expected: float, own: float, others: float) -> None:
     pool = pool_of(3)
-    for health in pool:
-        serve(health, 5)
+    serve(pool[0], 5, observed=own)
+    for health in pool[1:]:
+        serve(health, 5, observed=others)
     pool[0].heard = heard
     pool[0].due(6.0, expected)
     assert watch(pool, 7.0) == []
+    assert watch(pool, 12.0) == []  # its token has come meanwhile
 
 
 # --- whatever happens -------------------------------------------------------------------------------------------------
