@@ -105,14 +105,14 @@ def _pair(text: str, sign: str) -> tuple[int, float]:
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One run: which trace, with or without its reuse, in which scenario, by which policy."""
+    """One run: which trace, with or without its reuse, in which scenario, by which policy (or configuration)."""
 
     path: str
     block: int | None
     reuse: bool
     scenario: Scenario
     policy: str
-    profile: str | None = None
+    profile: bytes | None = None
 
 
 def play(job: Job) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def play(job: Job) -> dict[str, Any]:
     if not job.reuse:
         trace = trace.without_reuse()
     fleet = Fleet(trace, job.scenario, shared=job.policy == policies.ORACLE)
-    outcome = Replay(fleet, policies.policy(job.policy)).play()
+    outcome = Replay(fleet, policies.policy(job.policy, job.profile)).play()
     summary = outcome.summary(trace, job.scenario)
     return {
         "policy": job.policy,
@@ -139,22 +139,26 @@ def play(job: Job) -> dict[str, Any]:
 
 def jobs(args: argparse.Namespace) -> Iterator[Job]:
     """What the options ask for: the trace at every capacity and speed, and once more without reuse."""
-    names = _names(args)
+    policies = _policies(args)
     for reuse in (True, False) if args.reuse is None else (args.reuse,):
         for capacity in args.capacity if reuse else args.capacity[:1]:  # without reuse the cache makes no difference
             for speed in args.speed:
-                for name in names:
-                    yield Job(str(args.trace), args.block_tokens, reuse, _scenario(args, speed, capacity), name)
+                scenario = _scenario(args, speed, capacity)
+                for name, profile in policies.items():
+                    yield Job(str(args.trace), args.block_tokens, reuse, scenario, name, profile)
 
 
-def _names(args: argparse.Namespace) -> list[str]:
-    from conformance.replay.policies import NAMES, policy
+def _policies(args: argparse.Namespace) -> dict[str, bytes | None]:
+    """By name, each with its configuration if it has one of its own; the oracle last."""
+    from conformance.replay.policies import NAMES, ORACLE, policy
 
-    asked: list[str] = args.policy or ["all"]
-    names = [name for each in asked for name in (NAMES if each == "all" else (each,))]
-    for name in names:
-        policy(name)
-    return list(dict.fromkeys(names))
+    asked: list[str] = args.policy or ([] if args.profile else ["all"])
+    found: dict[str, bytes | None] = {name: None for each in asked for name in (NAMES if each == "all" else (each,))}
+    if args.profile:
+        found[args.profile.name] = args.profile.read_bytes()
+    for name, profile in found.items():
+        policy(name, profile)
+    return dict(sorted(found.items(), key=lambda item: item[0] == ORACLE))
 
 
 def _scenario(args: argparse.Namespace, speed: float, capacity: float) -> Scenario:
@@ -183,11 +187,14 @@ def _scenario(args: argparse.Namespace, speed: float, capacity: float) -> Scenar
 def main(args: argparse.Namespace) -> int:
     """Play everything and report; returns the exit code."""
     from conformance.replay import report
+    from gateway.config.document import ConfigError
 
     try:
         wanted = list(jobs(args))
     except ValueError as error:
         return _complain(error, 2)
+    except (ConfigError, OSError) as error:
+        return _complain(error, 1)
     try:
         rows = list(_played(wanted, args.jobs))
     except (OSError, ValueError) as error:

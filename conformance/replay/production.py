@@ -7,26 +7,27 @@ comes, its dispatch, its first token, its end and usage as an engine reports it,
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
 from conformance.replay.fleet import Fleet
 from conformance.replay.traces import Request, Trace
-from gateway.config.snapshot import Policy
+from gateway.config.document import parse
+from gateway.config.load import load
+from gateway.config.scheduler import Scheduler
+from gateway.config.snapshot import PoolSpec
 from gateway.errors import GatewayError
 from gateway.pools import Member, Placement, Pool
 from gateway.ports import Adapter
+from gateway.recent import Recent
 from gateway.schedule.ask import Ask
-from gateway.schedule.cost import Cost
-from gateway.schedule.parts import Parts
-from gateway.schedule.pickers import MaxScore
-from gateway.schedule.profile import Named, Profile, Weighted
-from gateway.schedule.queues import LeastRequest, Queue
-from gateway.schedule.reuse import PrefixCache, PrefixCacheScorer
-from gateway.schedule.scorers import KVCache, LeastLatency
+from gateway.schedule.build import for_pool
+from gateway.schedule.profile import Profile
 from gateway.types import Endpoint, InferenceRequest, Load, Operation, Usage
 
+STALE_S = 2.0
+"""A load older than this is not known any more, as where engines are scraped."""
 MODEL = "replayed"
 
 
@@ -48,7 +49,8 @@ class Production:
         ]
         for member in members:
             member.up = True
-        self.pool = Pool("replay", members, Policy(), profile)
+        self.pool = Pool("replay", members, PoolSpec("replay", "vllm").policy, profile)
+        self._recent = [Recent() for _ in members]
         self._index = {member.id: index for index, member in enumerate(members)}
         self._asks: dict[int, Ask] = {}
         self._placements: dict[int, Placement] = {}
@@ -86,24 +88,11 @@ class Production:
         del self._asks[request.index]
 
     def scraped(self, engine: int, load: Load | None, now: float) -> None:
-        if load is None:
-            return
         member = self.pool.members[engine]
-        former = member.load
-        self.pool.loaded(member, load if former is None else _compared(former, load))
-
-
-def _compared(former: Load, load: Load) -> Load:
-    """With the recent means, which a page does not hold."""
-    return msgspec.structs.replace(
-        load,
-        ttft=_mean(former.ttft, load.ttft_sum - former.ttft_sum, load.ttft_count - former.ttft_count),
-        tpot=_mean(former.tpot, load.tpot_sum - former.tpot_sum, load.tpot_count - former.tpot_count),
-    )
-
-
-def _mean(former: float | None, total: float, count: float) -> float | None:
-    return total / count if count > 0 else former
+        if load is not None:
+            self.pool.loaded(member, self._recent[engine].note(load)[0])
+        elif member.load is not None and now - member.load.at > STALE_S:
+            member.load = None
 
 
 class _NoAdapter:
@@ -115,45 +104,10 @@ class _NoAdapter:
 _NO_ADAPTER: Adapter = _NoAdapter()  # type: ignore[assignment]
 
 
-def _ours(parts: Parts) -> Profile:
-    return Profile((), (Weighted("cost", Cost().scorer(parts)),), MaxScore().picker(parts))
+def configured(text: bytes, name: str = "scheduler") -> Scheduler:
+    """The scheduler section of a configuration in any of its published shapes. Raises ConfigError."""
+    return load(parse(name, text)).settings.scheduler
 
 
-def _kthena(parts: Parts) -> Profile:
-    scorers = (
-        Weighted("least-request", LeastRequest().scorer(parts)),
-        Weighted("kv-cache", KVCache().scorer(parts)),
-        Weighted("least-latency", LeastLatency().scorer(parts)),
-        Weighted("prefix-cache", PrefixCache().scorer(parts)),
-    )
-    return Profile((Named("least-request", LeastRequest().filter(parts)),), scorers, MaxScore().picker(parts))
-
-
-def _epp(parts: Parts) -> Profile:
-    scorers = (
-        Weighted("queue-scorer", Queue().scorer(parts), 2.0),
-        Weighted("kv-cache-utilization-scorer", KVCache().scorer(parts), 2.0),
-        Weighted("prefix-cache-scorer", PrefixCacheScorer().scorer(parts), 3.0),
-    )
-    return Profile((), scorers, MaxScore().picker(parts))
-
-
-def _prefix(parts: Parts) -> Profile:
-    return Profile((), (Weighted("prefix-cache", PrefixCache().scorer(parts)),), MaxScore().picker(parts))
-
-
-def _least_request(parts: Parts) -> Profile:
-    return Profile((), (Weighted("least-request", LeastRequest().scorer(parts)),), MaxScore().picker(parts))
-
-
-PROFILES: dict[str, Callable[[Parts], Profile]] = {
-    "ours": _ours,
-    "kthena": _kthena,
-    "epp": _epp,
-    "prefix": _prefix,
-    "least-request": _least_request,
-}
-
-
-def production(make: Callable[[Parts], Profile], fleet: Fleet, rng: random.Random) -> Production:
-    return Production(fleet, make(Parts(rng)))
+def production(scheduler: Scheduler, fleet: Fleet, rng: random.Random) -> Production:
+    return Production(fleet, for_pool(scheduler, PoolSpec("replay", "vllm"), rng))
