@@ -17,11 +17,8 @@ ENDPOINTS = st.sampled_from("abc")
 
 blocks_of_any_kind = st.builds(Blocks, st.integers(1, 20), st.integers(0, 5), st.integers(0, 6), st.booleans())
 whole_blocks = st.builds(Blocks, st.integers(1, 20), st.integers(0, 5), st.integers(0, 6))
-texts = st.builds(
-    lambda pieces, tail: b"".join(pieces) + tail,
-    st.lists(st.sampled_from([b"aaaa", b"bbbb"]), max_size=9),
-    st.sampled_from([b"", b"x", b"yy"]),
-)
+stems = st.sampled_from([b"a" * 40, b"a" * 8 + b"b" * 32, b"a" * 20 + b"b" * 20, b"b" * 40])
+texts = st.builds(lambda stem, length: stem[:length], stems, st.integers(0, 40) | st.sampled_from([8, 16, 40]))
 
 
 def steps(blocks: Blocks, length: int) -> Iterator[int]:
@@ -241,6 +238,13 @@ class TestIndex:
         index.place("e", longer, 12)
         index.withdraw("e", first, known)
         assert index.match(longer) == {"e": 12}
+
+    def test_a_failed_request_leaves_its_repetition(self) -> None:
+        index, hashes = PrefixIndex(SMALL, 1000), hashes_of(b"a" * 8)
+        known = index.place("e", hashes, 8)
+        index.place("e", hashes, 8)
+        index.withdraw("e", hashes, known)
+        assert index.match(hashes) == {"e": 8}
 
     def test_a_failed_repetition_leaves_the_original(self) -> None:
         index, hashes = PrefixIndex(SMALL, 1000), hashes_of(b"a" * 8)
