@@ -49,8 +49,8 @@ class Health:
         "openings", "probes", "settings", "up", "why",
     )  # fmt: skip
 
-    def __init__(self, settings: HealthSettings = _DEFAULTS, joined: float | None = None) -> None:
-        """``joined``: when it came to a pool that was at work already; None for one that was there at start."""
+    def __init__(self, settings: HealthSettings = _DEFAULTS, *, joins: bool = False) -> None:
+        """``joins``: the pool is at work already, so it gets little until it has been reached, and is then eased in."""
         self.settings = settings
         self.figures = Figures()
         self.up: bool | None = None
@@ -62,8 +62,8 @@ class Health:
         self._ramp_until = -math.inf
         self._gap = self._bar = math.inf
         self._stranded = False
-        if joined is not None:
-            self._ramp(joined)
+        if joins:
+            self._ramp(math.inf)
 
     # -- what decisions ask -------------------------------------------------------------------------------------------
 
@@ -194,8 +194,10 @@ class Health:
 
     def reached(self, now: float, up: bool | None) -> None:
         """Whether it is there. One that comes back was started anew: it may be tried at once, and is eased in."""
-        if up is not False and self.up is False:
+        back = self.up is False and up is not False
+        if back:
             self.open_until = min(self.open_until, now)
+        if back or (up and self._ramp_until == math.inf):
             self._ramp(now)
         self.up = up
         self._settle()

@@ -176,14 +176,18 @@ def test_where_nobody_is_usable_the_least_unlikely_is_asked() -> None:
 
 @pytest.mark.parametrize(("after", "share"), [(0.0, 0.1), (5.0, 0.55), (9.0, 0.91), (10.0, 1.0), (99.0, 1.0)])
 def test_the_share_of_one_that_joins_grows_evenly(after: float, share: float) -> None:
-    assert Health(joined=100.0).share(100.0 + after) == pytest.approx(share)
+    health = Health(joins=True)
+    assert health.share(1.0) == pytest.approx(0.1)
+    health.reached(100.0, True)
+    health.reached(103.0, True)
+    assert health.share(100.0 + after) == pytest.approx(share)
 
 
 def test_those_that_were_there_at_start_have_their_full_share_and_slow_start_can_be_off() -> None:
     health = Health()
     health.reached(0.0, True)
     assert (health.share(0.0), health.state(0.0)) == (1.0, "ready")
-    assert Health(HealthSettings(slow_start=Limit(math.inf)), joined=0.0).share(0.0) == 1.0
+    assert Health(HealthSettings(slow_start=Limit(math.inf)), joins=True).share(0.0) == 1.0
 
 
 # --- those that fail often --------------------------------------------------------------------------------------------
