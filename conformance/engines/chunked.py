@@ -96,7 +96,12 @@ class Chunked(Batch):
     # -- the beginning of a step ----------------------------------------------------------------------------------
 
     def _begin(self, now: float) -> None:
-        preemptions, pace = self.preemptions, self.pace
+        pace = self.pace
+        if not (self._full or self._prefilling or self.waiting):  # most steps: nothing but decoding
+            self._chunks = []
+            self._due = now + pace.itl + pace.itl_growth * len(self.decoding) if self.decoding else math.inf
+            return
+        preemptions = self.preemptions
         for sequence in self._full:
             if sequence.state is State.RUNNING:
                 self._grow(sequence)

@@ -1,7 +1,7 @@
 """The `bench replay` command: policies side by side on a trace, under virtual time. (IO)
 
 Invariant: the same options give the same bytes, however many processes share the work. Exit codes: 0 every replay ran
-to its end; 1 the trace or a profile cannot be read; 2 options make no sense, or a result cannot be written.
+to its end; 1 a file cannot be read; 2 trace or options make no sense, or a result cannot be written.
 """
 
 from __future__ import annotations
@@ -138,9 +138,13 @@ def play(job: Job) -> dict[str, Any]:
 
 
 def jobs(args: argparse.Namespace) -> Iterator[Job]:
-    """What the options ask for: the trace at every capacity and speed, and once more without reuse."""
+    """What the options ask for: the trace at every capacity and speed, and once more without reuse where it has any."""
+    from conformance.replay.traces import read
+
     policies = _policies(args)
-    for reuse in (True, False) if args.reuse is None else (args.reuse,):
+    trace = read(args.trace.name, args.trace.read_bytes(), args.block_tokens)
+    both = (True, False) if trace.has_reuse() else (True,)
+    for reuse in both if args.reuse is None else (args.reuse,):
         for capacity in args.capacity if reuse else args.capacity[:1]:  # without reuse the cache makes no difference
             for speed in args.speed:
                 scenario = _scenario(args, speed, capacity)
@@ -186,19 +190,19 @@ def _scenario(args: argparse.Namespace, speed: float, capacity: float) -> Scenar
 
 def main(args: argparse.Namespace) -> int:
     """Play everything and report; returns the exit code."""
+    from conformance.load.plot import NoPlot, require
     from conformance.replay import report
     from gateway.config.document import ConfigError
 
     try:
+        if args.plot:
+            require()
         wanted = list(jobs(args))
     except ValueError as error:
         return _complain(error, 2)
-    except (ConfigError, OSError) as error:
+    except (ConfigError, OSError, NoPlot) as error:
         return _complain(error, 1)
-    try:
-        rows = list(_played(wanted, args.jobs))
-    except (OSError, ValueError) as error:
-        return _complain(error, 1)
+    rows = list(_played(wanted, args.jobs))
     try:
         _write(args, rows, report.text(rows))
     except OSError as error:
@@ -220,6 +224,10 @@ def _write(args: argparse.Namespace, rows: list[dict[str, Any]], table: str) -> 
     sys.stdout.flush()
     if args.json not in (None, "-"):
         Path(args.json).write_bytes(encoded)
+    if args.plot:
+        from conformance.replay import plot
+
+        plot.save(args.plot, rows)
 
 
 def _complain(what: object, code: int) -> int:

@@ -1,6 +1,6 @@
 """The outcomes of replays side by side, as JSON-able values and as a table. (P)
 
-Invariant: values are in seconds and fractions; the table alone rounds, and shows gaps in milliseconds.
+Invariant: values are in seconds and fractions; the table alone rounds.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ _HEAD = (
 
 def text(rows: Sequence[dict[str, Any]]) -> str:
     """One table for each workload and scenario, in the order of the rows."""
-    return "\n\n".join("\n".join(_table(title, list(group))) for title, group in groupby(rows, key=_title)) + "\n"
+    return "\n\n".join("\n".join(_table(name, list(group))) for name, group in groupby(rows, key=title)) + "\n"
 
 
-def _title(row: dict[str, Any]) -> str:
+def title(row: dict[str, Any]) -> str:
+    """What was played, the same for all policies that played it."""
     played = row["scenario"]
-    title = f"{row['trace']}: {row['requests']:,} requests at {played['speed']:g}×"
-    title += f", {played['engines']} engines, capacity {played['capacity']:g}"
+    text = f"{row['trace']}: {row['requests']:,} requests at {played['speed']:g}×"
+    text += f", {played['engines']} engines, capacity {played['capacity']:g}"
     if played["gateways"] > 1:
-        title += f", {played['gateways']} gateways"
+        text += f", {played['gateways']} gateways"
     for word, faults in (("slow", played["slow"]), ("hung from", played["hang"])):
-        title += "".join(f", engine {engine} {word} {number:g}" for engine, number in faults.items())
-    return title
+        text += "".join(f", engine {engine} {word} {number:g}" for engine, number in faults.items())
+    return text
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> Iterator[str]:
+def _table(name: str, rows: list[dict[str, Any]]) -> Iterator[str]:
     best = next((row["ttft_s"]["mean"] for row in rows if row["policy"] == ORACLE), math.nan)
     lines = [_HEAD, *(_cells(row, best) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
-    yield title
+    yield name
     for line in lines:
         first, *others = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         yield "  " + line[0].ljust(len(first)) + "  " + "  ".join(others)
@@ -59,12 +60,16 @@ def _cells(row: dict[str, Any], best: float) -> tuple[str, ...]:
     ratio = ttft["mean"] / best
     return (
         row["policy"],
-        *(f"{ttft[name]:.2f} s" for name in ("mean", "p50", "p90", "p99")),
+        *(_duration(ttft[name]) for name in ("mean", "p50", "p90", "p99")),
         f"{ratio:.2f}" if ratio == ratio else "",
-        f"{itl['mean'] * 1000:.1f} ms",
-        f"{itl['p99'] * 1000:.0f} ms",
+        _duration(itl["mean"]),
+        _duration(itl["p99"]),
         f"{row['good']:.3f}",
         f"{row['hit']:.3f}",
         f"{row['spread']:.2f}",
         str(row["failed"]) if row["failed"] else "",
     )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1.0 else f"{seconds * 1000:.1f} ms"

@@ -55,6 +55,9 @@ class Trace(msgspec.Struct, frozen=True):
         """Distinct blocks that can be reused: a block filled only in part cannot."""
         return len({block for request in self.requests for block in request.blocks[: request.prompt // self.block]})
 
+    def has_reuse(self) -> bool:
+        return self.full_blocks() < sum(request.prompt // self.block for request in self.requests)
+
     def longest(self) -> int:
         """Tokens of the longest request, prompt and answer together."""
         return max(request.prompt + request.output for request in self.requests)
