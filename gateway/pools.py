@@ -19,7 +19,7 @@ from gateway.config.snapshot import Policy, PoolSpec
 from gateway.ports import Adapter
 from gateway.schedule.ask import BYTES_PER_TOKEN, Ask
 from gateway.schedule.profile import Profile
-from gateway.schedule.speed import Speed
+from gateway.schedule.speed import Pace, Speed
 from gateway.types import Endpoint, InferenceRequest, Load, ModelCard, Usage
 
 _FAILURES_TO_OPEN: Final = 3
@@ -59,7 +59,7 @@ class Member:
     """One endpoint in one pool (ports.Candidate). ``up`` is None until it has answered a probe; it may be used."""
 
     __slots__ = (
-        "adapter", "answered_at", "backlog", "cards", "consecutive", "cool_until", "draining", "endpoint", "failures",
+        "adapter", "answered_at", "backlog", "cards", "computed_s", "consecutive", "cool_until", "draining", "endpoint", "failures",
         "foreign", "foreign_pending", "full_until", "id", "inflight", "load", "open_until", "openings", "pending",
         "pool", "probes", "requests", "speed", "until", "up",
     )  # fmt: skip
@@ -86,6 +86,7 @@ class Member:
         self.pending = 0
         self.backlog = 0.0
         self.until = self.answered_at = -math.inf
+        self.computed_s = 0.0
         self.foreign = self.foreign_pending = 0.0
 
     def usable(self, now: float) -> bool:
@@ -167,10 +168,10 @@ class Member:
 class Pool:
     """Endpoints that serve one model set, the policy of requests to them, and the profile that places them.
 
-    ``bytes_per_token`` is learned.
+    ``bytes_per_token`` is learned, and ``pace``: how fast its endpoints are.
     """
 
-    __slots__ = ("bytes_per_token", "members", "name", "policy", "profile")
+    __slots__ = ("bytes_per_token", "members", "name", "pace", "policy", "profile")
 
     def __init__(self, name: str, members: Sequence[Member], policy: Policy, profile: Profile) -> None:
         self.name = name
@@ -178,6 +179,9 @@ class Pool:
         self.policy = policy
         self.profile = profile
         self.bytes_per_token = BYTES_PER_TOKEN
+        self.pace = Pace()
+        for member in members:
+            member.speed = Speed(self.pace)
 
     def ask(self, request: InferenceRequest, model: str, now: float) -> Ask:
         return Ask(request, model, now, self.bytes_per_token)
@@ -241,7 +245,7 @@ class Pool:
 class Placement:
     """A request at an endpoint, from dispatch to its true end. Made by `Pool.place`; `left` ends it, once."""
 
-    __slots__ = ("answered_at", "ask", "at", "company", "member", "pool", "probe", "stream", "uncached")
+    __slots__ = ("answered_at", "ask", "at", "company", "computed_s", "member", "pool", "probe", "stream", "uncached")
 
     def __init__(self, pool: Pool, ask: Ask, member: Member, now: float) -> None:
         self.pool = pool
@@ -249,7 +253,7 @@ class Placement:
         self.member = member
         self.at = now
         self.answered_at = math.nan
-        self.company = 0.0
+        self.company = self.computed_s = 0.0
         self.stream = ask.request.stream
         self.probe = member.place()
         self.uncached = uncached = ask.uncached(member.id)
@@ -271,7 +275,8 @@ class Placement:
             speed.served(uncached, now - max(self.at, member.answered_at))
         member.answered_at = now
         member.until = now + member.owed
-        self.company = member.streams
+        member.computed_s += speed.step + uncached * speed.prefill
+        self.company, self.computed_s = member.streams, member.computed_s
 
     def left(self, now: float, usage: Usage | None, tokens: int = 0) -> None:
         """It is over. ``usage`` as the engine told, ``tokens`` as counted, for answers that end without."""
@@ -294,8 +299,14 @@ class Placement:
             ratio = min(max(len(self.ask.text) / usage.prompt, 1.0), 16.0)
             pool.bytes_per_token += 0.02 * (ratio - pool.bytes_per_token)
         if self.stream and usage.completion > 1:
-            gap = (now - self.answered_at) / (usage.completion - 1)
-            self.member.speed.streamed(gap, (self.company + self.member.streams + 1.0) / 2)
+            self._learn_gap(now - self.answered_at, usage.completion - 1)
+
+    def _learn_gap(self, seconds: float, gaps: int) -> None:
+        """A stream took ``seconds`` for so many gaps; prompts computed meanwhile stood in its way."""
+        member = self.member
+        member.speed.streamed(seconds / gaps)
+        between = max(0.0, seconds - (member.computed_s - self.computed_s))
+        self.pool.pace.streamed(between / gaps, (self.company + member.streams + 1.0) / 2)
 
 
 class Pools:
@@ -339,6 +350,9 @@ class Pools:
         profile = self.profile(spec, None if pool is None else pool.profile)
         if pool is None:
             return Pool(spec.name, members, spec.policy, profile)
+        for member in members:
+            if member.speed.pace is not pool.pace:
+                member.speed = Speed(pool.pace)
         pool.members, pool.policy, pool.profile = members, spec.policy, profile
         return pool
 

@@ -27,6 +27,7 @@ _CAPACITY: Final = 4_000_000
 """Bytes of prompt an endpoint is believed to hold until it says how many blocks it has: a million tokens."""
 _WINDOW_S: Final = 60.0
 _MOST_BUSY: Final = 0.92
+_SLACK: Final = 0.5
 _PROMPT, _ANSWER = 1000.0, 300.0
 """Tokens that a prompt has computed and that an answer has, until it is known."""
 
@@ -57,21 +58,29 @@ class Costs:
     def costs(self, ask: Ask, candidates: Sequence[Candidate]) -> list[float]:
         """Seconds, aligned with ``candidates``."""
         hits = ask.hits = self._hits(ask)
-        now = ask.now
+        now, pace = ask.now, candidates[0].speed.pace
         price = self.price = self._price(now, candidates)
-        work, prompt, answer, get = price * ask.tokens, self._prompt, self._answer, hits.get
+        own, others = price * ask.tokens * pace.prefill, self._prompt * pace.prefill
+        stream = pace.crowding * self._answer
         costs = [
             # late by some time, an endpoint is expected to stay so for as long again: one that hangs repels
-            (abs(c.until - now) if c.pending else c.until - now if c.until > now else 0.0)
-            + (c.foreign_pending * prompt + work) * c.speed.prefill
-            + (c.inflight - c.pending + c.foreign) * c.speed.crowding * answer
+            (
+                c.until - now
+                if c.until > now
+                else now - c.until - _SLACK
+                if c.pending and now - c.until > _SLACK
+                else 0.0
+            )
+            + (c.foreign_pending * others + own) * c.speed.factor
+            + (c.inflight - c.pending + c.foreign) * stream
             for c in candidates
         ]
         if hits:
+            saved, get = price * pace.prefill, hits.get
             for index, candidate in enumerate(candidates):
                 held = get(candidate.id)
                 if held is not None:
-                    costs[index] -= price * held * candidate.speed.prefill
+                    costs[index] -= saved * held * candidate.speed.factor
         return costs
 
     def _price(self, now: float, candidates: Sequence[Candidate]) -> float:

@@ -1,7 +1,8 @@
-"""How fast an endpoint is, learned from what it does: seconds a prompt token, seconds between two tokens. (P)
+"""How fast endpoints are, learned from what they do: seconds a prompt token, seconds between two tokens. (P)
 
-Invariant: all values stay finite and none turns negative whatever is observed, and one odd observation moves them
-little.
+A pool's endpoints are taken for alike until they show otherwise: one line for all of them, a factor for each. So one
+that is new or idle is judged by its peers, and the chance of few observations does not make one look better.
+Invariant: all values stay finite and none turns negative whatever is observed; one odd observation moves them little.
 """
 
 from __future__ import annotations
@@ -11,74 +12,118 @@ from typing import Final
 DEFAULT_PREFILL: Final = 1 / 8000
 """Seconds a token until something is known: a mid-sized model on one accelerator."""
 DEFAULT_CROWDING: Final = 1.5e-4
+"""Seconds that one more stream adds to the time between two tokens of all."""
+_MOST_CROWDING: Final = 0.002
 _FASTEST, _SLOWEST = 1e-7, 0.05
-_KEEP: Final = 0.97
+_KEEP_POOL: Final = 0.998
+_KEEP: Final = 0.98
+_PRIOR: Final = 4.0
 _CLIP: Final = 5.0
-_ENOUGH: Final = 2000.0
+_STRETCH: Final = 20_000.0
 
 
 class Line:
-    """A line through observations that forgets: an observation's weight falls to half in some twenty others.
+    """A line through observations that forgets: an observation weighs ``keep`` times as much with every other.
 
     ``steady`` is the spread of x (as a sum of squares) against which the slope moves slowly: where all x are alike it
     cannot be seen, and stays what it was.
     """
 
-    __slots__ = ("_n", "_steady", "_x", "_xx", "_xy", "_y", "intercept", "slope")
+    __slots__ = ("_keep", "_n", "_steady", "_x", "_xx", "_xy", "_y", "intercept", "slope")
 
-    def __init__(self, slope: float, steady: float) -> None:
+    def __init__(self, slope: float, steady: float, keep: float = _KEEP_POOL) -> None:
         self.slope = slope
         self.intercept = 0.0
+        self._keep = keep
         self._steady = steady
         self._n = self._x = self._y = self._xx = self._xy = 0.0
 
     def add(self, x: float, y: float) -> None:
-        self._n = self._n * _KEEP + 1.0
-        self._x = self._x * _KEEP + x
-        self._y = self._y * _KEEP + y
-        self._xx = self._xx * _KEEP + x * x
-        self._xy = self._xy * _KEEP + x * y
+        keep = self._keep
+        self._n = self._n * keep + 1.0
+        self._x = self._x * keep + x
+        self._y = self._y * keep + y
+        self._xx = self._xx * keep + x * x
+        self._xy = self._xy * keep + x * y
         mean_x, mean_y = self._x / self._n, self._y / self._n
         covariance, variance = self._xy - self._x * mean_y, max(0.0, self._xx - self._x * mean_x)
         self.slope = max(0.0, (covariance + self._steady * self.slope) / (variance + self._steady))
         self.intercept = min(max(mean_y - self.slope * mean_x, 0.0), mean_y)
 
 
-class Speed:
-    """``prefill``: seconds that a prompt token which is not cached takes. ``step``: what any prompt takes beside.
-    ``decode``: seconds between two tokens of a stream, 0 while unknown; ``crowding``: what each further stream adds.
-    """
+class Pace:
+    """What the endpoints of a pool have in common. ``prefill``, ``step``, ``crowding`` as in `Speed`."""
 
-    __slots__ = ("_answers", "_busy_s", "_busy_tokens", "_gaps", "_services", "crowding", "decode", "prefill", "step")
+    __slots__ = ("_gaps", "_services", "crowding", "prefill", "service", "step")
 
-    def __init__(self, prefill: float = DEFAULT_PREFILL) -> None:
-        self.prefill = prefill
-        self.step = self.decode = 0.0
+    def __init__(self) -> None:
+        self.prefill = DEFAULT_PREFILL
+        self.step = 0.0
         self.crowding = DEFAULT_CROWDING
-        self._services = Line(prefill, 250_000.0)
-        self._gaps = Line(DEFAULT_CROWDING, 20.0)
-        self._answers = 0
-        self._busy_s = self._busy_tokens = 0.0
+        self.service = 0.0
+        self._services = Line(DEFAULT_PREFILL, 1_000_000.0)
+        self._gaps = Line(DEFAULT_CROWDING, 50_000.0)
 
     def served(self, tokens: float, seconds: float) -> None:
-        """A prompt of which ``tokens`` were computed took the endpoint ``seconds``, waiting for others not counted."""
-        self._answers += 1
-        if self._answers > 3:  # before that, what was expected is only a guess
-            seconds = min(seconds, _CLIP * (self.step + tokens * self.prefill) + 0.05)
+        """``tokens`` would have taken an endpoint of factor 1 ``seconds``."""
         self._services.add(tokens, seconds)
         self.prefill = min(max(self._services.slope, _FASTEST), _SLOWEST)
         self.step = self._services.intercept
+        self.service += (0.02 if self.service else 1.0) * (seconds - self.service)
+
+    def streamed(self, gap: float, streams: float) -> None:
+        """A stream among so many had ``gap`` seconds between two tokens, prefills in between not counted."""
+        self._gaps.add(streams, min(gap, 1.0))
+        self.crowding = min(self._gaps.slope, _MOST_CROWDING)
+
+
+class Speed:
+    """One endpoint. ``factor``: how much longer it takes than its pool; ``decode``: seconds between two tokens of a
+    stream there, 0 while unknown.
+    """
+
+    __slots__ = ("_answers", "_expected", "_seen", "_stretch_s", "_stretch_tokens", "decode", "factor", "pace")
+
+    def __init__(self, pace: Pace | None = None) -> None:
+        self.pace = Pace() if pace is None else pace
+        self.factor = 1.0
+        self.decode = 0.0
+        self._seen = self._expected = 0.0
+        self._answers = 0
+        self._stretch_s = self._stretch_tokens = 0.0
+
+    @property
+    def prefill(self) -> float:
+        """Seconds that a prompt token which is not cached takes."""
+        return self.pace.prefill * self.factor
+
+    @property
+    def step(self) -> float:
+        """Seconds that any prompt takes beside."""
+        return self.pace.step * self.factor
+
+    def served(self, tokens: float, seconds: float) -> None:
+        """A prompt of which ``tokens`` were computed took the endpoint ``seconds``, waiting for others not counted."""
+        pace = self.pace
+        usual = pace.step + tokens * pace.prefill
+        self._answers += 1
+        if self._answers > 3:  # before that, what was expected is only a guess
+            seconds = min(seconds, _CLIP * usual * self.factor + 0.05)
+        pace.served(tokens, seconds / self.factor)
+        self._seen = self._seen * _KEEP + seconds
+        self._expected = self._expected * _KEEP + usual
+        prior = _PRIOR * pace.service
+        self.factor = min(max((self._seen + prior) / (self._expected + prior), 0.02), 50.0)
 
     def computed(self, tokens: float, seconds: float) -> None:
         """The engine itself counted ``tokens`` computed in ``seconds`` of uninterrupted work."""
-        self._busy_tokens = self._busy_tokens * _KEEP + max(0.0, tokens)
-        self._busy_s = self._busy_s * _KEEP + seconds
-        if self._busy_tokens > _ENOUGH:
-            self.prefill = min(max(self._busy_s / self._busy_tokens, _FASTEST), _SLOWEST)
+        self._stretch_tokens += max(0.0, tokens)
+        self._stretch_s += seconds
+        if self._stretch_tokens > _STRETCH:
+            self.served(self._stretch_tokens, self._stretch_s)
+            self._stretch_s = self._stretch_tokens = 0.0
 
-    def streamed(self, gap: float, streams: float) -> None:
-        """A stream went at ``gap`` seconds a token among so many."""
+    def streamed(self, gap: float) -> None:
+        """A stream went at ``gap`` seconds a token."""
         gap = min(gap, _CLIP * self.decode + 0.05 if self.decode else 10.0)
         self.decode += (0.1 if self.decode else 1.0) * (gap - self.decode)
-        self._gaps.add(streams, gap)
-        self.crowding = self._gaps.slope
