@@ -234,6 +234,7 @@ class Program:
         self._configured = configured
         self.gateway.keep_alive_s = configured.settings.streaming.keep_alive
         self.gateway.budget.ratio = configured.settings.retry.budget
+        self.pools.health = configured.settings.health
         self._rebuild()
 
     def _renew_certificate(self, http: HttpListener) -> None:
@@ -272,7 +273,7 @@ class Program:
         answers = {endpoint.id: self.discovery[endpoint] for endpoint in asked}
         for member in self.pools.members():
             answer = answers.get(member.id)
-            member.up = True if answer is None else answer.up
+            member.health.reached(trio.current_time(), True if answer is None else answer.up)
             member.cards = () if answer is None else answer.cards
 
     async def _watch(self) -> None:

@@ -43,7 +43,7 @@ class Call:
     __slots__ = (
         "__weakref__", "_done", "_held", "_held_since", "_owns_id", "committed", "deadline", "decoder", "endpoint",
         "exchange", "expires", "explanation", "first_token", "gateway", "heard", "last_sent", "member", "placement",
-        "pool", "reason", "request", "sending", "started", "status", "timed_out", "tried",
+        "pool", "reason", "request", "sending", "started", "status", "stranded", "timed_out", "tried",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, exchange: Exchange) -> None:
@@ -57,7 +57,7 @@ class Call:
         self.member: Member | None = None
         self.placement: Placement | None = None
         self.explanation: Explanation | None = None
-        self.timed_out = False
+        self.timed_out = self.stranded = False
         self.sending: Sending | None = None
         self.first_token = math.nan
         self.decoder: Decoder | None = None
@@ -212,9 +212,12 @@ class Call:
 
     def tick(self, now: float, nursery: trio.Nursery) -> None:
         """End a phase that took too long, by closing the engine's connection; then what a silent stream needs."""
+        if self.placement is not None:
+            self.placement.due(now)
+        self.stranded = not self.committed and self.placement is not None and self.placement.stranded(now)
         mute = self.committed and self.deserted and now > self.heard + _MUTE_S
-        if (now > self.expires or mute) and self.sending is not None:
-            self.timed_out = True
+        if (now > self.expires or mute or self.stranded) and self.sending is not None:
+            self.timed_out = not self.stranded
             self.sending.abort()
         elif self.request.stream and not self._done:
             self._show_life(now, nursery)
@@ -314,18 +317,18 @@ class Attempt:
         outcome = "ok" if error is None else error.reason if isinstance(error, GatewayError) else "cancelled"
         self.call.gateway.attempted(member.pool, member.id, outcome)
         if error is None:
-            member.succeeded()
+            member.succeeded(call.gateway.turn.now, placement.probe)
             return False
         if not isinstance(error, (UpstreamError, UpstreamTimeout)):
             return False
-        self._judge(error)
+        self._judge(error, placement.probe)
         if error.retryable and not self.call.committed:
             self.failure = unlink(error)
             self.call.drop_preamble()
             return True
         return False
 
-    def _judge(self, error: UpstreamError | UpstreamTimeout) -> None:
+    def _judge(self, error: UpstreamError | UpstreamTimeout, probe: bool) -> None:
         """What the failure says about the endpoint: its own fault, a request to wait, or the caller's mistake."""
         now = self.call.gateway.turn.now
         if error.retry_after is not None:
@@ -333,12 +336,12 @@ class Attempt:
         elif error.status in _FULL:
             self.member.refused(now)  # not ill
         elif error.retryable or error.status >= 500:
-            rest = self.member.failed(now)
+            rest = self.member.failed(now, probe)
             if rest:
                 cause = error.__cause__ or error
                 _log.warning("%s of %s is set aside for %g s: %s", self.member.id, self.member.pool, rest, cause)
         else:
-            self.member.succeeded()
+            self.member.succeeded(now, probe)
 
 
 def _with_advice(failure: GatewayError) -> GatewayError:

@@ -116,6 +116,7 @@ class Gateway:
                 now = self.turn.now
                 for call in list(self.calls):
                     call.tick(now, nursery)
+                self.pools.watch(now)
 
     async def _try(self, call: Call, attempt: Attempt) -> None:
         """One endpoint, one request to it, one answer to the client. Raises GatewayError if that failed."""
@@ -133,11 +134,13 @@ class Gateway:
         except UpstreamError:
             if self.stopping:
                 raise Overloaded("the gateway is stopping", retry_after=1.0) from None
+            if call.stranded:  # as if refused: it has cost nothing, and what the endpoint is worth is known
+                raise UpstreamError(f"{member.id} gives no sign of life", status=503, retryable=True) from None
             if call.timed_out:
                 raise _timeout(call, attempt.policy) from None
             raise
         finally:
-            call.expires, call.sending = math.inf, None
+            call.expires, call.sending, call.stranded = math.inf, None, False
 
     async def _relay(self, call: Call, attempt: Attempt, upstream: UpstreamResponse) -> None:
         """Upstream's reads become the client's writes, one for one, from the first token on."""
@@ -146,6 +149,7 @@ class Gateway:
         while True:
             data = await upstream.receive()
             call.heard, complete = self.turn.now, upstream.complete
+            attempt.member.health.heard = call.heard
             out = decoder.feed(data) if data else b""
             if complete:
                 out += decoder.finish()

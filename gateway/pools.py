@@ -1,13 +1,13 @@
 """The live fleet: pools, their members, what each is doing and whether it can be used. (T)
 
 A request counts at its endpoint from dispatch (`Pool.place`) to its true end (`Placement.left`), and what is learned of
-the endpoint is learned there. A member that fails is set aside for a growing while and then tried by one request; one
-that says Retry-After is left alone until then. When a new snapshot arrives, members that stay keep their state and
-attempts in flight finish on members that left.
+the endpoint is learned there; `gateway.health` judges it. When a new snapshot arrives, members that stay keep their
+state and attempts in flight finish on members that left.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
@@ -15,25 +15,25 @@ from typing import Final
 import msgspec
 import trio
 
+from gateway.config.settings import HealthSettings
 from gateway.config.snapshot import Policy, PoolSpec
+from gateway.health import Health, watch
 from gateway.ports import Adapter
 from gateway.schedule.ask import BYTES_PER_TOKEN, Ask
 from gateway.schedule.profile import Profile
 from gateway.schedule.speed import Pace, Speed
 from gateway.types import Endpoint, InferenceRequest, Load, ModelCard, Usage
 
-_FAILURES_TO_OPEN: Final = 3
-_OPEN_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-_MAX_COOL_S: Final = 60.0
-_FULL_S: Final = 0.5
-
+_log: Final = logging.getLogger("infer_gateway.pools")
 
 MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
 """What places a pool's requests; the one given, if it was made of the same configuration."""
 
 
 class MemberStatistics(msgspec.Struct, frozen=True):
-    """What operators see of one endpoint of a pool. ``state``: ready, unknown, down, open (set aside), draining.
+    """What operators see of one endpoint of a pool. ``state``: ready, unknown (not asked yet), slow-start, open (set
+    aside), half-open (one request tries it), hung, down or draining. ``why`` it was set aside: failing, erring, slow,
+    stuck or hung.
 
     ``waiting``, ``running`` and ``kv_usage`` are the engine's own words, ``load_age_s`` seconds old; None where it has
     said nothing lately. ``prefill_rate`` (prompt tokens a second) is what the gateway has seen it do.
@@ -53,34 +53,29 @@ class MemberStatistics(msgspec.Struct, frozen=True):
     kv_usage: float | None = None
     load_age_s: float | None = None
     prefill_rate: float | None = None
+    why: str = ""
 
 
 class Member:
     """One endpoint in one pool (ports.Candidate). ``up`` is None until it has answered a probe; it may be used."""
 
     __slots__ = (
-        "adapter", "answered_at", "backlog", "cards", "computed_s", "consecutive", "cool_until", "draining", "endpoint", "failures",
-        "foreign", "foreign_pending", "full_until", "id", "inflight", "load", "open_until", "openings", "pending",
-        "pool", "probes", "requests", "speed", "until", "up",
+        "adapter", "answered_at", "backlog", "cards", "computed_s", "endpoint", "failures", "foreign",
+        "foreign_pending", "health", "id", "inflight", "load", "pending", "pool", "requests", "speed",
+        "unstreamed", "until",
     )  # fmt: skip
 
-    def __init__(self, pool: str, endpoint: Endpoint, adapter: Adapter) -> None:
+    def __init__(self, pool: str, endpoint: Endpoint, adapter: Adapter, health: Health | None = None) -> None:
         self.pool = pool
         self.endpoint = endpoint
         self.id = endpoint.id
         self.adapter = adapter
         self.cards: tuple[ModelCard, ...] = ()
-        self.up: bool | None = None
-        self.draining = False
+        self.health = Health() if health is None else health
         self.inflight = 0
-        self.probes = 0
+        self.unstreamed = 0
         self.requests = 0
         self.failures = 0
-        self.consecutive = 0
-        self.openings = 0
-        self.open_until = -math.inf
-        self.cool_until = -math.inf
-        self.full_until = -math.inf
         self.load: Load | None = None
         self.speed = Speed()
         self.pending = 0
@@ -91,17 +86,22 @@ class Member:
 
     def usable(self, now: float) -> bool:
         """Whether a new request may be placed here; an open circuit lets one through when its time is up."""
-        if self.up is False or self.draining or now < self.open_until or now < self.cool_until:
-            return False
-        return not (self.consecutive >= _FAILURES_TO_OPEN and self.probes)
+        return now >= self.health.blocked_until
+
+    @property
+    def up(self) -> bool | None:
+        return self.health.up
+
+    @up.setter
+    def up(self, up: bool | None) -> None:
+        """As if it had always been so; `Health.reached` also eases in one that comes back."""
+        self.health.reached(-math.inf, up)
 
     def place(self) -> bool:
         """A request goes here. True if it is the one that finds out whether the endpoint is well again."""
         self.inflight += 1
         self.requests += 1
-        probe = self.consecutive >= _FAILURES_TO_OPEN
-        self.probes += probe
-        return probe
+        return self.health.place()
 
     @property
     def owed(self) -> float:
@@ -116,42 +116,31 @@ class Member:
     def leave(self, probe: bool) -> None:
         """What `place` returned comes back when the request has left."""
         self.inflight -= 1
-        self.probes -= probe
+        self.health.leave(probe)
 
-    def succeeded(self) -> None:
-        self.consecutive = self.openings = 0
+    def succeeded(self, now: float = -math.inf, probe: bool = True) -> None:
+        self.health.succeeded(now, probe)
 
-    def failed(self, now: float) -> float:
-        """One more failure that was the endpoint's own; enough of them in a row set it aside, for so many seconds."""
+    def failed(self, now: float, probe: bool = False) -> float:
+        """One more failure that was the endpoint's own; the seconds for which that sets it aside, or 0."""
         self.failures += 1
-        self.consecutive += 1
-        if self.consecutive < _FAILURES_TO_OPEN or now < self.open_until:
-            return 0.0  # what was under way when it was set aside fails too, and says nothing new
-        rest = _OPEN_S[min(self.openings, len(_OPEN_S) - 1)]
-        self.open_until = now + rest
-        self.openings += 1
-        return rest
+        return self.health.failed(now, probe)
 
     def cool(self, now: float, retry_after: float) -> None:
         """The endpoint asked not to be called for ``retry_after`` seconds."""
-        self.cool_until = now + min(retry_after, _MAX_COOL_S)
+        self.health.cool(now, retry_after)
 
     def refused(self, now: float) -> None:
         """The endpoint is full: others come first for a moment."""
-        self.full_until = now + _FULL_S
+        self.health.refused(now)
 
     def statistics(self, now: float) -> MemberStatistics:
-        state = {None: "unknown", True: "ready", False: "down"}[self.up]
-        if now < self.open_until or now < self.cool_until:
-            state = "open"
-        if self.draining:
-            state = "draining"
         load = self.load
         return MemberStatistics(
             pool=self.pool,
             endpoint=self.id,
             engine=self.endpoint.engine,
-            state=state,
+            state=self.health.state(now),
             inflight=self.inflight,
             requests=self.requests,
             failures=self.failures,
@@ -162,6 +151,7 @@ class Member:
             kv_usage=None if load is None else load.kv_usage,
             load_age_s=None if load is None else now - load.at,
             prefill_rate=1.0 / self.speed.prefill,
+            why=self.health.why,
         )
 
 
@@ -198,22 +188,16 @@ class Pool:
         if not usable:
             yield from self._last_resort(now)
             return
-        with_room = [member for member in usable if member.full_until <= now] or usable
+        with_room = [member for member in usable if member.health.full_until <= now] or usable
         for member in self.profile.rank(ask, with_room):
             if member.usable(now):
                 yield member
         if with_room is not usable:
-            yield from sorted((m for m in usable if m.full_until > now), key=lambda member: member.inflight)
+            yield from sorted((m for m in usable if m.health.full_until > now), key=lambda member: member.inflight)
 
     def _last_resort(self, now: float) -> list[Member]:
-        return sorted(
-            (
-                member
-                for member in self.members
-                if member.up is not False and not member.draining and now >= member.open_until
-            ),
-            key=lambda member: member.cool_until,
-        )[:1]
+        best = min(self.members, key=lambda member: member.health.reluctance(now), default=None)
+        return [] if best is None or best.health.reluctance(now) == math.inf else [best]
 
     def place(self, ask: Ask, member: Member, now: float) -> Placement:
         """The request goes there, now."""
@@ -238,14 +222,22 @@ class Pool:
 
     def retry_after(self, now: float) -> float:
         """When a member may be usable again, in seconds; 1 where nobody knows."""
-        waits = [max(member.open_until, member.cool_until) - now for member in self.members if member.up is not False]
-        return max(1.0, min(waits, default=1.0))
+        wait = min((member.health.wait(now) for member in self.members), default=math.inf)
+        return max(1.0, wait) if wait < math.inf else 1.0
+
+    def watch(self, now: float) -> None:
+        """What only time or comparison shows of the members' health. Four times a second, after `Placement.due`."""
+        for index, what in watch([member.health for member in self.members], now):
+            _log.warning("%s of %s %s", self.members[index].id, self.name, what)
 
 
 class Placement:
     """A request at an endpoint, from dispatch to its true end. Made by `Pool.place`; `left` ends it, once."""
 
-    __slots__ = ("answered_at", "ask", "at", "company", "computed_s", "member", "pool", "probe", "stream", "uncached")
+    __slots__ = (
+        "answered_at", "ask", "at", "company", "computed_s", "expected", "member", "pool", "probe", "stream",
+        "uncached",
+    )  # fmt: skip
 
     def __init__(self, pool: Pool, ask: Ask, member: Member, now: float) -> None:
         self.pool = pool
@@ -258,10 +250,24 @@ class Placement:
         self.probe = member.place()
         self.uncached = uncached = ask.uncached(member.id)
         member.until = max(member.until, now) + member.speed.step + uncached * member.speed.prefill
+        self.expected = member.until - now
         if self.stream:
             member.pending += 1
             member.backlog += uncached
+        else:
+            member.unstreamed += 1
         pool.profile.placed(ask, member)
+
+    def due(self, now: float) -> None:
+        """Told to the endpoint's health, four times a second, while no token has come."""
+        if self.stream and not self.member.unstreamed and self.answered_at != self.answered_at:  # nan
+            self.member.health.due(now - self.at, self.expected)
+
+    def stranded(self, now: float) -> bool:
+        """No token has come, its endpoint is hung, and others might do."""
+        if self.answered_at == self.answered_at or not self.member.health.hung(now):
+            return False
+        return any(member.usable(now) for member in self.pool.members)
 
     def answered(self, now: float) -> None:
         """The first token is here: the endpoint's prompts before this one are computed too, whatever was expected."""
@@ -269,6 +275,9 @@ class Placement:
         if not self.stream:
             return  # the answer came whole: nobody saw its first token
         member, speed, uncached = self.member, self.member.speed, self.uncached
+        rest = member.health.answered(now, now - self.at, self.expected, self.probe)
+        if rest:
+            _log.warning("%s of %s is set aside for %g s: it is still slow", member.id, self.pool.name, rest)
         member.pending -= 1
         member.backlog -= uncached
         if not member.foreign:
@@ -283,7 +292,9 @@ class Placement:
         member, ask = self.member, self.ask
         member.leave(self.probe)
         answered = self.answered_at == self.answered_at  # not nan
-        if self.stream and not answered:
+        if not self.stream:
+            member.unstreamed -= 1
+        elif not answered:
             member.pending -= 1
             member.backlog -= self.uncached
             member.until = min(member.until, now + member.owed)
@@ -310,11 +321,12 @@ class Placement:
 
 
 class Pools:
-    """All pools by name. `apply` swaps in a new set."""
+    """All pools by name. `apply` swaps in a new set, judged by ``health``."""
 
     def __init__(self, adapters: Mapping[str, Adapter], profile: MakeProfile) -> None:
         self.adapters = adapters
         self.profile = profile
+        self.health = HealthSettings()
         self._pools: dict[str, Pool] = {}
 
     def __getitem__(self, name: str) -> Pool:
@@ -331,6 +343,7 @@ class Pools:
         old = {(member.pool, member.endpoint): member for member in self.members()}
         for member in old.values():
             member.adapter = self.adapters[member.endpoint.engine]
+            member.health.settings = self.health
         pools = {}
         for spec in specs:
             known = [endpoint for endpoint in spec.endpoints if endpoint.engine in self.adapters]
@@ -357,7 +370,13 @@ class Pools:
         return pool
 
     def _member(self, pool: str, endpoint: Endpoint) -> Member:
-        return Member(pool, endpoint, self.adapters[endpoint.engine])
+        former = self._pools.get(pool)
+        joins = former is not None and any(member.requests for member in former.members)
+        return Member(pool, endpoint, self.adapters[endpoint.engine], Health(self.health, joins=joins))
+
+    def watch(self, now: float) -> None:
+        for pool in self._pools.values():
+            pool.watch(now)
 
     def ready(self) -> bool:
         """Whether some endpoint can be used and is known to answer, or need not be asked (a public provider)."""
@@ -368,7 +387,7 @@ class Pools:
         """Place nothing new on an endpoint; what runs there finishes. False if nobody knows it."""
         found = [member for member in self.members() if member.id == endpoint_id]
         for member in found:
-            member.draining = True
+            member.health.drain()
         return bool(found)
 
     def statistics(self) -> list[MemberStatistics]:

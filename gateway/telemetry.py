@@ -23,7 +23,7 @@ from gateway.meter import UNKNOWN, Flow, Histogram, Totals
 _SLICE = 200
 """Samples rendered between two checkpoints: about 2 ms."""
 
-_USABLE = ("ready", "unknown")
+_USABLE = ("ready", "unknown", "slow-start", "half-open")
 """States of an endpoint that is given requests; one that has not answered a probe yet is unknown."""
 
 

@@ -274,8 +274,8 @@ class Retry(Section, frozen=True):
 class Ejection(Section, frozen=True):
     """When an endpoint that does answer is set aside for being much worse than its pool.
 
-    ``failure_share`` of the last 50 requests, ``min_requests`` at least, and twice the others' share; or the time to the
-    first token over what was expected ``latency_ratio`` times the others', and ``latency_excess`` seconds beyond it.
+    ``failure_share`` of the last 50 requests, ``min_requests`` at least, and twice the others' share; or the time to
+    the first token over what was expected ``latency_ratio`` times the others', and ``latency_excess`` seconds late.
     ``max_share``: of a pool's usable endpoints, at once.
     """
 
@@ -287,9 +287,10 @@ class Ejection(Section, frozen=True):
 
 
 class HealthSettings(Section, frozen=True):
-    """When endpoints are set aside, and how they come back. 0: ``hung_after`` never, ``slow_start`` off (infinity here).
+    """When endpoints are set aside, and how they come back.
 
-    ``consecutive_failures`` open the circuit; silence of ``hung_after``, though it is polled, means hung.
+    ``consecutive_failures`` open the circuit; silence of ``hung_after``, though polled, means hung; ``slow_start``
+    is how long it takes to get a full share. Infinity (0 in the file): never hung, no slow start.
     """
 
     consecutive_failures: Count = 3

@@ -11,6 +11,8 @@ import trio.testing
 
 from gateway.config.snapshot import Policy, PoolSpec
 from gateway.errors import GatewayError, UpstreamError
+from gateway.outliers import STUCK
+from gateway.route import Target
 from tests.gateway.scripted import A, B, C, FakeExchange, Step, World, run, with_watch
 
 
@@ -69,7 +71,7 @@ def test_the_last_error_is_what_the_client_sees() -> None:
         )
         exchange = FakeExchange()
         assert await world.ask(exchange) == ["FAIL 429 upstream_error"]
-        assert all(member.cool_until > 0 for member in world.pools.members())
+        assert all(member.health.cool_until > 0 for member in world.pools.members())
 
     run(scenario)
 
@@ -229,7 +231,6 @@ def test_retries_stay_within_their_budget() -> None:
         for _ in range(100):
             for member in world.pools.members():
                 member.succeeded()
-                member.open_until = 0
             await world.ask(FakeExchange())
         sent = len(world.transport.log)
         assert 100 + 10 <= sent <= 100 + 10 + 20 + 1
@@ -248,6 +249,49 @@ def test_an_endpoint_that_keeps_failing_is_set_aside_and_tried_again_later() -> 
         world.prefer(A)
         await world.ask(FakeExchange())
         assert world.transport.log.count("to a") == 4
+
+    run(scenario)
+
+
+def test_requests_do_not_wait_for_an_engine_that_is_stuck_though_it_could_be_reached() -> None:
+    """Nor are their second tries charged to the budget: none of the twenty fails."""
+
+    async def scenario() -> None:
+        world = World({A: [(200, [b"x!"])] * 5 + [(200, [None])] * 20, B: [(200, [b"x!"])] * 25})
+        for endpoint in (A, B):
+            for _ in range(5):
+                world.prefer(endpoint)
+                await world.ask(FakeExchange())
+        world.prefer(A)
+        for member in world.pools["p"].members:
+            member.inflight *= 100
+        exchanges = [FakeExchange() for _ in range(20)]
+
+        async def all_at_once() -> None:
+            async with trio.open_nursery() as nursery:
+                for exchange in exchanges:
+                    nursery.start_soon(world.ask, exchange)
+
+        await with_watch(world, all_at_once)
+        assert trio.current_time() < 6.0
+        assert all([what for _, what in exchange.said][-2:] == ["x!", "END"] for exchange in exchanges)
+        stuck, well = world.pools.statistics()[:2]
+        assert (stuck.state, stuck.why, well.state) == ("hung", "stuck", "ready")
+        assert (stuck.inflight, well.failures) == (0, 0)
+
+    run(scenario)
+
+
+def test_where_there_is_nobody_else_requests_wait_for_an_engine_that_is_stuck() -> None:
+    async def scenario() -> None:
+        world = World({C: [(200, [8.0, b"x!"])]})
+        (member,) = world.pools["q"].members
+        member.health._open(0.0, STUCK, stranded=True)
+        world.gateway.route = lambda request: Target("q", request.model)
+        exchange = FakeExchange()
+        await with_watch(world, lambda: world.ask(exchange))
+        assert exchange.said == [(8.0, "x!"), (8.0, "END")]
+        assert member.health.state(8.0) == "slow-start"
 
     run(scenario)
 

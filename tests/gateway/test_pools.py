@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from gateway.config.settings import HealthSettings
 from gateway.config.snapshot import PoolSpec
 from gateway.pools import Member, Pools
-from tests.gateway.scripted import A, B, FakeAdapter, least_in_flight
+from tests.gateway.scripted import A, B, C, FakeAdapter, least_in_flight
 
 
 def failed_member(now: float = 0.0) -> Member:
@@ -25,7 +26,7 @@ def test_a_stream_that_runs_on_does_not_keep_a_member_set_aside() -> None:
     assert not member.usable(0.5)
     assert member.usable(100.0)
     member.leave(stream)
-    assert (member.inflight, member.probes) == (0, 0)
+    assert (member.inflight, member.health.probes) == (0, 0)
 
 
 def test_one_request_at_a_time_finds_out_whether_a_member_is_well_again() -> None:
@@ -39,15 +40,15 @@ def test_one_request_at_a_time_finds_out_whether_a_member_is_well_again() -> Non
     member.succeeded()
     member.leave(probe)
     assert member.usable(1.0)
-    assert (member.inflight, member.probes) == (0, 0)
+    assert (member.inflight, member.health.probes) == (0, 0)
 
 
 def test_a_member_that_keeps_failing_is_set_aside_for_longer_and_longer() -> None:
     member = failed_member()
     now, rests = 0.0, []
     for _ in range(7):
-        rests.append(member.open_until - now)
-        now = member.open_until
+        rests.append(member.health.open_until - now)
+        now = member.health.open_until
         member.failed(now)
     assert rests == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
@@ -59,3 +60,35 @@ def test_members_that_stay_keep_their_state_and_those_that_left_are_told() -> No
     first.place()
     assert pools.apply([PoolSpec("p", "fake", (A,))]) == [second]
     assert pools["p"].members == [first]
+
+
+def test_one_that_joins_a_pool_at_work_is_eased_in_and_one_that_joins_an_idle_pool_is_not() -> None:
+    pools = Pools({"fake": FakeAdapter()}, least_in_flight)
+    pools.apply([PoolSpec("p", "fake", (A,))])
+    pools.apply([PoolSpec("p", "fake", (A, B))])
+    assert [member.health.share(0.0) for member in pools["p"].members] == [1.0, 1.0]
+    pools["p"].members[0].place()
+    pools.apply([PoolSpec("p", "fake", (A, B, C))])
+    assert [round(member.health.share(0.0), 3) for member in pools["p"].members] == [1.0, 1.0, 0.1]
+
+
+def test_all_members_are_judged_by_the_settings_in_force() -> None:
+    pools = Pools({"fake": FakeAdapter()}, least_in_flight)
+    pools.apply([PoolSpec("p", "fake", (A,))])
+    pools.health = HealthSettings(consecutive_failures=1)
+    pools.apply([PoolSpec("p", "fake", (A, B))])
+    assert [member.failed(0.0) for member in pools["p"].members] == [1.0, 1.0]
+    told = [member.statistics(0.5) for member in pools["p"].members]
+    assert [(each.state, each.why) for each in told] == [("open", "failing")] * 2
+
+
+def test_when_a_member_may_be_usable_again_is_told_as_far_as_anybody_knows() -> None:
+    pools = Pools({"fake": FakeAdapter()}, least_in_flight)
+    pools.apply([PoolSpec("p", "fake", (A, B))])
+    first, second = pools["p"].members
+    first.up = False
+    assert pools["p"].retry_after(0.0) == 1.0
+    second.cool(0.0, 7.0)
+    assert pools["p"].retry_after(0.0) == 7.0
+    second.up = False
+    assert pools["p"].retry_after(0.0) == 1.0
