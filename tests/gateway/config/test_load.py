@@ -823,6 +823,30 @@ def test_fields_without_effect_are_listed() -> None:
     )
 
 
+def test_sticky_sessions_have_an_effect_but_not_by_claims() -> None:
+    snapshot = loaded(
+        server(
+            spec="trafficPolicy: {sessionSticky: {sessionAffinitySeconds: 60, "
+            "sources: [{type: Header, name: x}, {type: JWTClaim, name: sub}]}}"
+        )
+    )
+    assert snapshot.inert == ("g.yaml, document 1 (ModelServer/a): $.spec.trafficPolicy.sessionSticky.sources[1]",)
+    sticky = pool(snapshot).sticky
+    assert sticky is not None
+    assert (sticky.session_affinity_seconds, sticky.sources[0].name) == (60, "x")
+
+
+def test_a_server_may_choose_a_profile() -> None:
+    profiles = configuration("scheduler: {profiles: {batch: {picker: random}}}")
+    assert pool(loaded(server(spec="schedulingProfile: batch") + profiles)).profile == "batch"
+    assert pool(loaded(server() + profiles)).profile == ""
+    public = loaded(server(spec="schedulingProfile: batch") + profiles).public()
+    assert public["pools"][0]["profile"] == "batch"
+    assert problems(server(spec="schedulingProfile: batch")) == [
+        'document 1 (ModelServer/a): $.spec.schedulingProfile: no profile "batch" in the scheduler section'
+    ]
+
+
 # --- anything at all --------------------------------------------------------------------------------------------------
 
 WORDS = sorted(
