@@ -139,6 +139,11 @@ def _misused(args: argparse.Namespace) -> str | None:
         return "the following arguments are required: --url"
     if args.expect_numbered and (args.check != "full" or not args.stream or args.api == "embeddings"):
         return "--expect-numbered needs --check full and a stream"
+    return unwritable(args)
+
+
+def unwritable(args: argparse.Namespace) -> str | None:
+    """Why a result cannot be written where --json and --plot say; None if it can, as far as one can tell."""
     for option, name in (("--json", args.json), ("--plot", args.plot)):
         if name in (None, "-"):
             continue

@@ -190,11 +190,14 @@ def _scenario(args: argparse.Namespace, speed: float, capacity: float) -> Scenar
 
 def main(args: argparse.Namespace) -> int:
     """Play everything and report; returns the exit code."""
+    from conformance.load.cli import unwritable
     from conformance.load.plot import NoPlot, require
     from conformance.replay import report
     from gateway.config.document import ConfigError
 
     try:
+        if (why := unwritable(args)) is not None:
+            raise ValueError(why)
         if args.plot:
             require()
         wanted = list(jobs(args))

@@ -28,6 +28,7 @@ class Event(enum.IntEnum):
     SCRAPED = 2
     LATE = 3
     HANG = 4
+    SILENT = 5
 
 
 class Replay:
@@ -54,6 +55,7 @@ class Replay:
             Event.SCRAPED: self._scraped,
             Event.LATE: self._late,
             Event.HANG: self._hang,
+            Event.SILENT: self._silent,
         }
         speed = self.scenario.speed
         arrivals = iter(self.fleet.trace.requests)
@@ -115,16 +117,21 @@ class Replay:
         self._open -= 1
 
     def _late(self, now: float, flight: Flight) -> None:
-        """An attempt's time is up: without a first token, or in the middle of an answer of an engine that hangs."""
-        engine = self.engines[flight.engine]
-        if flight.over or (flight.generated and not engine.hung):
-            return
-        engine.batch.abort(flight, now)
-        self.choosers[flight.gateway].ended(flight.request, flight.engine, now, None)
-        if flight.generated:
-            self._fail(flight.request)
-        else:
+        """No first token in time: another engine is tried."""
+        if not flight.generated:
+            self._abort(flight, now)
             self._attempt(flight.request, flight.gateway, now)
+
+    def _silent(self, now: float, flight: Flight) -> None:
+        """No further token in time: what the client has cannot be taken back."""
+        self._abort(flight, now)
+        self._fail(flight.request)
+
+    def _abort(self, flight: Flight, now: float) -> None:
+        engine = self.engines[flight.engine]
+        engine.batch.abort(flight, now)
+        self._wake(engine)
+        self.choosers[flight.gateway].ended(flight.request, flight.engine, now, None)
 
     def _first(self, now: float, flight: Flight) -> None:
         fate = self.fates[flight.request.index]
@@ -172,9 +179,9 @@ class Replay:
 
     def _hang(self, now: float, engine: Engine) -> None:
         engine.hung = True
-        for flight in engine.batch.running:
+        for flight in (*engine.batch.running, *engine.batch.waiting):
             if flight.generated:
-                self._push(now + self.scenario.timeout, Event.LATE, flight)
+                self._push(now + self.scenario.timeout, Event.SILENT, flight)
 
     # -- what gateways learn of engines ---------------------------------------------------------------------------
 
