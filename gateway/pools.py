@@ -206,6 +206,11 @@ class Pool:
     def loaded(self, member: Member, load: Load) -> None:
         """An endpoint said how it is doing. What it has more of than we sent came from others."""
         former, member.load = member.load, load
+        if former is not None and (former.prompt_tokens, former.generated_tokens) != (
+            load.prompt_tokens,
+            load.generated_tokens,
+        ):
+            member.health.heard = load.at  # it works, be it for others
         member.foreign = max(0.0, load.running + load.waiting - member.inflight)
         member.foreign_pending = min(member.foreign, max(0.0, load.waiting - member.pending))
         if member.foreign and former is not None and former.waiting and load.waiting and load.queried_tokens:
@@ -260,8 +265,10 @@ class Placement:
 
     def due(self, now: float) -> None:
         """Told to the endpoint's health, four times a second, while no token has come."""
-        if self.stream and not self.member.unstreamed and self.answered_at != self.answered_at:  # nan
-            self.member.health.due(now - self.at, self.expected)
+        member = self.member
+        if self.stream and not member.unstreamed and self.answered_at != self.answered_at:  # nan
+            believed = self.ask.hits.get(member.id, 0.0) * member.speed.prefill  # in its cache, perhaps wrongly
+            member.health.due(now - self.at, self.expected + believed)
 
     def stranded(self, now: float) -> bool:
         """No token has come, its endpoint is hung, and others might do."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from gateway.config.settings import HealthSettings
 from gateway.config.snapshot import PoolSpec
 from gateway.pools import Member, Pools
-from tests.gateway.scripted import A, B, C, FakeAdapter, least_in_flight
+from gateway.types import Load
+from tests.gateway.scripted import A, B, C, FakeAdapter, FakeExchange, least_in_flight
 
 
 def failed_member(now: float = 0.0) -> Member:
@@ -80,6 +81,33 @@ def test_all_members_are_judged_by_the_settings_in_force() -> None:
     assert [member.failed(0.0) for member in pools["p"].members] == [1.0, 1.0]
     told = [member.statistics(0.5) for member in pools["p"].members]
     assert [(each.state, each.why) for each in told] == [("open", "failing")] * 2
+
+
+def overdue(waited: float, *, hits: float = 0.0, unstreamed: bool = False, works: bool = False) -> str:
+    """What is made of a streamed request that waits for its first token, after ten quick ones elsewhere and here."""
+    pools = Pools({"fake": FakeAdapter()}, least_in_flight)
+    pools.apply([PoolSpec("p", "fake", (A, B))])
+    pool = pools["p"]
+    for member in pool.members:
+        for _ in range(5):
+            member.health.answered(0.0, 0.1, 0.1)
+    ask = pool.ask(FakeExchange().request, "m", 0.0)
+    ask.hits[pool.members[0].id] = hits
+    placement = pool.place(ask, pool.members[0], 0.0)
+    if unstreamed:
+        pool.place(pool.ask(FakeExchange(stream=False).request, "m", 0.0), pool.members[0], 0.0)
+    pool.loaded(pool.members[0], Load(at=1.0, prompt_tokens=5.0))
+    pool.loaded(pool.members[0], Load(at=waited - 1.0, prompt_tokens=6.0 if works else 5.0))
+    placement.due(waited)
+    pools.watch(waited)
+    return pool.members[0].health.why
+
+
+def test_an_overdue_token_means_stuck_only_where_nothing_else_can_have_kept_the_endpoint_busy() -> None:
+    assert (overdue(4.9), overdue(6.0)) == ("", "stuck")
+    assert overdue(6.0, hits=80_000.0) == ""
+    assert overdue(6.0, unstreamed=True) == ""
+    assert overdue(6.0, works=True) == ""
 
 
 def test_when_a_member_may_be_usable_again_is_told_as_far_as_anybody_knows() -> None:
