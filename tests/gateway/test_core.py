@@ -11,7 +11,7 @@ import trio.testing
 
 from gateway.config.snapshot import Policy, PoolSpec
 from gateway.errors import GatewayError, UpstreamError
-from gateway.outliers import STUCK
+from gateway.outliers import ERRING, STUCK
 from gateway.route import Target
 from tests.gateway.scripted import A, B, C, FakeExchange, Step, World, run, with_watch
 
@@ -278,6 +278,47 @@ def test_requests_do_not_wait_for_an_engine_that_is_stuck_though_it_could_be_rea
         stuck, well = world.pools.statistics()[:2]
         assert (stuck.state, stuck.why, well.state) == ("hung", "stuck", "ready")
         assert (stuck.inflight, well.failures) == (0, 0)
+
+    run(scenario)
+
+
+def test_a_late_first_token_is_waited_for_while_other_answers_of_its_engine_move() -> None:
+    async def scenario() -> None:
+        moving: list[Step] = [0.5, b"y"] * 20 + [b"x!"]
+        world = World({A: [(200, [b"x!"])] * 5 + [(200, moving), (200, [8.0, b"x!"])], B: [(200, [b"x!"])] * 5})
+        for endpoint in (A, B):
+            for _ in range(5):
+                world.prefer(endpoint)
+                await world.ask(FakeExchange())
+        world.pools["p"].members[1].inflight = 100
+        late = FakeExchange()
+
+        async def both() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(world.ask, FakeExchange())
+                await trio.sleep(0.1)
+                nursery.start_soon(world.ask, late)
+
+        await with_watch(world, both)
+        assert late.said == [(8.1, "x!"), (8.1, "END")]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [((200, [b"x!"]), "slow-start"), ((200, [b"role", UpstreamError("cut", retryable=True)]), "open")],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_probe_of_one_that_erred_decides(answer: tuple[int, list[Step]], state: str, stream: bool) -> None:
+    async def scenario() -> None:
+        world = World({C: [answer]})
+        world.gateway.route = lambda request: Target("q", request.model)
+        (member,) = world.pools["q"].members
+        member.health._open(-4.0, ERRING)
+        await world.ask(FakeExchange(stream=stream))
+        assert member.statistics(0.0).state == state
+        assert (member.inflight, member.unstreamed, member.health.probes) == (0, 0, 0)
 
     run(scenario)
 
