@@ -230,7 +230,7 @@ def test_retries_stay_within_their_budget() -> None:
         world = World({})
         for _ in range(100):
             for member in world.pools.members():
-                member.succeeded()
+                member.succeeded(0.0, probe=True)
             await world.ask(FakeExchange())
         sent = len(world.transport.log)
         assert 100 + 10 <= sent <= 100 + 10 + 20 + 1

@@ -38,7 +38,7 @@ def test_one_request_at_a_time_finds_out_whether_a_member_is_well_again() -> Non
     member.leave(probe)
     assert member.usable(1.0)
     probe = member.place()
-    member.succeeded()
+    member.succeeded(1.0, probe)
     member.leave(probe)
     assert member.usable(1.0)
     assert (member.inflight, member.health.probes) == (0, 0)
