@@ -127,17 +127,22 @@ class _Cache:
     """What one endpoint is believed to hold, in the order in which an engine drops it: least recently used first, a
     chain's tail before its head.
 
-    Invariant: each block stands in the log once, with the placement that used it last.
+    Invariant: each block stands in the log once, with the placement that used it last. ``broken`` when it does not:
+    two texts share a hash, by malice if at all, and there is nothing to do but start again.
     """
 
-    __slots__ = ("bit", "bytes", "capacity", "entries", "log", "newest", "oldest", "ticks")
+    __slots__ = ("bit", "broken", "bytes", "capacity", "entries", "log", "newest", "oldest", "ticks")
 
     def __init__(self, bit: int, capacity: int, entries: int) -> None:
         self.bit = bit
         self.capacity = capacity
         self.entries = entries
-        self.bytes = 0
-        self.oldest = self.newest = 0
+        self.empty()
+
+    def empty(self) -> None:
+        """Nothing is held."""
+        self.broken = False
+        self.bytes = self.oldest = self.newest = 0
         self.ticks: dict[int, int] = {}  # block → the placement that used it last
         self.log: dict[int, _Placement] = {}
 
@@ -151,7 +156,7 @@ class _Cache:
         """The whole chain and what follows it is used now; how many leading blocks were there already."""
         known, extra = 0, max(0, length - ends[len(hashes)])
         for tick, _, known in _runs(self.ticks.get, hashes):
-            self._take(tick, known)
+            self._take(tick, known, hashes[known - 1])
         self.newest += 1
         self.ticks.update(dict.fromkeys(hashes, self.newest))
         self.log[self.newest] = _Placement(0, known, hashes[-1], array("Q", hashes), extra)
@@ -196,12 +201,14 @@ class _Cache:
             del self.log[tick]
         return gone
 
-    def _take(self, tick: int, end: int) -> None:
-        """The blocks before number ``end`` of a placement belong to a newer one now."""
+    def _take(self, tick: int, end: int, block: int) -> None:
+        """The blocks of a placement up to ``block``, which is the last before number ``end``, are a newer one's now."""
         former = self.log.get(tick)
-        if former is None:
+        count = 0 if former is None else end - former.start
+        if former is None or not 0 < count <= len(former.hashes) or former.hashes[count - 1] != block:
+            self.broken = True
             return
-        del former.hashes[: max(0, end - former.start)]
+        del former.hashes[:count]
         former.start = end
         if not former.hashes:  # repeated or continued: what followed its chain is the newer one's too
             self.bytes -= former.extra
@@ -253,6 +260,10 @@ class PrefixIndex:
             ends.append(ends[-1] + self.blocks.step(ends[-1]))
         known = cache.touch(hashes, length, ends)
         self._mark(hashes[known:], cache.bit)
+        if cache.broken:
+            self._clear_each(cache)
+            cache.empty()
+            return 0
         self._settle(cache)
         return known
 
@@ -304,10 +315,6 @@ class PrefixIndex:
     def _settle(self, cache: _Cache) -> None:
         while cache.over and cache.log:
             self._clear(cache.drop(self._ends), cache.bit)
-        if cache.over:  # blocks in no placement: two texts share a hash, and the closure is broken
-            self._clear_each(cache)
-            cache.ticks.clear()
-            cache.bytes = 0
 
     def _mark(self, hashes: Sequence[int], bit: int) -> None:
         holders, end = self._holders, 0
