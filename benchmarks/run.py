@@ -23,7 +23,7 @@ from typing import Any
 
 from clients import Clients, Load
 from fronts import PEERS, Front, canned_engine, engine, fronts, gateway, has_nginx
-from processes import FRONT_CORE, ROOT, Failed, compiled, core_busy_s
+from processes import FRONT_CORE, HERE, ROOT, Failed, compiled, core_busy_s, pin
 
 
 @dataclass(frozen=True)
@@ -218,8 +218,22 @@ def start(bench: Bench) -> None:
     bench.show(Row("start to ready", "gateway", median, "s", target="<= 1 s", met=median <= 1))
 
 
+def scrape(bench: Bench) -> None:
+    """(f) The share of a core that asking 256 endpoints for their load takes, every 200 ms, a vLLM page each."""
+    argv = pin(FRONT_CORE, [sys.executable, str(HERE / "scrape.py"), "--json", "--seconds", str(bench.args.seconds)])
+    said = [
+        json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout) for _ in range(bench.args.rounds)
+    ]
+    middle = {name: statistics.median(each[name] for each in said) for name in said[0]}
+    cores, note = middle["cores"], f"{middle['loads_per_s']:,.0f} loads/s, {middle['us_each']:,.0f} µs each"
+    verdict = {"target": "<= 30 %", "met": cores <= 0.3, "note": note}
+    bench.show(Row("256 endpoints every 200 ms", "scraping", 100 * cores, "%", cores=cores, **verdict))
+    note = f"{middle['parse_anew_us']:,.0f} µs where nothing is known of its layout"
+    bench.show(Row("one page of 60 kB read", "scraping", middle["parse_us"], "µs", note=note))
+
+
 def install(bench: Bench) -> None:
-    """(f) What a default installation adds to a fresh environment (slow: it installs from the package index)."""
+    """(g) What a default installation adds to a fresh environment (slow: it installs from the package index)."""
     home = bench.folder / "venv"
     venv.create(home, with_pip=True)
     site = next(home.glob("lib/python*/site-packages"))
@@ -240,6 +254,7 @@ MEASURES: Mapping[str, Callable[[Bench], None]] = {
     "pace": pace,
     "memory": memory,
     "start": start,
+    "scrape": scrape,
     "install": install,
 }
 

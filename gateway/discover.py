@@ -15,7 +15,7 @@ import trio
 
 from gateway.errors import GatewayError, UpstreamError
 from gateway.ports import Adapter, Transport
-from gateway.supervise import supervise
+from gateway.supervise import Loops
 from gateway.types import Endpoint, ModelCard, UpstreamRequest
 
 _log = logging.getLogger("infer_gateway.discover")
@@ -56,8 +56,7 @@ class Discovery:
         self._detect = detect
         self._detect_paths = tuple(detect_paths)
         self._answers: dict[Endpoint, Answer] = {}
-        self._scopes: dict[Endpoint, trio.CancelScope] = {}
-        self._nursery: trio.Nursery | None = None
+        self._loops = Loops(self._keep_asking, lambda endpoint: f"discovery of {endpoint.url}")
         self._asked = trio.lowlevel.ParkingLot()
 
     def __getitem__(self, endpoint: Endpoint) -> Answer:
@@ -65,30 +64,17 @@ class Discovery:
 
     async def run(self) -> None:
         """Until cancelled. Endpoints given to `watch` before are asked from now on."""
-        async with trio.open_nursery() as self._nursery:
-            for endpoint, scope in self._scopes.items():
-                self._nursery.start_soon(self._loop, endpoint, scope)
-            await trio.sleep_forever()
+        await self._loops.run()
 
     def watch(self, endpoints: Iterable[Endpoint]) -> None:
         """Ask these from now on, and no others."""
-        wanted = set(endpoints)
-        for endpoint in self._scopes.keys() - wanted:
-            self._scopes.pop(endpoint).cancel()
+        for endpoint in self._loops.keep(endpoints):
             self._answers.pop(endpoint, None)
-        for endpoint in wanted - self._scopes.keys():
-            scope = self._scopes[endpoint] = trio.CancelScope()
-            if self._nursery is not None:
-                self._nursery.start_soon(self._loop, endpoint, scope)
 
     async def wait_settled(self) -> None:
         """Until every endpoint watched has answered or failed to, once."""
-        while any(self[endpoint].up is None for endpoint in self._scopes):
+        while any(self[endpoint].up is None for endpoint in self._loops.keys):
             await self._asked.park()
-
-    async def _loop(self, endpoint: Endpoint, scope: trio.CancelScope) -> None:
-        with scope:
-            await supervise(self._keep_asking, endpoint, name=f"discovery of {endpoint.url}")
 
     async def _keep_asking(self, endpoint: Endpoint) -> None:
         failures = 0

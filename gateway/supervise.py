@@ -1,4 +1,4 @@
-"""The only restart policy: run a task, restart it when it fails, ever more slowly. (T)
+"""The only restart policy: run a task, restart it when it fails, ever more slowly; and one such task for each key. (T)
 
 Whatever a background task does wrong, the process goes on; cancellation is never delayed or swallowed.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from typing import TypeVarTuple
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, KeysView, MutableMapping
+from typing import Generic, TypeVar, TypeVarTuple
 
 import trio
 
 Ts = TypeVarTuple("Ts")
+Key = TypeVar("Key", bound=Hashable)
 
 _log = logging.getLogger("infer_gateway.supervise")
 
@@ -64,6 +65,46 @@ async def supervise(
         if counts is not None:
             counts[name] = counts.get(name, 0) + 1
         await trio.sleep(backoff.next())
+
+
+class Loops(Generic[Key]):
+    """One supervised task per key, begun and cancelled as keys come and go: what hangs in one delays no other.
+
+    ``work(key)`` is what a task does, ``name(key)`` what logs call it.
+    """
+
+    def __init__(self, work: Callable[[Key], Awaitable[object]], name: Callable[[Key], str]) -> None:
+        self._work = work
+        self._name = name
+        self._scopes: dict[Key, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def keys(self) -> KeysView[Key]:
+        return self._scopes.keys()
+
+    async def run(self) -> None:
+        """Until cancelled. Keys given to `keep` before are worked on from now on."""
+        async with trio.open_nursery() as self._nursery:
+            for key, scope in self._scopes.items():
+                self._nursery.start_soon(self._loop, key, scope)
+            await trio.sleep_forever()
+
+    def keep(self, keys: Iterable[Key]) -> set[Key]:
+        """Work on these from now on, and on no others; the ones given up."""
+        wanted = set(keys)
+        gone = self._scopes.keys() - wanted
+        for key in gone:
+            self._scopes.pop(key).cancel()
+        for key in wanted - self._scopes.keys():
+            scope = self._scopes[key] = trio.CancelScope()
+            if self._nursery is not None:
+                self._nursery.start_soon(self._loop, key, scope)
+        return gone
+
+    async def _loop(self, key: Key, scope: trio.CancelScope) -> None:
+        with scope:
+            await supervise(self._work, key, name=self._name(key))
 
 
 class _Backoff:

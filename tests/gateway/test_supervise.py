@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.supervise import describe, supervise
+from gateway.supervise import Loops, describe, supervise
 
 
 class Script:
@@ -136,3 +136,61 @@ def test_exits_pass_through() -> None:
 def test_errors_are_described_in_one_line() -> None:
     assert describe(OSError()) == "OSError"
     assert describe(ExceptionGroup("", [OSError("x"), OSError("x")])) == "OSError: x"
+
+
+class Worked:
+    """Loops whose work notes when it begins and ends, fails if told so, and hangs."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.failing: set[str] = set()
+        self.loops = Loops(self.work, lambda key: f"work on {key}")
+
+    async def work(self, key: str) -> None:
+        self.log.append(f"+{key}")
+        try:
+            if key in self.failing:
+                self.failing.remove(key)
+                raise OSError("once")
+            await trio.sleep_forever()
+        finally:
+            self.log.append(f"-{key}")
+
+    def news(self) -> list[str]:
+        news, self.log = sorted(self.log), []
+        return news
+
+
+def test_loops_begin_and_end_with_their_keys() -> None:
+    async def main() -> None:
+        worked = Worked()
+        assert worked.loops.keep(["early", "dropped"]) == set()
+        assert worked.loops.keep(["early"]) == {"dropped"}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worked.loops.run)
+            await trio.testing.wait_all_tasks_blocked()
+            assert worked.news() == ["+early"]
+            assert worked.loops.keep(["early", "late"]) == set()
+            assert worked.loops.keys == {"early", "late"}
+            await trio.testing.wait_all_tasks_blocked()
+            assert worked.news() == ["+late"]
+            assert worked.loops.keep(["late"]) == {"early"}
+            await trio.testing.wait_all_tasks_blocked()
+            assert worked.news() == ["-early"]
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_loop_that_fails_begins_again_and_the_others_go_on() -> None:
+    async def main() -> None:
+        worked = Worked()
+        worked.failing = {"a"}
+        worked.loops.keep(["a", "b"])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worked.loops.run)
+            await trio.sleep(1)
+            assert worked.news() == ["+a", "+a", "+b", "-a"]
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

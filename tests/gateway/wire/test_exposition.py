@@ -122,7 +122,7 @@ FIRST = sample("a", 0, 1.0)
         (FIRST, FIRST + sample("a", 1, 2.0), {"a": [1.0, 2.0], "b": [7.5]}),
         (FIRST, sample("a", 9, 2.0), {"a": [2.0], "b": [7.5]}),
         (FIRST, b"", {"b": [7.5]}),
-        (b"engine:other 5\n", sample("new_b", 0, 3.0), {"a": [1.0], "b": [3.0]}),
+        (b"# TYPE engine:old_b", sample("new_b", 0, 3.0) + b"# TYPE engine:old_b", {"a": [1.0], "b": [3.0]}),
         (b"engine:other 5\n", b"engine:other 5\n" * 100, {"a": [1.0], "b": [7.5]}),
         (b" 7.5\n", b" 7.5", {"a": [1.0], "b": [7.5]}),
     ],
@@ -141,7 +141,7 @@ def test_what_came_unseen_is_seen_some_pages_later() -> None:
     read(plain, WANTED, layout)
     crafty = plain.replace(b"engine:any 5\nengine:more 6\n", b"engine:new_b   99.25000000\n")
     assert len(crafty) == len(plain)
-    seen = [read(crafty, WANTED, layout).values["b"] for _ in range(30)]
+    seen = [read(crafty, WANTED, layout).values["b"] for _ in range(300)]
     assert seen[-1] == [99.25]
 
 
