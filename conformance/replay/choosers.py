@@ -31,6 +31,10 @@ class Chooser(Protocol):
     def scraped(self, engine: int, load: Load | None, now: float, /) -> None:
         """Its numbers as they were at ``load.at``; None: it did not answer."""
 
+    def tick(self, now: float, stepped: Sequence[float], /) -> Sequence[int]:
+        """Four times a second: when each engine last made tokens, for those who wait for some. The requests (by index)
+        without a first token that are to be tried elsewhere, because their engine is stuck."""
+
 
 class Counting:
     """Base of the simple ones: counts what is in flight where."""
@@ -50,6 +54,9 @@ class Counting:
 
     def scraped(self, engine: int, load: Load | None, now: float) -> None:
         pass
+
+    def tick(self, now: float, stepped: Sequence[float]) -> Sequence[int]:
+        return ()
 
 
 class Random(Counting):

@@ -7,6 +7,7 @@ to its end; 1 a file cannot be read; 2 trace or options make no sense, or a resu
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import os
 import sys
@@ -122,6 +123,7 @@ def play(job: Job) -> dict[str, Any]:
     from conformance.replay.traces import read
     from conformance.replay.virtual import Replay
 
+    logging.getLogger("infer_gateway").setLevel(logging.ERROR)  # what a gateway would tell of engines is known here
     trace = read(Path(job.path).name, Path(job.path).read_bytes(), job.block)
     if not job.reuse:
         trace = trace.without_reuse()

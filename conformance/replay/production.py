@@ -7,7 +7,7 @@ comes, its dispatch, its first token, its end and usage as an engine reports it,
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -54,6 +54,8 @@ class Production:
         self._index = {member.id: index for index, member in enumerate(members)}
         self._asks: dict[int, Ask] = {}
         self._placements: dict[int, Placement] = {}
+        self._waiting: dict[int, Placement] = {}
+        self._stranded: set[int] = set()
 
     def choose(self, request: Request, now: float) -> Iterator[int]:
         text = self._trace.text(request)
@@ -71,28 +73,48 @@ class Production:
             self._asks.pop(int(ask.request.id), None)
 
     def placed(self, request: Request, engine: int, now: float) -> None:
-        self._placements[request.index] = self.pool.place(self._asks[request.index], self.pool.members[engine], now)
+        placement = self.pool.place(self._asks[request.index], self.pool.members[engine], now)
+        self._placements[request.index] = self._waiting[request.index] = placement
 
     def answered(self, request: Request, engine: int, now: float) -> None:
-        self._placements[request.index].answered(now)
+        self._waiting.pop(request.index).answered(now)
 
     def ended(self, request: Request, engine: int, now: float, cached: int | None) -> None:
         """Usage is told without cached tokens: engines leave them out unless started with an option."""
         placement, member = self._placements.pop(request.index), self.pool.members[engine]
-        if cached is None:
-            placement.left(now, None)
-            member.failed(now)
+        self._waiting.pop(request.index, None)
+        if cached is not None:
+            placement.left(now, Usage(request.prompt, request.output), request.output)
+            member.succeeded(now, placement.probe)
+            del self._asks[request.index]
             return
-        placement.left(now, Usage(request.prompt, request.output), request.output)
-        member.succeeded()
-        del self._asks[request.index]
+        placement.left(now, None)
+        if request.index in self._stranded:  # as if it had been refused
+            self._stranded.remove(request.index)
+            member.refused(now)
+        else:
+            member.failed(now, placement.probe)
 
     def scraped(self, engine: int, load: Load | None, now: float) -> None:
         member = self.pool.members[engine]
         if load is not None:
+            member.health.polled(now)
             self.pool.loaded(member, self._recent[engine].note(load)[0])
         elif member.load is not None and now - member.load.at > STALE_S:
             member.load = None
+
+    def tick(self, now: float, stepped: Sequence[float]) -> Sequence[int]:
+        for member, at in zip(self.pool.members, stepped, strict=True):
+            if member.inflight > member.pending and at > member.health.heard:
+                member.health.heard = at
+        stranded = []
+        for index, placement in self._waiting.items():
+            placement.due(now)
+            if placement.stranded(now):
+                stranded.append(index)
+        self._stranded.update(stranded)
+        self.pool.watch(now)
+        return stranded
 
 
 class _NoAdapter:

@@ -60,10 +60,10 @@ def _cells(row: dict[str, Any], best: float) -> tuple[str, ...]:
     ratio = ttft["mean"] / best
     return (
         row["policy"],
-        *(_duration(ttft[name]) for name in ("mean", "p50", "p90", "p99")),
+        *(_seconds(ttft[name]) for name in ("mean", "p50", "p90", "p99")),
         f"{ratio:.2f}" if ratio == ratio else "",
-        _duration(itl["mean"]),
-        _duration(itl["p99"]),
+        f"{itl['mean'] * 1000:.1f} ms",
+        f"{itl['p99'] * 1000:.0f} ms",
         f"{row['good']:.3f}",
         f"{row['hit']:.3f}",
         f"{row['spread']:.2f}",
@@ -71,5 +71,5 @@ def _cells(row: dict[str, Any], best: float) -> tuple[str, ...]:
     )
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1.0 else f"{seconds * 1000:.1f} ms"
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1.0 else f"{value:.3f} s"

@@ -19,6 +19,7 @@ from conformance.replay.outcome import Fate, Outcome
 from conformance.replay.traces import Request
 
 SCRAPE_TIMEOUT_S = 1.0
+TICK_S = 0.25
 Make = Callable[[Fleet, random.Random], Chooser]
 
 
@@ -29,6 +30,7 @@ class Event(enum.IntEnum):
     LATE = 3
     HANG = 4
     SILENT = 5
+    TICK = 6
 
 
 class Replay:
@@ -42,6 +44,7 @@ class Replay:
         self.fates = [Fate() for _ in fleet.trace.requests]
         self.gaps = Histogram()
         self._rankings: dict[int, Iterator[int]] = {}
+        self._flights: dict[int, Flight] = {}
         self._events: list[tuple[float, int, Event, Any]] = []
         self._count = 0
         self._open = len(fleet.trace.requests)
@@ -56,6 +59,7 @@ class Replay:
             Event.LATE: self._late,
             Event.HANG: self._hang,
             Event.SILENT: self._silent,
+            Event.TICK: self._tick,
         }
         speed = self.scenario.speed
         arrivals = iter(self.fleet.trace.requests)
@@ -79,6 +83,7 @@ class Replay:
     def _prepare(self) -> None:
         scenario = self.scenario
         for gateway in range(scenario.gateways):
+            self._push(TICK_S, Event.TICK, gateway)
             for engine in self.engines:
                 self._push(self._rng.random() * scenario.interval, Event.SCRAPE, (gateway, engine))
         for index, at in scenario.hang.items():
@@ -105,7 +110,7 @@ class Replay:
         fate.attempts += 1
         engine = self.engines[index]
         self.choosers[gateway].placed(request, index, now)
-        flight = Flight(request, self.fleet.hashes(request), gateway, index, now)
+        flight = self._flights[request.index] = Flight(request, self.fleet.hashes(request), gateway, index, now)
         engine.batch.submit(flight, now)
         self._wake(engine)
         if self.scenario.timeout < math.inf:
@@ -113,12 +118,16 @@ class Replay:
 
     def _fail(self, request: Request) -> None:
         self.fates[request.index].failed = True
+        self._close(request)
+
+    def _close(self, request: Request) -> None:
         del self._rankings[request.index]
+        self._flights.pop(request.index, None)  # nothing flew where every engine was left out
         self._open -= 1
 
     def _late(self, now: float, flight: Flight) -> None:
-        """No first token in time: another engine is tried."""
-        if not flight.generated:
+        """No first token in time, or no hope of one: another engine is tried."""
+        if not flight.generated and not flight.over:
             self._abort(flight, now)
             self._attempt(flight.request, flight.gateway, now)
 
@@ -145,8 +154,7 @@ class Replay:
         if request.output > 1:
             self.fates[request.index].itl = (now - flight.first_at) / (request.output - 1)
         self.choosers[flight.gateway].ended(request, flight.engine, now, flight.cached)
-        del self._rankings[request.index]
-        self._open -= 1
+        self._close(request)
 
     # -- engines --------------------------------------------------------------------------------------------------
 
@@ -195,3 +203,8 @@ class Replay:
     def _scraped(self, now: float, subject: tuple[int, Engine, Any]) -> None:
         gateway, engine, load = subject
         self.choosers[gateway].scraped(engine.index, load, now)
+
+    def _tick(self, now: float, gateway: int) -> None:
+        for index in self.choosers[gateway].tick(now, [engine.stepped for engine in self.engines]):
+            self._late(now, self._flights[index])
+        self._push(now + TICK_S, Event.TICK, gateway)
