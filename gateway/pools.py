@@ -118,7 +118,7 @@ class Member:
         self.inflight -= 1
         self.health.leave(probe)
 
-    def succeeded(self, now: float = -math.inf, probe: bool = True) -> None:
+    def succeeded(self, now: float, probe: bool) -> None:
         self.health.succeeded(now, probe)
 
     def failed(self, now: float, probe: bool = False) -> float:
@@ -158,10 +158,10 @@ class Member:
 class Pool:
     """Endpoints that serve one model set, the policy of requests to them, and the profile that places them.
 
-    ``bytes_per_token`` is learned, and ``pace``: how fast its endpoints are.
+    Learned are ``bytes_per_token``, ``uncached`` (prompt tokens a request has computed) and how fast endpoints are.
     """
 
-    __slots__ = ("bytes_per_token", "members", "name", "pace", "policy", "profile")
+    __slots__ = ("bytes_per_token", "members", "name", "pace", "policy", "profile", "uncached")
 
     def __init__(self, name: str, members: Sequence[Member], policy: Policy, profile: Profile) -> None:
         self.name = name
@@ -169,6 +169,7 @@ class Pool:
         self.policy = policy
         self.profile = profile
         self.bytes_per_token = BYTES_PER_TOKEN
+        self.uncached = 1000.0
         self.pace = Pace()
         for member in members:
             member.speed = Speed(self.pace)
@@ -211,12 +212,17 @@ class Pool:
             load.generated_tokens,
         ):
             member.health.heard = load.at  # it works, be it for others
-        member.foreign = max(0.0, load.running + load.waiting - member.inflight)
-        member.foreign_pending = min(member.foreign, max(0.0, load.waiting - member.pending))
-        if member.foreign and former is not None and former.waiting and load.waiting and load.queried_tokens:
-            # our own answers' times say little where others queue too; but it had something to do all the while
-            computed = load.prompt_tokens - load.hit_tokens - former.prompt_tokens + former.hit_tokens
-            member.speed.computed(computed, load.at - former.at)
+        member.foreign = foreign = max(0.0, load.running + load.waiting - member.inflight)
+        member.foreign_pending = 0.0
+        if foreign:
+            queue = load.waiting + 1.0 if load.waiting else 0.0  # and the one before them is being computed
+            member.foreign_pending = min(foreign, max(0.0, queue - member.pending))
+            # whose turn comes when is not known, nor how far the first one is: ours and theirs, as a whole
+            member.until = load.at + member.owed + member.foreign_pending * self.uncached * member.speed.prefill
+            if former is not None and former.waiting and load.waiting and load.queried_tokens:
+                # our own answers' times say little where others queue too; but it had something to do all the while
+                computed = load.prompt_tokens - load.hit_tokens - former.prompt_tokens + former.hit_tokens
+                member.speed.computed(computed, load.at - former.at)
         self.profile.loaded(member)
 
     def forget(self, member: Member) -> None:
@@ -254,6 +260,7 @@ class Placement:
         self.stream = ask.request.stream
         self.probe = member.place()
         self.uncached = uncached = ask.uncached(member.id)
+        pool.uncached += 0.02 * (uncached - pool.uncached)
         member.until = max(member.until, now) + member.speed.step + uncached * member.speed.prefill
         self.expected = member.until - now
         if self.stream:

@@ -28,8 +28,8 @@ _CAPACITY: Final = 4_000_000
 _WINDOW_S: Final = 60.0
 _MOST_BUSY: Final = 0.92
 _SLACK: Final = 0.5
-_PROMPT, _ANSWER = 1000.0, 300.0
-"""Tokens that a prompt has computed and that an answer has, until it is known."""
+_ANSWER: Final = 300.0
+"""Tokens of an answer until it is known."""
 
 
 class Cost(Section, frozen=True):
@@ -45,11 +45,10 @@ class Costs:
     def __init__(self) -> None:
         self.index = PrefixIndex(_BLOCKS, _CAPACITY)
         self._bytes_per_token = BYTES_PER_TOKEN
-        self._prompt, self._answer = _PROMPT, _ANSWER
+        self._answer = _ANSWER
         self._offered = 0.0
         self._offered_at = 0.0
         self._endpoints = 1
-        self._others = 1.0
         self.price = 1.0
 
     def __call__(self, ask: Ask, candidates: Sequence[Candidate]) -> Sequence[float]:
@@ -60,7 +59,7 @@ class Costs:
         hits = ask.hits = self._hits(ask)
         now, pace = ask.now, candidates[0].speed.pace
         price = self.price = self._price(now, candidates)
-        own, others = price * ask.tokens * pace.prefill, self._prompt * pace.prefill
+        own = price * ask.tokens * pace.prefill
         stream = pace.crowding * self._answer
         costs = [
             # late by some time, an endpoint is expected to stay so for as long again: one that hangs repels
@@ -71,7 +70,7 @@ class Costs:
                 if c.pending and now - c.until > _SLACK
                 else 0.0
             )
-            + (c.foreign_pending * others + own) * c.speed.factor
+            + own * c.speed.factor
             + (c.inflight - c.pending + c.foreign) * stream
             for c in candidates
         ]
@@ -86,17 +85,15 @@ class Costs:
     def _price(self, now: float, candidates: Sequence[Candidate]) -> float:
         """What a second of computing costs everybody together, in seconds."""
         self._endpoints = count = len(candidates)
-        waiting: float = sum([c.pending for c in candidates])
-        foreign = sum([c.foreign for c in candidates])
-        self._others = 1.0
-        if foreign:
-            ours = sum([c.inflight for c in candidates])
-            self._others = min(1.0 + foreign / max(1, ours), 32.0)
-            waiting += sum([c.foreign_pending for c in candidates])
+        # the mean of roots, squared: a queue that stands at a few endpoints alone is not the fleet's
+        waiting = sum([(c.pending + c.foreign_pending) ** 0.5 for c in candidates]) / count
         if not waiting:
             return 1.0
-        busy = self._others * self._offered * exp((self._offered_at - now) / _WINDOW_S) / count
-        return 1.0 + waiting / count / (1.0 - min(busy, _MOST_BUSY))
+        busy = self._offered * exp((self._offered_at - now) / _WINDOW_S) / count
+        foreign = sum([c.foreign for c in candidates])
+        if foreign:
+            busy *= 1.0 + foreign / max(1, sum([c.inflight for c in candidates]))
+        return 1.0 + waiting * waiting / (1.0 - min(busy, _MOST_BUSY))
 
     def _hits(self, ask: Ask) -> dict[str, float]:
         """Prompt tokens each endpoint is believed to hold."""
@@ -111,9 +108,7 @@ class Costs:
     # -- learning ----------------------------------------------------------------------------------------------------
 
     def placed(self, ask: Ask, candidate: Candidate) -> None:
-        uncached = ask.uncached(candidate.id)
-        self._prompt += 0.02 * (uncached - self._prompt)
-        self._offer(ask.now, uncached * candidate.speed.prefill)
+        self._offer(ask.now, ask.uncached(candidate.id) * candidate.speed.prefill)
         hashes = ask.chain(_BLOCKS)
         if hashes:
             ask.known[self, candidate.id] = self.index.place(candidate.id, hashes, len(ask.text))
