@@ -134,15 +134,16 @@ class Scrapes:
     async def _ask(self, asked: _Asked) -> float:
         """Ask once; the time from now to the next question."""
         try:
-            with trio.fail_after(self._timeout):
+            page = None
+            with trio.move_on_after(self._timeout):
                 page = await self._get(asked.target, asked.request)
+            if page is None:
+                return self._failed(asked, "no answer in time")
             load = asked.adapter.parse_load(page, trio.current_time(), asked.layout)
         except _NoPage as error:
             return self._without_page(asked, str(error))
         except (ValueError, RecursionError) as error:
             return self._without_page(asked, f"its metrics page cannot be read: {error}")
-        except trio.TooSlowError:
-            return self._failed(asked, "no answer in time")
         except GatewayError as error:
             return self._failed(asked, str(error), refused=isinstance(error, UpstreamError))
         self._note(asked, load)
