@@ -7,7 +7,9 @@ tail is asked for.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Annotated
 
 from msgspec import Meta
@@ -48,11 +50,17 @@ class WeightedRandom(Picking, frozen=True):
         rng = parts.rng
 
         def pick(candidates: Sequence[Candidate], scores: Sequence[float], /) -> Iterator[Candidate]:
-            # Efraimidis and Spirakis, algorithm A-Res: by U^(1/score); here by its logarithm, which does not underflow
-            keys = [_log(rng.random()) / score if score > 0.0 else -math.inf for score in scores]
-            if max(keys) == -math.inf:
-                keys = [rng.random() for _ in scores]
-            yield from _lazily(candidates, keys)
+            weights = [max(0.0, score) for score in scores]
+            steps = list(accumulate(weights))
+            if not 0.0 < steps[-1] < math.inf:
+                weights, steps = [1.0] * len(weights), list(range(1, len(weights) + 1))
+            first = bisect_right(steps, rng.random() * steps[-1], hi=len(steps) - 1)
+            yield candidates[first]
+            # Efraimidis and Spirakis, algorithm A-Res: by U^(1/weight); here by its logarithm, which does not underflow
+            keys = [_log(rng.random()) / weight if weight else -math.inf for weight in weights]
+            keys[first] = math.inf
+            for index in sorted(range(len(keys)), key=keys.__getitem__, reverse=True)[1:]:
+                yield candidates[index]
 
         return pick
 
@@ -115,12 +123,3 @@ def _by_score(candidates: Sequence[Candidate], scores: Sequence[float], taken: i
     rest = [(-scores[index], rng.random(), index) for index in range(len(candidates)) if index != taken]
     rest.sort()
     return [candidates[index] for _, _, index in rest]
-
-
-def _lazily(candidates: Sequence[Candidate], keys: Sequence[float]) -> Iterator[Candidate]:
-    """By falling key."""
-    first = max(range(len(keys)), key=keys.__getitem__)
-    yield candidates[first]
-    for index in sorted(range(len(keys)), key=keys.__getitem__, reverse=True):
-        if index != first:
-            yield candidates[index]

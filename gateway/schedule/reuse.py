@@ -33,15 +33,19 @@ class _Memory:
         self.index = PrefixIndex(blocks, capacity)
 
     def match(self, ask: Ask) -> dict[str, int]:
-        """Endpoint → blocks of the prompt's beginning it holds. Tells ``ask`` how many tokens that is."""
-        hashes, size = ask.chain(self.blocks), self.blocks.size
+        """Endpoint → bytes of the prompt's beginning it holds. Tells ``ask`` how many tokens that is."""
+        hashes = ask.chain(self.blocks)
         held = self.index.match(hashes) if hashes else {}
         most, ratio = ask.tokens - 1.0, ask.bytes_per_token
-        ask.hits = {id: min(length / ratio, most) for id, length in held.items()}
-        return {id: min(-(-length // size), len(hashes)) for id, length in held.items()}
+        # the lengths are few, whoever many hold them
+        tokens = {length: min(length / ratio, most) for length in set(held.values())}
+        ask.hits = {id: tokens[length] for id, length in held.items()}
+        return held
 
-    def total(self, ask: Ask) -> int:
-        return len(ask.chain(self.blocks))
+    def share(self, ask: Ask, length: int) -> float:
+        """Of the prompt's blocks, those that ``length`` bytes cover; the last block may be short."""
+        total = len(ask.chain(self.blocks))
+        return min(-(-length // self.blocks.size), total) / total
 
     def placed(self, ask: Ask, candidate: Candidate) -> None:
         hashes, blocks = ask.chain(self.blocks), self.blocks
@@ -90,14 +94,15 @@ class _Matched(_Memory):
         self.top = of.top_k_matches
 
     def __call__(self, ask: Ask, candidates: Sequence[Candidate], /) -> Sequence[float]:
-        matched = self.match(ask)
-        lengths = [matched.get(c.id, 0) for c in candidates] if matched else []
+        held = self.match(ask)
+        get = held.get
+        lengths = [get(c.id, 0) for c in candidates] if held else []
         if not any(lengths):
             return [0.0] * len(candidates)
-        # as many as asked for count; of equals none is preferred by chance
+        # of equal matches none is preferred by chance
         least = sorted(lengths, reverse=True)[min(self.top, len(lengths)) - 1]
-        total = self.total(ask)
-        return [length / total if length >= least else 0.0 for length in lengths]
+        shares = {length: self.share(ask, length) if length >= least else 0.0 for length in set(lengths)}
+        return [shares[length] for length in lengths]
 
 
 class ApproxPrefixCache(Section, frozen=True):
@@ -139,16 +144,15 @@ class _Ratio(_Memory):
         self.of = of
 
     def __call__(self, ask: Ask, candidates: Sequence[Candidate], /) -> Sequence[float]:
-        matched = self.match(ask)
-        if not matched:
+        held = self.match(ask)
+        if not held:
             return [0.0] * len(candidates)
-        total, hits = self.total(ask), ask.hits
-        weight, scale = self.of.match_length_weight, self.of.match_length_scale_tokens
+        get, weight, scale = held.get, self.of.match_length_weight, self.of.match_length_scale_tokens * _TOKEN_BYTES
         scores = {
-            id: weight * min(1.0, hits[id] / scale) ** 2 + (1.0 - weight) * count / total
-            for id, count in matched.items()
+            length: weight * min(1.0, length / scale) ** 2 + (1.0 - weight) * self.share(ask, length)
+            for length in {0, *held.values()}
         }
-        return [scores.get(c.id, 0.0) for c in candidates]
+        return [scores[get(c.id, 0)] for c in candidates]
 
     def loaded(self, candidate: Candidate) -> None:
         if self.of.auto_tune:
@@ -181,9 +185,9 @@ class _Holders(_Memory):
         self.rng = rng
 
     def __call__(self, ask: Ask, candidates: Sequence[Candidate], /) -> Sequence[Candidate]:
-        matched = self.match(ask)
-        least = self.of.affinity_threshold * self.total(ask)
-        holders = [c for c in candidates if matched.get(c.id, 0) >= least] if matched else []
+        held = self.match(ask)
+        enough = {length for length in set(held.values()) if self.share(ask, length) >= self.of.affinity_threshold}
+        holders = [c for c in candidates if held.get(c.id) in enough] if enough else []
         if not holders or self.rng.random() < self.of.exploration_probability:
             return candidates
         penalty = min(self._ttft(ask, c) for c in holders) - min(self._ttft(ask, c) for c in candidates)

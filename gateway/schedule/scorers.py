@@ -5,8 +5,8 @@ Invariant: every score is in [0, 1], whatever a load holds; an endpoint of which
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Annotated, Final
 
 from msgspec import Meta, field
@@ -30,13 +30,16 @@ class KVCache(Section, frozen=True):
         return self._score
 
     def _score(self, ask: Ask, candidates: Sequence[Candidate], /) -> Sequence[float]:
-        return [
-            UNKNOWN
+        usages = [
+            None
             if (load := c.load) is None or (used := load.kv_usage) is None
-            else 1.0 - min(1.0, max(0.0, used))
-            if not (load.blocks and load.block_size)
-            else 1.0 - min(1.0, max(0.0, used + c.backlog / (load.blocks * load.block_size)))
+            else used + c.backlog / room
+            if (room := load.blocks * load.block_size)
+            else used
             for c in candidates
+        ]
+        return [
+            UNKNOWN if used is None else 0.0 if used >= 1.0 else 1.0 - used if used > 0.0 else 1.0 for used in usages
         ]
 
 
@@ -52,7 +55,15 @@ class LeastLatency(Section, frozen=True):
         return self._score
 
     def _score(self, ask: Ask, candidates: Sequence[Candidate], /) -> Sequence[float]:
-        pairs = [_latencies(c) for c in candidates]
+        pairs = [
+            (ttft, tpot)
+            if (load := c.load) is not None
+            and (ttft := load.ttft) is not None
+            and (tpot := load.tpot) is not None
+            and ttft > 0.0 < tpot
+            else None
+            for c in candidates
+        ]
         known = [pair for pair in pairs if pair is not None]
         if not known:
             return [UNKNOWN] * len(pairs)
@@ -66,13 +77,6 @@ class LeastLatency(Section, frozen=True):
             + (1.0 - share) * ((top_tpot - pair[1]) / span_tpot if span_tpot else 1.0)
             for pair in pairs
         ]
-
-
-def _latencies(candidate: Candidate) -> tuple[float, float] | None:
-    load = candidate.load
-    if load is None or (ttft := load.ttft) is None or (tpot := load.tpot) is None:
-        return None
-    return (ttft, tpot) if 0.0 < ttft < math.inf and 0.0 < tpot < math.inf else None
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
@@ -93,13 +97,16 @@ class Heterogeneous(Section, frozen=True):
         return self._score
 
     def _score(self, ask: Ask, candidates: Sequence[Candidate], /) -> Sequence[float]:
-        tokens, hit = ask.tokens, ask.hits.get
         speeds = [c.speed for c in candidates]
         gaps = [gap for speed in speeds if (gap := speed.decode) > 0.0]
-        usual, most = sum(gaps) / len(gaps) if gaps else 0.0, float(self.output_tokens)
+        usual, output = sum(gaps) / len(gaps) if gaps else 0.0, float(self.output_tokens)
+        tokens, held = ask.tokens, ask.hits.get
+        work: Iterable[float] = repeat(tokens)
+        if ask.hits:
+            work = [left if (left := tokens - held(c.id, 0.0)) > 1.0 else 1.0 for c in candidates]
         times = [
-            (c.backlog + max(1.0, tokens - hit(c.id, 0.0))) * speed.prefill + most * (speed.decode or usual)
-            for c, speed in zip(candidates, speeds, strict=True)
+            (c.backlog + left) * speed.prefill + output * (speed.decode or usual)
+            for c, speed, left in zip(candidates, speeds, work, strict=False)
         ]
         best = min(times)
         return [best / time for time in times]

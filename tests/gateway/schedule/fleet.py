@@ -63,7 +63,7 @@ def parts(seed: int = 1, sticky: SessionSticky | None = None) -> Parts:
 
 def speed(prefill: float = 1e-4, decode: float = 0.0) -> Speed:
     made = Speed()
-    made.prefill, made.decode = prefill, decode
+    made.factor, made.decode = prefill / made.pace.prefill, decode
     return made
 
 

@@ -91,9 +91,9 @@ def test_random_scores_differ() -> None:
 
 def test_each_endpoint_is_judged_by_its_own_speed() -> None:
     fast, slow = Fake("a", speed=speed(1e-4)), Fake("b", speed=speed(2e-4))
-    assert scores(Heterogeneous(), fast, slow, of=ask("x" * 4000)) == [1.0, 0.5]
+    assert scores(Heterogeneous(), fast, slow, of=ask("x" * 4000)) == pytest.approx([1.0, 0.5])
     busy = Fake("a", speed=speed(1e-4), backlog=3000)
-    assert scores(Heterogeneous(), busy, slow, of=ask("x" * 4000)) == [0.5, 1.0]
+    assert scores(Heterogeneous(), busy, slow, of=ask("x" * 4000)) == pytest.approx([0.5, 1.0])
 
 
 def test_what_an_endpoint_holds_need_not_be_computed() -> None:
