@@ -51,6 +51,11 @@ def test_every_plugin_needs_no_parameters_and_does_something(name: str) -> None:
     plugin()
 
 
+def test_every_name_is_documented() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+    assert [name for name in (*registry.BUILT_IN, *registry.ALIASES) if f"`{name}`" not in text] == []
+
+
 def test_two_names_of_one_plugin() -> None:
     assert registry.find("gpu-usage") is registry.find("kv-cache") is KVCache
     assert registry.canonical("gpu-usage") == "kv-cache"
