@@ -151,6 +151,27 @@ def test_loads_are_as_old_as_they_say() -> None:
     assert (last.ttft_count, last.prompt_tokens, last.generated_tokens) == (2, 60_010, 200)
 
 
+def test_who_finds_a_shared_cache_full_goes_on_when_there_is_room() -> None:
+    class Fixed(Watched):
+        def choose(self, request: Request, now: float) -> Iterable[int]:
+            return (0, 1) if request.index < 3 else (1, 0)
+
+    size = 300
+    rows = [(0.0, size * BLOCK, 50, tuple(range(size * at, size * at + size))) for at in range(3)]
+    played = trace(*rows, (14.0, size * BLOCK, 50, tuple(range(9000, 9000 + size))))
+    given = scenario(engines=2, capacity=0.01, max_running=3, timeout=300.0, attempts=1)
+    assert 2 * given.blocks(played) < 3 * size
+    outcome = play(played, given, Fixed, shared=True)
+    assert [fate.failed for fate in outcome.fates] == [False] * 4
+
+
+def test_the_oracle_knows_who_hangs() -> None:
+    played, given = conversations(), scenario(hang={0: 0.0}, timeout=5.0)
+    outcome = play(played, given, BASELINES[ORACLE], shared=True)
+    assert {fate.engine for fate in outcome.fates} == {1, 2}
+    assert {fate.attempts for fate in outcome.fates[1:]} == {1}  # the first came before anything hung
+
+
 def test_rejected_requests_fail() -> None:
     class Refusing(Counting):
         def choose(self, request: Request, now: float) -> Iterable[int]:
@@ -244,6 +265,8 @@ def test_requests_leave_an_engine_that_gives_no_sign_of_life() -> None:
     assert moved
     assert all(fate.ttft < 10.0 and fate.engine != 1 for fate in moved)
     assert not any(fate.failed for fate in outcome.fates)
+    later = [fate for fate, request in zip(outcome.fates, played.requests, strict=True) if request.at > 27.0]
+    assert {fate.attempts for fate in later} == {1}, "nobody is sent there any more"
 
 
 def test_the_published_defaults_are_what_was_published() -> None:
