@@ -3,7 +3,7 @@
 background                     cancelled: the process exits (second signal, or the drain is over)
 ├ signals                      first SIGTERM or SIGINT drains, SIGHUP reloads
 ├ source                       supervised; the last snapshot keeps serving if it dies
-├ discovery                    one loop an endpoint
+├ discovery, scraping          one loop an endpoint each
 ├ watch, idle connections      timeouts of calls, expiry of upstream connections
 ├ admin
 └ HTTP listener                drains by itself: what runs finishes
@@ -36,13 +36,14 @@ from gateway.config.settings import HttpListener, Settings
 from gateway.config.snapshot import PoolSpec, Snapshot, resolved
 from gateway.config.url import is_loopback
 from gateway.core import Gateway, Target
-from gateway.discover import Discovery
+from gateway.discover import Answer, Discovery
 from gateway.errors import GatewayError, ModelNotFound, NoEndpoints
 from gateway.meter import Record, Totals
 from gateway.pools import Pools
-from gateway.ports import Candidate, Exchange
-from gateway.schedule.cost import Costs
-from gateway.schedule.profile import Profile, Weighted
+from gateway.ports import Exchange
+from gateway.schedule.build import for_pool
+from gateway.schedule.profile import Profile
+from gateway.scrape import Scrapes
 from gateway.sources import file
 from gateway.status import Status
 from gateway.supervise import supervise
@@ -91,11 +92,6 @@ def _fail(code: int, *messages: str) -> int:
     return code
 
 
-def _pick(candidates: Sequence[Candidate], scores: Sequence[float]) -> Sequence[Candidate]:
-    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-    return [candidates[index] for index in order]
-
-
 class Program:
     """One gateway process. ``snapshot`` is the configuration in force, discovered models included."""
 
@@ -131,6 +127,7 @@ class Program:
             await self._background.start(self._signals)
             await self._background.start(admin_server.serve, self._status, [self._admin_socket])
             self._background.start_soon(self.discovery.run)
+            self._background.start_soon(self._scrapes.run)
             self._background.start_soon(self.gateway.run)
             self._background.start_soon(self._transport.expire)
             self._background.start_soon(self._access_log.run)
@@ -158,7 +155,7 @@ class Program:
         settings = self._settings
         adapters = registry.load(frozenset(settings.trusted_fields))
         self._transport = HTTPTransport(TransportSettings(connect_timeout=settings.timeouts.connect))
-        self.pools = Pools(adapters, self._profile)
+        self.pools = pools = Pools(adapters, self._profile, self._rng)
         self.gateway = Gateway(
             self.pools, self._transport, self._route, finished=self._finished, attempted=self.totals.attempted
         )
@@ -168,6 +165,16 @@ class Program:
             self._rebuild,
             detect=registry.detect,
             detect_paths=registry.PROBES,
+        )
+        self._scrapes = Scrapes(
+            self._transport,
+            loaded=pools.loaded,
+            lost=pools.unloaded,
+            restarted=pools.restarted,
+            refused=self._unreachable,
+            polled=pools.polled,
+            interval=settings.scraping.interval,
+            timeout=settings.scraping.timeout,
         )
         self._access_log = AccessLog(Requests.ALL if self.options.access_log else Requests.ERRORS)
         self._server = Server(OpenAIApp(self), self._listeners, _limits(settings))
@@ -185,7 +192,7 @@ class Program:
             _log.warning("nothing to serve: give --backend ENGINE=URL, or -c with a ModelServer and a ModelRoute")
 
     def _profile(self, spec: PoolSpec, old: Profile | None) -> Profile:
-        return old or Profile((), (Weighted("cost", Costs()),), _pick)
+        return for_pool(self._settings.scheduler, spec, self._rng, old)
 
     # -- what the OpenAI front end stands on -----------------------------------------------------------------------
 
@@ -234,6 +241,9 @@ class Program:
         self._configured = configured
         self.gateway.keep_alive_s = configured.settings.streaming.keep_alive
         self.gateway.budget.ratio = configured.settings.retry.budget
+        wanted = configured.settings.scheduler.debug_header
+        self.gateway.debug_header = is_loopback(self._addresses[0][0]) if wanted is None else wanted
+        self._scrapes.interval = configured.settings.scraping.interval
         self.pools.health = configured.settings.health
         self._rebuild()
 
@@ -265,16 +275,26 @@ class Program:
         asked = {e for pool in self._configured.pools if not pool.external for e in pool.endpoints}.union(
             self._backends
         )
+        self._asked = {endpoint.id: endpoint for endpoint in asked}
         self.discovery.watch(asked)
-        self._mark(asked)
+        self._mark()
+        members = self.pools.members()
+        self._scrapes.watch({m.endpoint: m.adapter for m in members if m.id in self._asked and m.up})
 
-    def _mark(self, asked: set[Endpoint]) -> None:
+    def _mark(self) -> None:
         """Members learn whether their endpoint answers. Public providers are not asked: they count as answering."""
-        answers = {endpoint.id: self.discovery[endpoint] for endpoint in asked}
         for member in self.pools.members():
-            answer = answers.get(member.id)
-            member.health.reached(trio.current_time(), True if answer is None else answer.up)
-            member.cards = () if answer is None else answer.cards
+            asked = self._asked.get(member.id)
+            answer = Answer(True) if asked is None else self.discovery[asked]
+            if member.up and answer.up is False:
+                self.pools.restarted(member.endpoint)
+            member.health.reached(trio.current_time(), answer.up)
+            member.cards = answer.cards
+
+    def _unreachable(self, endpoint: Endpoint) -> None:
+        """A connection for its load failed: find out at once whether it is gone."""
+        if endpoint.id in self._asked:
+            self.discovery.hurry(self._asked[endpoint.id])
 
     async def _watch(self) -> None:
         await supervise(

@@ -17,8 +17,9 @@ import trio
 
 from gateway.config.snapshot import Policy
 from gateway.errors import GatewayError, NoEndpoints, Overloaded, UpstreamError, UpstreamTimeout
+from gateway.member import Member
 from gateway.meter import CLIENT_GONE, Record
-from gateway.pools import Member, Placement, Pool
+from gateway.pools import Placement, Pool
 from gateway.ports import Decoder, Exchange, Sending
 from gateway.schedule.ask import Ask
 from gateway.schedule.explain import Explanation

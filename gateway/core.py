@@ -19,8 +19,9 @@ import trio
 from gateway.call import Attempt, Call, unlink
 from gateway.config.snapshot import Policy
 from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamTimeout
+from gateway.member import Member
 from gateway.meter import Record
-from gateway.pools import Member, Pools
+from gateway.pools import Pools
 from gateway.ports import Exchange, Transport, UpstreamResponse
 from gateway.schedule.explain import Decisions
 from gateway.turn import turn

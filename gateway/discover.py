@@ -58,6 +58,7 @@ class Discovery:
         self._answers: dict[Endpoint, Answer] = {}
         self._loops = Loops(self._keep_asking, lambda endpoint: f"discovery of {endpoint.url}")
         self._asked = trio.lowlevel.ParkingLot()
+        self._hurries: dict[Endpoint, trio.Event] = {}
 
     def __getitem__(self, endpoint: Endpoint) -> Answer:
         return self._answers.get(endpoint, _NOTHING)
@@ -70,6 +71,13 @@ class Discovery:
         """Ask these from now on, and no others."""
         for endpoint in self._loops.keep(endpoints):
             self._answers.pop(endpoint, None)
+            self._hurries.pop(endpoint, None)
+
+    def hurry(self, endpoint: Endpoint) -> None:
+        """Something is wrong with it, or has changed: ask now and not when its turn comes."""
+        hurry = self._hurries.get(endpoint)
+        if hurry is not None:
+            hurry.set()
 
     async def wait_settled(self) -> None:
         """Until every endpoint watched has answered or failed to, once."""
@@ -79,8 +87,10 @@ class Discovery:
     async def _keep_asking(self, endpoint: Endpoint) -> None:
         failures = 0
         while True:
+            hurry = self._hurries[endpoint] = trio.Event()
             failures = await self._ask(endpoint, failures)
-            await trio.sleep(_DOWN_S[min(failures, len(_DOWN_S)) - 1] if failures else _UP_S)
+            with trio.move_on_after(_DOWN_S[min(failures, len(_DOWN_S)) - 1] if failures else _UP_S):
+                await hurry.wait()
 
     async def _ask(self, endpoint: Endpoint, failures: int) -> int:
         """Ask once; the number of failures in a row after it."""

@@ -71,6 +71,11 @@ class Health:
         """Whether a new request may be placed here."""
         return now >= self.blocked_until
 
+    @property
+    def easing_until(self) -> float:
+        """Until then `share` is below 1; as cheap as it gets, for it is asked of every candidate."""
+        return math.inf if self.why else self._ramp_until
+
     def share(self, now: float) -> float:
         """What part of its usual requests it should get, above 0 and at most 1; 0.1 while the next one is a probe."""
         if self.why:

@@ -9,150 +9,27 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-import msgspec
 import trio
 
 from gateway.config.settings import HealthSettings
 from gateway.config.snapshot import Policy, PoolSpec
 from gateway.health import Health, watch
+from gateway.member import Member, MemberStatistics
 from gateway.ports import Adapter
 from gateway.schedule.ask import BYTES_PER_TOKEN, Ask
+from gateway.schedule.parts import Random
 from gateway.schedule.profile import Profile
 from gateway.schedule.speed import Pace, Speed
-from gateway.types import Endpoint, InferenceRequest, Load, ModelCard, Usage
+from gateway.types import Endpoint, InferenceRequest, Load, Usage
 
 _log: Final = logging.getLogger("infer_gateway.pools")
 
 MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
 """What places a pool's requests; the one given, if it was made of the same configuration."""
-
-
-class MemberStatistics(msgspec.Struct, frozen=True):
-    """What operators see of one endpoint of a pool. ``state``: ready, unknown (not asked yet), slow-start, open (set
-    aside), half-open (one request tries it), hung, down or draining. ``why`` it was set aside: failing, erring, slow,
-    stuck or hung.
-
-    ``waiting``, ``running`` and ``kv_usage`` are the engine's own words, ``load_age_s`` seconds old; None where it has
-    said nothing lately. ``prefill_rate`` (prompt tokens a second) is what the gateway has seen it do.
-    """
-
-    pool: str
-    endpoint: str
-    engine: str
-    state: str
-    inflight: int
-    requests: int
-    failures: int
-    models: tuple[str, ...]
-    pending: int = 0
-    waiting: float | None = None
-    running: float | None = None
-    kv_usage: float | None = None
-    load_age_s: float | None = None
-    prefill_rate: float | None = None
-    why: str = ""
-
-
-class Member:
-    """One endpoint in one pool (ports.Candidate). ``up`` is None until it has answered a probe; it may be used."""
-
-    __slots__ = (
-        "adapter", "answered_at", "backlog", "cards", "computed_s", "endpoint", "failures", "foreign",
-        "foreign_pending", "health", "id", "inflight", "load", "pending", "pool", "requests", "speed",
-        "unstreamed", "until",
-    )  # fmt: skip
-
-    def __init__(self, pool: str, endpoint: Endpoint, adapter: Adapter, health: Health | None = None) -> None:
-        self.pool = pool
-        self.endpoint = endpoint
-        self.id = endpoint.id
-        self.adapter = adapter
-        self.cards: tuple[ModelCard, ...] = ()
-        self.health = Health() if health is None else health
-        self.inflight = 0
-        self.unstreamed = 0
-        self.requests = 0
-        self.failures = 0
-        self.load: Load | None = None
-        self.speed = Speed()
-        self.pending = 0
-        self.backlog = 0.0
-        self.until = self.answered_at = -math.inf
-        self.computed_s = 0.0
-        self.foreign = self.foreign_pending = 0.0
-
-    def usable(self, now: float) -> bool:
-        """Whether a new request may be placed here; an open circuit lets one through when its time is up."""
-        return now >= self.health.blocked_until
-
-    @property
-    def up(self) -> bool | None:
-        return self.health.up
-
-    @up.setter
-    def up(self, up: bool | None) -> None:
-        """As if it had always been so; `Health.reached` also eases in one that comes back."""
-        self.health.reached(-math.inf, up)
-
-    def place(self) -> bool:
-        """A request goes here. True if it is the one that finds out whether the endpoint is well again."""
-        self.inflight += 1
-        self.requests += 1
-        return self.health.place()
-
-    @property
-    def owed(self) -> float:
-        """Seconds of computing that the prompts still unanswered should take."""
-        return self.pending * self.speed.step + self.backlog * self.speed.prefill
-
-    @property
-    def streams(self) -> float:
-        """Requests past their first token, whoever sent them."""
-        return self.inflight - self.pending + self.foreign
-
-    def leave(self, probe: bool) -> None:
-        """What `place` returned comes back when the request has left."""
-        self.inflight -= 1
-        self.health.leave(probe)
-
-    def succeeded(self, now: float, probe: bool) -> None:
-        self.health.succeeded(now, probe)
-
-    def failed(self, now: float, probe: bool = False) -> float:
-        """One more failure that was the endpoint's own; the seconds for which that sets it aside, or 0."""
-        self.failures += 1
-        return self.health.failed(now, probe)
-
-    def cool(self, now: float, retry_after: float) -> None:
-        """The endpoint asked not to be called for ``retry_after`` seconds."""
-        self.health.cool(now, retry_after)
-
-    def refused(self, now: float) -> None:
-        """The endpoint is full: others come first for a moment."""
-        self.health.refused(now)
-
-    def statistics(self, now: float) -> MemberStatistics:
-        load = self.load
-        return MemberStatistics(
-            pool=self.pool,
-            endpoint=self.id,
-            engine=self.endpoint.engine,
-            state=self.health.state(now),
-            inflight=self.inflight,
-            requests=self.requests,
-            failures=self.failures,
-            models=tuple(card.id for card in self.cards),
-            pending=self.pending,
-            waiting=None if load is None else load.waiting,
-            running=None if load is None else load.running,
-            kv_usage=None if load is None else load.kv_usage,
-            load_age_s=None if load is None else now - load.at,
-            prefill_rate=1.0 / self.speed.prefill,
-            why=self.health.why,
-        )
 
 
 class Pool:
@@ -161,14 +38,17 @@ class Pool:
     Learned are ``bytes_per_token``, ``uncached`` (prompt tokens a request has computed) and how fast endpoints are.
     """
 
-    __slots__ = ("bytes_per_token", "members", "name", "pace", "policy", "profile", "uncached")
+    __slots__ = ("bytes_per_token", "members", "name", "pace", "policy", "profile", "rng", "uncached")
 
-    def __init__(self, name: str, members: Sequence[Member], policy: Policy, profile: Profile) -> None:
+    def __init__(
+        self, name: str, members: Sequence[Member], policy: Policy, profile: Profile, rng: Random | None = None
+    ) -> None:
         self.name = name
         self.members = members
         self.policy = policy
         self.profile = profile
         self.bytes_per_token = BYTES_PER_TOKEN
+        self.rng = rng or random.Random()
         self.uncached = 1000.0
         self.pace = Pace()
         for member in members:
@@ -189,12 +69,31 @@ class Pool:
         if not usable:
             yield from self._last_resort(now)
             return
-        with_room = [member for member in usable if member.health.full_until <= now] or usable
-        for member in self.profile.rank(ask, with_room):
+        first, rest = self._eased([member for member in usable if member.health.full_until <= now] or usable, now)
+        for member in self.profile.rank(ask, first):
             if member.usable(now):
                 yield member
-        if with_room is not usable:
+        for member in sorted(rest, key=lambda member: member.inflight):
+            if member.usable(now):
+                yield member
+        if len(first) + len(rest) < len(usable):
             yield from sorted((m for m in usable if m.health.full_until > now), key=lambda member: member.inflight)
+
+    def _eased(self, members: Sequence[Member], now: float) -> tuple[Sequence[Member], Sequence[Member]]:
+        """Those to choose from, and those to fall back on: one that comes back or is new gets a part of its share.
+
+        One whose time to be tried has come is chosen outright: by its record nobody would choose it.
+        """
+        easing = [member for member in members if now < member.health.easing_until]
+        if not easing or len(members) == 1:
+            return members, ()
+        tried = next((member for member in easing if member.health.why), None)
+        if tried is not None:
+            return (tried,), [member for member in members if member is not tried]
+        held = [member for member in easing if self.rng.random() >= member.health.share(now)]
+        if not held or len(held) == len(members):
+            return members, ()
+        return [member for member in members if member not in held], held
 
     def _last_resort(self, now: float) -> list[Member]:
         best = min(self.members, key=lambda member: member.health.reluctance(now), default=None)
@@ -224,12 +123,6 @@ class Pool:
                 computed = load.prompt_tokens - load.hit_tokens - former.prompt_tokens + former.hit_tokens
                 member.speed.computed(computed, load.at - former.at)
         self.profile.loaded(member)
-
-    def forget(self, member: Member) -> None:
-        """An endpoint restarted, or cannot be reached: whatever it held is gone."""
-        member.load = None
-        member.foreign = member.foreign_pending = 0.0
-        self.profile.forget(member.id)
 
     def retry_after(self, now: float) -> float:
         """When a member may be usable again, in seconds; 1 where nobody knows."""
@@ -337,11 +230,13 @@ class Placement:
 class Pools:
     """All pools by name. `apply` swaps in a new set, judged by ``health``."""
 
-    def __init__(self, adapters: Mapping[str, Adapter], profile: MakeProfile) -> None:
+    def __init__(self, adapters: Mapping[str, Adapter], profile: MakeProfile, rng: Random | None = None) -> None:
         self.adapters = adapters
         self.profile = profile
+        self.rng = rng or random.Random()
         self.health = HealthSettings()
         self._pools: dict[str, Pool] = {}
+        self._placed: dict[Endpoint, list[tuple[Pool, Member]]] = {}
 
     def __getitem__(self, name: str) -> Pool:
         return self._pools[name]
@@ -364,6 +259,10 @@ class Pools:
             members = [old.get((spec.name, endpoint)) or self._member(spec.name, endpoint) for endpoint in known]
             pools[spec.name] = self._pool(spec, members)
         self._pools = pools
+        self._placed = {}
+        for pool in pools.values():
+            for member in pool.members:
+                self._placed.setdefault(member.endpoint, []).append((pool, member))
         kept = {(member.pool, member.endpoint) for member in self.members()}
         gone = [member for key, member in old.items() if key not in kept]
         for member in gone:
@@ -376,7 +275,7 @@ class Pools:
         pool = self._pools.get(spec.name)
         profile = self.profile(spec, None if pool is None else pool.profile)
         if pool is None:
-            return Pool(spec.name, members, spec.policy, profile)
+            return Pool(spec.name, members, spec.policy, profile, self.rng)
         for member in members:
             if member.speed.pace is not pool.pace:
                 member.speed = Speed(pool.pace)
@@ -387,6 +286,32 @@ class Pools:
         former = self._pools.get(pool)
         joins = former is not None and any(member.requests for member in former.members)
         return Member(pool, endpoint, self.adapters[endpoint.engine], Health(self.health, joins=joins))
+
+    # -- what scrapes tell ------------------------------------------------------------------------------------------
+
+    def loaded(self, endpoint: Endpoint, load: Load) -> None:
+        for pool, member in self._placed.get(endpoint, ()):
+            pool.loaded(member, load)
+
+    def unloaded(self, endpoint: Endpoint) -> None:
+        """Its last load is too old to be believed."""
+        for _, member in self._placed.get(endpoint, ()):
+            member.unloaded()
+
+    def restarted(self, endpoint: Endpoint) -> None:
+        """Its process is another, or cannot be reached: whatever it held is gone."""
+        for pool, member in self._placed.get(endpoint, ()):
+            member.unloaded()
+            pool.profile.forget(member.id)
+
+    def polled(self, endpoint: Endpoint, answers: bool) -> None:
+        """It answered a poll, or is not polled any more."""
+        now = trio.current_time()
+        for _, member in self._placed.get(endpoint, ()):
+            if answers:
+                member.health.polled(now)
+            else:
+                member.health.unpolled()
 
     def watch(self, now: float) -> None:
         for pool in self._pools.values():

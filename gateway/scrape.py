@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 import msgspec
 import trio
 
-from gateway.errors import GatewayError, UpstreamError
+from gateway.errors import GatewayError, UpstreamError, UpstreamTimeout
 from gateway.ports import Adapter, Transport
 from gateway.recent import Recent
 from gateway.supervise import Loops
@@ -64,7 +64,9 @@ class _Asked:
 class Scrapes:
     """Calls back in this thread, with the endpoint: ``loaded`` with each new load, ``restarted`` before the first load
     of another engine process, ``lost`` once when the last load is older than ``stale`` seconds (default: five
-    intervals, two seconds at least), ``refused`` when a connection is refused or breaks and did not do so before.
+    intervals, two seconds at least), ``refused`` when a connection is refused or breaks and did not do so before;
+    ``polled`` with True when a question was answered, whatever the answer, and with False when it is not asked any
+    more, or hardly ever.
 
     ``interval`` is the time between two questions in seconds, give or take a tenth, ``timeout`` the time for an answer.
     """
@@ -77,6 +79,7 @@ class Scrapes:
         lost: Callable[[Endpoint], object],
         restarted: Callable[[Endpoint], object] = lambda endpoint: None,
         refused: Callable[[Endpoint], object] = lambda endpoint: None,
+        polled: Callable[[Endpoint, bool], object] = lambda endpoint, answers: None,
         interval: float = 0.2,
         timeout: float = 1.0,
         stale: float | None = None,
@@ -87,6 +90,7 @@ class Scrapes:
         self._lost = lost
         self._restarted = restarted
         self._refused = refused
+        self._polled = polled
         self.interval = interval
         self._timeout = timeout
         self._stale = max(5 * interval, _STALE_S) if stale is None else stale
@@ -102,11 +106,13 @@ class Scrapes:
 
     def watch(self, adapters: Mapping[Endpoint, Adapter]) -> None:
         """Ask these from now on, each in its dialect, and no others. Of one no longer watched nothing more is said."""
-        keys = {(endpoint, adapter) for endpoint, adapter in adapters.items() if adapter.metrics_path()}
-        for key in keys - self._asked.keys():
-            self._asked[key] = _Asked(*key)
+        keys = [key for key in adapters.items() if key[1].metrics_path()]
+        for key in keys:
+            if key not in self._asked:
+                self._asked[key] = _Asked(*key)
         for key in self._loops.keep(keys):
             self._asked.pop(key).watched = False
+            self._polled(key[0], False)
 
     async def _patrol(self) -> None:
         """Loads expire also while their engine lets a question wait."""
@@ -139,13 +145,17 @@ class Scrapes:
                 page = await self._get(asked.target, asked.request)
             if page is None:
                 return self._failed(asked, "no answer in time")
+            self._polled(asked.endpoint, True)
             load = asked.adapter.parse_load(page, trio.current_time(), asked.layout)
         except _NoPage as error:
             return self._without_page(asked, str(error))
         except (ValueError, RecursionError) as error:
             return self._without_page(asked, f"its metrics page cannot be read: {error}")
-        except GatewayError as error:
+        except (UpstreamError, UpstreamTimeout) as error:
             return self._failed(asked, str(error), refused=isinstance(error, UpstreamError))
+        except GatewayError as error:
+            self._polled(asked.endpoint, True)
+            return self._failed(asked, str(error))
         self._note(asked, load)
         return self.interval
 
@@ -164,6 +174,7 @@ class Scrapes:
     def _without_page(self, asked: _Asked, why: str) -> float:
         if why != asked.why:
             _log.info("%s does not tell its load: %s; asked again every %.0f s", asked.endpoint.url, why, _NO_PAGE_S)
+        self._polled(asked.endpoint, False)
         asked.why, asked.refused = why, False
         return _NO_PAGE_S
 

@@ -92,11 +92,13 @@ class Loops(Generic[Key]):
 
     def keep(self, keys: Iterable[Key]) -> set[Key]:
         """Work on these from now on, and on no others; the ones given up."""
-        wanted = set(keys)
-        gone = self._scopes.keys() - wanted
+        wanted = dict.fromkeys(keys)
+        gone = self._scopes.keys() - wanted.keys()
         for key in gone:
             self._scopes.pop(key).cancel()
-        for key in wanted - self._scopes.keys():
+        for key in wanted:
+            if key in self._scopes:
+                continue
             scope = self._scopes[key] = trio.CancelScope()
             if self._nursery is not None:
                 self._nursery.start_soon(self._loop, key, scope)

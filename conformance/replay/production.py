@@ -18,7 +18,8 @@ from gateway.config.load import load
 from gateway.config.scheduler import Scheduler
 from gateway.config.snapshot import PoolSpec
 from gateway.errors import GatewayError
-from gateway.pools import Member, Placement, Pool
+from gateway.member import Member
+from gateway.pools import Placement, Pool
 from gateway.ports import Adapter
 from gateway.recent import Recent
 from gateway.schedule.ask import Ask

@@ -150,10 +150,14 @@ class ProfileSpec(Section, frozen=True):
 
 
 class Scheduler(ProfileSpec, frozen=True):
-    """The default profile, the named ones that a ModelServer may choose, and when a pool counts as full."""
+    """The default profile, the named ones that a ModelServer may choose, and when a pool counts as full.
+
+    ``debug_header``: whether a client may ask why its request went where it did; None: on loopback only.
+    """
 
     profiles: dict[str, ProfileSpec] = field(default_factory=dict)
     saturation: Saturation | Concurrency = Saturation()
+    debug_header: bool | None = None
 
     def __post_init__(self) -> None:
         ProfileSpec.__post_init__(self)  # a frozen struct's bases are not reached by super()

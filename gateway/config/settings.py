@@ -305,9 +305,23 @@ class Streaming(Section, frozen=True):
     keep_alive: Limit = Limit(15)
 
 
+class Scraping(Section, frozen=True):
+    """Every ``interval`` each engine is asked for its load; one that takes longer than ``timeout`` is asked again."""
+
+    interval: Duration = Duration(0.2)
+    timeout: Duration = Duration(1)
+
+    def __post_init__(self) -> None:
+        if not 0.02 <= self.interval <= 60:
+            raise Fault(".interval", "expected 20ms to 1m")
+        if self.timeout <= 0:
+            raise Fault(".timeout", "expected more than 0")
+
+
 class Settings(Section, frozen=True):
     listeners: Listeners = Listeners()
     scheduler: Scheduler = Scheduler()
+    scraping: Scraping = Scraping()
     auth: Auth = Auth()
     fairness: Fairness = Fairness()
     limits: tuple[RateLimits, ...] = ()

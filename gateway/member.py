@@ -1,0 +1,146 @@
+"""One endpoint in one pool: what is under way there, what it is like, whether it may be used; and requests on it. (T)
+
+Invariant: a request counts at its endpoint from dispatch to its true end, and what it shows of the endpoint is learned
+there, once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from gateway.health import Health
+from gateway.ports import Adapter
+from gateway.schedule.speed import Speed
+from gateway.types import Endpoint, Load, ModelCard
+
+
+class MemberStatistics(msgspec.Struct, frozen=True):
+    """What operators see of one endpoint of a pool. ``state``: ready, unknown (not asked yet), slow-start, open (set
+    aside), half-open (one request tries it), hung, down or draining. ``why`` it was set aside: failing, erring, slow,
+    stuck or hung.
+
+    ``waiting``, ``running`` and ``kv_usage`` are the engine's own words, ``load_age_s`` seconds old; None where it has
+    said nothing lately. ``prefill_rate`` (prompt tokens a second) is what the gateway has seen it do.
+    """
+
+    pool: str
+    endpoint: str
+    engine: str
+    state: str
+    inflight: int
+    requests: int
+    failures: int
+    models: tuple[str, ...]
+    pending: int = 0
+    waiting: float | None = None
+    running: float | None = None
+    kv_usage: float | None = None
+    load_age_s: float | None = None
+    prefill_rate: float | None = None
+    why: str = ""
+
+
+class Member:
+    """One endpoint in one pool (ports.Candidate). ``up`` is None until it has answered a probe; it may be used."""
+
+    __slots__ = (
+        "adapter", "answered_at", "backlog", "cards", "computed_s", "endpoint", "failures", "foreign",
+        "foreign_pending", "health", "id", "inflight", "load", "pending", "pool", "requests", "speed",
+        "unstreamed", "until",
+    )  # fmt: skip
+
+    def __init__(self, pool: str, endpoint: Endpoint, adapter: Adapter, health: Health | None = None) -> None:
+        self.pool = pool
+        self.endpoint = endpoint
+        self.id = endpoint.id
+        self.adapter = adapter
+        self.cards: tuple[ModelCard, ...] = ()
+        self.health = Health() if health is None else health
+        self.inflight = 0
+        self.unstreamed = 0
+        self.requests = 0
+        self.failures = 0
+        self.load: Load | None = None
+        self.speed = Speed()
+        self.pending = 0
+        self.backlog = 0.0
+        self.until = self.answered_at = -math.inf
+        self.computed_s = 0.0
+        self.foreign = self.foreign_pending = 0.0
+
+    def unloaded(self) -> None:
+        """What it said of itself is not known any more."""
+        self.load = None
+        self.foreign = self.foreign_pending = 0.0
+
+    def usable(self, now: float) -> bool:
+        """Whether a new request may be placed here; an open circuit lets one through when its time is up."""
+        return now >= self.health.blocked_until
+
+    @property
+    def up(self) -> bool | None:
+        return self.health.up
+
+    @up.setter
+    def up(self, up: bool | None) -> None:
+        """As if it had always been so; `Health.reached` also eases in one that comes back."""
+        self.health.reached(-math.inf, up)
+
+    def place(self) -> bool:
+        """A request goes here. True if it is the one that finds out whether the endpoint is well again."""
+        self.inflight += 1
+        self.requests += 1
+        return self.health.place()
+
+    @property
+    def owed(self) -> float:
+        """Seconds of computing that the prompts still unanswered should take."""
+        return self.pending * self.speed.step + self.backlog * self.speed.prefill
+
+    @property
+    def streams(self) -> float:
+        """Requests past their first token, whoever sent them."""
+        return self.inflight - self.pending + self.foreign
+
+    def leave(self, probe: bool) -> None:
+        """What `place` returned comes back when the request has left."""
+        self.inflight -= 1
+        self.health.leave(probe)
+
+    def succeeded(self, now: float, probe: bool) -> None:
+        self.health.succeeded(now, probe)
+
+    def failed(self, now: float, probe: bool = False) -> float:
+        """One more failure that was the endpoint's own; the seconds for which that sets it aside, or 0."""
+        self.failures += 1
+        return self.health.failed(now, probe)
+
+    def cool(self, now: float, retry_after: float) -> None:
+        """The endpoint asked not to be called for ``retry_after`` seconds."""
+        self.health.cool(now, retry_after)
+
+    def refused(self, now: float) -> None:
+        """The endpoint is full: others come first for a moment."""
+        self.health.refused(now)
+
+    def statistics(self, now: float) -> MemberStatistics:
+        load = self.load
+        return MemberStatistics(
+            pool=self.pool,
+            endpoint=self.id,
+            engine=self.endpoint.engine,
+            state=self.health.state(now),
+            inflight=self.inflight,
+            requests=self.requests,
+            failures=self.failures,
+            models=tuple(card.id for card in self.cards),
+            pending=self.pending,
+            waiting=None if load is None else load.waiting,
+            running=None if load is None else load.running,
+            kv_usage=None if load is None else load.kv_usage,
+            load_age_s=None if load is None else now - load.at,
+            prefill_rate=1.0 / self.speed.prefill,
+            why=self.health.why,
+        )

@@ -1,0 +1,80 @@
+"""How much of a fleet's traffic is ours, and what the rest of it may have left in the caches. (P)
+
+Invariant: a gateway that is alone comes to 1 and expects nothing of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from gateway.ports import Candidate
+from gateway.schedule.home import Homes
+from gateway.types import Load
+
+_KEEP: Final = 0.998
+_ENOUGH: Final = 20_000.0
+_LEAST: Final = 0.05
+_SECOND: Final = 0.5
+_MOST: Final = 0.8
+
+
+class _Seen:
+    """Of one endpoint: prompt tokens we sent, and all it counted, both forgetting (half of it in 70 s of scrapes)."""
+
+    __slots__ = ("all", "counted", "ours", "placed")
+
+    def __init__(self) -> None:
+        self.ours = self.all = self.placed = 0.0
+        self.counted = -1.0
+
+
+class Shared:
+    """``ours``: the part of the fleet's prompt tokens that this gateway sent, as far as engines count them."""
+
+    def __init__(self) -> None:
+        self.ours = 1.0
+        self._seen: dict[str, _Seen] = {}
+        self._reused = 0.0
+        self._homes = Homes()
+
+    def placed(self, endpoint: str, tokens: float, uncached: float) -> None:
+        seen = self._seen.get(endpoint)
+        if seen is None:
+            seen = self._seen[endpoint] = _Seen()
+        seen.placed += tokens
+        self._reused += 0.01 * (1.0 - uncached / tokens - self._reused)
+
+    def loaded(self, endpoint: str, load: Load) -> float:
+        """Compare with what the endpoint counted itself; the part of it that was ours."""
+        seen = self._seen.get(endpoint)
+        if seen is None:
+            return 1.0
+        if seen.counted >= 0.0 and load.prompt_tokens >= seen.counted:
+            seen.ours = seen.ours * _KEEP + seen.placed
+            seen.all = seen.all * _KEEP + load.prompt_tokens - seen.counted
+            seen.placed = 0.0
+        seen.counted = load.prompt_tokens
+        ours, everything = sum([s.ours for s in self._seen.values()]), sum([s.all for s in self._seen.values()])
+        self.ours = min(1.0, max(_LEAST, ours / everything)) if everything > _ENOUGH else 1.0
+        return min(1.0, max(_LEAST, seen.ours / seen.all)) if seen.all > _ENOUGH else self.ours
+
+    def expected(
+        self, hashes: Sequence[int], candidates: Sequence[Candidate], most: float, held: Mapping[str, float]
+    ) -> dict[str, float]:
+        """``held`` with what others have probably placed where the conversation belongs.
+
+        What we find of our own placements others find of theirs: expected is as much of that as they send more.
+        """
+        expected = dict(held)
+        key = self._homes.key(hashes, len(candidates))
+        if key:
+            hidden = min(_MOST, self._reused * (1.0 / self.ours - 1.0))
+            for home in self._homes.of(key, candidates):
+                known = expected.get(home, 0.0)
+                expected[home] = known + hidden * (most - known)
+                hidden *= _SECOND
+        return expected
+
+    def forget(self, endpoint: str) -> None:
+        self._seen.pop(endpoint, None)
