@@ -73,6 +73,7 @@ class Vocabulary:
             generated_tokens=total("generated_tokens"),
             queried_tokens=self.queried_tokens(found),
             hit_tokens=total("hit_tokens"),
+            finished=total("finished"),
             started=total("started"),
         )
 
@@ -140,6 +141,7 @@ class VLLM(Vocabulary):
         "generated_tokens": ("vllm:generation_tokens_total",),
         "queried_tokens": ("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"),
         "hit_tokens": ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
+        "finished": ("vllm:request_success_total",),
     }
     histograms: ClassVar[Mapping[str, Sequence[str]]] = {
         "ttft": ("vllm:time_to_first_token_seconds",),
@@ -202,6 +204,7 @@ class SGLang(Vocabulary):
         "prompt_tokens": ("sglang:prompt_tokens_total",),
         "generated_tokens": ("sglang:generation_tokens_total",),
         "hit_tokens": ("sglang:cached_tokens_total",),
+        "finished": ("sglang:num_requests_total",),
     }
     histograms: ClassVar[Mapping[str, Sequence[str]]] = {
         "ttft": ("sglang:time_to_first_token_seconds",),
@@ -291,6 +294,7 @@ class TensorRT(Vocabulary):
         "blocks": ("trtllm_kv_cache_max_blocks",),
         "prompt_tokens": ("trtllm_prompt_tokens_total",),
         "generated_tokens": ("trtllm_generation_tokens_total",),
+        "finished": ("trtllm_request_success_total",),
         "hit_tokens": ("trtllm_prompt_cached_tokens_total",),
     }
     histograms: ClassVar[Mapping[str, Sequence[str]]] = {

@@ -46,7 +46,7 @@ class Member:
     """One endpoint in one pool (ports.Candidate). ``up`` is None until it has answered a probe; it may be used."""
 
     __slots__ = (
-        "adapter", "answered_at", "backlog", "cards", "computed_s", "endpoint", "failures", "foreign",
+        "adapter", "answered_at", "backlog", "cards", "computed_s", "drift", "endpoint", "failures", "foreign",
         "foreign_pending", "health", "id", "inflight", "load", "pending", "pool", "requests", "speed",
         "unstreamed", "until",
     )  # fmt: skip
@@ -68,12 +68,23 @@ class Member:
         self.backlog = 0.0
         self.until = self.answered_at = -math.inf
         self.computed_s = 0.0
-        self.foreign = self.foreign_pending = 0.0
+        self.foreign = self.foreign_pending = self.drift = 0.0
+
+    def unanswered(self, load: Load) -> float:
+        """Requests there without a token yet, whoever sent them: of all that are there, those that had their first
+        token and have not ended are counted off. What ended without one is noticed when the sum does not fit.
+        """
+        present = load.running + load.waiting
+        begun = load.ttft_count - load.finished - self.drift
+        if begun > present or not present:
+            self.drift += begun - present
+            begun = present
+        return max(present - begun, min(load.waiting, present))
 
     def unloaded(self) -> None:
         """What it said of itself is not known any more."""
         self.load = None
-        self.foreign = self.foreign_pending = 0.0
+        self.foreign = self.foreign_pending = self.drift = 0.0
 
     def usable(self, now: float) -> bool:
         """Whether a new request may be placed here; an open circuit lets one through when its time is up."""
@@ -102,7 +113,7 @@ class Member:
     @property
     def streams(self) -> float:
         """Requests past their first token, whoever sent them."""
-        return self.inflight - self.pending + self.foreign
+        return self.inflight - self.pending + self.foreign - self.foreign_pending
 
     def leave(self, probe: bool) -> None:
         """What `place` returned comes back when the request has left."""

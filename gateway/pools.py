@@ -26,6 +26,7 @@ from gateway.schedule.profile import Profile
 from gateway.schedule.speed import Pace, Speed
 from gateway.types import Endpoint, InferenceRequest, Load, Usage
 
+_ALONE: Final = 0.1
 _log: Final = logging.getLogger("infer_gateway.pools")
 
 MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
@@ -35,10 +36,13 @@ MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
 class Pool:
     """Endpoints that serve one model set, the policy of requests to them, and the profile that places them.
 
-    Learned are ``bytes_per_token``, ``uncached`` (prompt tokens a request has computed) and how fast endpoints are.
+    Learned are ``bytes_per_token``, ``uncached`` (prompt tokens a request has computed), ``others`` (the part of the
+    time that an endpoint serves others, too) and how fast endpoints are.
     """
 
-    __slots__ = ("bytes_per_token", "members", "name", "pace", "policy", "profile", "rng", "uncached")
+    __slots__ = (
+        "_squares", "bytes_per_token", "members", "name", "others", "pace", "policy", "profile", "residual", "rng", "uncached",
+    )  # fmt: skip
 
     def __init__(
         self, name: str, members: Sequence[Member], policy: Policy, profile: Profile, rng: Random | None = None
@@ -49,7 +53,9 @@ class Pool:
         self.profile = profile
         self.bytes_per_token = BYTES_PER_TOKEN
         self.rng = rng or random.Random()
-        self.uncached = 1000.0
+        self.others = 0.0
+        self.uncached = self.residual = 1000.0
+        self._squares = 2_000_000.0
         self.pace = Pace()
         for member in members:
             member.speed = Speed(self.pace)
@@ -103,6 +109,14 @@ class Pool:
         """The request goes there, now."""
         return Placement(self, ask, member, now)
 
+    def prompted(self, uncached: float) -> None:
+        """So many tokens of a prompt are to be computed. Of one under way, the rest is longer than half the mean:
+        it is the long ones that one meets (mean residual life).
+        """
+        self.uncached += 0.02 * (uncached - self.uncached)
+        self._squares += 0.02 * (uncached * uncached - self._squares)
+        self.residual = self._squares / (2.0 * self.uncached)
+
     def loaded(self, member: Member, load: Load) -> None:
         """An endpoint said how it is doing. What it has more of than we sent came from others."""
         former, member.load = member.load, load
@@ -113,15 +127,16 @@ class Pool:
             member.health.heard = load.at  # it works, be it for others
         member.foreign = foreign = max(0.0, load.running + load.waiting - member.inflight)
         member.foreign_pending = 0.0
+        self.others += 0.005 * ((foreign > 0.0) - self.others)
         if foreign:
-            queue = load.waiting + 1.0 if load.waiting else 0.0  # and the one before them is being computed
-            member.foreign_pending = min(foreign, max(0.0, queue - member.pending))
-            # whose turn comes when is not known, nor how far the first one is: ours and theirs, as a whole
-            member.until = load.at + member.owed + member.foreign_pending * self.uncached * member.speed.prefill
-            if former is not None and former.waiting and load.waiting and load.queried_tokens:
-                # our own answers' times say little where others queue too; but it had something to do all the while
-                computed = load.prompt_tokens - load.hit_tokens - former.prompt_tokens + former.hit_tokens
-                member.speed.computed(computed, load.at - former.at)
+            pending = member.foreign_pending = min(foreign, max(0.0, member.unanswered(load) - member.pending))
+            if pending:
+                # whose turn comes when is not known, nor how far the first one is: ours and theirs, as a whole
+                tokens = (pending - 1.0) * self.uncached + self.residual
+                member.until = load.at + member.owed + tokens * member.speed.prefill
+        if former is not None and load.queried_tokens and self.others >= _ALONE:
+            computed = load.prompt_tokens - load.hit_tokens - former.prompt_tokens + former.hit_tokens
+            member.speed.computed(computed, load.at, bool(former.waiting and load.waiting))
         self.profile.loaded(member)
 
     def retry_after(self, now: float) -> float:
@@ -153,7 +168,7 @@ class Placement:
         self.stream = ask.request.stream
         self.probe = member.place()
         self.uncached = uncached = ask.uncached(member.id)
-        pool.uncached += 0.02 * (uncached - pool.uncached)
+        pool.prompted(uncached)
         member.until = max(member.until, now) + member.speed.step + uncached * member.speed.prefill
         self.expected = member.until - now
         if self.stream:
@@ -187,7 +202,7 @@ class Placement:
             _log.warning("%s of %s is set aside for %g s: it is still slow", member.id, self.pool.name, rest)
         member.pending -= 1
         member.backlog -= uncached
-        if not member.foreign:
+        if self.pool.others < _ALONE:  # whom else it served meanwhile nobody knows
             speed.served(uncached, now - max(self.at, member.answered_at))
         member.answered_at = now
         member.until = now + member.owed
@@ -223,6 +238,8 @@ class Placement:
         """A stream took ``seconds`` for so many gaps; prompts computed meanwhile stood in its way."""
         member = self.member
         member.speed.streamed(seconds / gaps)
+        if self.pool.others >= _ALONE:
+            return  # what others had computed meanwhile nobody knows
         between = max(0.0, seconds - (member.computed_s - self.computed_s))
         self.pool.pace.streamed(between / gaps, (self.company + member.streams + 1.0) / 2)
 

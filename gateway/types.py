@@ -139,7 +139,8 @@ class Load(msgspec.Struct, frozen=True, gc=False):
     Gauges first, None or 0 where the engine has no such number: ``kv_usage`` is the fraction of KV blocks in use,
     ``block_size`` is in tokens, ``blocks`` counts them over all ranks. ``loras``: adapters that running requests use.
     Then counters since the engine started, by which two loads are compared: sums are in seconds, ``*_tokens`` count
-    prompt tokens, tokens made, prompt tokens looked up in and served from the prefix cache. ``ttft`` and ``tpot`` are
+    prompt tokens, tokens made, prompt tokens looked up in and served from the prefix cache, ``finished`` requests that
+    ended, however. ``ttft`` and ``tpot`` are
     means in seconds over the recent past; a page does not hold them, they come of the difference between two.
     """
 
@@ -161,6 +162,7 @@ class Load(msgspec.Struct, frozen=True, gc=False):
     generated_tokens: float = 0.0
     queried_tokens: float = 0.0
     hit_tokens: float = 0.0
+    finished: float = 0.0
     started: float = 0.0
     ttft: float | None = None
     tpot: float | None = None

@@ -39,7 +39,7 @@ class Engine:
         self.scheduled = False
         self.stepped = 0.0
         self.ttft_sum = self.tpot_sum = 0.0
-        self.ttft_count = self.tpot_count = self.prompt_tokens = self.hit_tokens = 0
+        self.finished = self.ttft_count = self.tpot_count = self.prompt_tokens = self.hit_tokens = 0
 
     @property
     def computed(self) -> int:
@@ -56,6 +56,7 @@ class Engine:
         self.stepped = now
         self.first = cast("list[Flight]", batch.first)
         self.ended = cast("list[Flight]", batch.ended)
+        self.finished += len(self.ended)
         for flight in self.first:
             self.ttft_sum += now - flight.arrived
             self.ttft_count += 1
@@ -81,6 +82,7 @@ class Engine:
             generated_tokens=float(self.tpot_count + self.ttft_count),
             queried_tokens=float(self.prompt_tokens),
             hit_tokens=float(self.hit_tokens),
+            finished=float(self.finished),
             started=1.0,
         )
 

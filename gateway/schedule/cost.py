@@ -69,7 +69,7 @@ class Costs:
             queue = c.pending + c.foreign_pending + 1.0
             price = 1.0 + delayed * (queue if queue < behind else behind)  # noqa: FURB136 — min() takes three times as long
             own = (tokens - held[c.id] if c.id in held else tokens) * prefill * c.speed.factor
-            costs.append(wait + own * price + (c.inflight - c.pending + c.foreign) * stream)
+            costs.append(wait + own * price + (c.inflight - c.pending + c.foreign - c.foreign_pending) * stream)
         return costs
 
     def _behind(self, now: float, candidates: Sequence[Candidate]) -> tuple[float, float]:

@@ -7,6 +7,7 @@ Invariant: all values stay finite and none turns negative whatever is observed; 
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 DEFAULT_PREFILL: Final = 1 / 8000
@@ -82,7 +83,9 @@ class Speed:
     stream there, 0 while unknown.
     """
 
-    __slots__ = ("_answers", "_expected", "_seen", "_stretch_s", "_stretch_tokens", "decode", "factor", "pace")
+    __slots__ = (
+        "_answers", "_counted_at", "_expected", "_seen", "_stretch_s", "_stretch_tokens", "decode", "factor", "pace",
+    )  # fmt: skip
 
     def __init__(self, pace: Pace | None = None) -> None:
         self.pace = Pace() if pace is None else pace
@@ -91,6 +94,7 @@ class Speed:
         self._seen = self._expected = 0.0
         self._answers = 0
         self._stretch_s = self._stretch_tokens = 0.0
+        self._counted_at = math.nan
 
     @property
     def prefill(self) -> float:
@@ -115,10 +119,18 @@ class Speed:
         prior = _PRIOR * pace.service
         self.factor = min(max((self._seen + prior) / (self._expected + prior), 0.02), 50.0)
 
-    def computed(self, tokens: float, seconds: float) -> None:
-        """The engine itself counted ``tokens`` computed in ``seconds`` of uninterrupted work."""
-        self._stretch_tokens += max(0.0, tokens)
-        self._stretch_s += seconds
+    def computed(self, tokens: float, now: float, busy: bool) -> None:
+        """The engine counted ``tokens`` more of prompts it has done; ``busy``: others waited all the while.
+
+        From one such moment to the next it computed what it then counted, and nothing else.
+        """
+        if not busy:
+            self._counted_at = math.nan
+        elif tokens > 0.0:
+            if self._counted_at == self._counted_at:  # not nan
+                self._stretch_tokens += tokens
+                self._stretch_s += now - self._counted_at
+            self._counted_at = now
         if self._stretch_tokens > _STRETCH:
             self.served(self._stretch_tokens, self._stretch_s)
             self._stretch_s = self._stretch_tokens = 0.0
