@@ -120,6 +120,7 @@ def play(job: Job) -> dict[str, Any]:
     """Run it; the row it makes."""
     from conformance.replay import policies
     from conformance.replay.fleet import Fleet
+    from conformance.replay.published import paced
     from conformance.replay.traces import read
     from conformance.replay.virtual import Replay
 
@@ -127,7 +128,7 @@ def play(job: Job) -> dict[str, Any]:
     trace = read(Path(job.path).name, Path(job.path).read_bytes(), job.block)
     if not job.reuse:
         trace = trace.without_reuse()
-    fleet = Fleet(trace, job.scenario, shared=job.policy == policies.ORACLE)
+    fleet = Fleet(trace, paced(job.policy, job.scenario), shared=job.policy == policies.ORACLE)
     outcome = Replay(fleet, policies.policy(job.policy, job.profile)).play()
     summary = outcome.summary(trace, job.scenario)
     return {

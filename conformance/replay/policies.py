@@ -1,7 +1,8 @@
 """Policies by name: the baselines, the published defaults, the gateway's own. (P)
 
 Invariant: whatever is named here makes a new mind for every gateway of every replay; nothing is learned across runs.
-The published ones are configured as they are published, and read as any configuration is.
+The published ones are configured as they are published, and read as any configuration is; beside them stand the
+products as they are (`…-published`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import partial
 
 from conformance.replay.choosers import BASELINES
 from conformance.replay.production import configured, production
+from conformance.replay.published import PUBLISHED
 from conformance.replay.virtual import Make
 
 ORACLE = "oracle"
@@ -67,7 +69,7 @@ schedulingProfiles:
 }
 """Configurations; nothing configured is what the gateway does by itself."""
 
-NAMES: tuple[str, ...] = ("random", "round-robin", "least-inflight", *PROFILES, ORACLE)
+NAMES: tuple[str, ...] = ("random", "round-robin", "least-inflight", *PUBLISHED, *PROFILES, ORACLE)
 
 
 def policy(name: str, profile: bytes | None = None) -> Make:
@@ -77,6 +79,8 @@ def policy(name: str, profile: bytes | None = None) -> Make:
         return partial(production, configured(profile, name))
     if name in BASELINES:
         return BASELINES[name]
+    if name in PUBLISHED:
+        return PUBLISHED[name]
     if name in PROFILES:
         return partial(production, configured(PROFILES[name], name))
     raise ValueError(f"no policy {name!r}; there are {', '.join(NAMES)}")
