@@ -232,8 +232,16 @@ def scrape(bench: Bench) -> None:
     bench.show(Row("one page of 60 kB read", "scraping", middle["parse_us"], "µs", note=note))
 
 
+def scheduling(bench: Bench) -> None:
+    """(g) How well requests are placed: the suite of `bench replay`, in virtual time (minutes)."""
+    argv = [sys.executable, "-m", "conformance.replay", bench.args.trace, "--suite", "--json", "-"]
+    said = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, cwd=ROOT).stdout)
+    for each in said["verdicts"]:
+        bench.show(Row(each["measure"], "ours", each["figure"], "", target=each["target"], met=each["met"]))
+
+
 def install(bench: Bench) -> None:
-    """(g) What a default installation adds to a fresh environment (slow: it installs from the package index)."""
+    """(h) What a default installation adds to a fresh environment (slow: it installs from the package index)."""
     home = bench.folder / "venv"
     venv.create(home, with_pip=True)
     site = next(home.glob("lib/python*/site-packages"))
@@ -255,6 +263,7 @@ MEASURES: Mapping[str, Callable[[Bench], None]] = {
     "memory": memory,
     "start": start,
     "scrape": scrape,
+    "scheduling": scheduling,
     "install": install,
 }
 
@@ -262,8 +271,10 @@ MEASURES: Mapping[str, Callable[[Bench], None]] = {
 def arguments() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__.splitlines()[0])
-    default = [name for name in MEASURES if name != "install"]
-    parser.add_argument("--only", default=",".join(default), help=f"of {','.join(MEASURES)} (default: all but install)")
+    slow = ("scheduling", "install")
+    default = ",".join(name for name in MEASURES if name not in slow)
+    parser.add_argument("--only", default=default, help=f"of {','.join(MEASURES)} (default: {default})")
+    parser.add_argument("--trace", default="synthetic", metavar="FILE", help="for scheduling (default: a made-up one)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default 3)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each front, alternating (default 3)")
     parser.add_argument("--tokens", type=int, default=128, help="of each saturating stream (default 128)")

@@ -7,18 +7,17 @@ to its end; 1 a file cannot be read; 2 trace or options make no sense, or a resu
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import os
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 if TYPE_CHECKING:
+    from conformance.replay.jobs import Job, Source
     from conformance.replay.scenario import Scenario
 
 _HANG_TIMEOUT_S = 30.0
@@ -26,7 +25,11 @@ _HANG_TIMEOUT_S = 30.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bench replay`."""
-    parser.add_argument("trace", type=Path, metavar="TRACE", help="Mooncake or Bailian JSON lines, or a CSV table")
+    parser.add_argument(
+        "trace", metavar="TRACE",
+        help="Mooncake or Bailian JSON lines, or a CSV table; 'synthetic' or 'synthetic:SEED' makes one up",
+    )  # fmt: skip
+    parser.add_argument("--requests", type=_count, metavar="N", help="only the first N of the trace")
     parser.add_argument(
         "--policy", action="append", metavar="NAME", help="all (default), or one of them by its name; repeatable"
     )
@@ -38,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=_count, default=os.cpu_count() or 1, metavar="N", help="processes to use")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON (- for stdout, instead of the table)")
     parser.add_argument("--plot", metavar="FILE", help="write TTFT distributions as a picture (needs matplotlib)")
+    parser.add_argument(
+        "--suite", action="store_true", help="the runs that the scheduler is judged by, with the figures to reach"
+    )
+    parser.add_argument("--quick", action="store_true", help="with --suite: at one speed and capacity only")
     _add_fleet(parser.add_argument_group("fleet"))
     _add_faults(parser.add_argument_group("what goes wrong"))
 
@@ -105,54 +112,25 @@ def _pair(text: str, sign: str) -> tuple[int, float]:
     raise argparse.ArgumentTypeError(f"{text} is not ENGINE{sign}NUMBER")
 
 
-class Job(msgspec.Struct, frozen=True):
-    """One run: which trace, with or without its reuse, in which scenario, by which policy (or configuration)."""
-
-    path: str
-    block: int | None
-    reuse: bool
-    scenario: Scenario
-    policy: str
-    profile: bytes | None = None
-
-
-def play(job: Job) -> dict[str, Any]:
-    """Run it; the row it makes."""
-    from conformance.replay import policies
-    from conformance.replay.fleet import Fleet
-    from conformance.replay.published import paced
-    from conformance.replay.traces import read
-    from conformance.replay.virtual import Replay
-
-    logging.getLogger("infer_gateway").setLevel(logging.ERROR)  # what a gateway would tell of engines is known here
-    trace = read(Path(job.path).name, Path(job.path).read_bytes(), job.block)
-    if not job.reuse:
-        trace = trace.without_reuse()
-    fleet = Fleet(trace, paced(job.policy, job.scenario), shared=job.policy == policies.ORACLE)
-    outcome = Replay(fleet, policies.policy(job.policy, job.profile)).play()
-    summary = outcome.summary(trace, job.scenario)
-    return {
-        "policy": job.policy,
-        "trace": trace.name,
-        "scenario": msgspec.to_builtins(job.scenario),
-        **summary,
-        "ttft_curve_s": outcome.curve(),
-    }
-
-
 def jobs(args: argparse.Namespace) -> Iterator[Job]:
     """What the options ask for: the trace at every capacity and speed, and once more without reuse where it has any."""
-    from conformance.replay.traces import read
+    from conformance.replay.jobs import Job
 
-    policies = _policies(args)
-    trace = read(args.trace.name, args.trace.read_bytes(), args.block_tokens)
+    policies, source = _policies(args), _source(args)
+    trace = source.trace()
     both = (True, False) if trace.has_reuse() else (True,)
     for reuse in both if args.reuse is None else (args.reuse,):
         for capacity in args.capacity if reuse else args.capacity[:1]:  # without reuse the cache makes no difference
             for speed in args.speed:
                 scenario = _scenario(args, speed, capacity)
                 for name, profile in policies.items():
-                    yield Job(str(args.trace), args.block_tokens, reuse, scenario, name, profile)
+                    yield Job(source, reuse, scenario, name, profile)
+
+
+def _source(args: argparse.Namespace) -> Source:
+    from conformance.replay.jobs import Source
+
+    return Source(args.trace, args.block_tokens, args.requests)
 
 
 def _policies(args: argparse.Namespace) -> dict[str, bytes | None]:
@@ -195,7 +173,6 @@ def main(args: argparse.Namespace) -> int:
     """Play everything and report; returns the exit code."""
     from conformance.load.cli import unwritable
     from conformance.load.plot import NoPlot, require
-    from conformance.replay import report
     from gateway.config.document import ConfigError
 
     try:
@@ -203,37 +180,58 @@ def main(args: argparse.Namespace) -> int:
             raise ValueError(why)
         if args.plot:
             require()
-        wanted = list(jobs(args))
+        result = (_suite if args.suite else _side_by_side)(args)
     except ValueError as error:
         return _complain(error, 2)
     except (ConfigError, OSError, NoPlot) as error:
         return _complain(error, 1)
-    rows = list(_played(wanted, args.jobs))
     try:
-        _write(args, rows, report.text(rows))
+        _write(args, result)
     except OSError as error:
         return _complain(f"the result cannot be written: {error}", 2)
     return 0
 
 
-def _played(wanted: list[Job], processes: int) -> Iterator[dict[str, Any]]:
-    if processes == 1 or len(wanted) == 1:
-        yield from map(play, wanted)
-        return
-    with ProcessPoolExecutor(min(processes, len(wanted))) as executor:
-        yield from executor.map(play, wanted)
+class Result(NamedTuple):
+    """``rows`` are what a plot shows; ``value`` is what is written as JSON."""
+
+    rows: list[dict[str, Any]]
+    text: str
+    value: object
 
 
-def _write(args: argparse.Namespace, rows: list[dict[str, Any]], table: str) -> None:
-    encoded = msgspec.json.format(msgspec.json.encode(rows), indent=2) + b"\n"
-    sys.stdout.write(encoded.decode() if args.json == "-" else table)
+def _side_by_side(args: argparse.Namespace) -> Result:
+    from conformance.replay import report
+    from conformance.replay.jobs import played
+
+    rows = list(played(list(jobs(args)), args.jobs))
+    return Result(rows, report.text(rows), rows)
+
+
+def _suite(args: argparse.Namespace) -> Result:
+    from conformance.replay import report, suite
+    from conformance.replay.jobs import Job, played
+
+    source, base = _source(args), _scenario(args, 1.0, 0.4)
+    asked = suite.quick(base) if args.quick else suite.Suite(base)
+    runs = dict(asked.runs(source.trace()))
+    wanted = [Job(source, run.reuse, run.scenario, key.policy) for key, run in runs.items()]
+    rows = list(played(wanted, args.jobs))
+    verdicts = list(asked.verdicts(dict(zip(runs, rows, strict=True))))
+    value = {"rows": rows, "verdicts": [verdict.values() for verdict in verdicts]}
+    return Result(rows, f"{report.text(rows)}\n{suite.text(verdicts)}", value)
+
+
+def _write(args: argparse.Namespace, result: Result) -> None:
+    encoded = msgspec.json.format(msgspec.json.encode(result.value), indent=2) + b"\n"
+    sys.stdout.write(encoded.decode() if args.json == "-" else result.text)
     sys.stdout.flush()
     if args.json not in (None, "-"):
         Path(args.json).write_bytes(encoded)
     if args.plot:
         from conformance.replay import plot
 
-        plot.save(args.plot, rows)
+        plot.save(args.plot, result.rows)
 
 
 def _complain(what: object, code: int) -> int:

@@ -19,13 +19,14 @@ GAP_S = 0.1
 
 
 class Fate:
-    """Of one request: seconds to its first token (nan: never came), mean seconds between tokens (0 for one token)."""
+    """Of one request: seconds to its first token (nan: never came), mean seconds between tokens (0 for one token);
+    ``lost``: the longest that it waited for an engine that it then left without a token."""
 
-    __slots__ = ("attempts", "cached", "engine", "failed", "itl", "ttft")
+    __slots__ = ("attempts", "cached", "engine", "failed", "itl", "lost", "ttft")
 
     def __init__(self) -> None:
         self.ttft = math.nan
-        self.itl = 0.0
+        self.itl = self.lost = 0.0
         self.cached = self.attempts = 0
         self.engine = -1
         self.failed = False
@@ -42,7 +43,8 @@ class Outcome:
 
         ``good``: the fraction of requests whose first token came within 2 s and 1.5 times their own prompt's prefill,
         and whose tokens then came at most 0.1 s apart on average. ``spread``: prompt tokens computed by the engine that
-        computed most, over the mean. ``hit``: the fraction of prompt tokens that were cached.
+        computed most, over the mean. ``hit``: the fraction of prompt tokens that were cached. ``lost_s``: the longest
+        that a request waited for an engine in vain.
         """
         answered = [fate for fate in self.fates if fate.ttft == fate.ttft]
         pairs = zip(trace.requests, self.fates, strict=True)
@@ -57,6 +59,7 @@ class Outcome:
             "good": good / len(self.fates),
             "hit": sum(fate.cached for fate in answered) / prompt,
             "spread": max(self.computed) * len(self.computed) / max(1, sum(self.computed)),
+            "lost_s": max(fate.lost for fate in self.fates),
             "ended_s": self.ended,
         }
 

@@ -40,7 +40,11 @@ def title(row: dict[str, Any]) -> str:
     text += f", {played['engines']} engines, capacity {played['capacity']:g}"
     if played["gateways"] > 1:
         text += f", {played['gateways']} gateways"
-    for word, faults in (("slow", played["slow"]), ("hung from", played["hang"])):
+    slow = played["slow"]
+    if len(slow) == played["engines"] and len(set(slow.values())) == 1:
+        text += f", all slow {next(iter(slow.values())):.3g}"
+        slow = {}
+    for word, faults in (("slow", slow), ("hung from", played["hang"])):
         text += "".join(f", engine {engine} {word} {number:g}" for engine, number in faults.items())
     return text
 

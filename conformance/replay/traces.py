@@ -62,6 +62,10 @@ class Trace(msgspec.Struct, frozen=True):
         """Tokens of the longest request, prompt and answer together."""
         return max(request.prompt + request.output for request in self.requests)
 
+    def first(self, count: int) -> Trace:
+        """Its beginning: ``count`` requests at most."""
+        return Trace(self.name, self.block, self.requests[:count])
+
     def without_reuse(self) -> Trace:
         """The same times and lengths, and nothing shared."""
         fresh = itertools.count()

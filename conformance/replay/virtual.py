@@ -128,6 +128,8 @@ class Replay:
     def _late(self, now: float, flight: Flight) -> None:
         """No first token in time, or no hope of one: another engine is tried."""
         if not flight.generated and not flight.over:
+            fate = self.fates[flight.request.index]
+            fate.lost = max(fate.lost, now - flight.at)
             self._abort(flight, now)
             self._attempt(flight.request, flight.gateway, now)
 

@@ -1,0 +1,81 @@
+"""Replays as jobs that processes share: which trace, in which scenario, by which policy, and the row each makes. (IO)
+
+Invariant: a job's row does not depend on who plays it, nor on what was played before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from conformance.replay import policies, synthetic
+from conformance.replay.fleet import Fleet
+from conformance.replay.outcome import Outcome
+from conformance.replay.published import paced
+from conformance.replay.scenario import Scenario
+from conformance.replay.traces import Trace, read
+from conformance.replay.virtual import Replay
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where a trace comes from: a file, or ``synthetic`` or ``synthetic:SEED``. ``block``: tokens of a block id,
+    where they are others than the trace's kind has. ``requests``: only so many, the first ones."""
+
+    path: str
+    block: int | None = None
+    requests: int | None = None
+
+    def trace(self) -> Trace:
+        """Raises OSError, and ValueError for what is no trace."""
+        name, _, seed = self.path.partition(":")
+        if name == synthetic.NAME:
+            trace = synthetic.conversations(int(seed or 0))
+        else:
+            trace = read(Path(self.path).name, Path(self.path).read_bytes(), self.block)
+        return trace if self.requests is None else trace.first(self.requests)
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One run; without ``reuse`` no two prompts share anything. ``profile``: the policy's own configuration."""
+
+    source: Source
+    reuse: bool
+    scenario: Scenario
+    policy: str
+    profile: bytes | None = None
+
+
+def play(job: Job) -> dict[str, Any]:
+    """Run it; the row it makes."""
+    logging.getLogger("infer_gateway").setLevel(logging.ERROR)  # what a gateway would tell of engines is known here
+    trace = job.source.trace()
+    if not job.reuse:
+        trace = trace.without_reuse()
+    fleet = Fleet(trace, paced(job.policy, job.scenario), shared=job.policy == policies.ORACLE)
+    outcome = Replay(fleet, policies.policy(job.policy, job.profile)).play()
+    return row(job.policy, trace, job.scenario, outcome)
+
+
+def row(policy: str, trace: Trace, scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
+    """What a run came to, as JSON-able values."""
+    return {
+        "policy": policy,
+        "trace": trace.name,
+        "scenario": msgspec.to_builtins(scenario),
+        **outcome.summary(trace, scenario),
+        "ttft_curve_s": outcome.curve(),
+    }
+
+
+def played(jobs: Sequence[Job], processes: int) -> Iterator[dict[str, Any]]:
+    """The rows, in the order of the jobs."""
+    if processes == 1 or len(jobs) == 1:
+        yield from map(play, jobs)
+        return
+    with ProcessPoolExecutor(min(processes, len(jobs))) as executor:
+        yield from executor.map(play, jobs)
