@@ -276,7 +276,8 @@ class Health:
         figures, rules, patience = self.figures, self.settings.ejection, self.settings.hung_after
         if now < self.open_until or (self.why and not self.probes):
             return None
-        stuck = figures.stuck(pool, rules, patience) if now - self.heard >= patience else None
+        silence = now - max(self.heard, self._awake_since)
+        stuck = figures.stuck(pool, rules, patience) if silence >= patience else None
         return stuck or (None if self.why else figures.erring(pool, rules) or figures.slow(pool, rules))
 
     def _eject(self, now: float, finding: Finding) -> str:

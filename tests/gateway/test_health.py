@@ -264,8 +264,9 @@ def test_those_that_are_dead_anyway_make_no_room_for_setting_aside_others() -> N
 def test_alone_in_its_pool_nobody_is_worse_than_the_others() -> None:
     pool = pool_of(1)
     serve(pool[0], 40, failing=1, observed=60.0)
+    listen(pool, 90.0, 99.75)
     pool[0].due(100.0, 0.1)
-    assert watch(pool, 1.0) == []
+    assert watch(pool, 100.0) == []
 
 
 # --- those that are slow ----------------------------------------------------------------------------------------------
@@ -320,13 +321,15 @@ def test_one_late_answer_among_good_ones_is_forgiven() -> None:
 def test_nobody_is_slow_where_no_other_has_been_measured() -> None:
     pool = pool_of(2)
     serve(pool[0], 8, observed=30.0)
+    listen(pool, 50.0, 60.0)
     pool[0].due(60.0, 0.1)
     pool[1].due(60.0, 0.1)
-    assert watch(pool, 1.0) == []
+    assert watch(pool, 60.25) == []
 
 
 def test_at_first_nobody_knows_what_is_late() -> None:
     pool = pool_of(3)
+    listen(pool, 50.0, 59.75)
     for health in pool:
         health.due(60.0, 0.1)
     assert watch(pool, 60.0) == []
@@ -415,6 +418,7 @@ def test_zero_means_never_hung() -> None:
 
 
 def stuck(pool: Sequence[Health], now: float, waited: float) -> list[tuple[int, str]]:
+    assert listen(pool, now - 6.0, now - TICK, polled=pool) == []
     for health in pool:
         health.polled(now)
     pool[0].due(waited, 0.3)
@@ -461,9 +465,24 @@ def test_a_late_token_that_does_not_mean_stuck(heard: float, expected: float, ow
     for health in pool[1:]:
         serve(health, 5, observed=others)
     pool[0].heard = heard
+    listen(pool, 0.0, 6.75)
     pool[0].due(6.0, expected)
     assert watch(pool, 7.0) == []
-    assert watch(pool, 12.0) == []  # its token has come meanwhile
+    assert listen(pool, 7.25, 12.0) == []  # its token has come meanwhile
+
+
+def test_a_token_that_was_late_while_the_gateway_was_stopped_means_nothing() -> None:
+    pool = pool_of(3)
+    for health in pool:
+        serve(health, 5)
+    listen(pool, 0.0, 2.0, polled=pool)
+    assert listen(pool, 60.0, 60.0, polled=pool) == []
+    for health in pool:
+        health.due(59.0, 0.3)
+    assert watch(pool, 60.25) == []
+    listen(pool, 60.5, 65.0, polled=pool)
+    pool[0].due(64.0, 0.3)
+    assert [index for index, _ in watch(pool, 65.25)] == [0]
 
 
 # --- whatever happens -------------------------------------------------------------------------------------------------
