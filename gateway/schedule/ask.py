@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from gateway.prefix import Blocks, chain
-from gateway.types import InferenceRequest
+from gateway.types import InferenceRequest, Operation
 
 if TYPE_CHECKING:
     from gateway.schedule.explain import Explanation
 
 BYTES_PER_TOKEN: Final = 4.0
 """About what tokenizers make of English and of code, until a pool has learned its own."""
+_COMPUTES_NOTHING: Final = (Operation.TOKENIZE, Operation.DETOKENIZE)
 
 
 class Ask:
@@ -41,12 +42,14 @@ class Ask:
         self.known: dict[tuple[object, str], int] = {}
         self.left_out = ""
         self.explanation: Explanation | None = None
-        self._text: bytes | None = None
+        self._text: bytes | None = b"" if request.operation in _COMPUTES_NOTHING else None
         self._chains: dict[Blocks, Sequence[int]] = {}
 
     @property
     def text(self) -> bytes:
-        """The prompt's canonical text, equal for equal prefixes whatever the client's JSON looks like."""
+        """The prompt's canonical text, equal for equal prefixes whatever the client's JSON looks like; b"" where
+        nothing is computed of it.
+        """
         text = self._text
         if text is None:
             render = getattr(self.request.view, "prompt_text", None)

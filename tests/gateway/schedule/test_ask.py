@@ -1,0 +1,20 @@
+"""What a request looks like to schedulers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.prefix import Blocks
+from gateway.schedule.ask import Ask
+from gateway.types import Operation
+from tests.gateway.schedule.fleet import request
+
+
+def test_counting_tokens_leaves_nothing_in_a_cache() -> None:
+    text = "x" * 4000
+    chat = Ask(request(text), "m", 0.0)
+    assert (len(chat.text), chat.tokens) == (4000, 1000.0)
+    assert len(chat.chain(Blocks())) == 15
+    for operation in (Operation.TOKENIZE, Operation.DETOKENIZE):
+        counted = Ask(msgspec.structs.replace(request(text), operation=operation), "m", 0.0)
+        assert (counted.tokens, counted.text, list(counted.chain(Blocks()))) == (1.0, b"", [])
