@@ -93,6 +93,8 @@ class Gateway:
         async with Call(self, exchange) as call:
             try:
                 for attempt in call.attempts():
+                    if attempt.delay:  # not part of what the endpoint is learned to take
+                        await trio.sleep(attempt.delay)
                     with attempt:
                         await self._try(call, attempt)
             except GatewayError as error:
@@ -122,8 +124,6 @@ class Gateway:
     async def _try(self, call: Call, attempt: Attempt) -> None:
         """One endpoint, one request to it, one answer to the client. Raises GatewayError if that failed."""
         member = attempt.member
-        if attempt.delay:
-            await trio.sleep(attempt.delay)
         request = member.adapter.encode(call.named_request(), member.endpoint, attempt.model)
         call.expires = min(self.turn.now + attempt.policy.first_token, call.deadline)
         call.sending = sending = self.transport.send(member.endpoint, request)

@@ -355,6 +355,28 @@ def test_a_dead_attempts_preamble_is_neither_shown_nor_in_the_way_of_the_next(pa
     run(scenario)
 
 
+def test_the_pause_before_a_retry_does_not_make_the_endpoint_look_slow() -> None:
+    async def scenario() -> None:
+        policy = Policy(first_token=10, between_tokens=2, retry_interval=30.0)
+        world = World({A: [(503, [b"full"])], B: [(200, [0.5, b"x!"])]}, policy=policy)
+        world.prefer(A)
+        first, second = world.pools["p"].members
+        seen: list[tuple[int, int]] = []
+
+        async def look() -> None:
+            await trio.sleep(15.0)
+            seen.append((first.inflight, second.inflight - 1))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            await world.ask(FakeExchange())
+        assert seen == [(0, 0)]
+        assert world.records[0].ttft_s == 30.5
+        assert world.pools["p"].pace.service == pytest.approx(0.5)
+
+    run(scenario)
+
+
 def test_a_release_that_comes_after_the_failure_says_nothing() -> None:
     async def scenario() -> None:
         world = World({A: [(200, [b"role", UpstreamError("cut")])]})
