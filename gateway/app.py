@@ -243,7 +243,8 @@ class Program:
         self.gateway.budget.ratio = configured.settings.retry.budget
         wanted = configured.settings.scheduler.debug_header
         self.gateway.debug_header = is_loopback(self._addresses[0][0]) if wanted is None else wanted
-        self._scrapes.interval = configured.settings.scraping.interval
+        scraping = configured.settings.scraping
+        self._scrapes.interval, self._scrapes.timeout = scraping.interval, scraping.timeout
         self.pools.health = configured.settings.health
         self._rebuild()
 

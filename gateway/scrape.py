@@ -26,6 +26,8 @@ _NO_PAGE_S: Final = 30.0
 _SLOWEST_S: Final = 1.0
 _STALE_S: Final = 2.0
 _PATROL_S: Final = 0.25
+_PATIENCE: Final = 4.0
+"""An engine that has let a question time out is given up to so many times the timeout for the next ones."""
 _PAGE_MAX: Final = 4 << 20
 _HEADERS: Final = (
     (b"accept", b"text/plain;version=0.0.4"),  # offered OpenMetrics, newer Python engines escape the names' colons
@@ -41,10 +43,13 @@ class _NoPage(Exception):
 
 
 class _Asked:
-    """What is known of one endpoint. ``at``: when it last told its load, None while its load is not known."""
+    """What is known of one endpoint. ``at``: when it last told its load, None while its load is not known.
+    ``patience``: seconds that it is known to need for an answer, more or less.
+    """
 
     __slots__ = (
-        "adapter", "at", "endpoint", "failures", "layout", "recent", "refused", "request", "target", "watched", "why",
+        "adapter", "at", "endpoint", "failures", "layout", "patience", "recent", "refused", "request", "target",
+        "watched", "why",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, adapter: Adapter) -> None:
@@ -56,6 +61,7 @@ class _Asked:
         self.recent = Recent()
         self.at: float | None = None
         self.failures = 0
+        self.patience = 0.0
         self.refused = False
         self.watched = True  # an answer may come in the very turn in which its endpoint is given up
         self.why = ""
@@ -68,7 +74,8 @@ class Scrapes:
     ``polled`` with True when a question was answered, whatever the answer, and with False when it is not asked any
     more, or hardly ever.
 
-    ``interval`` is the time between two questions in seconds, give or take a tenth, ``timeout`` the time for an answer.
+    ``interval`` is the time between two questions in seconds, give or take a tenth, ``timeout`` the time for an answer;
+    both may be set while it runs. Who needs longer is given longer: a page that is slow to come is no sign of death.
     """
 
     def __init__(
@@ -92,8 +99,8 @@ class Scrapes:
         self._refused = refused
         self._polled = polled
         self.interval = interval
-        self._timeout = timeout
-        self._stale = max(5 * interval, _STALE_S) if stale is None else stale
+        self.timeout = timeout
+        self._stale = stale
         self._rng = rng or random.Random()
         self._asked: dict[_Key, _Asked] = {}
         self._loops = Loops[_Key](self._keep_asking, lambda key: f"scraping of {key[0].url}")
@@ -118,9 +125,9 @@ class Scrapes:
         """Loads expire also while their engine lets a question wait."""
         while True:
             await trio.sleep(_PATROL_S)
-            now = trio.current_time()
+            oldest = trio.current_time() - (max(5 * self.interval, _STALE_S) if self._stale is None else self._stale)
             for asked in list(self._asked.values()):
-                if asked.at is not None and now - asked.at > self._stale:
+                if asked.at is not None and asked.at < oldest:
                     asked.at = None
                     _log.warning(
                         "the load of %s is not known any more: %s", asked.endpoint.url, asked.why or "it hangs"
@@ -140,9 +147,7 @@ class Scrapes:
     async def _ask(self, asked: _Asked) -> float:
         """Ask once; the time from now to the next question."""
         try:
-            page = None
-            with trio.move_on_after(self._timeout):
-                page = await self._get(asked.target, asked.request)
+            page = await self._page(asked)
             if page is None:
                 return self._failed(asked, "no answer in time")
             self._polled(asked.endpoint, True)
@@ -185,6 +190,17 @@ class Scrapes:
         if news and asked.watched:
             self._refused(asked.endpoint)
         return max(self.interval, min(self.interval * 2.0 ** min(asked.failures - 1, 10), _SLOWEST_S))
+
+    async def _page(self, asked: _Asked) -> bytes | None:
+        """None if it does not come in time. Raises as `_get`."""
+        began = trio.current_time()
+        asked.patience = min(max(asked.patience, self.timeout), _PATIENCE * self.timeout)
+        with trio.move_on_after(asked.patience):
+            page = await self._get(asked.target, asked.request)
+            asked.patience = min(asked.patience, 2.0 * (trio.current_time() - began))
+            return page
+        asked.patience *= 2.0
+        return None
 
     async def _get(self, endpoint: Endpoint, request: UpstreamRequest) -> bytes:
         parts: list[bytes] = []

@@ -125,15 +125,18 @@ def run(scenario: Callable[[Fleet, FakeAdapter], Awaitable[None]]) -> None:
 def test_every_interval_give_or_take_a_tenth_and_not_in_step() -> None:
     async def scenario(fleet: Fleet, adapter: FakeAdapter) -> None:
         fleet.scrapes.watch({A: adapter, B: adapter})
-        assert await fleet.news(20) == ["loaded b", "loaded a"]
+        assert sorted(await fleet.news(20)) == ["loaded a", "loaded b"]
         times = fleet.times("a")
         periods = [after - before for before, after in itertools.pairwise(times)]
         assert 90 <= len(periods) <= 110
         assert 0.18 - 1e-6 <= min(periods) < 0.19
         assert 0.21 < max(periods) <= 0.22 + 1e-6
         assert 0 < abs(times[0] - fleet.times("b")[0]) < 0.2
-        target, request = fleet.requests[0]
-        assert (target.id, request.path) == ("b:1/prefix", b"/metrics")
+        assert {(target.id, request.path) for target, request in fleet.requests} == {
+            ("a:1", b"/metrics"),
+            ("b:1/prefix", b"/metrics"),
+        }
+        _, request = fleet.requests[0]
         assert dict(request.headers)[b"accept"] == b"text/plain;version=0.0.4"
 
     run(scenario)
@@ -145,7 +148,7 @@ def test_a_hung_endpoint_delays_nobody() -> None:
         fleet.scrapes.watch({A: adapter, B: adapter})
         assert await fleet.news(20) == ["loaded a"]
         assert len(fleet.times("a")) >= 90
-        assert 9 <= len(fleet.times("b")) <= 20
+        assert 5 <= len(fleet.times("b")) <= 20
 
     run(scenario)
 
@@ -188,9 +191,40 @@ def test_a_load_that_is_not_renewed_is_lost_once_and_found_again(answer: Answer)
         assert await fleet.news(0.9) == ["lost a"]
         assert await fleet.news(60) == []
         times = fleet.times("a")
-        assert max(after - before for before, after in itertools.pairwise(times)) <= 2.1
+        assert max(after - before for before, after in itertools.pairwise(times)) <= 4.2
         fleet.answers["a"] = b"1 0"
-        assert await fleet.news(2.2) == ["loaded a"]
+        assert await fleet.news(4.2) == ["loaded a"]
+
+    run(scenario)
+
+
+def test_a_page_that_is_always_slow_to_come_is_waited_for() -> None:
+    async def scenario(fleet: Fleet, adapter: FakeAdapter) -> None:
+        real = fleet.send
+
+        def send(endpoint: Endpoint, request: UpstreamRequest, /) -> FakeSending:
+            class Late(FakeSending):
+                async def __aenter__(self) -> Reply:
+                    await trio.sleep(1.5)
+                    return await real(endpoint, request).__aenter__()
+
+            return Late(b"")
+
+        fleet.send = send  # type: ignore[method-assign]
+        fleet.scrapes.watch({A: adapter})
+        assert await fleet.news(3) == ["loaded a"]
+        assert await fleet.news(60) == ["loaded a"]
+        assert len(fleet.loads) > 30
+
+    run(scenario)
+
+
+def test_a_longer_interval_lets_loads_live_longer() -> None:
+    async def scenario(fleet: Fleet, adapter: FakeAdapter) -> None:
+        fleet.scrapes.watch({A: adapter})
+        await fleet.news(1)
+        fleet.scrapes.interval = 10.0
+        assert await fleet.news(100) == ["loaded a"]
 
     run(scenario)
 
