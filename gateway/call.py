@@ -203,7 +203,7 @@ class Call:
         if not self.exchange.started:  # a keep-alive may have started it
             headers: Headers = ((b"content-type", self.decoder.content_type),)
             if self.explanation is not None and self.gateway.debug_header and _DEBUG in self.request.headers:
-                headers = (*headers, (b"x-schedule-decision", msgspec.json.encode(self.explanation.as_json())))
+                headers = (*headers, (b"x-schedule-decision", self.explanation.as_field()))
             await self.exchange.start(200, headers)
 
     @property

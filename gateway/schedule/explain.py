@@ -5,15 +5,21 @@ Invariant: the numbers are those of the decision itself, not of a later look; wh
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
+
+import msgspec
 
 from gateway.ports import Candidate
 from gateway.schedule.ask import Ask
 
 SHOWN: Final = 16
-"""Candidates that a decision lists, the best first."""
+"""Candidates that a decision lists, the best first; and those left out, any."""
+_NAME: Final = 256
+_FIELD: Final = 6000
+"""Bytes of a header's value that common clients and proxies take."""
 
 
 class Explanation:
@@ -36,7 +42,7 @@ class Explanation:
 
     def __init__(self, ask: Ask, pool: str, profile: str) -> None:
         self.request = ask.request.id
-        self.model = ask.model
+        self.model = ask.model[:_NAME]
         self.pool = pool
         self.profile = profile
         self.tried: list[str] = []
@@ -48,7 +54,8 @@ class Explanation:
 
     def filtered(self, name: str, before: Sequence[Candidate], after: Sequence[Candidate]) -> None:
         kept = {candidate.id for candidate in after}
-        self._left_out.update((candidate.id, name) for candidate in before if candidate.id not in kept)
+        gone = (candidate.id for candidate in before if candidate.id not in kept)
+        self._left_out.update((id, name) for id, _ in zip(gone, range(SHOWN - len(self._left_out)), strict=False))
 
     def scored(self, name: str, scores: Sequence[float]) -> None:
         self._scores[name] = scores
@@ -82,6 +89,17 @@ class Explanation:
             "candidates": self._candidates,
             "leftOut": self._left_out,
         }
+
+    def as_field(self) -> bytes:
+        """`as_json` as a header's value: printable ASCII, short enough, the worst candidates cut off."""
+        shown = self.as_json()
+        candidates = shown["candidates"] = list(self._candidates)
+        while True:
+            plain = msgspec.json.decode(msgspec.json.encode(shown))  # what is no number becomes null
+            text = json.dumps(plain, separators=(",", ":")).encode("ascii")
+            if len(text) <= _FIELD or not candidates:
+                return text
+            candidates.pop()
 
 
 def _seen(ask: Ask, candidate: Candidate) -> dict[str, Any]:
