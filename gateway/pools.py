@@ -41,7 +41,8 @@ class Pool:
     """
 
     __slots__ = (
-        "_squares", "bytes_per_token", "members", "name", "others", "pace", "policy", "profile", "residual", "rng", "uncached",
+        "_squares", "bytes_per_token", "members", "name", "others", "pace", "policy", "profile", "residual", "rng",
+        "uncached",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +118,12 @@ class Pool:
         self._squares += 0.02 * (uncached * uncached - self._squares)
         self.residual = self._squares / (2.0 * self.uncached)
 
+    def foreign_owed(self, member: Member) -> float:
+        """Seconds of computing that others' prompts there should take, by ours."""
+        if not member.foreign_pending:
+            return 0.0
+        return ((member.foreign_pending - 1.0) * self.uncached + self.residual) * member.speed.prefill
+
     def loaded(self, member: Member, load: Load) -> None:
         """An endpoint said how it is doing. What it has more of than we sent came from others."""
         former, member.load = member.load, load
@@ -132,8 +139,7 @@ class Pool:
             pending = member.foreign_pending = min(foreign, max(0.0, member.unanswered(load) - member.pending))
             if pending:
                 # whose turn comes when is not known, nor how far the first one is: ours and theirs, as a whole
-                tokens = (pending - 1.0) * self.uncached + self.residual
-                member.until = load.at + member.owed + tokens * member.speed.prefill
+                member.until = load.at + member.owed + self.foreign_owed(member)
         if former is not None and load.queried_tokens and self.others >= _ALONE:
             computed = load.prompt_tokens - load.hit_tokens - former.prompt_tokens + former.hit_tokens
             member.speed.computed(computed, load.at, bool(former.waiting and load.waiting))
@@ -183,7 +189,7 @@ class Placement:
         member = self.member
         if self.stream and not member.unstreamed and self.answered_at != self.answered_at:  # nan
             believed = self.ask.hits.get(member.id, 0.0) * member.speed.prefill  # in its cache, perhaps wrongly
-            member.health.due(now - self.at, self.expected + believed)
+            member.health.due(now - self.at, self.expected + believed + self.pool.foreign_owed(member))
 
     def stranded(self, now: float) -> bool:
         """No token has come, its endpoint is hung, and others might do."""

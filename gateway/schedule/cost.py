@@ -97,9 +97,8 @@ class Costs:
     # -- learning ----------------------------------------------------------------------------------------------------
 
     def placed(self, ask: Ask, candidate: Candidate) -> None:
-        uncached = ask.uncached(candidate.id)
-        self._offer(ask.now, uncached * candidate.speed.prefill)
-        self._shared.placed(candidate.id, ask.tokens, uncached)
+        self._offer(ask.now, ask.uncached(candidate.id) * candidate.speed.prefill)
+        self._shared.placed(candidate.id, ask.tokens)
         hashes = ask.chain(_BLOCKS)
         if hashes:
             ask.known[self, candidate.id] = self.index.place(candidate.id, hashes, len(ask.text))

@@ -31,7 +31,7 @@ class Homes:
         self._counts: dict[int, float] = {}
         self._total = 0.0
         self._endpoints: tuple[str, ...] = ()
-        self._homes: dict[int, tuple[str, ...]] = {}
+        self._homes: dict[int, str] = {}
 
     def key(self, hashes: Sequence[int], endpoints: int) -> int:
         """What the conversation is known by; 0 for a prompt too short to have one."""
@@ -54,15 +54,13 @@ class Homes:
         self._total /= 2.0
         self._counts = {found: count / 2.0 for found, count in self._counts.items() if count > 1.5}
 
-    def of(self, key: int, candidates: Sequence[Candidate]) -> tuple[str, ...]:
-        """The ids of the two endpoints where the conversation belongs, the first one first."""
+    def of(self, key: int, candidates: Sequence[Candidate]) -> str:
+        """The id of the endpoint where the conversation belongs."""
         endpoints = tuple([candidate.id for candidate in candidates])
         if endpoints != self._endpoints or len(self._homes) >= _KEPT:
             self._endpoints, self._homes = endpoints, {}
-        homes = self._homes.get(key)
-        if homes is None:
-            ranked = sorted(
-                endpoints, key=lambda endpoint: xxhash.xxh64_intdigest(endpoint.encode(), key), reverse=True
-            )
-            homes = self._homes[key] = tuple(ranked[:2])
-        return homes
+        home = self._homes.get(key)
+        if home is None:
+            home = max(endpoints, key=lambda endpoint: xxhash.xxh64_intdigest(endpoint.encode(), key))
+            self._homes[key] = home
+        return home

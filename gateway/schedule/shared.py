@@ -15,8 +15,8 @@ from gateway.types import Load
 _KEEP: Final = 0.998
 _ENOUGH: Final = 20_000.0
 _LEAST: Final = 0.05
-_SECOND: Final = 0.5
-_MOST: Final = 0.8
+_MOST: Final = 0.9
+_HIDDEN: Final = 1.35
 
 
 class _Seen:
@@ -35,15 +35,13 @@ class Shared:
     def __init__(self) -> None:
         self.ours = 1.0
         self._seen: dict[str, _Seen] = {}
-        self._reused = 0.0
         self._homes = Homes()
 
-    def placed(self, endpoint: str, tokens: float, uncached: float) -> None:
+    def placed(self, endpoint: str, tokens: float) -> None:
         seen = self._seen.get(endpoint)
         if seen is None:
             seen = self._seen[endpoint] = _Seen()
         seen.placed += tokens
-        self._reused += 0.01 * (1.0 - uncached / tokens - self._reused)
 
     def loaded(self, endpoint: str, load: Load) -> float:
         """Compare with what the endpoint counted itself; the part of it that was ours."""
@@ -64,17 +62,14 @@ class Shared:
     ) -> dict[str, float]:
         """``held`` with what others have probably placed where the conversation belongs.
 
-        What we find of our own placements others find of theirs: expected is as much of that as they send more.
+        More than what is likely of a prompt that nobody has seen: it is how those to come find its cache.
         """
-        expected = dict(held)
         key = self._homes.key(hashes, len(candidates))
-        if key:
-            hidden = min(_MOST, self._reused * (1.0 / self.ours - 1.0))
-            for home in self._homes.of(key, candidates):
-                known = expected.get(home, 0.0)
-                expected[home] = known + hidden * (most - known)
-                hidden *= _SECOND
-        return expected
+        if not key:
+            return dict(held)
+        home = self._homes.of(key, candidates)
+        known = held.get(home, 0.0)
+        return {**held, home: known + min(_MOST, _HIDDEN * (1.0 - self.ours)) * (most - known)}
 
     def forget(self, endpoint: str) -> None:
         self._seen.pop(endpoint, None)
