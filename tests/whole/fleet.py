@@ -75,6 +75,14 @@ class Client:
         assert not answer.headers["content-type"].startswith("text/event-stream") or "[DONE]" in answer.body.decode()
         return answer
 
+    def rest(self) -> bytes:
+        """Of a stream whose head was read, what is left, to its last chunk."""
+        received = b""
+        while chunk := self.reader.chunk():
+            received += chunk
+        assert chunk is not None, "the connection ended instead"
+        return received
+
     def ask(self, model: str, prompt: str, *headers: str, **more: object) -> raw.Answer:
         self.send(model, prompt, *headers, **more)
         return self.answer()

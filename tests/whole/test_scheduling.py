@@ -56,6 +56,12 @@ def spread(gateway: InferGateway, engines: list[InferGateway], count: int, promp
     return tally
 
 
+def told(gateway: InferGateway, engines: list[InferGateway], what: str) -> list[float]:
+    """What each engine last said of itself, of those that have said something."""
+    seen = endpoints(gateway)
+    return [value for engine in engines if (value := seen[named(engine)][what]) is not None]
+
+
 # -- the published plugins -------------------------------------------------------------------------------------------
 
 
@@ -86,8 +92,7 @@ plugins:
         generating(first, 8, running=4),
         generating(last, 8, running=4),
     ):
-        assert eventually(lambda: endpoints(gateway)[named(first)]["waiting"] == 4)
-        assert eventually(lambda: endpoints(gateway)[named(last)]["waiting"] == 4)
+        assert eventually(lambda: told(gateway, three, "waiting") == [4, 0, 4])
         assert spread(gateway, three, 200, "hi").share(idle) >= MOST
 
 
@@ -100,8 +105,7 @@ def test_kv_usage_brings_requests_where_there_is_room(tmp_path: Path, three: lis
         generating(first, 1, running=1, prompt=text("full", 9_000)),
         generating(second, 1, running=1, prompt=text("full", 6_000)),
     ):
-        assert eventually(lambda: (endpoints(gateway)[named(first)]["kv_usage"] or 0.0) > 0.2)
-        assert eventually(lambda: (endpoints(gateway)[named(second)]["kv_usage"] or 0.0) > 0.15)
+        assert eventually(lambda: [usage > 0.15 for usage in told(gateway, three, "kv_usage")] == [True, True, False])
         assert spread(gateway, three, 200, "hi").share(idle) >= MOST
 
 
@@ -124,7 +128,7 @@ plugins:
         serve("-c", written(tmp_path, published("schedulerConfiguration", config), pool("m", engines))) as gateway,
         ExitStack() as stack,
     ):
-        assert eventually(lambda: all(seen["load_age_s"] is not None for seen in endpoints(gateway).values()))
+        assert eventually(lambda: len(told(gateway, engines, "running")) == 3)
         warming = [stack.enter_context(Client(engine)) for engine in engines for _ in range(3)]
         for client in warming:
             client.send("m", "warm", stream=True, max_tokens=4)
@@ -337,6 +341,5 @@ def test_the_reference_pickers_file(tmp_path: Path, three: list[InferGateway]) -
         assert (roomy["profile"], roomy["candidates"][0]["scores"].keys()) == ("roomy", {"kv-cache-utilization-scorer"})
         for engine in (first, last):
             stack.enter_context(generating(engine, 8, running=4))
-        assert eventually(lambda: endpoints(gateway)[named(first)]["waiting"] == 4)
-        assert eventually(lambda: endpoints(gateway)[named(last)]["waiting"] == 4)
+        assert eventually(lambda: told(gateway, three, "waiting") == [4, 0, 4])
         assert spread(gateway, three, 100, text("shared", 1000)).counts == [0, 100, 0]

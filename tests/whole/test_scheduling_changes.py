@@ -69,7 +69,7 @@ def test_a_hung_engine_costs_the_others_nothing(tmp_path: Path, three: list[Infe
             clients = [stack.enter_context(Client(gateway)) for _ in range(12)]
             for number, asking in enumerate(clients):
                 asking.send("m", text(f"{number}-stranded", 800), WHY, stream=True)
-            ages = []
+            ages: list[float | None] = []
 
             def noticed() -> bool:
                 seen = endpoints(gateway)
@@ -158,7 +158,7 @@ def test_a_draining_endpoint_gets_nothing_new_whatever_the_profile(tmp_path: Pat
         assert tally.counts == [0]
         assert endpoints(gateway)[leaving]["state"] == "draining"
         for asking in running:
-            assert b"[DONE]" in b"".join(iter(asking.reader.chunk, b""))
+            assert b"[DONE]" in asking.rest()
 
 
 # -- sessions --------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_sessions_stay_when_other_endpoints_go_and_come(
     tmp_path: Path, three: list[InferGateway], how: str, field: str
 ) -> None:
     """Prompts have nothing to say: they are all different, and long."""
-    spec: dict[str, object] = {"schedulingProfile": "plugin"} if how == "plugin" else {"trafficPolicy": STICKY}
+    spec: dict[str, Any] = {"schedulingProfile": "plugin"} if how == "plugin" else {"trafficPolicy": STICKY}
     head = settings(scheduler={"profiles": {"plugin": BY_HEADER}}, **LIVELY)
     sessions = range(12)
 
