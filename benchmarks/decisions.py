@@ -11,11 +11,26 @@ import timeit
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TypeVar
+
+import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from adapters.openai import OpenAI
+from gateway.config.decode import Decoder
+from gateway.config.scheduler import Scheduler
+from gateway.config.snapshot import Policy
+from gateway.member import Member
+from gateway.pools import Placement, Pool
 from gateway.prefix import Blocks, PrefixIndex, chain
+from gateway.schedule.build import build
+from gateway.schedule.parts import Parts
+from gateway.types import Endpoint, InferenceRequest, Load, Operation, Usage
 
+T = TypeVar("T")
 OWN = Blocks()
 PUBLISHED = Blocks(64, 0, 128, published=True)
 PROMPT = 32 << 10  # bytes: some 8k tokens
@@ -102,7 +117,74 @@ def show_memory(chain_length: int) -> None:
     print(f"{what:<66} {used / MIB:9.1f} MiB, {peak / MIB:.1f} at most")
 
 
+class View(msgspec.Struct, frozen=True):
+    text: str
+
+    def prompt_text(self) -> str:
+        return self.text
+
+
+def pool_of(endpoints: int, profile: str) -> Pool:
+    """A pool of endpoints that are all there, placed by the built-in profile or a published one."""
+    scheduler = Decoder().build(PROFILES[profile], Scheduler)
+    members = [Member("bench", Endpoint("vllm", "http", f"endpoint-{n}", 8000), OpenAI()) for n in range(endpoints)]
+    for member in members:
+        member.up = True
+    return Pool("bench", members, Policy(), build(scheduler, Parts(random.Random(1))))
+
+
+PROFILES: dict[str, dict[str, object]] = {
+    "built-in": {},
+    "published": {
+        "plugins": {
+            "Filter": {"enabled": ["least-request"]},
+            "Score": {"enabled": ["least-request", "kv-cache", "least-latency", "prefix-cache"]},
+        }
+    },
+}
+
+
+def show_decision(endpoints: int, profile: str) -> None:
+    """Ranking, dispatch and end of requests of 8k tokens, of which 7k are shared by twenties; their text once read."""
+    pool = pool_of(endpoints, profile)
+    heads = [random.randbytes(PROMPT * 7 // 16).hex() for _ in range(20)]
+    loads = [Load(at=0.0, waiting=float(n % 3), running=2.0, kv_usage=0.5, ttft=1.0, tpot=0.01) for n in range(3)]
+    for number, member in enumerate(pool.members):
+        pool.loaded(member, loads[number % 3])
+    times: dict[str, list[float]] = {"rank": [], "place": [], "end": []}
+    under_way: list[Placement] = []
+    for now in range(1500):
+        text = random.choice(heads) + random.randbytes(PROMPT // 16).hex()
+        request = InferenceRequest("id", Operation.CHAT, "m", text.encode(), stream=True, view=View(text))
+        ask = pool.ask(request, "m", now / 20)
+        for blocks in (OWN, PUBLISHED):
+            ask.chain(blocks)
+        ranked = _timed(times["rank"], lambda ask=ask: next(iter(pool.rank(ask))))  # type: ignore[misc]
+        under_way.append(_timed(times["place"], lambda ask=ask, at=ranked, now=now: pool.place(ask, at, now / 20)))  # type: ignore[misc]
+        if len(under_way) > 2 * endpoints:
+            over = under_way.pop(0)
+            _timed(times["end"], lambda over=over, now=now: _end(over, now / 20))  # type: ignore[misc]
+    for what, values in times.items():
+        if values:
+            print(f"{f'{what}: {profile}, {endpoints} endpoints':<66} {median(values) * 1e6:9.2f} µs")
+
+
+def _timed(times: list[float], call: Callable[[], T]) -> T:
+    began = perf_counter()
+    made = call()
+    times.append(perf_counter() - began)
+    return made
+
+
+def _end(placement: Placement, now: float) -> None:
+    placement.answered(now)
+    placement.left(now, Usage(8000, 100))
+
+
 def main() -> None:
+    for profile in PROFILES:
+        for endpoints in FLEETS:
+            show_decision(endpoints, profile)
     show_hashes()
     for endpoints in FLEETS:
         show_index(endpoints)

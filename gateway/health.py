@@ -41,12 +41,13 @@ class Health:
 
     ``heard`` is for the readers of answers to write: when something last showed that it generates. ``why`` is empty
     while the circuit is closed. ``blocked_until`` is all that `usable` looks at: infinity where only an event ends it.
+    Until ``aside_until`` it is full, eased in or to be tried.
     """
 
     __slots__ = (
         "_awake_since", "_bar", "_closed_at", "_gap", "_opened_at", "_polled", "_ramp_until", "_stranded", "_watched",
-        "blocked_until", "consecutive", "cool_until", "draining", "figures", "full_until", "heard", "open_until",
-        "openings", "probes", "settings", "up", "why",
+        "aside_until", "blocked_until", "consecutive", "cool_until", "draining", "figures", "full_until", "heard",
+        "open_until", "openings", "probes", "settings", "up", "why",
     )  # fmt: skip
 
     def __init__(self, settings: HealthSettings = _DEFAULTS, *, joins: bool = False) -> None:
@@ -59,7 +60,7 @@ class Health:
         self.consecutive = self.openings = self.probes = 0
         self.heard = self.open_until = self.cool_until = self.full_until = self.blocked_until = -math.inf
         self._opened_at = self._closed_at = self._polled = self._watched = self._awake_since = -math.inf
-        self._ramp_until = -math.inf
+        self._ramp_until = self.aside_until = -math.inf
         self._gap = self._bar = math.inf
         self._stranded = False
         if joins:
@@ -70,11 +71,6 @@ class Health:
     def usable(self, now: float) -> bool:
         """Whether a new request may be placed here."""
         return now >= self.blocked_until
-
-    @property
-    def easing_until(self) -> float:
-        """Until then `share` is below 1; as cheap as it gets, for it is asked of every candidate."""
-        return math.inf if self.why else self._ramp_until
 
     def share(self, now: float) -> float:
         """What part of its usual requests it should get, above 0 and at most 1; 0.1 while the next one is a probe."""
@@ -174,6 +170,7 @@ class Health:
     def refused(self, now: float) -> None:
         """The endpoint is full: others come first for a moment."""
         self.full_until = now + _FULL_S
+        self._settle()
 
     def due(self, waited: float, expected: float) -> None:
         """A streamed request waits for its first token; told of each one before every `watch`.
@@ -219,6 +216,7 @@ class Health:
             self.blocked_until = math.inf
         else:
             self.blocked_until = max(self.open_until, self.cool_until)
+        self.aside_until = math.inf if self.why else max(self.full_until, self._ramp_until)
 
     def _open(self, now: float, why: str, stranded: bool = False) -> float:
         """Seconds until it is half open."""
@@ -250,6 +248,7 @@ class Health:
     def _ramp(self, now: float) -> None:
         if self.settings.slow_start < math.inf:
             self._ramp_until = now + self.settings.slow_start
+            self._settle()
 
     # -- what only time or comparison shows ---------------------------------------------------------------------------
 

@@ -76,31 +76,27 @@ class Pool:
         if not usable:
             yield from self._last_resort(now)
             return
-        first, rest = self._eased([member for member in usable if member.health.full_until <= now] or usable, now)
-        for member in self.profile.rank(ask, first):
-            if member.usable(now):
-                yield member
-        for member in sorted(rest, key=lambda member: member.inflight):
-            if member.usable(now):
-                yield member
-        if len(first) + len(rest) < len(usable):
-            yield from sorted((m for m in usable if m.health.full_until > now), key=lambda member: member.inflight)
+        groups: tuple[list[Member], ...] = (usable,)
+        if [member for member in usable if member.health.aside_until > now]:
+            groups = self._grouped(usable, now)
+        for group in groups:
+            for member in self.profile.rank(ask, group) if group else ():
+                if member.usable(now):
+                    yield member
 
-    def _eased(self, members: Sequence[Member], now: float) -> tuple[Sequence[Member], Sequence[Member]]:
-        """Those to choose from, and those to fall back on: one that comes back or is new gets a part of its share.
+    def _grouped(self, members: list[Member], now: float) -> tuple[list[Member], ...]:
+        """Whom to choose from, and whom to fall back on: what comes back or is new gets a part of its share, and who
+        just said it is full comes last.
 
         One whose time to be tried has come is chosen outright: by its record nobody would choose it.
         """
-        easing = [member for member in members if now < member.health.easing_until]
-        if not easing or len(members) == 1:
-            return members, ()
-        tried = next((member for member in easing if member.health.why), None)
-        if tried is not None:
-            return (tried,), [member for member in members if member is not tried]
-        held = [member for member in easing if self.rng.random() >= member.health.share(now)]
-        if not held or len(held) == len(members):
-            return members, ()
-        return [member for member in members if member not in held], held
+        roomy = [member for member in members if member.health.full_until <= now]
+        full = [member for member in members if member.health.full_until > now]
+        tried = [member for member in roomy if member.health.why][:1]
+        if not tried:
+            eased = [member for member in roomy if self.rng.random() < member.health.share(now)]
+            return eased, [member for member in roomy if member not in eased], full
+        return tried, [member for member in roomy if member not in tried], full
 
     def _last_resort(self, now: float) -> list[Member]:
         best = min(self.members, key=lambda member: member.health.reluctance(now), default=None)

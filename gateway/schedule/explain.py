@@ -64,18 +64,20 @@ class Explanation:
         self, ask: Ask, candidates: Sequence[Candidate], totals: Sequence[float], plugins: Sequence[object]
     ) -> None:
         """All scores are there: look at the best candidates while they are as they were."""
+        self._scores, parts = {}, self._scores
+        if self._candidates:
+            return  # of the endpoints to fall back on
         self.tokens = round(ask.tokens)
         best = sorted(range(len(candidates)), key=totals.__getitem__, reverse=True)[:SHOWN]
         self._candidates = [
             {
                 **_seen(ask, candidates[at]),
                 "score": _short(totals[at]),
-                "scores": {name: _short(scores[at]) for name, scores in self._scores.items()},
+                "scores": {name: _short(scores[at]) for name, scores in parts.items()},
                 **_told(ask, candidates[at], plugins),
             }
             for at in best
         ]
-        self._scores = {}
 
     def as_json(self) -> dict[str, Any]:
         return {

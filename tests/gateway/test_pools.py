@@ -98,6 +98,8 @@ def overdue(waited: float, *, hits: float = 0.0, unstreamed: bool = False, works
         pool.place(pool.ask(FakeExchange(stream=False).request, "m", 0.0), pool.members[0], 0.0)
     pool.loaded(pool.members[0], Load(at=1.0, prompt_tokens=5.0))
     pool.loaded(pool.members[0], Load(at=waited - 1.0, prompt_tokens=6.0 if works else 5.0))
+    for tick in range(int(2 * waited)):
+        pools.watch(tick / 2)
     placement.due(waited)
     pools.watch(waited)
     return pool.members[0].health.why
