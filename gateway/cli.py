@@ -148,7 +148,7 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
 def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from conformance.replay.cli import add_arguments
 
-    replay = commands.add_parser("replay", help="scheduling policies side by side on a trace, in virtual time")
+    replay = commands.add_parser("replay", help="scheduling policies side by side on a trace, in virtual time or live")
     add_arguments(replay)
     replay.set_defaults(run=_replay)
 

@@ -32,12 +32,17 @@ class Check(Protocol):
         ...
 
 
+class _PromptDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
 class Usage(msgspec.Struct, frozen=True):
     """``usage`` of an answer."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
 
 
 class _Choice(msgspec.Struct, frozen=True):
@@ -119,9 +124,10 @@ class QuickStreamCheck:
     """Counts events by searching for bytes, with no JSON parsed in the loop.
 
     JSON strings hold no raw line feed and no bare quote, so a needle that has one cannot be part of a token's text.
+    ``cached_tokens`` of the prompt are None where the engine does not say.
     """
 
-    __slots__ = ("_done", "_error", "_finished", "_lines", "begun", "output_tokens", "prompt_tokens")
+    __slots__ = ("_done", "_error", "_finished", "_lines", "begun", "cached_tokens", "output_tokens", "prompt_tokens")
 
     def __init__(self) -> None:
         self._lines = _Lines()
@@ -129,6 +135,7 @@ class QuickStreamCheck:
         self._error: str | None = None
         self._finished = False
         self.begun = False
+        self.cached_tokens: int | None = None
         self.output_tokens: int | None = None
         self.prompt_tokens: int | None = None
 
@@ -161,6 +168,8 @@ class QuickStreamCheck:
             return  # "usage" inside an object of another meaning; the full check tells
         if usage is not None:
             self.output_tokens, self.prompt_tokens = usage.completion_tokens, usage.prompt_tokens
+            if usage.prompt_tokens_details is not None:
+                self.cached_tokens = usage.prompt_tokens_details.cached_tokens
 
     def _read_done(self, data: bytes) -> int:
         """Count the ``[DONE]`` lines and see that nothing follows the first."""

@@ -35,8 +35,8 @@ def _check_of(args: argparse.Namespace, workload: Workload) -> Callable[[], Chec
     return QuickStreamCheck
 
 
-async def _reachable(addresses: list[Address]) -> Address:
-    """The first address that accepts a connection."""
+async def reachable(addresses: list[Address]) -> Address:
+    """The first address that accepts a connection; raises Refused."""
     last: Broken | None = None
     for address in addresses:
         connection = Connection(address, memoryview(bytearray(1)))
@@ -50,8 +50,8 @@ async def _reachable(addresses: list[Address]) -> Address:
     raise Refused(f"no connection: {last}")
 
 
-async def _first_model(target: Target, address: Address, api_key: str | None) -> str:
-    """The first model that the server lists."""
+async def first_model(target: Target, address: Address, api_key: str | None) -> str:
+    """The first model that the server lists; raises Refused."""
     connection = Connection(address, memoryview(bytearray(65536)))
     parts: list[bytes] = []
     try:
@@ -70,11 +70,11 @@ async def run(args: argparse.Namespace, plan: Plan) -> tuple[Drive, Window, Work
     target: Target = args.url
     try:
         context = tls_context(insecure=args.insecure, ca_file=args.ca_file) if target.tls else None
-        address = await _reachable(await resolve(target.host, target.port, context))
+        address = await reachable(await resolve(target.host, target.port, context))
     except (Broken, OSError, ssl.SSLError) as error:
         raise Refused(str(error)) from None
     workload = Workload(
-        model=args.model or await _first_model(target, address, args.api_key),
+        model=args.model or await first_model(target, address, args.api_key),
         api=args.api,
         stream=args.stream,
         prompt_tokens=args.prompt_tokens,

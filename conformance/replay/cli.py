@@ -1,7 +1,8 @@
-"""The `bench replay` command: policies side by side on a trace, under virtual time. (IO)
+"""The `bench replay` command: policies side by side on a trace, in virtual time or live. (IO)
 
-Invariant: the same options give the same bytes, however many processes share the work. Exit codes: 0 every replay ran
-to its end; 1 a file cannot be read; 2 trace or options make no sense, or a result cannot be written.
+Invariant: in virtual time the same options give the same bytes, however many processes share the work. Exit codes:
+0 every replay ran to its end; 1 not all did, or a file cannot be read; 2 trace or options make no sense, or a result
+cannot be written.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 if TYPE_CHECKING:
+    from conformance.load.workload import Target
     from conformance.replay.jobs import Job, Source
     from conformance.replay.scenario import Scenario
 
 _HANG_TIMEOUT_S = 30.0
+_LIVE_REQUESTS = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="with --suite: at one speed and capacity only")
     _add_fleet(parser.add_argument_group("fleet"))
     _add_faults(parser.add_argument_group("what goes wrong"))
+    _add_live(parser.add_argument_group("in real time"))
 
 
 def _add_fleet(group: argparse._ArgumentGroup) -> None:
@@ -78,6 +82,26 @@ def _add_faults(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--timeout", type=_positive, metavar="S", help="an attempt without a token fails (default: 30 with --hang)"
     )
+
+
+def _add_live(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--live", action="store_true", help="real gateways before simulated engines, over HTTP")
+    group.add_argument("--url", type=_target, metavar="URL", help="this OpenAI server instead, whatever it is")
+    group.add_argument(
+        "--scale", type=_count, metavar="N", help="lengths and rates N times smaller (default 4, with --url 1)"
+    )
+    group.add_argument("--seconds", type=_positive, default=600.0, metavar="S", help="of a run at most (default 600)")
+    group.add_argument("--model", metavar="NAME", help="with --url; default: the first that it lists")
+    group.add_argument("--api-key", metavar="K", help="with --url; sent as Authorization: Bearer K")
+
+
+def _target(text: str) -> Target:
+    from conformance.load.workload import parse_target
+
+    try:
+        return parse_target(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> float:
@@ -115,8 +139,9 @@ def _pair(text: str, sign: str) -> tuple[int, float]:
 def jobs(args: argparse.Namespace) -> Iterator[Job]:
     """What the options ask for: the trace at every capacity and speed, and once more without reuse where it has any."""
     from conformance.replay.jobs import Job
+    from conformance.replay.policies import NAMES
 
-    policies, source = _policies(args), _source(args)
+    policies, source = _policies(args, NAMES), _source(args)
     trace = source.trace()
     both = (True, False) if trace.has_reuse() else (True,)
     for reuse in both if args.reuse is None else (args.reuse,):
@@ -133,12 +158,12 @@ def _source(args: argparse.Namespace) -> Source:
     return Source(args.trace, args.block_tokens, args.requests)
 
 
-def _policies(args: argparse.Namespace) -> dict[str, bytes | None]:
-    """By name, each with its configuration if it has one of its own; the oracle last."""
-    from conformance.replay.policies import NAMES, ORACLE, policy
+def _policies(args: argparse.Namespace, names: Sequence[str]) -> dict[str, bytes | None]:
+    """By name, ``names`` are all; each with its configuration if it has one of its own; the oracle last."""
+    from conformance.replay.policies import ORACLE, policy
 
     asked: list[str] = args.policy or ([] if args.profile else ["all"])
-    found: dict[str, bytes | None] = {name: None for each in asked for name in (NAMES if each == "all" else (each,))}
+    found: dict[str, bytes | None] = {name: None for each in asked for name in (names if each == "all" else (each,))}
     if args.profile:
         found[args.profile.name] = args.profile.read_bytes()
     for name, profile in found.items():
@@ -180,7 +205,10 @@ def main(args: argparse.Namespace) -> int:
             raise ValueError(why)
         if args.plot:
             require()
-        result = (_suite if args.suite else _side_by_side)(args)
+        live = args.live or args.url is not None
+        if args.suite and live:
+            raise ValueError("--suite is for virtual time only")
+        result = (_live if live else _suite if args.suite else _side_by_side)(args)
     except ValueError as error:
         return _complain(error, 2)
     except (ConfigError, OSError, NoPlot) as error:
@@ -189,15 +217,16 @@ def main(args: argparse.Namespace) -> int:
         _write(args, result)
     except OSError as error:
         return _complain(f"the result cannot be written: {error}", 2)
-    return 0
+    return 0 if result.missing is None else _complain(result.missing, 1)
 
 
 class Result(NamedTuple):
-    """``rows`` are what a plot shows; ``value`` is what is written as JSON."""
+    """``rows`` are what a plot shows; ``value`` is what is written as JSON; ``missing``: why there is no more of it."""
 
     rows: list[dict[str, Any]]
     text: str
     value: object
+    missing: str | None = None
 
 
 def _side_by_side(args: argparse.Namespace) -> Result:
@@ -220,6 +249,35 @@ def _suite(args: argparse.Namespace) -> Result:
     verdicts = list(asked.verdicts(dict(zip(runs, rows, strict=True))))
     value = {"rows": rows, "verdicts": [verdict.values() for verdict in verdicts]}
     return Result(rows, f"{report.text(rows)}\n{suite.text(verdicts)}", value)
+
+
+def _live(args: argparse.Namespace) -> Result:
+    from conformance.replay import live, report
+    from conformance.replay.stage import scaled
+
+    trace = msgspec.structs.replace(_source(args), requests=args.requests or _LIVE_REQUESTS).trace()
+    if args.reuse is False:
+        trace = trace.without_reuse()
+    setup = live.Live(trace, args.scale or (1 if args.url else 4), args.seconds, args.model, args.api_key)
+    scaled(trace, setup.scale)  # or refused before anything is started
+    scenarios = [_scenario(args, speed, capacity) for capacity in args.capacity for speed in args.speed]
+    policies = {} if args.url else _configurations(args)
+    rows, missing = live.rows(setup, scenarios, policies, args.url)
+    return Result(rows, report.text(rows) if rows else "", rows, missing)
+
+
+def _configurations(args: argparse.Namespace) -> dict[str, bytes]:
+    """Policies as configurations of a gateway."""
+    from conformance.replay.stage import CONFIGURATIONS, MOST
+
+    if max(args.engines, args.gateways) > MOST:
+        raise ValueError(f"--live: {MOST} engines or gateways at most")
+    chosen = _policies(args, tuple(CONFIGURATIONS)).items()
+    found = {name: CONFIGURATIONS.get(name) if profile is None else profile for name, profile in chosen}
+    for name, configured in found.items():
+        if configured is None:
+            raise ValueError(f"--live: {name} is for virtual time only; there are {', '.join(CONFIGURATIONS)}")
+    return {name: configured for name, configured in found.items() if configured is not None}
 
 
 def _write(args: argparse.Namespace, result: Result) -> None:

@@ -33,7 +33,8 @@ class Fate:
 
 
 class Outcome:
-    """``gaps`` between any two tokens; ``computed`` prompt tokens by engine; ``ended``: when the last request did."""
+    """``gaps`` between any two tokens; ``computed`` prompt tokens by engine, as far as known; ``ended``: when the last
+    request did."""
 
     def __init__(self, fates: Sequence[Fate], gaps: Histogram, computed: Sequence[int], ended: float) -> None:
         self.fates, self.gaps, self.computed, self.ended = fates, gaps, computed, ended
@@ -58,7 +59,9 @@ class Outcome:
             "gap_s": {"mean": self.gaps.mean, "p99": self.gaps.quantile(0.99)},
             "good": good / len(self.fates),
             "hit": sum(fate.cached for fate in answered) / prompt,
-            "spread": max(self.computed) * len(self.computed) / max(1, sum(self.computed)),
+            "spread": max(self.computed) * len(self.computed) / max(1, sum(self.computed))
+            if self.computed
+            else math.nan,
             "lost_s": max(fate.lost for fate in self.fates),
             "ended_s": self.ended,
         }

@@ -37,6 +37,10 @@ def title(row: dict[str, Any]) -> str:
     """What was played, the same for all policies that played it."""
     played = row["scenario"]
     text = f"{row['trace']}: {row['requests']:,} requests at {played['speed']:g}×"
+    if scale := row.get("live"):
+        text += f", live at a scale of 1:{scale}"
+        if row["url"]:
+            return f"{text}, {row['url']}"
     text += f", {played['engines']} engines, capacity {played['capacity']:g}"
     if played["gateways"] > 1:
         text += f", {played['gateways']} gateways"
@@ -70,7 +74,7 @@ def _cells(row: dict[str, Any], best: float) -> tuple[str, ...]:
         f"{itl['p99'] * 1000:.0f} ms",
         f"{row['good']:.3f}",
         f"{row['hit']:.3f}",
-        f"{row['spread']:.2f}",
+        f"{row['spread']:.2f}" if row["spread"] == row["spread"] else "",
         str(row["failed"]) if row["failed"] else "",
     )
 

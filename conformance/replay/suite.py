@@ -18,7 +18,7 @@ from conformance.replay.traces import Trace
 OURS = "ours"
 DEFAULTS = ("kthena", "epp")
 AS_RUN = ("kthena-published", "epp-published")
-GRID = ("random", "round-robin", "least-request", "prefix", *AS_RUN, *DEFAULTS, OURS, ORACLE)
+GRID = ("random", "round-robin", "least-request", *AS_RUN, *DEFAULTS, OURS, ORACLE)
 FEW = (*AS_RUN, *DEFAULTS, OURS, ORACLE)
 FRESH = ("least-inflight", "least-request", OURS)
 TIMEOUT_S = 30.0

@@ -172,3 +172,12 @@ def test_recorded_streams_of_real_engines_are_fine(engine_name: str, name: str) 
         assert check.feed(body) > 1
         assert check.finish() is None
         assert check.begun
+
+
+@pytest.mark.parametrize(("details", "cached"), [({"cached_tokens": 7}, 7), ({}, None), (None, None)])
+def test_cached_tokens_are_told_where_the_engine_does(details: object, cached: int | None) -> None:
+    check = QuickStreamCheck()
+    counts = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10, "prompt_tokens_details": details}
+    for part in (ROLE, *tokens(1), STOP, chunk(None, usage=counts), END):
+        check.feed(part)
+    assert (check.finish(), check.prompt_tokens, check.cached_tokens) == (None, 9, cached)
