@@ -1,10 +1,11 @@
 """The built-in scorer: what placing a request somewhere costs everybody, in seconds. (P)
 
-    cost = wait + own · price + decode
+    cost = wait + own · (price + stall) + decode
     wait:   until the endpoint has computed the prompts it already owes, ours by our own count, others' by its load
     own:    the prompt's tokens it does not hold, at the rate this endpoint has shown
     price:  1 + Q / (1 - ρ), the requests that a second of work delays: Q wait at an endpoint (here, but no more than on
             average), and until the queue has drained others come; what is computed twice delays them all
+    stall:  each stream that runs there stands still meanwhile; a second of that counts as a tenth of one of waiting
     decode: what the streams already running there will cost this one, a step being shared
 
 Every term is a time, so nothing has to be weighed against anything; what is not known drops out.
@@ -28,6 +29,7 @@ _CAPACITY: Final = 4_000_000
 """Bytes of prompt an endpoint is believed to hold until it says how many blocks it has: a million tokens."""
 _WINDOW_S: Final = 60.0
 _MOST_BUSY: Final = 0.92
+_STALL: Final = 0.1
 _SLACK: Final = 0.5
 _ALONE: Final = 0.9
 _ANSWER: Final = 300.0
@@ -69,7 +71,8 @@ class Costs:
             queue = c.pending + c.foreign_pending + 1.0
             price = 1.0 + delayed * (queue if queue < behind else behind)  # noqa: FURB136 — min() takes three times as long
             own = (tokens - held[c.id] if c.id in held else tokens) * prefill * c.speed.factor
-            costs.append(wait + own * price + (c.inflight - c.pending + c.foreign - c.foreign_pending) * stream)
+            streams = c.inflight - c.pending + c.foreign - c.foreign_pending
+            costs.append(wait + own * (price + _STALL * streams) + streams * stream)
         return costs
 
     def _behind(self, now: float, candidates: Sequence[Candidate]) -> tuple[float, float]:
