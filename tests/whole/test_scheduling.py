@@ -198,21 +198,24 @@ def test_identical_cold_prompts_meet(tmp_path: Path, four: list[InferGateway], m
 
 
 def test_a_slow_engine_of_three_gets_less(tmp_path: Path) -> None:
-    """It computes prompts at a quarter of the others' rate, and nobody has told the gateway."""
+    """It computes prompts at a quarter of the others' rate, and nobody has told the gateway.
+
+    Of two clients neither needs it; left to what is idle, it would get a fifth.
+    """
     engines = [simulate("vllm", "m", "--prefill-rate", rate) for rate in ("24000", "24000", "6000")]
-    slow = engines[-1]
     with together(*engines), serve("-c", written(tmp_path, pool("m", engines))) as gateway, Tally(engines) as tally:
 
         def work(worker: int) -> None:
             with Client(gateway) as client:
-                for number in range(40):
+                for number in range(60):
                     client.ask("m", text(f"{worker}-{number}", 1500), stream=True)
 
-        with ThreadPoolExecutor(5) as workers:
-            list(workers.map(work, range(5)))
-    assert sum(tally.counts) == 200
-    assert tally.share(slow) < 0.22, tally.counts
-    assert all(tally.share(engine) > 0.33 for engine in engines[:2]), tally.counts
+        with ThreadPoolExecutor(2) as workers:
+            list(workers.map(work, range(2)))
+    *fast, slow = engines
+    assert sum(tally.counts) == 120
+    assert tally.share(slow) < 0.1, tally.counts
+    assert all(tally.share(engine) > 0.33 for engine in fast), tally.counts
 
 
 # -- engines that say nothing ----------------------------------------------------------------------------------------
