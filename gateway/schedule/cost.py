@@ -29,6 +29,7 @@ _CAPACITY: Final = 4_000_000
 """Bytes of prompt an endpoint is believed to hold until it says how many blocks it has: a million tokens."""
 _WINDOW_S: Final = 60.0
 _MOST_BUSY: Final = 0.92
+_TELLING, _LEAST_TRUST = 256.0, 0.1
 _STALL: Final = 0.1
 _SLACK: Final = 0.5
 _ALONE: Final = 0.9
@@ -50,6 +51,8 @@ class Costs:
         self.index = PrefixIndex(_BLOCKS, _CAPACITY)
         self._bytes_per_token = BYTES_PER_TOKEN
         self._answer = _ANSWER
+        self._block = 1
+        self._trust, self._told = 1.0, False
         self._offered = 0.0
         self._offered_at = 0.0
         self._shared = Shared()
@@ -91,8 +94,10 @@ class Costs:
         hashes = ask.chain(_BLOCKS)
         if not hashes:
             return {}
-        most = ask.tokens - 1.0  # the last token of a prompt is always computed
-        held = ask.hits = {id: min(size / ratio, most) for id, size in self.index.match(hashes).items()}
+        most, block = ask.tokens - 1.0, self._block  # the last token of a prompt is always computed
+        held = ask.hits = {
+            id: min(size / ratio // block * block * self._trust, most) for id, size in self.index.match(hashes).items()
+        }
         if self._shared.ours < _ALONE:
             held = self._shared.expected(hashes, candidates, most, held)
         return held
@@ -114,15 +119,25 @@ class Costs:
     def left(self, ask: Ask, candidate: Candidate, usage: Usage | None) -> None:
         if usage is None:
             self.index.withdraw(candidate.id, ask.chain(_BLOCKS), ask.known.get((self, candidate.id), 0))
-        elif usage.completion:
+            return
+        self._compare(ask.hits.get(candidate.id, 0.0), usage.cached)
+        if usage.completion:
             self._answer += 0.02 * (usage.completion - self._answer)
             self.index.fill(candidate.id, int(usage.completion * ask.bytes_per_token))
+
+    def _compare(self, believed: float, cached: int) -> None:
+        """What an engine says it had cached, where engines say so: what they evicted is not to be believed in."""
+        self._told = self._told or cached > 0
+        if self._told and believed >= _TELLING:
+            found = min(1.0, cached * self._trust / believed)
+            self._trust = max(_LEAST_TRUST, self._trust + 0.02 * (found - self._trust))
 
     def loaded(self, candidate: Candidate) -> None:
         load = candidate.load
         if load is None:
             return
         ours = self._shared.loaded(candidate.id, load)
+        self._block = load.block_size or self._block
         if load.blocks and load.block_size:
             # of a cache that others fill too, what we placed has the part that it is of all
             room = load.blocks * load.block_size * self._bytes_per_token
