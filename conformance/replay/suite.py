@@ -133,7 +133,7 @@ class Suite(msgspec.Struct, frozen=True):
         half = f"one engine at half speed, {of} a healthy fleet's of the same capacity"
         yield Verdict(half, _mean(slow) / _mean(even), 1.25)
         yield Verdict(f"three gateways, {of} one gateway's", _mean(shared) / _mean(one), 1.3)
-        yield Verdict(f"one engine hung, {speed:g}×: longest wait for it, seconds", hung["lost_s"], TIMEOUT_S)
+        yield Verdict(f"one engine hung, {speed:g}×: longest wait for it, seconds", round(hung["lost_s"], 6), TIMEOUT_S)
 
 
 def quick(base: Scenario) -> Suite:
