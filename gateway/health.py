@@ -29,6 +29,7 @@ _OUTLYING_SKIPS: Final = 2  # asking again one that does answer, only badly, is 
 _FORGIVEN_S: Final = 60.0
 _MAX_COOL_S: Final = 60.0
 _FULL_S: Final = 0.5
+_GAP_S: Final = 2.0
 _RECENT: Final = 0.2
 _POLLS: Final = 3.0
 _PAUSE_S: Final = 1.0
@@ -182,10 +183,10 @@ class Health:
     # -- what others tell ---------------------------------------------------------------------------------------------
 
     def polled(self, now: float) -> None:
-        """The endpoint answered a poll, whatever it said. From the second answer on, silence means something."""
+        """The endpoint answered a poll, whatever it said. From now on silence means something."""
         gap = now - self._polled
         if self._gap == math.inf:
-            self._gap = gap
+            self._gap = min(gap, _GAP_S)
         elif not self._stranded:
             self._gap = max(gap, self._gap + _RECENT * (gap - self._gap))
         self._polled = now

@@ -48,7 +48,7 @@ class Member:
     __slots__ = (
         "adapter", "answered_at", "backlog", "cards", "computed_s", "drift", "endpoint", "failures", "foreign",
         "foreign_pending", "health", "id", "inflight", "load", "pending", "pool", "requests", "speed",
-        "unstreamed", "until",
+        "unseen", "unstreamed", "until",
     )  # fmt: skip
 
     def __init__(self, pool: str, endpoint: Endpoint, adapter: Adapter, health: Health | None = None) -> None:
@@ -65,7 +65,7 @@ class Member:
         self.load: Load | None = None
         self.speed = Speed()
         self.pending = 0
-        self.backlog = 0.0
+        self.backlog = self.unseen = 0.0
         self.until = self.answered_at = -math.inf
         self.computed_s = 0.0
         self.foreign = self.foreign_pending = self.drift = 0.0
@@ -109,6 +109,11 @@ class Member:
     def owed(self) -> float:
         """Seconds of computing that the prompts still unanswered should take."""
         return self.pending * self.speed.step + self.backlog * self.speed.prefill
+
+    @property
+    def unseen_owed(self) -> float:
+        """The same of prompts whose answers come whole: when they were computed nobody sees."""
+        return self.unstreamed * self.speed.step + self.unseen * self.speed.prefill
 
     @property
     def streams(self) -> float:

@@ -76,22 +76,28 @@ class Pool:
         if not usable:
             yield from self._last_resort(now)
             return
-        groups: tuple[list[Member], ...] = (usable,)
-        if [member for member in usable if member.health.aside_until > now]:
-            groups = self._grouped(usable, now)
+        # all that are usable: who holds a LoRA, say, is not told by some of them
+        left = self.profile.filtered(ask, usable)
+        groups: tuple[Sequence[Member], ...] = (left,)
+        if [member for member in left if member.health.aside_until > now]:
+            groups = self._grouped(ask, left)
         for group in groups:
-            for member in self.profile.rank(ask, group) if group else ():
+            for member in self.profile.order(ask, group) if group else ():
                 if member.usable(now):
                     yield member
 
-    def _grouped(self, members: list[Member], now: float) -> tuple[list[Member], ...]:
+    def _grouped(self, ask: Ask, members: Sequence[Member]) -> tuple[Sequence[Member], ...]:
         """Whom to choose from, and whom to fall back on: what comes back or is new gets a part of its share, and who
         just said it is full comes last.
 
-        One whose time to be tried has come is chosen outright: by its record nobody would choose it.
+        One whose time to be tried has come is chosen outright: by its record nobody would choose it. A session that
+        has its endpoint stays there all the same.
         """
+        now = ask.now
         roomy = [member for member in members if member.health.full_until <= now]
         full = [member for member in members if member.health.full_until > now]
+        if self.profile.at_home(ask, roomy):
+            return roomy, full
         tried = [member for member in roomy if member.health.why][:1]
         if not tried:
             eased = [member for member in roomy if self.rng.random() < member.health.share(now)]
@@ -99,7 +105,7 @@ class Pool:
         return tried, [member for member in roomy if member not in tried], full
 
     def _last_resort(self, now: float) -> list[Member]:
-        best = min(self.members, key=lambda member: member.health.reluctance(now), default=None)
+        best = min(self.members, key=lambda member: (member.health.reluctance(now), member.inflight), default=None)
         return [] if best is None or best.health.reluctance(now) == math.inf else [best]
 
     def place(self, ask: Ask, member: Member, now: float) -> Placement:
@@ -129,13 +135,17 @@ class Pool:
         ):
             member.health.heard = load.at  # it works, be it for others
         member.foreign = foreign = max(0.0, load.running + load.waiting - member.inflight)
-        member.foreign_pending = 0.0
+        others, member.foreign_pending = member.foreign_pending, 0.0
         self.others += 0.005 * ((foreign > 0.0) - self.others)
         if foreign:
             pending = member.foreign_pending = min(foreign, max(0.0, member.unanswered(load) - member.pending))
             if pending:
                 # whose turn comes when is not known, nor how far the first one is: ours and theirs, as a whole
-                member.until = load.at + member.owed + self.foreign_owed(member)
+                member.until = load.at + member.owed + member.unseen_owed + self.foreign_owed(member)
+        if others and not member.foreign_pending:
+            member.until = min(member.until, load.at + member.owed + member.unseen_owed)
+        if not member.inflight:
+            member.speed.fade()
         if former is not None and load.queried_tokens and self.others >= _ALONE:
             computed = load.prompt_tokens - load.hit_tokens - former.prompt_tokens + former.hit_tokens
             member.speed.computed(computed, load.at, bool(former.waiting and load.waiting))
@@ -168,6 +178,7 @@ class Placement:
         self.answered_at = math.nan
         self.company = self.computed_s = 0.0
         self.stream = ask.request.stream
+        pool.profile.placed(ask, member)  # first: if a plugin of somebody's fails, nothing has been counted
         self.probe = member.place()
         self.uncached = uncached = ask.uncached(member.id)
         pool.prompted(uncached)
@@ -178,7 +189,7 @@ class Placement:
             member.backlog += uncached
         else:
             member.unstreamed += 1
-        pool.profile.placed(ask, member)
+            member.unseen += uncached
 
     def due(self, now: float) -> None:
         """Told to the endpoint's health, four times a second, while no token has come."""
@@ -204,7 +215,7 @@ class Placement:
             _log.warning("%s of %s is set aside for %g s: it is still slow", member.id, self.pool.name, rest)
         member.pending -= 1
         member.backlog -= uncached
-        if self.pool.others < _ALONE:  # whom else it served meanwhile nobody knows
+        if self.pool.others < _ALONE and not member.unstreamed:  # else: what it computed meanwhile nobody knows
             speed.served(uncached, now - max(self.at, member.answered_at))
         member.answered_at = now
         member.until = now + member.owed
@@ -218,10 +229,12 @@ class Placement:
         answered = self.answered_at == self.answered_at  # not nan
         if not self.stream:
             member.unstreamed -= 1
+            member.unseen -= self.uncached
+            member.until = min(member.until, now + member.owed + member.unseen_owed)
         elif not answered:
             member.pending -= 1
             member.backlog -= self.uncached
-            member.until = min(member.until, now + member.owed)
+            member.until = min(member.until, now + member.owed + member.unseen_owed)
         if usage is None and answered:
             usage = Usage(completion=tokens)
         if usage is not None:
@@ -233,7 +246,7 @@ class Placement:
         if usage.prompt > 16 and self.ask.read:
             ratio = min(max(len(self.ask.text) / usage.prompt, 1.0), 16.0)
             pool.bytes_per_token += 0.02 * (ratio - pool.bytes_per_token)
-        if self.stream and usage.completion > 1:
+        if self.stream and usage.completion > 1 and self.answered_at == self.answered_at:  # not nan
             self._learn_gap(now - self.answered_at, usage.completion - 1)
 
     def _learn_gap(self, seconds: float, gaps: int) -> None:

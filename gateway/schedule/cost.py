@@ -52,6 +52,7 @@ class Costs:
         self._bytes_per_token = BYTES_PER_TOKEN
         self._answer = _ANSWER
         self._block = 1
+        self._several = False
         self._trust, self._told = 1.0, False
         self._offered = 0.0
         self._offered_at = 0.0
@@ -62,6 +63,7 @@ class Costs:
 
     def costs(self, ask: Ask, candidates: Sequence[Candidate]) -> list[float]:
         """Seconds, aligned with ``candidates``."""
+        self._several = True
         now, tokens, pace = ask.now, ask.tokens, candidates[0].speed.pace
         held = self._held(ask, candidates)
         behind, delayed = self._behind(now, candidates)
@@ -107,19 +109,26 @@ class Costs:
     def placed(self, ask: Ask, candidate: Candidate) -> None:
         self._offer(ask.now, ask.uncached(candidate.id) * candidate.speed.prefill)
         self._shared.placed(candidate.id, ask.tokens)
+        if not self._several:
+            return  # where there is nothing to choose nothing need be known
         hashes = ask.chain(_BLOCKS)
         if hashes:
             ask.known[self, candidate.id] = self.index.place(candidate.id, hashes, len(ask.text))
 
     def _offer(self, now: float, seconds: float) -> None:
         """``_offered``: how many endpoints' whole time our work takes, over the last minute or so."""
+        now = max(now, self._offered_at)  # a request that is tried again was asked for before
         self._offered = self._offered * exp((self._offered_at - now) / _WINDOW_S) + seconds / _WINDOW_S
         self._offered_at = now
 
     def left(self, ask: Ask, candidate: Candidate, usage: Usage | None) -> None:
-        if usage is None:
-            self.index.withdraw(candidate.id, ask.chain(_BLOCKS), ask.known.get((self, candidate.id), 0))
+        known = ask.known.get((self, candidate.id))
+        if known is None:  # placed by another profile, before a reload, or with nothing to choose from
             return
+        if usage is None:
+            self.index.withdraw(candidate.id, ask.chain(_BLOCKS), known)
+            return
+        self._shared.corrected(candidate.id, usage.prompt - ask.tokens)
         self._compare(ask.hits.get(candidate.id, 0.0), usage.cached)
         if usage.completion:
             self._answer += 0.02 * (usage.completion - self._answer)

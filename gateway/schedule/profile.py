@@ -64,7 +64,14 @@ class Profile:
 
     def rank(self, ask: Ask, candidates: Sequence[C]) -> Iterable[C]:
         """Best first; nobody if a filter leaves nobody, and ``ask.left_out`` names it."""
-        left = self._filtered(ask, candidates)
+        return self.order(ask, self.filtered(ask, candidates))
+
+    def at_home(self, ask: Ask, left: Sequence[C]) -> bool:
+        """Whether the request goes to its session's endpoint, whatever scores say."""
+        return self.sessions is not None and bool(left) and self.sessions.home(ask, left) is not None
+
+    def order(self, ask: Ask, left: Sequence[C]) -> Iterable[C]:
+        """Those that the filters left, best first."""
         if len(left) < 2 and ask.explanation is None:
             ranked: Iterable[Candidate] = left
         else:
@@ -74,9 +81,10 @@ class Profile:
             ranked = _first(left[home], ranked)
         return cast(Iterable[C], ranked)  # what plugins are given they give back
 
-    def _filtered(self, ask: Ask, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    def filtered(self, ask: Ask, candidates: Sequence[C]) -> Sequence[C]:
+        """Those that no filter leaves out."""
         for part in self.filters:
-            left = part.filter(ask, candidates)
+            left = cast(Sequence[C], part.filter(ask, candidates))
             if ask.explanation is not None:
                 ask.explanation.filtered(part.name, candidates, left)
             if not left:

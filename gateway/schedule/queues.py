@@ -115,7 +115,8 @@ def _spread(values: Sequence[float | None]) -> Sequence[float]:
     least, most = min(known, default=0.0), max(known, default=0.0)
     span = most - least
     if span <= 0.0:
-        return [UNKNOWN if value is None else 1.0 for value in values]
+        alike = UNKNOWN if most > 0.0 and len(known) < len(values) else 1.0  # busy, and somebody may not be
+        return [UNKNOWN if value is None else alike for value in values]
     return [UNKNOWN if value is None else (most - value) / span for value in values]
 
 

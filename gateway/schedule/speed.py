@@ -18,9 +18,11 @@ _MOST_CROWDING: Final = 0.002
 _FASTEST, _SLOWEST = 1e-7, 0.05
 _KEEP_POOL: Final = 0.998
 _KEEP: Final = 0.98
+_FADE: Final = 0.9994
 _PRIOR: Final = 4.0
 _CLIP: Final = 5.0
 _STRETCH: Final = 20_000.0
+_TOO_MANY: Final = 1e6  # between two questions: a counter that was missing is back
 
 
 class Line:
@@ -116,15 +118,27 @@ class Speed:
         pace.served(tokens, seconds / self.factor)
         self._seen = self._seen * _KEEP + seconds
         self._expected = self._expected * _KEEP + usual
-        prior = _PRIOR * pace.service
+        self._judge()
+
+    def _judge(self) -> None:
+        prior = _PRIOR * self.pace.service
         self.factor = min(max((self._seen + prior) / (self._expected + prior), 0.02), 50.0)
+
+    def fade(self) -> None:
+        """Asked at every load while nothing is under way: what was seen of an endpoint that gets nothing any more is
+        believed ever less (half of it after some four minutes of five loads a second), so that it is tried again.
+        """
+        if self._expected:
+            self._seen *= _FADE
+            self._expected *= _FADE
+            self._judge()
 
     def computed(self, tokens: float, now: float, busy: bool) -> None:
         """The engine counted ``tokens`` more of prompts it has done; ``busy``: others waited all the while.
 
         From one such moment to the next it computed what it then counted, and nothing else.
         """
-        if not busy:
+        if not busy or tokens > _TOO_MANY:
             self._counted_at = math.nan
         elif tokens > 0.0:
             if self._counted_at == self._counted_at:  # not nan

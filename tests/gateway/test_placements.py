@@ -14,10 +14,16 @@ from gateway.config.scheduler import Scheduler
 from gateway.config.snapshot import Policy, PoolSpec
 from gateway.errors import UpstreamError
 from gateway.member import Member
+from gateway.pools import Pool
+from gateway.ports import Candidate
+from gateway.schedule.affinity import SESSION_ID, Sessions
+from gateway.schedule.ask import Ask
 from gateway.schedule.build import for_pool
-from gateway.schedule.profile import Profile
-from gateway.types import Endpoint
-from tests.gateway.scripted import A, B, C, FakeExchange, Step, World, run, with_watch
+from gateway.schedule.profile import Profile, Weighted
+from gateway.schedule.speed import DEFAULT_CROWDING
+from gateway.types import Endpoint, ModelCard, Usage
+from tests.gateway.schedule.fleet import request
+from tests.gateway.scripted import A, B, C, FakeAdapter, FakeExchange, Step, World, run, with_watch
 
 Script = tuple[int, Sequence[Step]]
 CUT = UpstreamError("the connection broke", retryable=True)
@@ -163,3 +169,133 @@ def test_a_probe_whose_client_leaves_makes_way_for_the_next() -> None:
         assert first.health.why == ""
 
     run(scenario)
+
+
+# --- one pool, played by hand ----------------------------------------------------------------------------------------
+
+
+def pool_of(count: int, scheduler: Scheduler = Scheduler()) -> tuple[Pool, list[Member]]:  # noqa: B008 — frozen
+    spec = PoolSpec("p", "fake", tuple(Endpoint("fake", "http", host, 1) for host in "abcd"[:count]))
+    members = [Member("p", endpoint, FakeAdapter()) for endpoint in spec.endpoints]
+    for member in members:
+        member.up = True
+    return Pool("p", members, Policy(), for_pool(scheduler, spec, random.Random(1)), random.Random(2)), members
+
+
+def asked(pool: Pool, now: float, *, stream: bool = True, text: str = "x" * 400, model: str = "m") -> Ask:
+    return pool.ask(msgspec.structs.replace(request(text, model=model), stream=stream), model, now)
+
+
+def test_filters_see_everybody_who_is_usable() -> None:
+    """Though only some are chosen from: one that is full, comes back, or is to be tried changes nothing."""
+    pool, (holder, other) = pool_of(2)
+    holder.cards, other.cards = (ModelCard("m"), ModelCard("lora", parent="m")), (ModelCard("m"),)
+
+    def ranked(now: float) -> list[str]:
+        return [member.id for member in pool.rank(asked(pool, now, model="lora"))]
+
+    assert ranked(0.0) == ["a:1"]
+    holder.refused(1.0)
+    assert ranked(1.0) == ["a:1"]
+    for _ in range(3):
+        other.failed(2.0)
+    assert ranked(5.0) == ["a:1"]
+    holder.health.reached(6.0, False)
+    holder.health.reached(6.0, True)
+    assert {tuple(ranked(6.0)) for _ in range(50)} == {("a:1",)}
+
+
+def test_sessions_stay_while_their_endpoint_is_eased_in_or_another_is_tried() -> None:
+    pool, (first, second) = pool_of(2)
+    pool.profile.sessions = Sessions((SESSION_ID,), 3600.0)
+
+    def place(now: float) -> str:
+        ask = pool.ask(msgspec.structs.replace(request("hi"), headers=((b"x-session-id", b"s"),)), "m", now)
+        member = next(iter(pool.rank(ask)))
+        pool.place(ask, member, now).left(now, None)
+        return member.id
+
+    home = place(0.0)
+    own, other = (first, second) if home == first.id else (second, first)
+    for _ in range(3):
+        other.failed(1.0)
+    assert {place(5.0) for _ in range(20)} == {home}
+    own.health.reached(6.0, False)
+    own.health.reached(6.0, True)
+    assert {place(6.5) for _ in range(50)} == {home}
+
+
+def test_where_all_are_being_tried_the_rest_is_spread() -> None:
+    pool, members = pool_of(4)
+    for member in members:
+        for _ in range(3):
+            member.failed(0.0)
+    for _ in range(40):
+        ask = asked(pool, 5.0)
+        pool.place(ask, next(iter(pool.rank(ask))), 5.0)
+    assert [member.inflight for member in members] == [10] * 4
+
+
+def test_a_whole_answer_does_not_leave_its_endpoint_looking_busy() -> None:
+    pool, members = pool_of(3)
+    late, here = members[2], members[:2]
+    pool.members = here
+    now = 0.0
+    for turn in range(2000):
+        if turn == 1000:
+            assert max(member.until for member in here) < now + 1.0
+            pool.members = members
+        now += 0.02
+        ask = asked(pool, now, stream=False, text=f"{turn} " * 1000)
+        placement = pool.place(ask, next(iter(pool.rank(ask))), now)
+        placement.answered(now + 0.01)
+        placement.left(now + 0.01, Usage(prompt=1000))
+    assert late.requests < 500
+    assert all(abs(member.unseen) < 1e-6 for member in members)
+
+
+def test_usage_without_a_token_teaches_no_speed() -> None:
+    """Engines that tell usage with every event tell it with the role too, or with thoughts that are not shown."""
+    pool, (member, _) = pool_of(2)
+    pool.place(asked(pool, 0.0), member, 0.0).left(1.0, Usage(prompt=100, completion=5))
+    pool.place(asked(pool, 2.0), member, 2.0).left(3.0, Usage(prompt=100, completion=5))
+    assert (member.speed.decode, pool.pace.crowding) == (0.0, DEFAULT_CROWDING)
+
+
+def test_a_plugin_that_fails_when_told_leaves_nothing_counted() -> None:
+    class Odd:
+        def __call__(self, ask: Ask, candidates: Sequence[Candidate], /) -> list[float]:
+            return [1.0] * len(candidates)
+
+        def placed(self, ask: Ask, candidate: Candidate) -> None:
+            raise RuntimeError("odd")
+
+    pool, (member, _) = pool_of(2)
+    pool.profile = Profile((), (Weighted("odd", Odd()),), pool.profile.picker)
+    with pytest.raises(RuntimeError):
+        pool.place(asked(pool, 0.0), member, 0.0)
+    assert counted(member) == NOTHING
+
+
+def test_what_a_former_profile_placed_the_new_one_does_not_take_back() -> None:
+    pool, (member, _) = pool_of(2)
+    text = "y" * 4000
+    former = pool.place(asked(pool, 0.0, text=text), member, 0.0)
+    pool.profile = for_pool(Scheduler(), PoolSpec("p", "fake"), random.Random(1))
+    later = asked(pool, 1.0, text=text)
+    list(pool.rank(later))
+    pool.place(later, member, 1.0)
+    former.left(2.0, None)
+    ask = asked(pool, 3.0, text=text)
+    list(pool.rank(ask))
+    assert ask.hits[member.id] > 900
+
+
+def test_a_request_tried_again_much_later_upsets_nothing() -> None:
+    pool, (first, second) = pool_of(2)
+    early = asked(pool, 0.0)
+    pool.place(early, first, 0.0)
+    pool.place(asked(pool, 1e5), second, 1e5)
+    pool.place(early, second, 1e5)
+    late = asked(pool, 1e5)
+    assert len(list(pool.rank(late))) == 2
