@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.config.settings import HealthSettings
-from gateway.outliers import ERRING, SLOW, STUCK, Figures, Finding, ratio_of
+from gateway.outliers import ERRING, SLOW, STUCK, Figures, Finding, Peers, ratio_of
 
 FAILING: Final = "failing"
 """Failed several times in a row."""
@@ -271,7 +271,7 @@ class Health:
         self._open(now, HUNG, stranded=True)
         return f"is set aside until it is heard again: silent for {silence:.1f} s"
 
-    def _compare(self, now: float, pool: Sequence[Figures]) -> Finding | None:
+    def _compare(self, now: float, pool: Peers) -> Finding | None:
         """What sets it apart from its pool; of one that is being tried, only that the probe stands still."""
         figures, rules, patience = self.figures, self.settings.ejection, self.settings.hung_after
         if now < self.open_until or (self.why and not self.probes):
@@ -294,8 +294,8 @@ def watch(pool: Sequence[Health], now: float) -> list[tuple[int, str]]:
     """
     changes = [(index, what) for index, health in enumerate(pool) if (what := health._listen(now))]
     there = [health for health in pool if health.up is not False and not health.draining]
-    figures = [health.figures for health in there]
-    found = [(finding, index) for index, health in enumerate(pool) if (finding := health._compare(now, figures))]
+    peers = Peers([health.figures for health in there])
+    found = [(finding, index) for index, health in enumerate(pool) if (finding := health._compare(now, peers))]
     for health in pool:
         health.figures.settle()
     room = _room([health for health in there if health.why not in (FAILING, HUNG)])

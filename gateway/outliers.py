@@ -6,8 +6,8 @@ Invariant: an endpoint is only ever worse than others, never bad by itself: wher
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from statistics import median
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -93,44 +93,79 @@ class Figures:
         """Observed over expected time to the first token, geometric mean of the recent ones; None for too few."""
         return math.exp(self._log_ratio) if self._answers >= _ANSWERS else None
 
-    # -- comparisons with the rest of ``pool``, which is only looked at where there is something to compare -----------
+    # -- comparisons with the rest of a pool, which is only looked at where there is something to compare -------------
 
-    def erring(self, pool: Iterable[Figures], rules: Ejection) -> Finding | None:
+    def erring(self, pool: Peers, rules: Ejection) -> Finding | None:
         """Twice the others' failures, and more than chance makes of the others' rate."""
         share = self.failure_share(rules.min_requests)
         if share is None or share < rules.failure_share:
             return None
-        usual = _median((other.failure_share(rules.min_requests) for other in pool if other is not self), 0.0)
+        usual = pool.failure_share(self, rules.min_requests, 0.0)
         chance = 3.0 * math.sqrt(usual * (1.0 - usual) / self._count)
         if share < max(2.0 * usual, usual + chance):
             return None
         what = f"{share:.0%} of its last {self._count} requests failed, {usual:.0%} elsewhere"
         return Finding(ERRING, share / rules.failure_share, what)
 
-    def slow(self, pool: Iterable[Figures], rules: Ejection) -> Finding | None:
+    def slow(self, pool: Peers, rules: Ejection) -> Finding | None:
         ratio = self.latency_ratio
         if ratio is None or ratio < rules.latency_ratio or self._excess < rules.latency_excess:
             return None
-        usual = max(1.0, _median((other.latency_ratio for other in pool if other is not self), math.inf))
+        usual = max(1.0, pool.latency_ratio(self, math.inf))
         if ratio < (bar := rules.latency_ratio * usual):
             return None
         what = f"first tokens take {ratio:.1f} times as long as expected, {usual:.1f} times elsewhere"
         return Finding(SLOW, ratio / bar, what, bar)
 
-    def stuck(self, pool: Iterable[Figures], rules: Ejection, patience: float) -> Finding | None:
+    def stuck(self, pool: Peers, rules: Ejection, patience: float) -> Finding | None:
         """A first token ``patience`` seconds overdue, beyond what has been usual here and elsewhere."""
         overdue = self._overdue
         if overdue < rules.latency_ratio or self._waited < patience:
             return None
         own = self.latency_ratio
-        elsewhere = _median((other.latency_ratio for other in pool if other is not self), own or math.inf)
-        usual = max(1.0, own or 1.0, elsewhere)
+        usual = max(1.0, own or 1.0, pool.latency_ratio(self, own or math.inf))
         if overdue < (bar := rules.latency_ratio * usual):
             return None
         return Finding(STUCK, overdue / bar, f"no first token for {self._waited:.1f} s, and nothing else moves", bar)
 
 
-def _median(values: Iterable[float | None], otherwise: float) -> float:
-    """Of those that are known; ``otherwise`` where none is."""
-    known = [value for value in values if value is not None]
-    return median(known) if known else otherwise
+class Peers:
+    """The figures of a pool while they are compared, none of them changing: what is usual among all but one.
+
+    Each kind is sorted when it is first asked for, so that comparing everybody takes O(n log n). ``otherwise`` is the
+    answer where nobody else is known.
+    """
+
+    __slots__ = ("_figures", "_ratios", "_shares")
+
+    def __init__(self, figures: Sequence[Figures]) -> None:
+        self._figures = frozenset(figures)
+        self._ratios: list[float] | None = None
+        self._shares: dict[int, list[float]] = {}
+
+    def failure_share(self, one: Figures, least: int, otherwise: float) -> float:
+        """The median of the others' shares, of ``least`` requests each."""
+        shares = self._shares.get(least)
+        if shares is None:
+            shares = self._shares[least] = _known(figures.failure_share(least) for figures in self._figures)
+        return median_without(shares, one.failure_share(least) if one in self._figures else None, otherwise)
+
+    def latency_ratio(self, one: Figures, otherwise: float) -> float:
+        """The median of the others' ratios."""
+        if self._ratios is None:
+            self._ratios = _known(figures.latency_ratio for figures in self._figures)
+        return median_without(self._ratios, one.latency_ratio if one in self._figures else None, otherwise)
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return sorted(value for value in values if value is not None)
+
+
+def median_without(ordered: Sequence[float], one: float | None, otherwise: float) -> float:
+    """The median of all but ``one``, which is among them unless None; ``otherwise`` where nothing is left."""
+    place = len(ordered) if one is None else bisect_left(ordered, one)
+    count = len(ordered) - (one is not None)
+    if not count:
+        return otherwise
+    low, high = (count - 1) // 2, count // 2
+    return (ordered[low + (low >= place)] + ordered[high + (high >= place)]) / 2.0

@@ -296,9 +296,11 @@ class Pools:
             for member in pool.members:
                 self._placed.setdefault(member.endpoint, []).append((pool, member))
         kept = {(member.pool, member.endpoint) for member in self.members()}
+        there = {(member.pool, member.id) for member in self.members()}
         gone = [member for key, member in old.items() if key not in kept]
         for member in gone:
-            if member.pool in pools:
+            # one that only got other headers or labels still holds what it held
+            if member.pool in pools and (member.pool, member.id) not in there:
                 pools[member.pool].profile.forget(member.id)
         return gone
 

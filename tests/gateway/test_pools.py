@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
+
 from gateway.config.settings import HealthSettings
 from gateway.config.snapshot import PoolSpec
 from gateway.pools import Member, Pools
+from gateway.ports import Candidate
+from gateway.schedule.ask import Ask
+from gateway.schedule.profile import Profile, Weighted
 from gateway.types import Load
 from tests.gateway.scripted import A, B, C, FakeAdapter, FakeExchange, least_in_flight
 
@@ -61,6 +68,31 @@ def test_members_that_stay_keep_their_state_and_those_that_left_are_told() -> No
     first.place()
     assert pools.apply([PoolSpec("p", "fake", (A,))]) == [second]
     assert pools["p"].members == [first]
+
+
+def test_one_that_gets_other_headers_or_labels_still_holds_what_it_held() -> None:
+    """Until no member of that pool has its id: what it is in another pool says nothing."""
+    forgotten: list[str] = []
+
+    class Noting:
+        def __call__(self, ask: Ask, candidates: Sequence[Candidate], /) -> list[float]:
+            return [1.0] * len(candidates)
+
+        def forget(self, endpoint: str) -> None:
+            forgotten.append(endpoint)
+
+    def made(spec: PoolSpec, old: Profile | None) -> Profile:
+        noting = (Weighted("noting", Noting()),) if spec.name == "p" else ()
+        return old or Profile((), noting, lambda candidates, scores: candidates)
+
+    pools = Pools({"fake": FakeAdapter()}, made)
+    pools.apply([PoolSpec("p", "fake", (A, B)), PoolSpec("q", "fake", (A,))])
+    (first, _) = pools["p"].members
+    relabelled = msgspec.structs.replace(A, headers=((b"authorization", b"x"),), labels=(("zone", "b"),))
+    assert pools.apply([PoolSpec("p", "fake", (relabelled, B)), PoolSpec("q", "fake", (A,))]) == [first]
+    assert forgotten == []
+    pools.apply([PoolSpec("p", "fake", (B,)), PoolSpec("q", "fake", (A,))])
+    assert forgotten == [A.id]
 
 
 def test_one_that_joins_a_pool_at_work_is_eased_in_and_one_that_joins_an_idle_pool_is_not() -> None:
