@@ -363,6 +363,10 @@ class Pools:
             member.health.drain()
         return bool(found)
 
+    def saturation(self, detector: Callable[[Sequence[Member]], float]) -> dict[str, float]:
+        """How full each pool is."""
+        return {pool.name: detector(pool.members) for pool in self._pools.values()}
+
     def statistics(self) -> list[MemberStatistics]:
         now = trio.current_time()
         return [member.statistics(now) for member in self.members()]

@@ -5,6 +5,7 @@ Nothing here changes anything but `drain`, and nothing shows a secret.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 import gateway
 from gateway.config.snapshot import Snapshot
 from gateway.core import Gateway
+from gateway.member import Member
 from gateway.meter import Totals
 from gateway.pools import Pools
 
@@ -35,6 +37,7 @@ class Status:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._telemetry: object = None
+        self._detector: tuple[object, Callable[[Sequence[Member]], float]] | None = None
         self.reload_problems: tuple[str, ...] = ()
 
     @property
@@ -51,7 +54,16 @@ class Status:
         return self._parts.snapshot.public()["routes"]
 
     def pools(self) -> object:
-        return self._parts.snapshot.public()["pools"]
+        """As configured, and how full each is: 1 and more is saturated."""
+        full = self.saturation()
+        return [{**pool, "saturation": full.get(pool["name"])} for pool in self._parts.snapshot.public()["pools"]]
+
+    def saturation(self) -> dict[str, float]:
+        """By pool, as the scheduler section's detector has it."""
+        rules = self._parts.snapshot.settings.scheduler.saturation
+        if self._detector is None or self._detector[0] != rules:
+            self._detector = rules, rules.detector()  # it remembers what endpoints said last
+        return self._parts.pools.saturation(self._detector[1])
 
     def endpoints(self) -> object:
         return [msgspec.to_builtins(member) for member in self._parts.pools.statistics()]
@@ -65,7 +77,9 @@ class Status:
 
         if not isinstance(self._telemetry, Telemetry):
             parts = self._parts
-            self._telemetry = Telemetry(parts.totals, parts.pools, parts.connections, gateway.__version__)
+            self._telemetry = Telemetry(
+                parts.totals, parts.pools, parts.connections, gateway.__version__, self.saturation
+            )
         return await self._telemetry.render()
 
     def drain(self, endpoint_id: str) -> bool:

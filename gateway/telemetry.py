@@ -56,7 +56,7 @@ class Pools(Protocol):
 class Telemetry(Collector):
     """Renders the process's metrics. Also a prometheus_client collector, for whoever embeds the gateway.
 
-    ``connections`` gives the open client connections by listener.
+    ``connections`` gives the open client connections by listener, ``saturation`` how full each pool is.
     """
 
     def __init__(
@@ -65,11 +65,13 @@ class Telemetry(Collector):
         pools: Pools,
         connections: Callable[[], Mapping[str, int]],
         version: str,
+        saturation: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._totals = totals
         self._pools = pools
         self._connections = connections
         self._version = version
+        self._saturation = saturation
         self._process = ProcessCollector(registry=None)
 
     async def render(self) -> tuple[bytes, str]:
@@ -89,6 +91,7 @@ class Telemetry(Collector):
         members = self._pools.statistics()
         yield from _endpoints(members)
         yield from _loads(members)
+        yield _pool_saturation(self._saturation())
         yield from _pool_compatibility(members, self._totals)
         yield from _model_compatibility(self._totals)
         yield from _process_state(self._totals, self._connections(), self._version)
@@ -206,6 +209,13 @@ _LOADS: tuple[tuple[str, str, Callable[[Member], float | None]], ...] = (
     ("infer_gateway_endpoint_kv_usage", "Fraction of its KV blocks in use, as the engine says.", lambda m: m.kv_usage),
     ("infer_gateway_endpoint_load_age_seconds", "How old these figures are.", lambda m: m.load_age_s),
 )
+
+
+def _pool_saturation(saturation: Mapping[str, float]) -> Metric:
+    family = _gauge("infer_gateway_pool_saturation", "How full the pool is; 1 and more is saturated.", ["pool"])
+    for pool, value in saturation.items():
+        family.add_metric([pool], value)
+    return family
 
 
 def _pool_compatibility(members: Sequence[Member], totals: Totals) -> Iterator[Metric]:

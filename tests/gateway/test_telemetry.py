@@ -28,7 +28,7 @@ def member(pool: str, endpoint: str, state: str, inflight: int = 0, kv_usage: fl
 
 
 def telemetry(totals: Totals, *members: MemberStatistics) -> Telemetry:
-    return Telemetry(totals, FakePools(*members), lambda: {"http": 7}, "1.2.3")
+    return Telemetry(totals, FakePools(*members), lambda: {"http": 7}, "1.2.3", lambda: {"main": 0.5})
 
 
 def scrape(subject: Telemetry) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -95,6 +95,7 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert samples[key("infer_gateway_endpoint_up", pool="main", endpoint="b:1")] == 0
     assert samples[key("infer_gateway_inflight_requests", pool="main", endpoint="a:1")] == 3
     assert key("infer_gateway_endpoint_kv_usage", pool="main", endpoint="a:1") not in samples
+    assert samples[key("infer_gateway_pool_saturation", pool="main")] == 0.5
     assert samples[key("infer_gateway_connections", listener="http")] == 7
     assert samples[key("infer_gateway_config_reloads_total", result="failure")] == 1
     assert samples[key("infer_gateway_config_last_reload_successful")] == 0
