@@ -363,9 +363,8 @@ class Pools:
             member.health.drain()
         return bool(found)
 
-    def saturation(self, detector: Callable[[Sequence[Member]], float]) -> dict[str, float]:
-        """How full each pool is."""
-        return {pool.name: detector(pool.members) for pool in self._pools.values()}
+    def by_name(self) -> Mapping[str, Pool]:
+        return self._pools
 
     def statistics(self) -> list[MemberStatistics]:
         now = trio.current_time()

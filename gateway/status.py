@@ -37,7 +37,8 @@ class Status:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._telemetry: object = None
-        self._detector: tuple[object, Callable[[Sequence[Member]], float]] | None = None
+        self._rules: object = None
+        self._detectors: dict[str, Callable[[Sequence[Member]], float]] = {}
         self.reload_problems: tuple[str, ...] = ()
 
     @property
@@ -61,9 +62,12 @@ class Status:
     def saturation(self) -> dict[str, float]:
         """By pool, as the scheduler section's detector has it."""
         rules = self._parts.snapshot.settings.scheduler.saturation
-        if self._detector is None or self._detector[0] != rules:
-            self._detector = rules, rules.detector()  # it remembers what endpoints said last
-        return self._parts.pools.saturation(self._detector[1])
+        if rules != self._rules:
+            self._rules, self._detectors = rules, {}
+        pools = self._parts.pools.by_name()
+        # a detector remembers what its pool's endpoints said last
+        self._detectors = {name: self._detectors.get(name) or rules.detector() for name in pools}
+        return {name: self._detectors[name](pool.members) for name, pool in pools.items()}
 
     def endpoints(self) -> object:
         return [msgspec.to_builtins(member) for member in self._parts.pools.statistics()]
