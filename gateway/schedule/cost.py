@@ -53,13 +53,17 @@ class Costs:
         self._answer = _ANSWER
         self._block = 1
         self._several = False
+        self._explained: dict[str, float] = {}
         self._trust, self._told = 1.0, False
         self._offered = 0.0
         self._offered_at = 0.0
         self._shared = Shared()
 
     def __call__(self, ask: Ask, candidates: Sequence[Candidate]) -> Sequence[float]:
-        return [1.0 / (1.0 + cost) if cost > 0.0 else 1.0 for cost in self.costs(ask, candidates)]
+        costs = self.costs(ask, candidates)
+        if ask.explanation is not None:
+            self._explained = {c.id: cost for c, cost in zip(candidates, costs, strict=True)}
+        return [1.0 / (1.0 + cost) if cost > 0.0 else 1.0 for cost in costs]
 
     def costs(self, ask: Ask, candidates: Sequence[Candidate]) -> list[float]:
         """Seconds, aligned with ``candidates``."""
@@ -157,9 +161,9 @@ class Costs:
         self._shared.forget(endpoint)
 
     def explain(self, ask: Ask, candidate: Candidate) -> dict[str, object]:
+        """Of the decision just made: the whole cost, the wait in it, and the speed it was reckoned with."""
         return {
-            "hitTokens": round(ask.hits.get(candidate.id, 0.0)),
-            "promptTokens": round(ask.tokens),
-            "wait": max(0.0, candidate.until - ask.now),
-            "secondsPerToken": candidate.speed.prefill,
+            "costSeconds": round(self._explained.get(candidate.id, 0.0), 6),
+            "waitSeconds": round(max(0.0, candidate.until - ask.now), 6),
+            "promptTokensPerSecond": round(1.0 / candidate.speed.prefill),
         }
