@@ -39,14 +39,15 @@ class Homes:
         self._total += 1.0
         if self._total >= _WINDOW or len(counts) >= _KEPT:
             self._age()
-        shared = self._total / (2.0 * endpoints) + 2.0
+        shared, settled = self._total / (2.0 * endpoints) + 2.0, False
         for depth in _DEPTHS:
             if depth >= len(hashes):
                 break
-            found = hashes[depth]
-            counts[found] = count = counts.get(found, 0.0) + 1.0
-            if count < shared:
-                break
+            # all are counted: were the longer ones only from when the shorter are popular, they would lag for thousands
+            beginning = hashes[depth]
+            counts[beginning] = count = counts.get(beginning, 0.0) + 1.0
+            if not settled:
+                found, settled = beginning, count < shared
         return found
 
     def _age(self) -> None:
