@@ -22,7 +22,7 @@ _FADE: Final = 0.9994
 _PRIOR: Final = 4.0
 _CLIP: Final = 5.0
 _STRETCH: Final = 20_000.0
-_TOO_MANY: Final = 1e6  # between two questions: a counter that was missing is back
+_TOO_MANY: Final = 1e6  # between two questions: a counter that was missing is back, as after one that fell
 
 
 class Line:
@@ -73,6 +73,12 @@ class Pace:
         self.prefill = min(max(self._services.slope, _FASTEST), _SLOWEST)
         self.step = self._services.intercept
         self.service += (0.02 if self.service else 1.0) * (seconds - self.service)
+
+    def rested(self) -> None:
+        """No tokens take no time. To be said with observations that are all about as large: their noise has no slope,
+        and what a prompt takes beside cannot be told from what its tokens take.
+        """
+        self._services.add(0.0, 0.0)
 
     def streamed(self, gap: float, streams: float) -> None:
         """A stream among so many had ``gap`` seconds between two tokens, prefills in between not counted."""
@@ -138,7 +144,7 @@ class Speed:
 
         From one such moment to the next it computed what it then counted, and nothing else.
         """
-        if not busy or tokens > _TOO_MANY:
+        if not busy or not 0.0 <= tokens <= _TOO_MANY:
             self._counted_at = math.nan
         elif tokens > 0.0:
             if self._counted_at == self._counted_at:  # not nan
@@ -146,6 +152,7 @@ class Speed:
                 self._stretch_s += now - self._counted_at
             self._counted_at = now
         if self._stretch_tokens > _STRETCH:
+            self.pace.rested()
             self.served(self._stretch_tokens, self._stretch_s)
             self._stretch_s = self._stretch_tokens = 0.0
 
