@@ -28,7 +28,8 @@ class Ask:
     """
 
     __slots__ = (
-        "_chains", "_text", "bytes_per_token", "explanation", "hits", "known", "left_out", "model", "now", "request",
+        "_chains", "_text", "_tokens", "bytes_per_token", "explanation", "hits", "known", "left_out", "model", "now",
+        "request",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +43,7 @@ class Ask:
         self.known: dict[tuple[object, str], int] = {}
         self.left_out = ""
         self.explanation: Explanation | None = None
+        self._tokens = 0.0
         self._text: bytes | None = b"" if request.operation in _COMPUTES_NOTHING else None
         self._chains: dict[Blocks, Sequence[int]] = {}
 
@@ -53,6 +55,7 @@ class Ask:
         text = self._text
         if text is None:
             render = getattr(self.request.view, "prompt_text", None)
+            self._tokens = 0.0
             text = self._text = b"" if render is None else render().encode("utf-8", "surrogatepass")
         return text
 
@@ -64,8 +67,12 @@ class Ask:
     @property
     def tokens(self) -> float:
         """About how many tokens the prompt is long, at least 1; told from the whole body while nobody has read it."""
-        text = self._text
-        return max(1.0, len(self.request.body if text is None else text) / self.bytes_per_token)
+        tokens = self._tokens
+        if not tokens:
+            text = self._text
+            length = len(self.request.body if text is None else text)
+            tokens = self._tokens = length / self.bytes_per_token if length > self.bytes_per_token else 1.0
+        return tokens
 
     def chain(self, blocks: Blocks) -> Sequence[int]:
         """The prompt's block hashes, each covering all text before it. Prompts of different models share none."""

@@ -67,7 +67,7 @@ class Costs:
 
     def costs(self, ask: Ask, candidates: Sequence[Candidate]) -> list[float]:
         """Seconds, aligned with ``candidates``."""
-        self._several = True
+        self._several = self._several or len(candidates) > 1
         now, tokens, pace = ask.now, ask.tokens, candidates[0].speed.pace
         held = self._held(ask, candidates)
         behind, delayed = self._behind(now, candidates)
@@ -111,10 +111,10 @@ class Costs:
     # -- learning ----------------------------------------------------------------------------------------------------
 
     def placed(self, ask: Ask, candidate: Candidate) -> None:
-        self._offer(ask.now, ask.uncached(candidate.id) * candidate.speed.prefill)
-        self._shared.placed(candidate.id, ask.tokens)
         if not self._several:
             return  # where there is nothing to choose nothing need be known
+        self._offer(ask.now, ask.uncached(candidate.id) * candidate.speed.prefill)
+        self._shared.placed(candidate.id, ask.tokens)
         hashes = ask.chain(_BLOCKS)
         if hashes:
             ask.known[self, candidate.id] = self.index.place(candidate.id, hashes, len(ask.text))

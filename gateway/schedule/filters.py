@@ -45,7 +45,7 @@ class ContextLength(Section, frozen=True):
         return self._keep
 
     def _keep(self, ask: Ask, candidates: Sequence[Candidate], /) -> Sequence[Candidate]:
-        if ask.tokens < _SHORT * self.margin:
+        if len(candidates) == 1 or ask.tokens < _SHORT * self.margin:
             return candidates
         model, text = ask.model, ask.text
         least = len(text) / ask.bytes_per_token / self.margin

@@ -126,6 +126,8 @@ class LoRAAffinity(Section, frozen=True):
         return self._score
 
     def _keep(self, ask: Ask, candidates: Sequence[Candidate], /) -> Sequence[Candidate]:
+        if len(candidates) == 1:
+            return candidates
         model = ask.model
         holders = {c.id: card.parent for c in candidates for card in c.cards if card.id == model}
         running = [c.id for c in candidates if (load := c.load) is not None and load.loras and model in load.loras]
