@@ -32,11 +32,22 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Fault(ValueError):
-    """A ValueError about the member at ``path``, relative to the struct that raises it (such as ".a[0]")."""
+    """A ValueError about the member at ``path``, relative to the struct that raises it (such as ".a[0]").
 
-    def __init__(self, path: str, message: str) -> None:
+    ``others`` are reported with it.
+    """
+
+    def __init__(self, path: str, message: str, others: Iterable[Fault] = ()) -> None:
         super().__init__(message)
         self.path = path
+        self.others = tuple(others)
+
+    @classmethod
+    def together(cls, faults: Iterable[Fault]) -> None:
+        """Raise them, if there are any, as one."""
+        found = [each for fault in faults for each in (fault, *fault.others)]
+        if found:
+            raise cls(found[0].path, str(found[0]), found[1:])
 
 
 class Duration(float):
@@ -154,7 +165,9 @@ class Decoder:
         try:
             return kind(**members)
         except Fault as fault:
-            return self.refuse(path + fault.path, str(fault))
+            for each in (fault, *fault.others):
+                self.refuse(path + each.path, str(each))
+            return INVALID
         except ValueError as error:
             return self.refuse(path, str(error))
 

@@ -20,9 +20,12 @@ from gateway.config.inert import inert
 from gateway.config.picker import EndpointPickerConfig
 from gateway.config.resources import ModelMatch, ModelRoute, StickyBy, StringMatch, TargetModel
 from gateway.config.resources import Rule as RuleSpec
+from gateway.config.scheduler import Scheduler
 from gateway.config.settings import Settings
 from gateway.config.snapshot import PoolSpec, Snapshot
 from gateway.route import Match, Route, RouteTable, Rule, Share, Sticky, TextMatch
+from gateway.schedule.build import build
+from gateway.schedule.parts import Parts, Settled
 
 CONFIG_KEYS = ("gatewayConfiguration", "schedulerConfiguration", "routerConfiguration")
 """Members of a ConfigMap that hold a GatewayConfiguration, by product generation."""
@@ -140,8 +143,27 @@ class _Loading:
             if first != where:
                 self.problems.append(f"{where}: $.{key}: also given in {first}")
         self.settings = msgspec.structs.replace(self.settings, **given)
+        if "scheduler" in given:
+            self._note_idle(made.scheduler, where)
         for path, name in found.items():
             self._check_file(where, path, name)
+
+    def _try_profiles(self) -> None:
+        """A plugin that cannot be built is found now, not while a configuration is put in force."""
+        where = self.sections.get("scheduler")
+        for path, profile in self.settings.scheduler.parts() if where is not None else ():
+            try:
+                build(profile, Parts(Settled()))
+            except ValueError as error:
+                self.problems.append(f"{where}: $.scheduler{path}: {error}")
+
+    def _note_idle(self, scheduler: Scheduler, where: str) -> None:
+        for path, profile in scheduler.parts():
+            self.inert.extend(f"{where}: $.scheduler{path}{claims}" for claims in profile.claims())
+            for unused in profile.unused():
+                self.warnings.append(
+                    f"{where}: $.scheduler{path}{unused}: the plugin is enabled nowhere in this profile"
+                )
 
     def _picker(self, resource: Resource) -> None:
         content: EndpointPickerConfig = resource.content
@@ -168,6 +190,7 @@ class _Loading:
         pools = self._pools(fleet)
         routes = [self._route(resource, pools) for resource in self.of_kind("ModelRoute")]
         self._check_ext_proc(pools)
+        self._try_profiles()
         problems = [*self.problems, *fleet.problems]
         if problems:
             raise ConfigError(problems)
@@ -185,13 +208,13 @@ class _Loading:
         """(kind, "namespace/name") → pool. Pools of two kinds with one name get told apart by the kind."""
         pools: dict[tuple[str, str], PoolSpec] = {}
         taken: set[str] = set()
-        for kind, build in (
+        for kind, pool_of in (
             ("ModelServer", fleet.server),
             ("ExternalModelProvider", fleet.provider),
             ("InferencePool", fleet.inference_pool),
         ):
             for resource in self.of_kind(kind):
-                pool = build(resource)
+                pool = pool_of(resource)
                 if pool.name in taken:
                     pool = msgspec.structs.replace(pool, name=f"{pool.name}.{kind.lower()}")
                 taken.add(pool.name)

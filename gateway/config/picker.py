@@ -6,12 +6,12 @@ there is refused with what to use, and what is read without effect is told by `i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
 from msgspec import Meta, field
 
-from gateway.config.decode import INVALID, Decoder, Fault, Section, suggestion
+from gateway.config.decode import INVALID, Decoder, Fault, Section, member, suggestion
 from gateway.config.scheduler import (
     DEFAULT,
     FILTERS,
@@ -72,6 +72,14 @@ _GATES: Final = (
     "prepareDataPlugins",
     "enableLegacyMetrics",
 )
+_DATA_LAYER: Final = (
+    "injectDefaults", "sources", "discovery", "peerDiscovery", "crossReplicaSyncerPluginRef",
+    "crossReplicaSyncInterval",
+)  # fmt: skip
+_FLOW_CONTROL: Final = (
+    "maxBytes", "maxRequests", "defaultRequestTTL", "noEndpointRequestTTL", "defaultPriorityBand",
+    "defaultNegativePriorityBand", "priorityBands", "usageLimitPolicyPluginRef", "saturationDetector", "enableEviction",
+)  # fmt: skip
 _IDLE: Final = ("maxNumOfEndpoints", "metricsStalenessThreshold", "evictionSweepSeconds", "profileName")
 """Parameters that are read only."""
 
@@ -130,7 +138,24 @@ class EndpointPickerConfig(Section, frozen=True):
                 raise Fault(f".plugins[{index}].name", f'"{plugin.called}" is configured twice')
         for index, profile in enumerate(self.scheduling_profiles):
             self._check_profile(f".schedulingProfiles[{index}]", profile)
+        self._check_section(".requestHandler", self.request_handler, ("parsers",))
+        self._check_section(".dataLayer", self.data_layer, _DATA_LAYER)
+        _check_names(".flowControl", self.flow_control, _FLOW_CONTROL)
         self.saturation()
+
+    def _check_section(self, path: str, tree: dict[str, Any], known: Sequence[str]) -> None:
+        _check_names(path, tree, known)
+        self._check_refs(path, tree)
+
+    def _check_refs(self, path: str, tree: Any) -> None:
+        if isinstance(tree, list):
+            for index, item in enumerate(tree):
+                self._check_refs(f"{path}[{index}]", item)
+        for name, item in tree.items() if isinstance(tree, dict) else ():
+            if name == "pluginRef" and item not in _DONE_ANYWAY and self._plugin(item) is None:
+                near = suggestion(str(item), [plugin.called for plugin in self.plugins])
+                raise Fault(f"{path}.pluginRef", f'no plugin is called "{item}"{near}')
+            self._check_refs(member(path, name), item)
 
     def _check(self, path: str, plugin: PickerPlugin) -> None:
         if plugin.type in _DONE_ANYWAY | _LATER and plugin.type != _PRODUCER:
@@ -250,6 +275,12 @@ class EndpointPickerConfig(Section, frozen=True):
             elif plugin.type in _DONE_ANYWAY and plugin.type != _PRODUCER and plugin.parameters:
                 yield f"$.plugins[{index}].parameters"
             yield from (f"$.plugins[{index}].parameters.{name}" for name in _IDLE if name in plugin.parameters)
+
+
+def _check_names(path: str, tree: dict[str, Any], known: Sequence[str]) -> None:
+    for name in tree:
+        if name not in known:
+            raise Fault(member(path, name), f"unknown field{suggestion(name, known)}")
 
 
 def _gate(text: str) -> tuple[str, bool]:

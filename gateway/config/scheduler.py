@@ -5,13 +5,14 @@ Invariant: a `Scheduler` names only plugins that exist, where they can be used, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, field
 
-from gateway.config.decode import INVALID, Decoder, Fault, Section, suggestion
+from gateway.config.decode import INVALID, Decoder, Fault, Section, member, suggestion
+from gateway.config.resources import StickySource
 from gateway.schedule import registry
 from gateway.schedule.registry import Kind, canonical
 from gateway.schedule.saturation import Concurrency, Saturation
@@ -82,35 +83,40 @@ class ProfileSpec(Section, frozen=True):
     picker: str | Picked = PICKER
 
     def __post_init__(self) -> None:
-        names = [canonical(entry.name) for entry in self.plugin_config]
-        for index, entry in enumerate(self.plugin_config):
-            where = f".pluginConfig[{index}]"
-            _built(where, ".type" if entry.type else ".name", entry.type or entry.name, entry.args)
-            if names.index(names[index]) != index:
-                raise Fault(f"{where}.name", f'"{entry.name}" is configured twice')
-        self._check(".plugins.Filter", "filter", self.plugins.filter)
-        self._check(".plugins.Score", "scorer", self.plugins.score)
-        if self.picker != PICKER:
-            self._check_picker()
+        Fault.together(self._faults())
 
-    def _check(self, path: str, kind: Kind, section: Listed) -> None:
+    def _faults(self) -> Iterator[Fault]:
+        seen: dict[str, str] = {}
+        for index, entry in enumerate(self.plugin_config):
+            yield from _caught(self._check_config, f".pluginConfig[{index}]", entry, seen)
+        yield from self._check(".plugins.Filter", "filter", self.plugins.filter)
+        yield from self._check(".plugins.Score", "scorer", self.plugins.score)
+        if self.picker != PICKER:
+            yield from _caught(self._check_picker)
+
+    def _check_config(self, where: str, entry: PluginConfig, seen: dict[str, str]) -> None:
+        _once(f"{where}.name", entry.name, seen, "configured")
+        _built(where, ".type" if entry.type else ".name", entry.type or entry.name, entry.args, named=not entry.type)
+
+    def _check(self, path: str, kind: Kind, section: Listed) -> Iterator[Fault]:
         for which, entries in (("enabled", section.enabled), ("disabled", section.disabled)):
-            seen: set[str] = set()
+            seen: dict[str, str] = {}
             for index, entry in enumerate(entries):
                 where, name = f"{path}.{which}[{index}]", _name(entry)
-                if name == "*" and which == "disabled":
-                    continue
-                self._offering(where, name, kind)
-                if canonical(name) in seen:
-                    raise Fault(where, f'"{name}" is named twice')
-                seen.add(canonical(name))
+                if name != "*" or which == "enabled":
+                    yield from _caught(_once, where, name, seen, "named")
+                    yield from _caught(self._offering, where, name, kind)
 
     def _offering(self, where: str, name: str, kind: Kind) -> None:
         entry = self._entry(name)
-        plugin = (
-            _built(where, "", name, {}) if entry is None else _built(where, "", entry.type or entry.name, entry.args)
-        )
-        if not registry.offers(type(plugin), kind):
+        if entry is None:
+            plugin = type(_built(where, "", name, {}))
+        else:
+            try:
+                plugin = registry.find(entry.type or entry.name)
+            except ValueError:
+                return  # told where it is configured
+        if not registry.offers(plugin, kind):
             raise Fault(where, f'"{name}" is no {kind}')
 
     def _check_picker(self) -> None:
@@ -123,6 +129,20 @@ class ProfileSpec(Section, frozen=True):
     def _entry(self, name: str) -> PluginConfig | None:
         wanted = canonical(name)
         return next((entry for entry in self.plugin_config if canonical(entry.name) == wanted), None)
+
+    def unused(self) -> Iterator[str]:
+        """Paths, from here, of parameters for plugins that do not run."""
+        running = {canonical(chosen.name) for chosen in (*self.filters(), *self.scores(), self.picks())}
+        for index, entry in enumerate(self.plugin_config):
+            if canonical(entry.name) not in running:
+                yield f".pluginConfig[{index}]"
+
+    def claims(self) -> Iterator[str]:
+        """Paths, from here, of plugins that are to go by a token's claims."""
+        for index, entry in enumerate(self.plugin_config):
+            sources = getattr(self.args(entry.name), "sources", ())
+            if any(isinstance(source, StickySource) and source.type == "JWTClaim" for source in sources):
+                yield f".pluginConfig[{index}].args.sources"
 
     def args(self, name: str) -> Section:
         """The plugin of that name, with its parameters: the defaults where none were given."""
@@ -168,6 +188,11 @@ class Scheduler(ProfileSpec, frozen=True):
         """Of that name; "" and "default" mean the section itself. Raises KeyError."""
         return self if name in ("", DEFAULT) else self.profiles[name]
 
+    def parts(self) -> Iterator[tuple[str, ProfileSpec]]:
+        """All profiles, with their paths from here."""
+        yield "", self
+        yield from ((member(".profiles", name), spec) for name, spec in self.profiles.items())
+
     def check_profile(self, name: str) -> str:
         """What is wrong with naming this profile, "" if nothing."""
         if name in (*self.profiles, "", DEFAULT):
@@ -179,19 +204,41 @@ def _name(entry: str | Enabled) -> str:
     return entry if isinstance(entry, str) else entry.name
 
 
-def _found(where: str, name: str) -> type[Section]:
+def _found(where: str, name: str, *, named: bool) -> type[Section]:
     try:
         return registry.find(name)
     except ValueError as error:
-        raise Fault(where, str(error)) from None
+        own = '; if the name is your own, say under "type" which plugin it is'
+        near = str(error) != f'no plugin "{name}"'
+        raise Fault(where, f"{error}{own if named and not near else ''}") from None
 
 
-def _built(where: str, at: str, name: str, args: dict[str, Any]) -> Section:
-    """The plugin ``name`` with these parameters. Raises Fault below ``where``; ``at`` is where the name stands."""
-    plugin, decoder = _found(where + at, name), Decoder()
+def _built(where: str, at: str, name: str, args: dict[str, Any], *, named: bool = False) -> Section:
+    """The plugin ``name`` with these parameters. Raises Fault below ``where``; ``at`` is where the name stands.
+
+    ``named``: it might have been meant as a name of its own.
+    """
+    plugin, decoder = _found(where + at, name, named=named), Decoder()
     made = decoder.build(args, plugin, "")
     if made is INVALID:
-        path, _, message = decoder.problems[0].partition(": ")
-        raise Fault(f"{where}.args{path}", message)
+        parted = (problem.partition(": ") for problem in decoder.problems)
+        Fault.together(Fault(f"{where}.args{path}", message) for path, _, message in parted)
     assert isinstance(made, Section)
     return made
+
+
+def _once(where: str, name: str, seen: dict[str, str], what: str) -> None:
+    """Raises Fault for a plugin that stands in ``seen`` already, whatever it is called there."""
+    first = seen.setdefault(canonical(name), "")
+    if first:
+        again = f'"{name}" is another name of "{first}", which is {what} already'
+        raise Fault(where, f'"{name}" is {what} twice' if first == name else again)
+    seen[canonical(name)] = name
+
+
+def _caught(check: Callable[..., None], *given: Any) -> Iterator[Fault]:
+    """The fault of one check, so that the others are made too."""
+    try:
+        check(*given)
+    except Fault as fault:
+        yield fault

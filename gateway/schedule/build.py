@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from gateway.config.decode import Section
-from gateway.config.scheduler import ProfileSpec, Scheduler
+from gateway.config.scheduler import Chosen, ProfileSpec, Scheduler
 from gateway.config.snapshot import PoolSpec
 from gateway.ports import Filter, Picker, Scorer
 from gateway.schedule.affinity import sessions_of
@@ -28,19 +27,25 @@ def for_pool(scheduler: Scheduler, pool: PoolSpec, rng: Random, old: Profile | N
 
 
 def build(spec: ProfileSpec, parts: Parts, *, name: str = "", made_of: object = None) -> Profile:
-    """One instance, for one pool."""
+    """One instance, for one pool. Raises ValueError, which names it, for a plugin that fails."""
     return Profile(
-        [Named(chosen.name, cast(Filter, _made(chosen.plugin, "filter", parts))) for chosen in spec.filters()],
+        [Named(chosen.name, cast(Filter, _made(chosen, "filter", parts))) for chosen in spec.filters()],
         [
-            Weighted(chosen.name, cast(Scorer, _made(chosen.plugin, "scorer", parts)), chosen.weight)
+            Weighted(chosen.name, cast(Scorer, _made(chosen, "scorer", parts)), chosen.weight)
             for chosen in spec.scores()
         ],
-        cast(Picker, _made(spec.picks().plugin, "picker", parts)),
+        cast(Picker, _made(spec.picks(), "picker", parts)),
         sessions=None if parts.sticky is None else sessions_of(parts.sticky),
         name=name,
         made_of=made_of,
     )
 
 
-def _made(plugin: Section, kind: Kind, parts: Parts) -> object:
-    return getattr(plugin, kind)(parts)
+def _made(chosen: Chosen, kind: Kind, parts: Parts) -> object:
+    try:
+        made = getattr(chosen.plugin, kind)(parts)
+    except Exception as error:  # whatever somebody else's module does
+        raise ValueError(f'plugin "{chosen.name}" made no {kind}: {type(error).__name__}: {error}') from error
+    if not callable(made):
+        raise ValueError(f'plugin "{chosen.name}" made no {kind} but {made!r:.60}')
+    return made

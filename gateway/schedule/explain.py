@@ -84,7 +84,7 @@ class Explanation:
             "id": self.request,
             "model": self.model,
             "pool": self.pool,
-            "profile": self.profile,
+            "profile": self.profile or "default",
             "tried": list(self.tried),
             "promptTokens": self.tokens,
             "ttftSeconds": None if self.ttft is None else _short(self.ttft),

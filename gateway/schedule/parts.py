@@ -20,6 +20,13 @@ class Random(Protocol):
     def random(self) -> float: ...
 
 
+class Settled:
+    """No chance at all: for a profile that is built to see whether it can be."""
+
+    def random(self) -> float:
+        return 0.5
+
+
 class Parts(msgspec.Struct, frozen=True):
     """``sticky``: the pool's own wish to keep sessions together, None where it has none."""
 

@@ -701,7 +701,15 @@ drainTimeout: 1m30s
         ),
         (
             "scheduler: {pluginConfig: [{name: kv-cache}, {name: gpu-usage}]}",
-            '$.scheduler.pluginConfig[1].name: "gpu-usage" is configured twice',
+            '$.scheduler.pluginConfig[1].name: "gpu-usage" is another name of "kv-cache", which is configured already',
+        ),
+        (
+            "scheduler: {pluginConfig: [{name: random}, {name: random}]}",
+            '$.scheduler.pluginConfig[1].name: "random" is configured twice',
+        ),
+        (
+            "scheduler: {pluginConfig: [{name: my-own}]}",
+            '$.scheduler.pluginConfig[0].name: no plugin "my-own"; if the name is your own, say under "type" which',
         ),
         (
             "scheduler: {plugins: {Filter: {enabled: [random]}}}",
@@ -747,6 +755,51 @@ def test_sections_may_come_from_several_documents_but_each_from_one() -> None:
     assert problems(first + first) == [
         "document 2 (GatewayConfiguration): $.timeouts: also given in g.yaml, document 1 (GatewayConfiguration)"
     ]
+
+
+def test_all_that_is_wrong_with_plugins_is_told_at_once() -> None:
+    text = """scheduler:
+  pluginConfig:
+  - {name: least-request, args: {maxWaitingRequests: few, more: 1}}
+  - {name: mine, type: nothing}
+  plugins: {Filter: {enabled: [random]}, Score: {enabled: [mine, least-request, other], disabled: [another]}}
+  picker: cost"""
+    assert [problem.split("$.scheduler")[1].split(": ")[0] for problem in problems(configuration(text))] == [
+        ".pluginConfig[0].args.more",
+        ".pluginConfig[0].args.maxWaitingRequests",
+        ".pluginConfig[1].type",
+        ".plugins.Filter.enabled[0]",
+        ".plugins.Score.enabled[2]",
+        ".plugins.Score.disabled[0]",
+        ".picker",
+    ]
+
+
+def test_parameters_of_plugins_that_do_not_run_are_told() -> None:
+    snapshot = loaded(
+        configuration("""scheduler:
+  pluginConfig:
+  - {name: context-length, args: {margin: 2}}
+  - {name: gpu-usage}
+  - {name: least-latency}
+  plugins: {Score: {enabled: [kv-cache]}}
+  profiles: {p: {pluginConfig: [{name: max-score}, {name: random}]}}""")
+    )
+    told = "the plugin is enabled nowhere in this profile"
+    assert [warning.split("$.scheduler")[1] for warning in snapshot.warnings] == [
+        f".pluginConfig[2]: {told}",
+        f".profiles.p.pluginConfig[1]: {told}",
+    ]
+
+
+def test_plugins_that_would_go_by_claims_are_told() -> None:
+    source = "{type: JWTClaim, name: sub}"
+    plugin = f"{{name: session-affinity, args: {{sources: [{source}]}}}}"
+    text = f"{{pluginConfig: [{plugin}], plugins: {{Score: {{enabled: [session-affinity]}}}}}}"
+    snapshot = loaded(configuration(f"scheduler: {{profiles: {{p: {text}}}}}"))
+    assert [place.split(": ")[1] for place in snapshot.inert] == ["$.scheduler.profiles.p.pluginConfig[0].args.sources"]
+    usual = text.replace(source, "{type: Header, name: sub}")
+    assert loaded(configuration(f"scheduler: {{profiles: {{p: {usual}}}}}")).inert == ()
 
 
 @pytest.mark.parametrize(

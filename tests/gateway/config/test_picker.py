@@ -235,6 +235,18 @@ def test_a_detector_filters_where_a_profile_names_it() -> None:
             "flowControl: {saturationDetector: {pluginRef: x}}",
             '$.flowControl.saturationDetector.pluginRef: no detector is called "x"',
         ),
+        (
+            "plugins: [{type: metrics-data-source, name: mine}]\n"
+            "dataLayer: {sources: [{pluginRef: mine, extractors: [{pluginRef: min}]}]}",
+            '$.dataLayer.sources[0].extractors[0].pluginRef: no plugin is called "min"; did you mean "mine"?',
+        ),
+        (
+            "requestHandler: {parsers: [{pluginRef: x}]}",
+            '$.requestHandler.parsers[0].pluginRef: no plugin is called "x"',
+        ),
+        ("requestHandler: {parser: []}", '$.requestHandler.parser: unknown field; did you mean "parsers"?'),
+        ("dataLayer: {source: []}", '$.dataLayer.source: unknown field; did you mean "sources"?'),
+        ("flowControl: {maxByte: 1}", '$.flowControl.maxByte: unknown field; did you mean "maxBytes"?'),
         ("saturationDetector: {queueDepth: 1}", "$.saturationDetector.queueDepth: unknown field"),
     ],
 )

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
 
+import pytest
+
+from gateway.config.decode import Section
+from gateway.config.document import ConfigError, parse
+from gateway.config.load import load
 from gateway.config.resources import SessionSticky, StickySource
 from gateway.config.scheduler import Enabled, Listed, Picked, PluginConfig, Plugins, ProfileSpec, Scheduler
 from gateway.config.snapshot import PoolSpec
+from gateway.schedule import registry
 from gateway.schedule.build import build, for_pool
 from gateway.schedule.cost import Costs
+from gateway.schedule.parts import Parts
 from gateway.types import Load
 from tests.gateway.schedule.fleet import Fake, ask, ids, parts
 
@@ -60,6 +68,40 @@ def test_pickers_are_chosen() -> None:
     assert firsts == {"max-score": {"b"}, "random": {"a", "b"}, "power-of-two": {"b"}}
     spec = scoring("least-request", picker=Picked(name="random"))
     assert {ids(list(build(spec, parts(seed)).rank(ask(), fleet)))[0] for seed in range(20)} == {"a", "b"}
+
+
+class Fails(Section, frozen=True):
+    """Somebody else's plugin."""
+
+    gives: bool = False
+
+    def scorer(self, parts: Parts) -> object:
+        if not self.gives:
+            raise OSError("no such thing")
+        return None
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({}, 'plugin "mine" made no scorer: OSError: no such thing'),
+        ({"gives": True}, 'plugin "mine" made no scorer but None'),
+    ],
+)
+def test_a_plugin_that_cannot_be_built_is_named_before_a_configuration_is_in_force(
+    monkeypatch: pytest.MonkeyPatch, args: dict[str, bool], message: str
+) -> None:
+    monkeypatch.setattr(registry, "BUILT_IN", {**registry.BUILT_IN, "fails": Fails})
+    spec = scoring("mine", plugin_config=(PluginConfig(name="mine", type="fails", args=args),))
+    with pytest.raises(ValueError, match=message):
+        build(spec, parts())
+    config = f"pluginConfig: [{{name: mine, type: fails, args: {json.dumps(args)}}}]"
+    profile = f"{{{config}, plugins: {{Score: {{enabled: [mine]}}}}}}"
+    head = "apiVersion: infer-gateway.dev/v1alpha1\nkind: GatewayConfiguration\n"
+    text = f"{head}scheduler: {{profiles: {{p: {profile}}}}}"
+    with pytest.raises(ConfigError) as caught:
+        load(parse("a.yaml", text.encode()))
+    assert caught.value.problems == [f"a.yaml, document 1 (GatewayConfiguration): $.scheduler.profiles.p: {message}"]
 
 
 def test_a_plugin_learns_one_pool() -> None:
