@@ -56,7 +56,8 @@ class Fleet:
         engine = engine_named(spec.inference_engine)
         port = _port(resource, spec, engine)
         common = self._common(resource, spec, Endpoint(engine, port.protocol, "", port.port))
-        urls = [endpoint(url, engine, port=port.port if spec.workload_port else None) for url in spec.endpoints or ()]
+        given = port.port if spec.workload_port else None
+        urls = [spec.endpoint(listed, engine, given) for listed in spec.endpoints or ()]
         selector = None
         if spec.endpoints is None and spec.workload_selector is not None:
             labels, group = tuple(spec.workload_selector.match_labels.items()), spec.workload_selector.pd_group

@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, field
 
 from gateway.config.decode import Duration, Fault, Hidden, Section, member, suggestion
 from gateway.config.url import endpoint, is_loopback
+from gateway.types import Endpoint
 
 Name = Annotated[str, Meta(min_length=1)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -251,6 +253,13 @@ def check_headers(headers: dict[str, Hidden]) -> None:
         seen.add(name.lower())
 
 
+class ServerEndpoint(Section, frozen=True):
+    """One engine. ``labels``: what plugins know it by, as a pod's in Kubernetes."""
+
+    url: str
+    labels: dict[str, str] = field(default_factory=dict)
+
+
 class ModelServer(Section, frozen=True, kw_only=True):
     model: ModelName | None = None
     inference_engine: str
@@ -259,7 +268,7 @@ class ModelServer(Section, frozen=True, kw_only=True):
     traffic_policy: TrafficPolicy = TrafficPolicy()
     kv_connector: KVConnector | None = None
     scheduling_profile: str = ""
-    endpoints: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
+    endpoints: Annotated[tuple[str | ServerEndpoint, ...], Meta(min_length=1)] | None = None
     auth: Auth | None = None
     headers: dict[str, Hidden] = field(default_factory=dict)
     insecure_skip_verify: bool = False
@@ -274,15 +283,24 @@ class ModelServer(Section, frozen=True, kw_only=True):
             raise ValueError("workloadSelector or endpoints is needed")
         port = self.workload_port.port if self.workload_port else None
         seen = set()
-        for index, url in enumerate(self.endpoints or ()):
+        for index, listed in enumerate(self.endpoints or ()):
+            where = f".endpoints[{index}]" if isinstance(listed, str) else f".endpoints[{index}].url"
             try:
-                identity = endpoint(url, engine, port=port).id
+                identity = self.endpoint(listed, engine, port).id
             except ValueError as error:
-                raise Fault(f".endpoints[{index}]", str(error)) from None
+                raise Fault(where, str(error)) from None
             if identity in seen:
-                raise Fault(f".endpoints[{index}]", f"{identity} is listed twice")
+                raise Fault(where, f"{identity} is listed twice")
             seen.add(identity)
         check_headers(self.headers)
+
+    @staticmethod
+    def endpoint(listed: str | ServerEndpoint, engine: str, port: int | None) -> Endpoint:
+        """Raises ValueError for what is no base URL."""
+        if isinstance(listed, str):
+            return endpoint(listed, engine, port=port)
+        labels = tuple(listed.labels.items())
+        return msgspec.structs.replace(endpoint(listed.url, engine, port=port), labels=labels)
 
 
 # --- ExternalModelProvider, InferencePool, Secret ---------------------------------------------------------------------

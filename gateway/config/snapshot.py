@@ -160,6 +160,7 @@ def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "engine": endpoint.engine,
         "url": endpoint.url,
+        "labels": dict(endpoint.labels),
         "verify": endpoint.verify,
         "headers": {name.decode("ascii"): MASK for name, _ in endpoint.headers},
     }

@@ -304,6 +304,19 @@ def test_a_rule_that_is_never_reached_is_pointed_out() -> None:
 # --- ModelServer ------------------------------------------------------------------------------------------------------
 
 
+def test_endpoints_may_have_labels() -> None:
+    listed = "['http://a', {url: 'http://b/v1', labels: {gpu: h100, zone: x}}, {url: 'http://c'}]"
+    snapshot = loaded(
+        resource("ModelServer", "a", f"{{inferenceEngine: vllm, endpoints: {listed}, headers: {{x: y}}}}")
+    )
+    assert [(endpoint.id, endpoint.labels) for endpoint in pool(snapshot).endpoints] == [
+        ("a:80", ()),
+        ("b:80", (("gpu", "h100"), ("zone", "x"))),
+        ("c:80", ()),
+    ]
+    assert {endpoint.headers for endpoint in pool(snapshot).endpoints} == {((b"x", b"y"),)}
+
+
 @pytest.mark.parametrize("engine", [*ENGINES, "vLLM", "SGLang", "TGI", "OpenAI"])
 def test_engines_in_any_case(engine: str) -> None:
     snapshot = loaded(resource("ModelServer", "a", f"{{inferenceEngine: {engine}, endpoints: ['http://a:1']}}"))
@@ -332,6 +345,18 @@ def test_engines_in_any_case(engine: str) -> None:
         (
             "{inferenceEngine: vllm, endpoints: ['http://a', 'http://a:80/v1']}",
             "$.spec.endpoints[1]: a:80 is listed twice",
+        ),
+        (
+            "{inferenceEngine: vllm, endpoints: [{url: 'http://a'}, {url: 'http://a:80'}]}",
+            "$.spec.endpoints[1].url: a:80 is listed twice",
+        ),
+        (
+            "{inferenceEngine: vllm, endpoints: [{url: 'a'}]}",
+            '$.spec.endpoints[0].url: expected a URL such as "http://host:8000"',
+        ),
+        (
+            "{inferenceEngine: vllm, endpoints: [{url: 'http://a', labels: {a: 1}}]}",
+            "$.spec.endpoints[0].labels.a: expected str, got int",
         ),
         (
             "{inferenceEngine: vllm, workloadSelector: {matchLabels: {}}}",
