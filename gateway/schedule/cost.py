@@ -29,6 +29,8 @@ _CAPACITY: Final = 4_000_000
 """Bytes of prompt an endpoint is believed to hold until it says how many blocks it has: a million tokens."""
 _WINDOW_S: Final = 60.0
 _MOST_BUSY: Final = 0.92
+_MOST_BEHIND: Final = 16.0
+"""Beyond that a fleet is overloaded for long, and a queue's length must not outweigh the wait it means."""
 _TELLING, _LEAST_TRUST = 256.0, 0.1
 _STALL: Final = 0.1
 _SLACK: Final = 0.5
@@ -92,7 +94,7 @@ class Costs:
         if not root:
             return 0.0, 0.0
         busy = self._offered * exp((self._offered_at - now) / _WINDOW_S) / count
-        return root * root, 1.0 / (1.0 - min(busy / self._shared.ours, _MOST_BUSY))
+        return min(root * root, _MOST_BEHIND), 1.0 / (1.0 - min(busy / self._shared.ours, _MOST_BUSY))
 
     def _held(self, ask: Ask, candidates: Sequence[Candidate]) -> dict[str, float]:
         """Prompt tokens each endpoint is believed, or likely, to hold."""
