@@ -232,8 +232,24 @@ def scrape(bench: Bench) -> None:
     bench.show(Row("one page of 60 kB read", "scraping", middle["parse_us"], "µs", note=note))
 
 
+def decisions(bench: Bench) -> None:
+    """(g) What placing one request costs, its prompt of 8k tokens hashed once, and the memory of a million blocks."""
+    argv = pin(FRONT_CORE, [sys.executable, str(HERE / "decisions.py")])
+    lines = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    parted = (line.partition("  ") for line in lines)  # what, spaces, its value, its unit
+    told = {what: float(rest.split()[0]) for what, _, rest in parted}
+    for endpoints, most in ((8, 60), (512, 400)):
+        took = sum(told[f"{part}: built-in, {endpoints} endpoints"] for part in ("rank", "place"))
+        verdict = {"target": f"<= {most} µs", "met": took <= most}
+        bench.show(Row(f"one decision, {endpoints} endpoints", "scheduler", took, "µs", **verdict))
+    took = next(value for what, value in told.items() if what.startswith("hash: 32 KB, own"))
+    bench.show(Row("a prompt of 32 KB hashed", "scheduler", took, "µs", target="<= 100 µs", met=took <= 100))
+    held = max(value for what, value in told.items() if what.startswith("memory: "))
+    bench.show(Row("index of 1,000,000 blocks", "scheduler", held, "MiB", target="<= 160 MiB", met=held <= 160))
+
+
 def scheduling(bench: Bench) -> None:
-    """(g) How well requests are placed: the suite of `bench replay`, in virtual time (minutes)."""
+    """(h) How well requests are placed: the suite of `bench replay`, in virtual time (minutes)."""
     argv = [sys.executable, "-m", "conformance.replay", bench.args.trace, "--suite", "--json", "-"]
     said = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, cwd=ROOT).stdout)
     for each in said["verdicts"]:
@@ -241,7 +257,7 @@ def scheduling(bench: Bench) -> None:
 
 
 def install(bench: Bench) -> None:
-    """(h) What a default installation adds to a fresh environment (slow: it installs from the package index)."""
+    """(i) What a default installation adds to a fresh environment (slow: it installs from the package index)."""
     home = bench.folder / "venv"
     venv.create(home, with_pip=True)
     site = next(home.glob("lib/python*/site-packages"))
@@ -263,6 +279,7 @@ MEASURES: Mapping[str, Callable[[Bench], None]] = {
     "memory": memory,
     "start": start,
     "scrape": scrape,
+    "decisions": decisions,
     "scheduling": scheduling,
     "install": install,
 }
