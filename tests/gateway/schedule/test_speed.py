@@ -126,6 +126,7 @@ def test_an_endpoints_factor_comes_to_its_slowness(slow: float) -> None:
     assert usual.prefill == pytest.approx(2e-4, rel=0.15)
     assert usual.step == pytest.approx(0.02, abs=0.03)
     assert speeds[3].prefill == pytest.approx(slow * 2e-4, rel=0.2)
+    assert usual.pace.prefill == pytest.approx(2e-4, rel=0.5), "a newcomer is like the others, not like their mean"
 
 
 def test_alike_endpoints_stay_alike() -> None:
@@ -192,6 +193,13 @@ def test_what_one_more_stream_costs_is_found() -> None:
     assert pace.crowding == pytest.approx(4e-4, rel=0.1)
 
 
+def test_crowding_is_bounded() -> None:
+    pace = Pace()
+    for streams in range(1, 200):
+        pace.streamed(0.01 * streams, streams)
+    assert pace.crowding == 0.002
+
+
 def test_a_stream_that_stood_still_says_little_of_the_next() -> None:
     speed = Speed()
     for _ in range(50):
@@ -241,12 +249,14 @@ def test_an_engine_that_has_nothing_to_do_says_nothing_of_its_speed() -> None:
     assert speed.prefill == DEFAULT_PREFILL
 
 
-@pytest.mark.parametrize("counted", [5e5, 5e6, 5e9])
-def test_a_counter_that_was_missing_once_is_not_taken_for_work(counted: float) -> None:
+@pytest.mark.parametrize("fell", [True, False])
+@pytest.mark.parametrize("counted", [5e6, 5e9, 5e5])
+def test_a_counter_that_was_missing_once_is_not_taken_for_work(counted: float, fell: bool) -> None:
+    """It fell to nothing, if it was there at first, and comes back: by how much tells something only if it is much."""
     speed, now = Speed(), 0.0
     for turn in range(400):
         now += 0.2
-        jump = {200: -counted, 201: counted}.get(turn, 0.0)
+        jump = {200: -counted if fell else 0.0, 201: counted if fell or counted > 1e6 else 0.0}.get(turn, 0.0)
         speed.computed(2000.0 + jump, now, True)
     assert speed.prefill == pytest.approx(1e-4, rel=0.05)
 
