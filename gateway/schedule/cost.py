@@ -134,8 +134,9 @@ class Costs:
         if usage is None:
             self.index.withdraw(candidate.id, ask.chain(_BLOCKS), known)
             return
-        self._shared.corrected(candidate.id, usage.prompt - ask.tokens)
-        self._compare(ask.hits.get(candidate.id, 0.0), usage.cached)
+        if usage.prompt:  # an answer cut short ends without the engine's word
+            self._shared.corrected(candidate.id, usage.prompt - ask.tokens)
+            self._compare(ask.hits.get(candidate.id, 0.0), usage.cached)
         if usage.completion:
             self._answer += 0.02 * (usage.completion - self._answer)
             self.index.fill(candidate.id, int(usage.completion * ask.bytes_per_token))
