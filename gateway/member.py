@@ -72,13 +72,13 @@ class Member:
 
     def unanswered(self, load: Load) -> float:
         """Requests there without a token yet, whoever sent them: of all that are there, those that had their first
-        token and have not ended are counted off. What ended without one is noticed when the sum does not fit.
+        token and have not ended are counted off. What ended without one, be it before anybody looked, is noticed when
+        the sum does not fit.
         """
         present = load.running + load.waiting
-        begun = load.ttft_count - load.finished - self.drift
-        if begun > present or not present:
-            self.drift += begun - present
-            begun = present
+        counted = load.ttft_count - load.finished - self.drift
+        begun = min(max(counted, 0.0), present)
+        self.drift += counted - begun
         return max(present - begun, min(load.waiting, present))
 
     def unloaded(self) -> None:

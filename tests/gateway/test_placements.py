@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.config.scheduler import Scheduler
 from gateway.config.snapshot import Policy, PoolSpec
@@ -21,7 +23,7 @@ from gateway.schedule.ask import Ask
 from gateway.schedule.build import for_pool
 from gateway.schedule.profile import Profile, Weighted
 from gateway.schedule.speed import DEFAULT_CROWDING
-from gateway.types import Endpoint, ModelCard, Usage
+from gateway.types import Endpoint, Load, ModelCard, Usage
 from tests.gateway.schedule.fleet import request
 from tests.gateway.scripted import A, B, C, FakeAdapter, FakeExchange, Step, World, run, with_watch
 
@@ -299,3 +301,123 @@ def test_a_request_tried_again_much_later_upsets_nothing() -> None:
     pool.place(early, second, 1e5)
     late = asked(pool, 1e5)
     assert len(list(pool.rank(late))) == 2
+
+
+# --- what others send ------------------------------------------------------------------------------------------------
+
+
+class Engine:
+    """What an engine counts, exactly; ``left`` of them ended without a token before anybody looked."""
+
+    def __init__(self, left: int = 0) -> None:
+        self.waiting = self.begun = 0
+        self.answered, self.finished = 0, left
+
+    def does(self, what: str) -> None:
+        if what == "come":
+            self.waiting += 1
+        elif what == "begin" and self.waiting:
+            self.waiting, self.begun, self.answered = self.waiting - 1, self.begun + 1, self.answered + 1
+        elif what == "end" and self.begun:
+            self.begun, self.finished = self.begun - 1, self.finished + 1
+        elif what == "give up" and self.waiting:
+            self.waiting, self.finished = self.waiting - 1, self.finished + 1
+
+    def load(self, *, hidden: bool = True) -> Load:
+        """``hidden``: those that wait for their first token run already, as far as the engine says."""
+        waiting = 0 if hidden else self.waiting
+        running = self.begun + self.waiting - waiting
+        return Load(waiting=waiting, running=running, ttft_count=self.answered, finished=self.finished)
+
+
+@given(st.lists(st.sampled_from(["come", "come", "begin", "end"]), max_size=80))
+def test_with_exact_counters_those_without_a_token_are_known_exactly(happens: list[str]) -> None:
+    engine, member = Engine(), Member("p", A, FakeAdapter())
+    for what in happens:
+        engine.does(what)
+        assert member.unanswered(engine.load()) == engine.waiting
+
+
+@given(st.lists(st.sampled_from(["come", "come", "begin", "end", "give up"]), max_size=80), st.integers(0, 99))
+def test_what_ended_without_a_token_is_noticed(happens: list[str], left: int) -> None:
+    """Never too few, and exactly as soon as all that were there have gone."""
+    engine, member = Engine(left), Member("p", A, FakeAdapter())
+    for what in happens:
+        engine.does(what)
+        load = engine.load(hidden=what == "end")
+        assert engine.waiting <= member.unanswered(load) <= load.running + load.waiting
+    for what in ["begin", "end"] * 100:
+        engine.does(what)
+        member.unanswered(engine.load())
+    for what in ["come"] * 3 + ["begin"]:
+        engine.does(what)
+    assert member.unanswered(engine.load()) == 2
+
+
+def test_an_engine_that_is_never_idle_is_seen_through_after_a_while() -> None:
+    """Of thousands it has answered since it began, many had left its queue without a token."""
+    engine, member = Engine(left=500), Member("p", A, FakeAdapter())
+    for what in ["come", "begin"] * 10:
+        engine.does(what)
+    assert member.unanswered(engine.load()) == 10
+    for what in ["end"] * 9 + ["come", "begin", "end"] * 5 + ["come"] * 3:
+        engine.does(what)
+        found = member.unanswered(engine.load())
+    assert (engine.begun, found) == (1, 4), "of the ten that were there the last one still counts"
+    engine.does("end")
+    assert member.unanswered(engine.load()) == 3
+
+
+numbers = st.sampled_from([0.0, 1.0, 7.0]) | st.integers(0, 10**6).map(float)
+
+
+@given(st.lists(st.builds(Load, waiting=numbers, running=numbers, ttft_count=numbers, finished=numbers), max_size=30))
+def test_whatever_engines_count_it_is_no_more_than_are_there_and_no_less_than_wait(loads: list[Load]) -> None:
+    member = Member("p", A, FakeAdapter())
+    for load in loads:
+        assert 0.0 <= load.waiting <= member.unanswered(load) <= load.waiting + load.running
+
+
+def test_what_an_endpoint_has_more_of_than_we_sent_is_others() -> None:
+    pool, (member, _) = pool_of(2)
+    placement = pool.place(asked(pool, 0.0), member, 0.0)
+    pool.loaded(member, Load(at=0.1, waiting=1))
+    assert (member.foreign, member.foreign_pending, pool.others) == (0.0, 0.0, 0.0)
+    own = member.until
+    pool.loaded(member, Load(at=0.2, waiting=3, running=2, ttft_count=2))
+    assert (member.foreign, member.foreign_pending) == (4.0, 2.0)
+    assert pool.others > 0.0
+    assert member.streams == 2.0
+    assert member.until == pytest.approx(0.2 + member.owed + pool.foreign_owed(member))
+    assert member.until > own
+    pool.loaded(member, Load(at=0.3, running=3, ttft_count=4, finished=2))
+    assert (member.foreign, member.foreign_pending) == (2.0, 0.0)
+    assert member.until == pytest.approx(0.3 + member.owed)
+    placement.left(0.4, None)
+    member.unloaded()
+    assert (member.foreign, member.foreign_pending, member.load, member.drift) == (0.0, 0.0, None, 0.0)
+
+
+def test_where_others_send_too_answers_say_nothing_of_speed_but_counters_do() -> None:
+    pool, (member, _) = pool_of(2)
+    rate, now, placement = 20_000.0, 0.0, None
+    for turn in range(2000):
+        now += 0.2
+        if turn == 500:  # ours, stuck behind others
+            placement = pool.place(asked(pool, now), member, now)
+        if turn == 600 and placement is not None:
+            placement.answered(now)
+            placement.left(now, Usage(prompt=100, completion=5))
+        counted = turn * 0.2 * rate
+        pool.loaded(
+            member,
+            Load(now, 5, 5, prompt_tokens=2 * counted, queried_tokens=2 * counted, hit_tokens=counted, ttft_count=turn),
+        )
+    assert pool.others >= 0.1
+    assert member.speed.prefill == pytest.approx(1 / rate, rel=0.05)
+
+
+def test_an_idle_endpoint_is_not_expected_to_be_busy() -> None:
+    pool, (member, _) = pool_of(2)
+    pool.loaded(member, Load(at=1.0))
+    assert (member.foreign, member.until, pool.foreign_owed(member)) == (0.0, -math.inf, 0.0)
