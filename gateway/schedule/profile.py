@@ -84,7 +84,11 @@ class Profile:
     def filtered(self, ask: Ask, candidates: Sequence[C]) -> Sequence[C]:
         """Those that no filter leaves out."""
         for part in self.filters:
-            left = cast(Sequence[C], part.filter(ask, candidates))
+            try:
+                left = cast(Sequence[C], part.filter(ask, candidates))
+            except Exception as error:
+                error.add_note(f"raised by the filter {part.name} of the profile {self.name or 'default'}")
+                raise
             if ask.explanation is not None:
                 ask.explanation.filtered(part.name, candidates, left)
             if not left:
@@ -96,7 +100,13 @@ class Profile:
     def _scores(self, ask: Ask, candidates: Sequence[Candidate]) -> Sequence[float]:
         total: Sequence[float] | None = None
         for part in self.scorers:
-            scores, weight = part.scorer(ask, candidates), part.weight
+            try:
+                scores, weight = part.scorer(ask, candidates), part.weight
+                if len(scores) != len(candidates):
+                    raise ValueError(f"{len(scores)} scores for {len(candidates)} candidates")
+            except Exception as error:
+                error.add_note(f"raised by the scorer {part.name} of the profile {self.name or 'default'}")
+                raise
             if ask.explanation is not None:
                 ask.explanation.scored(part.name, scores)
             if total is None:
