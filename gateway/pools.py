@@ -72,7 +72,7 @@ class Pool:
         profile may leave nobody (``ask.left_out``).
         """
         now = ask.now
-        usable = [member for member in self.members if member.usable(now)]
+        usable = [member for member in self.members if member.health.blocked_until <= now]
         if not usable:
             yield from self._last_resort(now)
             return
