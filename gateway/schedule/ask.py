@@ -78,7 +78,9 @@ class Ask:
         """The prompt's block hashes, each covering all text before it. Prompts of different models share none."""
         hashes = self._chains.get(blocks)
         if hashes is None:
-            hashes = self._chains[blocks] = chain(self.text, self.model.encode(), blocks)
+            text = self.text
+            short = len(text) < blocks.size and not blocks.published
+            hashes = self._chains[blocks] = () if short else chain(text, self.model.encode(), blocks)
         return hashes
 
     def uncached(self, endpoint: str) -> float:

@@ -128,17 +128,18 @@ class Costs:
         self._offered_at = now
 
     def left(self, ask: Ask, candidate: Candidate, usage: Usage | None) -> None:
+        if usage is not None and usage.completion and usage.prompt:  # one cut short ends without the engine's word
+            self._answer += 0.02 * (usage.completion - self._answer)
         known = ask.known.get((self, candidate.id))
-        if known is None:  # placed by another profile, before a reload, or with nothing to choose from
+        if known is None:  # too short, placed by another profile before a reload, or with nothing to choose from
             return
         if usage is None:
             self.index.withdraw(candidate.id, ask.chain(_BLOCKS), known)
             return
-        if usage.prompt:  # an answer cut short ends without the engine's word
+        if usage.prompt:
             self._shared.corrected(candidate.id, usage.prompt - ask.tokens)
             self._compare(ask.hits.get(candidate.id, 0.0), usage.cached)
         if usage.completion:
-            self._answer += 0.02 * (usage.completion - self._answer)
             self.index.fill(candidate.id, int(usage.completion * ask.bytes_per_token))
 
     def _compare(self, believed: float, cached: int) -> None:
