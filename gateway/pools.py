@@ -27,6 +27,7 @@ from gateway.schedule.speed import Pace, Speed
 from gateway.types import Endpoint, InferenceRequest, Load, Usage
 
 _ALONE: Final = 0.1
+_LATE_S: Final = 0.5
 _log: Final = logging.getLogger("infer_gateway.pools")
 
 MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
@@ -137,8 +138,10 @@ class Pool:
         member.foreign = foreign = max(0.0, load.running + load.waiting - member.inflight)
         others, member.foreign_pending = member.foreign_pending, 0.0
         self.others += 0.005 * ((foreign > 0.0) - self.others)
+        unanswered = member.unanswered(load)
         if foreign:
-            pending = member.foreign_pending = min(foreign, max(0.0, member.unanswered(load) - member.pending))
+            ours = member.pending + member.unstreamed
+            pending = member.foreign_pending = min(foreign, max(0.0, unanswered - ours))
             if pending:
                 # whose turn comes when is not known, nor how far the first one is: ours and theirs, as a whole
                 member.until = load.at + member.owed + member.unseen_owed + self.foreign_owed(member)
@@ -182,8 +185,12 @@ class Placement:
         self.probe = member.place()
         self.uncached = uncached = ask.uncached(member.id)
         pool.prompted(uncached)
-        member.until = max(member.until, now) + member.speed.step + uncached * member.speed.prefill
-        self.expected = member.until - now
+        work = member.speed.step + uncached * member.speed.prefill
+        owed = max(member.until - now, 0.0)
+        self.expected = owed + work
+        late = now - member.until if member.pending else 0.0
+        # late by some time, it is expected to stay so for as long: one more request does not make up for it
+        member.until = now + max(owed, late if late > _LATE_S else 0.0) + work
         if self.stream:
             member.pending += 1
             member.backlog += uncached

@@ -47,7 +47,7 @@ class Shared:
         """A prompt was so many tokens longer than estimated, as the engine told at its end."""
         seen = self._seen.get(endpoint)
         if seen is not None and tokens < _ENOUGH:
-            seen.placed = max(0.0, seen.placed + tokens)
+            seen.placed += tokens
 
     def loaded(self, endpoint: str, load: Load) -> float:
         """Compare with what the endpoint counted itself; the part of it that was ours."""

@@ -25,13 +25,15 @@ def recorded(folder: str) -> bytes:
 VLLM = Load(
     at=1.0, waiting=32, running=32, kv_usage=0.0019532442165659525, block_size=128, blocks=16384,
     ttft_sum=20.44082474708557, ttft_count=124, tpot_sum=48.84274184400215, tpot_count=10518,
-    prompt_tokens=4317, generated_tokens=10642, queried_tokens=4313, hit_tokens=1280, finished=90, started=1795233172.76,
+    prompt_tokens=4317, generated_tokens=10642, queried_tokens=4313, hit_tokens=1280, finished=90,
+    started=1795233172.76,
 )  # fmt: skip
 VLLM_LORA = Load(
     at=1.0, waiting=1, running=4, kv_usage=0.001709088689495264, block_size=128, blocks=16384,
     loras=frozenset({"lora-a", "lora-c"}), waiting_loras=frozenset({"lora-a", "lora-c"}), max_loras=2,
     ttft_sum=0.3276214599609375, ttft_count=12, tpot_sum=15.035651241001233, tpot_count=3225,
-    prompt_tokens=787, generated_tokens=3237, queried_tokens=787, hit_tokens=512, finished=8, started=1795233279.26,
+    prompt_tokens=787, generated_tokens=3237, queried_tokens=787, hit_tokens=512, finished=8,
+    started=1795233279.26,
 )  # fmt: skip
 SGLANG = Load(
     at=1.0, waiting=48, running=16, kv_usage=0.05, block_size=1, blocks=20000,
