@@ -196,28 +196,53 @@ def _scenario(args: argparse.Namespace, speed: float, capacity: float) -> Scenar
 
 def main(args: argparse.Namespace) -> int:
     """Play everything and report; returns the exit code."""
-    from conformance.load.cli import unwritable
-    from conformance.load.plot import NoPlot, require
+    from conformance.replay.stop import STOPPED, interrupting
+
+    if _is_live(args):
+        return _reported(args)  # handles signals itself
+    try:
+        with interrupting():
+            return _reported(args)
+    except KeyboardInterrupt:  # before the first replay or after the last
+        return _complain(STOPPED, 1)
+
+
+def _is_live(args: argparse.Namespace) -> bool:
+    return args.live or args.url is not None
+
+
+def _reported(args: argparse.Namespace) -> int:
+    from conformance.load.plot import NoPlot
     from gateway.config.document import ConfigError
 
     try:
-        if (why := unwritable(args)) is not None:
-            raise ValueError(why)
-        if args.plot:
-            require()
-        live = args.live or args.url is not None
-        if args.suite and live:
-            raise ValueError("--suite is for virtual time only")
-        result = (_live if live else _suite if args.suite else _side_by_side)(args)
+        _refuse(args)
+        result = (_live if _is_live(args) else _suite if args.suite else _side_by_side)(args)
     except ValueError as error:
         return _complain(error, 2)
-    except (ConfigError, OSError, NoPlot) as error:
+    except OSError as error:
+        return _complain(f"cannot read {error.filename}: {error.strerror}" if error.filename else error, 1)
+    except (ConfigError, NoPlot) as error:
         return _complain(error, 1)
     try:
         _write(args, result)
     except OSError as error:
         return _complain(f"the result cannot be written: {error}", 2)
     return 0 if result.missing is None else _complain(result.missing, 1)
+
+
+def _refuse(args: argparse.Namespace) -> None:
+    """What cannot end well, before anything is played. Raises ValueError, NoPlot."""
+    from conformance.load.cli import unwritable
+    from conformance.load.plot import require
+    from conformance.replay.plot import unknown
+
+    if args.suite and _is_live(args):
+        raise ValueError("--suite is for virtual time only")
+    if why := unwritable(args) or (unknown(args.plot) if args.plot else None):
+        raise ValueError(why)
+    if args.plot:
+        require()
 
 
 class Result(NamedTuple):
@@ -233,8 +258,8 @@ def _side_by_side(args: argparse.Namespace) -> Result:
     from conformance.replay import report
     from conformance.replay.jobs import played
 
-    rows = list(played(list(jobs(args)), args.jobs))
-    return Result(rows, report.text(rows), rows)
+    rows, missing = played(list(jobs(args)), args.jobs)
+    return Result(rows, report.text(rows) if rows else "", rows, missing)
 
 
 def _suite(args: argparse.Namespace) -> Result:
@@ -243,10 +268,13 @@ def _suite(args: argparse.Namespace) -> Result:
 
     source, base = _source(args), _scenario(args, 1.0, 0.4)
     asked = suite.quick(base) if args.quick else suite.Suite(base)
-    runs = dict(asked.runs(source.trace()))
+    trace = source.trace()
+    runs = dict(asked.runs(trace))
     wanted = [Job(source, run.reuse, run.scenario, key.policy) for key, run in runs.items()]
-    rows = list(played(wanted, args.jobs))
-    verdicts = list(asked.verdicts(dict(zip(runs, rows, strict=True))))
+    rows, missing = played(wanted, args.jobs)
+    if missing is not None:
+        return Result(rows, report.text(rows) if rows else "", {"rows": rows, "verdicts": []}, missing)
+    verdicts = list(asked.verdicts(dict(zip(runs, rows, strict=True)), trace.has_reuse()))
     value = {"rows": rows, "verdicts": [verdict.values() for verdict in verdicts]}
     return Result(rows, f"{report.text(rows)}\n{suite.text(verdicts)}", value)
 
@@ -286,7 +314,7 @@ def _write(args: argparse.Namespace, result: Result) -> None:
     sys.stdout.flush()
     if args.json not in (None, "-"):
         Path(args.json).write_bytes(encoded)
-    if args.plot:
+    if args.plot and result.rows:
         from conformance.replay import plot
 
         plot.save(args.plot, result.rows)

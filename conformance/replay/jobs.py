@@ -1,13 +1,16 @@
 """Replays as jobs that processes share: which trace, in which scenario, by which policy, and the row each makes. (IO)
 
-Invariant: a job's row does not depend on who plays it, nor on what was played before.
+Invariant: a job's row does not depend on who plays it, nor on what was played before; no process outlives `played`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from conformance.replay.fleet import Fleet
 from conformance.replay.outcome import Outcome
 from conformance.replay.published import paced
 from conformance.replay.scenario import Scenario
+from conformance.replay.stop import STOPPED, leave_to_parent
 from conformance.replay.traces import Trace, read
 from conformance.replay.virtual import Replay
 
@@ -72,10 +76,47 @@ def row(policy: str, trace: Trace, scenario: Scenario, outcome: Outcome) -> dict
     }
 
 
-def played(jobs: Sequence[Job], processes: int) -> Iterator[dict[str, Any]]:
-    """The rows, in the order of the jobs."""
-    if processes == 1 or len(jobs) == 1:
-        yield from map(play, jobs)
-        return
-    with ProcessPoolExecutor(min(processes, len(jobs))) as executor:
-        yield from executor.map(play, jobs)
+def played(jobs: Sequence[Job], processes: int) -> tuple[list[dict[str, Any]], str | None]:
+    """The rows in the order of the jobs; and why there are no more of them, if not all were played.
+
+    Stopped by KeyboardInterrupt, which comes from a signal: see `stop.interrupting`.
+    """
+    if processes > 1 and len(jobs) > 1:
+        return _shared(jobs, min(processes, len(jobs)))
+    rows: list[dict[str, Any]] = []
+    try:
+        rows.extend(map(play, jobs))  # what was played until then stays
+    except KeyboardInterrupt:
+        return rows, STOPPED
+    return rows, None
+
+
+def _shared(jobs: Sequence[Job], processes: int) -> tuple[list[dict[str, Any]], str | None]:
+    futures: list[Future[dict[str, Any]]] = []
+    missing = None
+    try:
+        with _workers(processes) as executor:
+            for job in jobs:
+                futures.append(executor.submit(play, job))  # noqa: PERF401  a signal may come in between
+            for future in futures:
+                future.result()
+    except KeyboardInterrupt:
+        missing = STOPPED
+    except BrokenProcessPool:
+        missing = "a process ended before what it played: killed, or out of memory"
+    return [f.result() for f in futures if f.done() and not f.cancelled() and f.exception() is None], missing
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with the block: at once where it is left by an exception."""
+    others = set(active_children())
+    executor = ProcessPoolExecutor(count, initializer=leave_to_parent)
+    try:
+        yield executor
+    except BaseException:
+        for worker in set(active_children()) - others:
+            worker.terminate()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)

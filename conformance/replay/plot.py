@@ -9,10 +9,20 @@ import importlib
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from conformance.load.plot import require
 from conformance.replay.report import title
+
+SUFFIXES = (".eps", ".jpeg", ".jpg", ".pdf", ".png", ".ps", ".svg", ".svgz", ".tif", ".tiff", ".webp")
+
+
+def unknown(path: str) -> str | None:
+    """Why no picture can be made of that name; None if one can."""
+    if Path(path).suffix.lower() in SUFFIXES:
+        return None
+    return f"--plot: {path} does not end in one of {', '.join(SUFFIXES)}"
 
 
 def save(path: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -109,9 +109,10 @@ class Production:
             if member.inflight > member.pending and at > member.health.heard:
                 member.health.heard = at
         stranded = []
+        hung = any(member.health.hung(now) for member in self.pool.members)
         for index, placement in self._waiting.items():
             placement.due(now)
-            if placement.stranded(now):
+            if hung and placement.stranded(now):
                 stranded.append(index)
         self._stranded.update(stranded)
         self.pool.watch(now)

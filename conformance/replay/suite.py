@@ -99,20 +99,21 @@ class Suite(msgspec.Struct, frozen=True):
             "shared": {"gateways": 3},
         }
 
-    def verdicts(self, rows: Mapping[Key, Row]) -> Iterator[Verdict]:
+    def verdicts(self, rows: Mapping[Key, Row], reuse: bool = True) -> Iterator[Verdict]:
+        """``reuse``: whether the trace has any; without, nobody can gain by it, and no gain is asked for."""
         for capacity in self.capacities:
             for speed in self.speeds:
-                yield from self._reuse(rows, speed, capacity)
+                yield from self._reuse(rows, speed, capacity, reuse)
         for speed in self.speeds:
             yield from self._fresh(rows, speed)
         for speed in self.speeds:
             yield from self._faults(rows, speed)
 
-    def _reuse(self, rows: Mapping[Key, Row], speed: float, capacity: float) -> Iterator[Verdict]:
+    def _reuse(self, rows: Mapping[Key, Row], speed: float, capacity: float, reuse: bool) -> Iterator[Verdict]:
         found = {policy: rows[Key("reuse", speed, capacity, policy)] for policy in self.grid}
         ours, where = found[OURS], f"capacity {capacity:g}, {speed:g}×"
         yield Verdict(f"{where}: TTFT, of the oracle's", _mean(ours) / _mean(found[ORACLE]), 1.2)
-        gain = GAINS.get(speed)
+        gain = GAINS.get(speed) if reuse else None
         for names, which in ((AS_RUN, "as it runs"), (DEFAULTS, "mended")) if gain else ():
             better = min((found[name] for name in names), key=_mean)
             of = f"of the better published default's, {which}"

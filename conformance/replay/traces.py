@@ -87,9 +87,11 @@ class Trace(msgspec.Struct, frozen=True):
 def read(name: str, data: bytes, block: int | None = None) -> Trace:
     """The trace in a file's bytes; ``block`` overrides its tokens per block id. Raises ValueError for no known kind."""
     head = data.lstrip()[:1]
+    if not head:
+        raise ValueError(f"{name} is empty")
     if head == b"{":
         return _read_json(name, data, block)
-    if head and b"," in data.split(b"\n", 1)[0]:
+    if b"," in data.split(b"\n", 1)[0]:
         return _made(name, block or _BLOCK, _table(name, data))
     raise ValueError(f"{name} is no trace of a known kind: expected JSON lines with hash_ids, or a CSV table")
 

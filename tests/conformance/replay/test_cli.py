@@ -95,6 +95,9 @@ def test_any_scheduler_configuration_is_a_policy(
         (["--profile", "/nonexistent"], 1, "/nonexistent"),
         (["--json", "/nonexistent/x"], 2, "--json: there is no directory /nonexistent"),
         (["--policy", "random", "--json", "/dev/full"], 2, "cannot be written"),
+        (["--plot", "x.txt"], 2, "--plot: x.txt does not end in one of .eps, "),
+        (["--plot", "x"], 2, "--plot: x does not end in one of"),
+        (["--suite", "--live"], 2, "--suite is for virtual time only"),
     ],
 )
 def test_what_cannot_work_is_said(
@@ -111,6 +114,18 @@ def test_bad_usage_is_exit_code_2(wrong: list[str], trace: str) -> None:
     with pytest.raises(SystemExit) as caught:
         run(trace, *wrong)
     assert caught.value.code == 2
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    for name, code, what in (
+        (empty, 2, "empty.jsonl is empty"),
+        (tmp_path, 1, f"cannot read {tmp_path}: Is a directory"),
+        (tmp_path / "none", 1, f"cannot read {tmp_path}/none: No such file or directory"),
+    ):
+        assert run(str(name)) == code
+        assert capsys.readouterr().err == f"infer-gateway bench replay: {what}\n"
 
 
 def test_a_plot_without_matplotlib_says_what_to_install(

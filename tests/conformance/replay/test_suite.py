@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -57,6 +58,14 @@ def test_figures_are_ratios_to_the_better_of_each_pair() -> None:
     ]  # fmt: skip
 
 
+def test_without_reuse_nothing_is_to_be_gained_by_it() -> None:
+    asked = suite.quick(scenario(engines=8))
+    rows = {key: row(2.0) for key, _ in asked.runs(tiny().without_reuse())}
+    found, less = (list(asked.verdicts(rows, reuse)) for reuse in (True, False))
+    assert [each for each in found if "published" not in each.measure] == less
+    assert len(found) == len(less) + 4
+
+
 def test_a_bound_is_kept_from_its_side() -> None:
     assert [Verdict("x", 1.0, 1.1, least).met for least in (False, True)] == [True, False]
     assert "x" in (said := suite.text([Verdict("x", 1.0, 1.1, least=True)]))
@@ -97,3 +106,12 @@ def test_the_command_needs_no_file(capsys: pytest.CaptureFixture[str]) -> None:
     written = msgspec.json.decode(capsys.readouterr().out)
     assert len(written["verdicts"]) == 10
     assert len(written["rows"]) == len(suite.FEW) + len(suite.FRESH) + 4
+
+
+def test_a_trace_without_contents_is_not_judged_by_reuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("time,input_tokens,output_tokens\n" + "".join(f"{at},1500,10\n" for at in range(9)))
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    assert cli.main(parser.parse_args([str(path), "--suite", "--quick", "--jobs", "1", "--json", "-"])) == 0
+    assert len(msgspec.json.decode(capsys.readouterr().out)["verdicts"]) == 6

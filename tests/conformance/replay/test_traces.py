@@ -74,7 +74,7 @@ def test_missing_ids_are_nobody_elses_and_superfluous_ones_dropped() -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"", "t is no trace of a known kind"),
+        (b"", "t is empty"),
         (b"hello\n", "t is no trace of a known kind"),
         (b"a,b\n1,2\n", "t: none of its columns a, b is one of timestamp, t_s"),
         (b"time,input_tokens\n1,2\n", "is one of generatedtokens"),
