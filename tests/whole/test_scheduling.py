@@ -307,7 +307,7 @@ def test_servers_choose_profiles(tmp_path: Path, three: list[InferGateway]) -> N
     servers = pool("plain", three), pool("kept", three, schedulingProfile="sticky")
     with serve("-c", written(tmp_path, settings(scheduler=scheduler), *servers)) as gateway, Client(gateway) as client:
         for model, profile, names in (
-            ("plain", "", {"least-request"}),
+            ("plain", "default", {"least-request"}),
             ("kept", "sticky", {"prefix-cache", "random"}),
         ):
             why = client.why(model, "hi")

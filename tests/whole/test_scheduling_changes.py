@@ -179,7 +179,7 @@ def test_sessions_stay_when_other_endpoints_go_and_come(
     """Prompts have nothing to say: they are all different, and long."""
     spec: dict[str, Any] = {"schedulingProfile": "plugin"} if how == "plugin" else {"trafficPolicy": STICKY}
     head = settings(scheduler={"profiles": {"plugin": BY_HEADER}}, **LIVELY)
-    sessions = range(12)
+    sessions = range(30)
 
     def members(*engines: InferGateway) -> str:
         return written(tmp_path, head, pool("m", engines, **spec))
