@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -119,4 +119,5 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
             worker.terminate()
         raise
     finally:
-        executor.shutdown(cancel_futures=True)
+        with suppress(RuntimeError):  # a signal may come before the executor's own thread has quite begun
+            executor.shutdown(cancel_futures=True)
