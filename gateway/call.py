@@ -133,7 +133,7 @@ class Call:
         now = gateway.turn.now
         ask = pool.ask(self.request, model, now)
         if gateway.decisions.due(now) or (gateway.debug_header and _DEBUG in self.request.headers):
-            ask.explanation = self.explanation = Explanation(ask, pool.name, pool.profile.name or "default")
+            ask.explanation = self.explanation = Explanation(ask, pool.name, pool.profile.name)
             gateway.decisions.keep(ask.explanation)
         return ask
 

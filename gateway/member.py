@@ -1,7 +1,6 @@
-"""One endpoint in one pool: what is under way there, what it is like, whether it may be used; and requests on it. (T)
+"""One endpoint in one pool: what is under way there, what it is like, whether it may be used. (P)
 
-Invariant: a request counts at its endpoint from dispatch to its true end, and what it shows of the endpoint is learned
-there, once.
+Invariant: the counts are those of `gateway.pools.Placement`, which alone changes them, from dispatch to true end.
 """
 
 from __future__ import annotations

@@ -23,11 +23,10 @@ from gateway.ports import Adapter
 from gateway.schedule.ask import BYTES_PER_TOKEN, Ask
 from gateway.schedule.parts import Random
 from gateway.schedule.profile import Profile
-from gateway.schedule.speed import Pace, Speed
+from gateway.schedule.speed import LATE_S, Pace, Speed
 from gateway.types import Endpoint, InferenceRequest, Load, Usage
 
 _ALONE: Final = 0.1
-_LATE_S: Final = 0.5
 _log: Final = logging.getLogger("infer_gateway.pools")
 
 MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
@@ -190,7 +189,7 @@ class Placement:
         self.expected = owed + work
         late = now - member.until if member.pending else 0.0
         # late by some time, it is expected to stay so for as long: one more request does not make up for it
-        member.until = now + max(owed, late if late > _LATE_S else 0.0) + work
+        member.until = now + max(owed, late if late > LATE_S else 0.0) + work
         if self.stream:
             member.pending += 1
             member.backlog += uncached
@@ -237,10 +236,10 @@ class Placement:
         if not self.stream:
             member.unstreamed -= 1
             member.unseen -= self.uncached
-            member.until = min(member.until, now + member.owed + member.unseen_owed)
         elif not answered:
             member.pending -= 1
             member.backlog -= self.uncached
+        if not (self.stream and answered):
             member.until = min(member.until, now + member.owed + member.unseen_owed)
         if usage is None and answered:
             usage = Usage(completion=tokens)

@@ -22,6 +22,7 @@ from gateway.ports import Candidate
 from gateway.prefix import Blocks, PrefixIndex
 from gateway.schedule.ask import BYTES_PER_TOKEN, Ask
 from gateway.schedule.shared import Shared
+from gateway.schedule.speed import LATE_S
 from gateway.types import Usage
 
 _BLOCKS: Final = Blocks()
@@ -33,7 +34,6 @@ _MOST_BEHIND: Final = 16.0
 """Beyond that a fleet is overloaded for long, and a queue's length must not outweigh the wait it means."""
 _TELLING, _LEAST_TRUST = 256.0, 0.1
 _STALL: Final = 0.1
-_SLACK: Final = 0.5
 _ALONE: Final = 0.9
 _ANSWER: Final = 300.0
 """Tokens of an answer until it is known."""
@@ -78,7 +78,7 @@ class Costs:
         for c in candidates:
             late = now - c.until
             # late by some time, an endpoint is expected to stay so for as long again: one that hangs repels
-            wait = -late if late < 0.0 else late - _SLACK if c.pending and late > _SLACK else 0.0
+            wait = -late if late < 0.0 else late - LATE_S if c.pending and late > LATE_S else 0.0
             queue = c.pending + c.foreign_pending + 1.0
             price = 1.0 + delayed * (queue if queue < behind else behind)  # noqa: FURB136 — min() takes three times as long
             own = (tokens - held[c.id] if c.id in held else tokens) * prefill * c.speed.factor

@@ -49,7 +49,7 @@ class Profile:
         name: str = "",
         made_of: object = None,
     ) -> None:
-        self.name = name
+        self.name = name or "default"
         self.made_of = made_of
         self.filters = tuple(filters)
         self.scorers = tuple(scorers)
@@ -87,7 +87,7 @@ class Profile:
             try:
                 left = cast(Sequence[C], part.filter(ask, candidates))
             except Exception as error:
-                error.add_note(f"raised by the filter {part.name} of the profile {self.name or 'default'}")
+                error.add_note(f"raised by the filter {part.name} of the profile {self.name}")
                 raise
             if ask.explanation is not None:
                 ask.explanation.filtered(part.name, candidates, left)
@@ -105,7 +105,7 @@ class Profile:
                 if len(scores) != len(candidates):
                     raise ValueError(f"{len(scores)} scores for {len(candidates)} candidates")
             except Exception as error:
-                error.add_note(f"raised by the scorer {part.name} of the profile {self.name or 'default'}")
+                error.add_note(f"raised by the scorer {part.name} of the profile {self.name}")
                 raise
             if ask.explanation is not None:
                 ask.explanation.scored(part.name, scores)

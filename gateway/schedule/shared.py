@@ -35,6 +35,7 @@ class Shared:
     def __init__(self) -> None:
         self.ours = 1.0
         self._seen: dict[str, _Seen] = {}
+        self._sent = self._counted = 0.0
         self._homes = Homes()
 
     def placed(self, endpoint: str, tokens: float) -> None:
@@ -55,13 +56,20 @@ class Shared:
         if seen is None:
             return 1.0
         if seen.counted >= 0.0 and load.prompt_tokens >= seen.counted:
+            self._take_out(seen)
             seen.ours = seen.ours * _KEEP + seen.placed
             seen.all = seen.all * _KEEP + load.prompt_tokens - seen.counted
             seen.placed = 0.0
+            self._sent += seen.ours
+            self._counted += seen.all
         seen.counted = load.prompt_tokens
-        ours, everything = sum([s.ours for s in self._seen.values()]), sum([s.all for s in self._seen.values()])
-        self.ours = min(1.0, max(_LEAST, ours / everything)) if everything > _ENOUGH else 1.0
-        return min(1.0, max(_LEAST, seen.ours / seen.all)) if seen.all > _ENOUGH else self.ours
+        self.ours = _part(self._sent, self._counted, 1.0)
+        return _part(seen.ours, seen.all, self.ours)
+
+    def _take_out(self, seen: _Seen) -> None:
+        """Of the sums over all endpoints, which are kept: there is a load of some endpoint every few milliseconds."""
+        self._sent -= seen.ours
+        self._counted -= seen.all
 
     def expected(
         self, hashes: Sequence[int], candidates: Sequence[Candidate], most: float, held: Mapping[str, float]
@@ -78,4 +86,10 @@ class Shared:
         return {**held, home: known + min(_MOST, _HIDDEN * (1.0 - self.ours)) * (most - known)}
 
     def forget(self, endpoint: str) -> None:
-        self._seen.pop(endpoint, None)
+        seen = self._seen.pop(endpoint, None)
+        if seen is not None:
+            self._take_out(seen)
+
+
+def _part(ours: float, everything: float, unknown: float) -> float:
+    return min(1.0, max(_LEAST, ours / everything)) if everything > _ENOUGH else unknown

@@ -14,6 +14,8 @@ DEFAULT_PREFILL: Final = 1 / 8000
 """Seconds a token until something is known: a mid-sized model on one accelerator."""
 DEFAULT_CROWDING: Final = 1.5e-4
 """Seconds that one more stream adds to the time between two tokens of all."""
+LATE_S: Final = 0.5
+"""Seconds past the time at which it should have computed what it owes, from which on an endpoint counts as late."""
 _MOST_CROWDING: Final = 0.002
 _FASTEST, _SLOWEST = 1e-7, 0.05
 _KEEP_POOL: Final = 0.998
