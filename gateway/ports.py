@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import GatewayError, UpstreamError
-from gateway.types import Endpoint, Headers, InferenceRequest, Load, ModelCard, UpstreamRequest, Usage
+from gateway.types import Demand, Endpoint, Headers, InferenceRequest, Load, ModelCard, Taken, UpstreamRequest, Usage
 
 if TYPE_CHECKING:
     from gateway.schedule.ask import Ask
@@ -127,6 +127,23 @@ class Transport(Protocol):
     """The only outbound I/O of the data path."""
 
     def send(self, endpoint: Endpoint, request: UpstreamRequest, /) -> Sending: ...
+
+
+class Store(Protocol):
+    """Accounts of limits: in this process, or shared by replicas. All demands of a request are met or none.
+
+    Whatever is taken is given back by `settle`, once, in the same store: for a rate the difference between what was
+    reserved and what was used (above zero: less was used), for a place the place.
+    """
+
+    def take_nowait(self, demands: Sequence[Demand], now: float, /) -> Taken | None:
+        """None where somebody else has to be asked: then `take`."""
+
+    async def take(self, demands: Sequence[Demand], /) -> Taken:
+        """Waits for an answer for a bounded time; cancelled, it holds nothing."""
+
+    def settle(self, demands: Sequence[Demand], given_back: Sequence[float], now: float, /) -> None:
+        """Never waits: what is shared hears of it in the background. ``given_back`` may be negative: a debt."""
 
 
 class Candidate(Protocol):

@@ -30,11 +30,29 @@ class Operation(enum.StrEnum):
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
-    """Who is asking, as far as the gateway has verified it."""
+    """Who is asking, as far as the gateway has verified it.
+
+    ``models``: glob patterns of what it may ask for, none meaning everything. ``claims`` are those of its token that
+    the configuration speaks of. ``address`` (without port) tells anonymous callers apart; "" where somebody is known.
+    """
 
     user: str = ""
     tenant: str = ""
     tier: str = ""
+    models: tuple[str, ...] = ()
+    claims: tuple[tuple[str, str], ...] = ()
+    address: str = ""
+
+    @property
+    def caller(self) -> str:
+        """What separates this caller from others of its tenant: the user, or an anonymous one's address."""
+        return self.user or f"anonymous@{self.address}"
+
+    @property
+    def flow(self) -> tuple[str, str]:
+        """(tenant, caller): whom fairness is kept between. Who has no tenant is one of its own."""
+        caller = self.caller
+        return self.tenant or caller, caller
 
 
 ANONYMOUS = Identity()
@@ -121,6 +139,29 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     completion: int = 0
     cached: int = 0
     reasoning: int = 0
+
+
+class Demand(msgspec.Struct, frozen=True, gc=False):
+    """What a request wants of one account: ``amount`` at once, of ``burst`` at most, leaking at ``rate`` a second.
+
+    ``rate`` 0: a place that is held until it is given back, of ``burst`` places. ``key`` says whose and what, never how
+    much is allowed: it outlives changes of the limit.
+    """
+
+    key: str
+    amount: float
+    rate: float
+    burst: float
+
+
+class Taken(msgspec.Struct, frozen=True, gc=False):
+    """Whether all demands were met, or none. ``wait``: seconds until they could be, 0 if they were; for a place
+    nobody knows, and it is 1. ``used``: what each account has used, this request included if it was granted.
+    """
+
+    granted: bool
+    wait: float
+    used: tuple[float, ...]
 
 
 class ModelCard(msgspec.Struct, frozen=True):

@@ -6,19 +6,17 @@ Invariant: a `Settings` has been checked as far as one process can without touch
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from msgspec import Meta, field
 
-from gateway.config.decode import Duration, Fault, Hidden, Limit, Section
+from gateway.config.access import Auth
+from gateway.config.decode import Duration, Fault, Limit, Section
 from gateway.config.scheduler import Scheduler
+from gateway.config.sharing import Fairness, RateLimits, State, Tokenizer, UsageEvents
 from gateway.config.url import is_loopback
 
 Count = Annotated[int, Meta(ge=1)]
-Weight = Annotated[float, Meta(ge=0)]
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -116,141 +114,6 @@ class Listeners(Section, frozen=True):
                 raise Fault(f".{name}.address", f"{listener.address} is the {first} listener's already")
 
 
-# --- auth -------------------------------------------------------------------------------------------------------------
-
-
-class APIKey(Section, frozen=True):
-    """``key_sha256`` is the hex digest of the key; ``models`` are glob patterns, none meaning every model."""
-
-    name: Annotated[str, Meta(min_length=1)]
-    key_sha256: Hidden
-    user: str = ""
-    tenant: str = ""
-    tier: str = ""
-    models: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not _SHA256.match(self.key_sha256.reveal()):
-            raise Fault(".keySha256", "expected 64 lower-case hexadecimal digits")
-
-
-class OAuth(Section, frozen=True):
-    introspection_url: str
-    client_id: Annotated[str, Meta(min_length=1)]
-    client_secret_file: str
-
-    def __post_init__(self) -> None:
-        _check_url(".introspectionUrl", self.introspection_url, ("https",))
-
-
-class Auth(Section, frozen=True):
-    """Empty strings mean unset, as in published files. ``required`` None: as soon as anything is configured."""
-
-    issuer: str = ""
-    audiences: tuple[str, ...] = ()
-    jwks_uri: str = ""
-    api_keys: tuple[APIKey, ...] = ()
-    oauth: OAuth | None = None
-    required: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.jwks_uri:
-            _check_url(".jwksUri", self.jwks_uri, ("https", "file"))
-            if not self.issuer:
-                raise Fault(".issuer", "needed with jwksUri: tokens meant for others would be believed without it")
-        if self.required and not self.configured:
-            raise Fault(".required", "true, but neither apiKeys, jwksUri nor oauth say who is let in")
-        for name, values in (
-            ("name", [key.name for key in self.api_keys]),
-            ("keySha256", [key.key_sha256.reveal() for key in self.api_keys]),
-        ):
-            for index, value in enumerate(values):
-                if values.index(value) != index:
-                    raise Fault(f".apiKeys[{index}].{name}", "given twice")
-
-    @property
-    def configured(self) -> bool:
-        return bool(self.jwks_uri or self.api_keys or self.oauth)
-
-
-def _check_url(path: str, url: str, schemes: tuple[str, ...]) -> None:
-    try:
-        parts = urlsplit(url)
-        allowed = parts.scheme in schemes or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
-        usable = allowed and "@" not in parts.netloc and bool(parts.path if parts.scheme == "file" else parts.hostname)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise Fault(path, f"expected an {' or '.join(schemes)} URL")
-
-
-# --- sharing ----------------------------------------------------------------------------------------------------------
-
-
-class Tier(Section, frozen=True):
-    """``weight``: share of the service; ``priority``: higher is served first."""
-
-    weight: Annotated[float, Meta(gt=0)] = 1.0
-    priority: int = 0
-
-
-class Fairness(Section, frozen=True):
-    enabled: bool = False
-    window_size: Duration = Duration(600)
-    input_token_weight: Weight = 1.0
-    output_token_weight: Weight = 2.0
-    queue_qps: Annotated[float, Meta(gt=0)] | None = field(default=None, name="queueQPS")
-    max_concurrent: Annotated[int, Meta(ge=0)] = 0
-    queue_timeout: Duration = Duration(60)
-    max_queued: Count = 10_000
-    tiers: dict[str, Tier] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not 60 <= self.window_size <= 3600:
-            raise Fault(".windowSize", "expected 1m to 1h")
-
-
-class LimitMatch(Section, frozen=True):
-    """Glob patterns, all of which have to hold; "*" in ``user`` or ``tenant`` still counts each one separately."""
-
-    user: str | None = None
-    tenant: str | None = None
-    tier: str | None = None
-    model: str | None = None
-
-
-class RateLimits(Section, frozen=True):
-    match: LimitMatch = LimitMatch()
-    requests_per_minute: Count | None = None
-    input_tokens_per_minute: Count | None = None
-    output_tokens_per_minute: Count | None = None
-    concurrent_requests: Count | None = None
-
-    def __post_init__(self) -> None:
-        given = (
-            self.requests_per_minute,
-            self.input_tokens_per_minute,
-            self.output_tokens_per_minute,
-            self.concurrent_requests,
-        )
-        if all(limit is None for limit in given):
-            raise ValueError("limits nothing: give at least one of requestsPerMinute, inputTokensPerMinute, …")
-
-
-class Redis(Section, frozen=True):
-    """A ``redis://``, ``rediss://`` or ``unix://`` URL; it may hold a password, hence hidden."""
-
-    url: Hidden
-
-    def __post_init__(self) -> None:
-        if not self.url.reveal().startswith(("redis://", "rediss://", "unix://")):
-            raise Fault(".url", "expected a redis://, rediss:// or unix:// URL")
-
-
-class State(Section, frozen=True):
-    redis: Redis | None = None
-
-
 # --- the walk of a request --------------------------------------------------------------------------------------------
 
 
@@ -326,6 +189,8 @@ class Settings(Section, frozen=True):
     fairness: Fairness = Fairness()
     limits: tuple[RateLimits, ...] = ()
     state: State = State()
+    tokenizers: tuple[Tokenizer, ...] = ()
+    usage: UsageEvents = UsageEvents()
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()
     streaming: Streaming = Streaming()

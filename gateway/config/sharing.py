@@ -1,0 +1,186 @@
+"""The sections `fairness`, `limits`, `state`, `tokenizers` and `usage`: how what there is gets shared. (P)
+
+Invariant: weights are finite and not negative, so that no configuration can make a flow free of charge for ever by NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Final
+
+from msgspec import Meta, field
+
+from gateway.config.decode import Duration, Fault, Hidden, Limit, Section
+
+Count = Annotated[int, Meta(ge=1)]
+Weight = Annotated[float, Meta(ge=0, le=1e6)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+_REDIS: Final = (
+    "redis://",
+    "rediss://",
+    "unix://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
+    "redis+cluster://",
+    "rediss+cluster://",
+)
+
+
+class Tier(Section, frozen=True):
+    """``weight``: share of the service; ``priority``: higher is served first."""
+
+    weight: Annotated[float, Meta(ge=1e-3, le=1e6)] = 1.0
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+
+
+class Thresholds(Section, frozen=True):
+    """When an engine takes no more: so many requests wait at it, or so large a share of its KV blocks is in use."""
+
+    waiting: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    kv_usage: Annotated[float, Meta(gt=0, le=1)] = 0.95
+
+
+class Fairness(Section, frozen=True):
+    """Who is next when engines are full. Token weights are per token; ``locality_quantum`` is in weighted tokens.
+
+    ``window_size``: what a flow had longer ago does not count against it. ``headroom``: the share of a pool's slots
+    that only flows below their fair share may take. ``locality_quantum``: by how much a request whose prefix is cached
+    may run ahead of its turn; 0: never. ``ageing``: having waited so long, a request moves up one priority.
+    ``queue_qps`` and ``max_concurrent`` are ceilings for each pool on top of what its engines can take; 0: none.
+    """
+
+    enabled: bool = False
+    window_size: Duration = Duration(600)
+    input_token_weight: Weight = 1.0
+    output_token_weight: Weight = 2.0
+    queue_qps: Annotated[float, Meta(gt=0, le=1e6)] | None = field(default=None, name="queueQPS")
+    max_concurrent: Annotated[int, Meta(ge=0)] = 0
+    queue_timeout: Duration = Duration(60)
+    max_queued: Count = 10_000
+    max_queued_bytes: Count = 256 * 1024 * 1024
+    headroom: Annotated[float, Meta(ge=0, le=0.9)] = 0.0
+    locality_quantum: Annotated[float, Meta(ge=0, le=1e9)] = 8192.0
+    ageing: Limit = Limit(15)
+    saturation: Thresholds = Thresholds()
+    tiers: dict[str, Tier] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 60 <= self.window_size <= 3600:
+            raise Fault(".windowSize", "expected 1m to 1h")
+        if not self.input_token_weight and not self.output_token_weight:
+            raise Fault(".inputTokenWeight", "0, and so is outputTokenWeight: nothing would ever be charged")
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+UNITS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0, "month": 2_592_000.0}
+"""Seconds; a month has 30 days, as published."""
+_DIMENSIONS: Final = ("user", "tenant", "tier", "model", "route")
+
+
+class LimitMatch(Section, frozen=True):
+    """Glob patterns, all of which have to hold. ``claims``: verified claims of the caller's token, by name."""
+
+    user: str | None = None
+    tenant: str | None = None
+    tier: str | None = None
+    model: str | None = None
+    route: str | None = None
+    claims: dict[str, str] = field(default_factory=dict)
+
+
+class RateLimits(Section, frozen=True):
+    """What those whom ``match`` fits may use; the whole amount at once, if they have not used any lately.
+
+    Every value of each dimension in ``per`` has an account of its own: "user", "tenant", "tier", "model", "route" or
+    "claims.NAME". None: every dimension that ``match`` names, and the user where it names neither user nor tenant.
+    """
+
+    match: LimitMatch = LimitMatch()
+    per: tuple[str, ...] | None = None
+    requests_per_second: Count | None = None
+    requests_per_minute: Count | None = None
+    requests_per_hour: Count | None = None
+    requests_per_day: Count | None = None
+    requests_per_month: Count | None = None
+    input_tokens_per_second: Count | None = None
+    input_tokens_per_minute: Count | None = None
+    input_tokens_per_hour: Count | None = None
+    input_tokens_per_day: Count | None = None
+    input_tokens_per_month: Count | None = None
+    output_tokens_per_second: Count | None = None
+    output_tokens_per_minute: Count | None = None
+    output_tokens_per_hour: Count | None = None
+    output_tokens_per_day: Count | None = None
+    output_tokens_per_month: Count | None = None
+    total_tokens_per_second: Count | None = None
+    total_tokens_per_minute: Count | None = None
+    total_tokens_per_hour: Count | None = None
+    total_tokens_per_day: Count | None = None
+    total_tokens_per_month: Count | None = None
+    concurrent_requests: Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.concurrent_requests is None and not any(True for _ in self.rates()):
+            raise ValueError("limits nothing: give at least one of requestsPerMinute, inputTokensPerMinute, …")
+        for index, dimension in enumerate(self.per or ()):
+            if dimension not in _DIMENSIONS and not dimension.startswith("claims."):
+                raise Fault(f".per[{index}]", f"expected {', '.join(_DIMENSIONS)} or claims.NAME")
+
+    def rates(self) -> Iterator[tuple[str, str, int]]:
+        """(what, unit, amount) of each; what is "requests", "input_tokens", "output_tokens" or "total_tokens"."""
+        for what in ("requests", "input_tokens", "output_tokens", "total_tokens"):
+            for unit in UNITS:
+                amount = getattr(self, f"{what}_per_{unit}")
+                if amount is not None:
+                    yield what, unit, amount
+
+    def dimensions(self) -> tuple[str, ...]:
+        """What an account is kept for each value of."""
+        if self.per is not None:
+            return self.per
+        match = self.match
+        named = [name for name in _DIMENSIONS if getattr(match, name) is not None]
+        named += [f"claims.{name}" for name in match.claims]
+        if match.user is None and match.tenant is None:
+            named.append("user")
+        return tuple(named)
+
+
+# --- state, tokenizers, usage -----------------------------------------------------------------------------------------
+
+
+class Redis(Section, frozen=True):
+    """Where replicas meet. The URL may hold a password, hence hidden; ``password_file`` is the better place for it.
+
+    ``timeout``: how long a request waits for a limit's answer before this process decides alone. ``prefix`` begins
+    every key, so that several fleets can share one server.
+    """
+
+    url: Hidden
+    username: str = ""
+    password_file: str = ""
+    ca_file: str = ""
+    prefix: Annotated[str, Meta(min_length=1, max_length=64)] = "infer-gateway"
+    timeout: Duration = Duration(0.1)
+
+    def __post_init__(self) -> None:
+        if not self.url.reveal().startswith(_REDIS):
+            raise Fault(".url", f"expected one of {', '.join(_REDIS)}")
+
+
+class State(Section, frozen=True):
+    redis: Redis | None = None
+
+
+class Tokenizer(Section, frozen=True):
+    """``file``: a tokenizer.json, by which prompts for models that ``model`` (a glob) fits are counted exactly."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    file: Annotated[str, Meta(min_length=1)]
+
+
+class UsageEvents(Section, frozen=True):
+    """``file``: one JSON line a request is appended there; "": nowhere."""
+
+    file: str = ""
