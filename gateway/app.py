@@ -47,7 +47,7 @@ from gateway.scrape import Scrapes
 from gateway.sources import file
 from gateway.status import Status
 from gateway.supervise import supervise
-from gateway.types import Endpoint, Identity, InferenceRequest, ModelCard, Operation
+from gateway.types import ANONYMOUS, Endpoint, Headers, Identity, InferenceRequest, ModelCard, Operation
 from protocols.admin import server as admin_server
 from protocols.http.listener import Limits, Server, open_listeners
 from protocols.openai.serve import OpenAIApp
@@ -199,6 +199,12 @@ class Program:
     @property
     def serve(self) -> Callable[[Exchange], Awaitable[None]]:
         return self.gateway.serve
+
+    def known(self, headers: Headers, peer: str, subject: str = "") -> Identity | None:
+        return ANONYMOUS
+
+    async def identify(self, headers: Headers, peer: str, subject: str = "") -> Identity:
+        return ANONYMOUS
 
     def models(self, identity: Identity) -> Sequence[ModelCard]:
         return self.snapshot.routes.models()

@@ -29,7 +29,7 @@ _REDIS: Final = (
 class Tier(Section, frozen=True):
     """``weight``: share of the service; ``priority``: higher is served first."""
 
-    weight: Annotated[float, Meta(ge=1e-3, le=1e6)] = 1.0
+    weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
 
 
@@ -166,7 +166,7 @@ class Redis(Section, frozen=True):
 
     def __post_init__(self) -> None:
         if not self.url.reveal().startswith(_REDIS):
-            raise Fault(".url", f"expected one of {', '.join(_REDIS)}")
+            raise Fault(".url", f"expected a URL that begins with {', '.join(_REDIS[:-1])} or {_REDIS[-1]}")
 
 
 class State(Section, frozen=True):

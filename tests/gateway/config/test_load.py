@@ -680,7 +680,7 @@ drainTimeout: 1m30s
     assert made.auth.api_keys[0].key_sha256.reveal() == SHA
     assert set(snapshot.files) == set(files)
     public = snapshot.public()["settings"]
-    assert public["state"] == {"redis": {"url": "***"}}
+    assert public["state"]["redis"]["url"] == "***"
     assert public["drainTimeout"] == "1m30s"
     for shown in (repr(snapshot), json.dumps(snapshot.public())):
         assert "redis-password" not in shown
@@ -765,7 +765,7 @@ drainTimeout: 1m30s
             "limits: [{match: {teir: free}, requestsPerMinute: 1}]",
             '$.limits[0].match.teir: unknown field; did you mean "tier"?',
         ),
-        ("state: {redis: {url: 'http://x'}}", "$.state.redis.url: expected a redis://"),
+        ("state: {redis: {url: 'http://x'}}", "$.state.redis.url: expected a URL that begins with redis://"),
         ("trustedFields: priority", "$.trustedFields: expected an array, got string"),
     ],
 )
