@@ -1,0 +1,104 @@
+"""How many more requests one endpoint can take now, from its loads and our own counts. (P)
+
+Invariant: where nothing is known an endpoint can take more; a full one is asked for more now and then, ever more
+seldom, so that what was learned wrongly or long ago does not last.
+
+How many requests an engine runs at once it does not say; it shows when requests wait at it though there is no prompt
+left to compute (waiting alone means little: prompts wait for their turn in every step). Between two loads, ever so many
+may be sent there unseen.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Protocol
+
+from gateway.config.sharing import Thresholds
+from gateway.schedule.speed import LATE_S
+from gateway.types import Load
+
+_UNSEEN: Final = 4.0
+_FIRST_GAP_S, _LAST_GAP_S = 10.0, 300.0
+_GROWING_GAP_S: Final = 1.0
+_STEP: Final = 8.0
+
+
+class Occupied(Protocol):
+    """What of an endpoint is looked at (`gateway.member.Member`)."""
+
+    inflight: int
+    pending: int
+    unstreamed: int
+    requests: int
+    foreign: float
+    foreign_pending: float
+    until: float
+    load: Load | None
+
+
+class Room:
+    """``slots``: how many requests the endpoint runs at once; infinity until it has shown."""
+
+    __slots__ = ("_gap", "_requests", "_running", "_shown", "_tried_at", "_waited", "_waiting", "slots", "thresholds")
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
+        self.slots = self._shown = math.inf
+        self._waiting = self._running = 0.0
+        self._requests = 0
+        self._waited = False
+        self._gap = _FIRST_GAP_S
+        self._tried_at = -math.inf
+
+    def loaded(self, member: Occupied, load: Load) -> None:
+        """The endpoint said how it is doing."""
+        waits = load.waiting >= self.thresholds.waiting
+        if waits and self._waited and load.running <= self._running and load.at > member.until + LATE_S:
+            self.full(load.running, load.at)
+        elif load.running > self._shown:  # a try has shown more, or others have
+            self._shown, self._gap = load.running, _GROWING_GAP_S
+            self.slots = max(self.slots, load.running)
+        self._waited, self._waiting, self._running = waits, load.waiting, load.running
+        self._requests = member.requests
+
+    def full(self, running: float, now: float) -> None:
+        """It runs so many and no more: its load shows it, or it has refused one."""
+        if self.slots < math.inf:
+            self._gap = min(self._gap * 2.0, _LAST_GAP_S)
+        self.slots = self._shown = max(1.0, running)
+        self._tried_at = now
+
+    def forget(self) -> None:
+        """The engine is another one now."""
+        self.slots = self._shown = math.inf
+        self._gap = _FIRST_GAP_S
+        self._waiting = self._running = 0.0
+        self._waited = False
+
+    def left(self, member: Occupied, now: float) -> float:
+        """So many more; 0 or less: none."""
+        load, limits = member.load, self.thresholds
+        present = member.inflight + member.foreign
+        if load is not None and present and load.kv_usage is not None and load.kv_usage >= limits.kv_usage:
+            return 0.0
+        if self.slots < math.inf:
+            return self._of_slots(member, self.slots + limits.waiting - 1.0 - present, now)
+        if load is None:
+            return math.inf
+        return max(_UNSEEN, load.running / 2.0) + limits.waiting - 1.0 - self._unseen(member)
+
+    def _unseen(self, member: Occupied) -> float:
+        """Ours that may wait there for all we know: without a token, and sent since or waiting at the last load."""
+        return min(member.pending + member.unstreamed, member.requests - self._requests + self._waiting)
+
+    def _of_slots(self, member: Occupied, more: float, now: float) -> float:
+        if more > 0.0:
+            return more
+        if not self._waited and now >= self._tried_at + self._gap:
+            self._tried_at = now
+            self.slots += max(1.0, self.slots // _STEP)
+            return 1.0
+        # others that fill it without end must not keep us out: one of ours may wait there until we have half
+        if member.foreign and member.inflight < self.slots / 2.0 and self._unseen(member) < 1.0:
+            return 1.0
+        return more

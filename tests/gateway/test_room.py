@@ -1,0 +1,183 @@
+"""What an endpoint can take, told from loads as engines give them."""
+
+from __future__ import annotations
+
+import math
+
+from gateway.config.sharing import Thresholds
+from gateway.room import Room
+from gateway.types import Load
+
+
+class Endpoint:
+    """As `gateway.member.Member`, with the numbers set by hand."""
+
+    def __init__(self) -> None:
+        self.inflight = self.pending = self.unstreamed = self.requests = 0
+        self.foreign = self.foreign_pending = 0.0
+        self.until = -math.inf
+        self.load: Load | None = None
+        self.room = Room(Thresholds())
+
+    def send(self, count: int = 1) -> None:
+        self.inflight += count
+        self.pending += count
+        self.requests += count
+
+    def says(self, at: float, running: float, waiting: float, kv_usage: float | None = None) -> None:
+        self.load = Load(at=at, running=running, waiting=waiting, kv_usage=kv_usage)
+        self.foreign = max(0.0, running + waiting - self.inflight)
+        self.room.loaded(self, self.load)
+
+    def more(self, now: float) -> float:
+        return self.room.left(self, now)
+
+
+def full(slots: int = 8, waiting: int = 2) -> Endpoint:
+    """One that has shown that it runs ``slots`` at once."""
+    endpoint = Endpoint()
+    endpoint.send(slots + waiting)
+    endpoint.says(1.0, slots, waiting)
+    endpoint.says(1.2, slots, waiting)
+    return endpoint
+
+
+def test_what_says_nothing_takes_everything() -> None:
+    endpoint = Endpoint()
+    endpoint.send(500)
+    assert endpoint.more(1.0) == math.inf
+
+
+def test_between_two_loads_only_a_few_are_sent_unseen() -> None:
+    endpoint = Endpoint()
+    endpoint.says(0.0, 0, 0)
+    assert endpoint.more(0.0) == 4
+    endpoint.send(4)
+    assert endpoint.more(0.1) <= 0
+    endpoint.pending = 0  # tokens of all of them are there: none of them waits
+    assert endpoint.more(0.1) == 4
+    endpoint.inflight = endpoint.requests = 40
+    endpoint.says(0.2, 40, 0)
+    assert endpoint.more(0.2) == 20
+
+
+def test_answers_that_come_whole_do_not_count_as_waiting_for_ever() -> None:
+    endpoint = Endpoint()
+    endpoint.says(0.0, 0, 0)
+    endpoint.inflight = endpoint.unstreamed = endpoint.requests = 4
+    assert endpoint.more(0.1) <= 0
+    endpoint.says(0.2, 4, 0)
+    assert endpoint.more(0.2) == 4
+
+
+def test_slots_are_learned_when_requests_wait_and_nothing_is_computed() -> None:
+    endpoint = full()
+    assert endpoint.room.slots == 8
+    assert endpoint.more(1.3) == -2
+    endpoint.inflight = 7
+    assert endpoint.more(1.3) == 1
+
+
+def test_prompts_that_wait_for_their_turn_do_not_look_like_full_slots() -> None:
+    endpoint = Endpoint()
+    endpoint.send(6)
+    endpoint.until = 9.0
+    endpoint.says(1.0, 3, 3)
+    endpoint.says(1.2, 3, 3)
+    assert endpoint.room.slots == math.inf
+
+
+def test_one_load_with_waiting_requests_says_little() -> None:
+    endpoint = Endpoint()
+    endpoint.send(6)
+    endpoint.says(1.0, 3, 3)
+    endpoint.says(1.2, 6, 0)
+    endpoint.says(1.4, 6, 1)
+    assert endpoint.room.slots == math.inf
+
+
+def test_growing_while_some_wait_is_not_full() -> None:
+    endpoint = Endpoint()
+    endpoint.send(8)
+    for at, running in enumerate((1, 2, 3, 4)):
+        endpoint.says(float(at), running, 8 - running)
+    assert endpoint.room.slots == math.inf
+
+
+def test_more_slots_than_thought() -> None:
+    endpoint = full()
+    endpoint.inflight = 12
+    endpoint.says(3.0, 12, 0)
+    assert endpoint.room.slots == 12
+
+
+def test_a_full_endpoint_is_tried_ever_more_seldom() -> None:
+    endpoint = full(waiting=1)
+    tries = []
+    now = 1.2
+    while now < 200.0:
+        now = round(now + 0.2, 1)
+        endpoint.inflight = 8
+        endpoint.says(now, 8, 0)
+        if endpoint.more(now) > 0:
+            tries.append(now)
+            endpoint.inflight = 9
+            endpoint.says(now + 0.05, 8, 1)
+            endpoint.says(now + 0.1, 8, 1)
+    assert endpoint.room.slots == 8
+    gaps = [b - a for a, b in zip(tries, tries[1:], strict=False)]
+    assert 3 <= len(tries) <= 6
+    assert gaps == sorted(gaps)
+    assert gaps[0] >= 10
+
+
+def test_a_try_that_succeeds_is_kept_and_soon_followed_by_another() -> None:
+    endpoint = full(waiting=1)
+    now = 1.2
+    while endpoint.room.slots < 30 and now < 200:
+        now += 0.2
+        endpoint.inflight = min(30, int(endpoint.room.slots))
+        endpoint.says(now, endpoint.inflight, 0)
+        if endpoint.more(now) > 0:
+            endpoint.inflight += 1
+            endpoint.says(now + 0.05, endpoint.inflight, 0)
+    assert now < 60
+
+
+def test_a_full_cache_takes_nothing_but_the_first() -> None:
+    endpoint = Endpoint()
+    endpoint.says(0.0, 0, 0, kv_usage=0.99)
+    assert endpoint.more(0.1) > 0
+    endpoint.send()
+    assert endpoint.more(0.1) == 0
+    endpoint.says(0.2, 1, 0, kv_usage=0.5)
+    assert endpoint.more(0.3) > 0
+
+
+def test_others_who_fill_an_endpoint_do_not_keep_us_out() -> None:
+    endpoint = Endpoint()
+    endpoint.send(1)
+    endpoint.says(1.0, 8, 20)
+    endpoint.says(1.2, 8, 20)
+    assert endpoint.room.slots == 8
+    endpoint.pending = 0
+    assert endpoint.more(1.3) == 1
+    endpoint.send()
+    endpoint.says(1.4, 8, 20)
+    assert endpoint.more(1.5) <= 0  # one of ours waits there
+    endpoint.inflight, endpoint.pending = 4, 0
+    assert endpoint.more(1.5) <= 0  # and half of it is ours
+
+
+def test_another_engine_at_the_same_place_is_learned_anew() -> None:
+    endpoint = full()
+    endpoint.room.forget()
+    assert endpoint.room.slots == math.inf
+
+
+def test_one_that_refuses_runs_no_more_than_it_had() -> None:
+    endpoint = Endpoint()
+    endpoint.send(5)
+    endpoint.room.full(5, 1.0)
+    assert endpoint.more(1.1) == 0
+    assert endpoint.more(11.1) == 1
