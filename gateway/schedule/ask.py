@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from gateway.estimate import BYTES_PER_TOKEN as BYTES_PER_TOKEN
 from gateway.prefix import Blocks, chain
 from gateway.types import InferenceRequest, Operation
 
 if TYPE_CHECKING:
     from gateway.schedule.explain import Explanation
 
-BYTES_PER_TOKEN: Final = 4.0
-"""About what tokenizers make of English and of code, until a pool has learned its own."""
 _COMPUTES_NOTHING: Final = (Operation.TOKENIZE, Operation.DETOKENIZE)
 
 
@@ -73,6 +72,15 @@ class Ask:
             length = len(self.request.body if text is None else text)
             tokens = self._tokens = length / self.bytes_per_token if length > self.bytes_per_token else 1.0
         return tokens
+
+    def counted(self, tokens: int) -> None:
+        """A tokenizer has told how long the prompt is; with it goes this prompt's own ratio of bytes to tokens, by
+        which whatever is held of it is measured, so that a prompt held whole stays held whole.
+        """
+        length = len(self.text)
+        if tokens > 0 and length:
+            self.bytes_per_token = length / tokens
+        self._tokens = max(float(tokens), 1.0)
 
     def chain(self, blocks: Blocks) -> Sequence[int]:
         """The prompt's block hashes, each covering all text before it. Prompts of different models share none."""

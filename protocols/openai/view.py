@@ -43,6 +43,16 @@ class View(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         """The prompt in one canonical text, for token estimates and prefix hashes; "" where no engine accepts it."""
         return ""
 
+    @property
+    def output_limit(self) -> int | None:
+        """Tokens that each answer may have, as the client says; engines have limits of their own."""
+        return None
+
+    @property
+    def choices(self) -> int:
+        """How many answers the client asks for."""
+        return 1
+
 
 class Generation(View, frozen=True, gc=False, kw_only=True):
     """The members of every operation that can stream."""
@@ -55,6 +65,14 @@ class Generation(View, frozen=True, gc=False, kw_only=True):
     def include_usage(self) -> bool:
         """Whether the client asks for usage in its stream by ``stream_options``."""
         return False
+
+    @property
+    def output_limit(self) -> int | None:
+        return self.max_tokens
+
+    @property
+    def choices(self) -> int:
+        return 1 if self.n is None else self.n
 
 
 class StreamedGeneration(Generation, frozen=True, gc=False, kw_only=True):
@@ -75,6 +93,11 @@ class StreamedGeneration(Generation, frozen=True, gc=False, kw_only=True):
 class ChatView(StreamedGeneration, frozen=True, gc=False, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: int | None = None
+
+    @property
+    def output_limit(self) -> int | None:
+        """``max_tokens`` is the older name; where both are given engines go by the newer."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     def prompt_text(self) -> str:
         return _chat_text(self.messages)
@@ -101,6 +124,10 @@ class ResponsesView(Generation, frozen=True, gc=False, kw_only=True):
     input: Raw = _ABSENT
     instructions: Raw = _ABSENT
     max_output_tokens: int | None = None
+
+    @property
+    def output_limit(self) -> int | None:
+        return self.max_output_tokens
 
     def check(self) -> None:
         if self.input is not _ABSENT and bytes(self.input) != b"null":

@@ -18,3 +18,14 @@ def test_counting_tokens_leaves_nothing_in_a_cache() -> None:
     for operation in (Operation.TOKENIZE, Operation.DETOKENIZE):
         counted = Ask(msgspec.structs.replace(request(text), operation=operation), "m", 0.0)
         assert (counted.tokens, counted.text, list(counted.chain(Blocks()))) == (1.0, b"", [])
+
+
+def test_a_counted_prompt_is_as_long_as_counted_and_measured_by_its_own_ratio() -> None:
+    ask = Ask(request("x" * 4000), "m", 0.0)
+    ask.counted(2000)
+    assert (ask.tokens, ask.bytes_per_token) == (2000.0, 2.0)
+    ask.hits = {"a": len(ask.text) / ask.bytes_per_token - 1.0}
+    assert ask.uncached("a") == 1.0
+    empty = Ask(request(""), "m", 0.0)
+    empty.counted(0)
+    assert (empty.tokens, empty.bytes_per_token) == (1.0, 4.0)
