@@ -142,8 +142,11 @@ class Store(Protocol):
     async def take(self, demands: Sequence[Demand], /) -> Taken:
         """Waits for an answer for a bounded time; cancelled, it holds nothing."""
 
-    def settle(self, demands: Sequence[Demand], given_back: Sequence[float], now: float, /) -> None:
-        """Never waits: what is shared hears of it in the background. ``given_back`` may be negative: a debt."""
+    def settle(self, demands: Sequence[Demand], taken: Taken, given_back: Sequence[float], now: float, /) -> None:
+        """Never waits: what is shared hears of it in the background. ``given_back`` may be negative: a debt.
+
+        ``taken`` is what granted the demands: what has leaked since then cannot be given back.
+        """
 
 
 class Candidate(Protocol):

@@ -157,11 +157,13 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
 class Taken(msgspec.Struct, frozen=True, gc=False):
     """Whether all demands were met, or none. ``wait``: seconds until they could be, 0 if they were; for a place
     nobody knows, and it is 1. ``used``: what each account has used, this request included if it was granted.
+    ``at``: when, in seconds on the store's own clock.
     """
 
     granted: bool
     wait: float
     used: tuple[float, ...]
+    at: float = 0.0
 
 
 class ModelCard(msgspec.Struct, frozen=True):
