@@ -429,6 +429,12 @@ def _tls(http: HttpListener) -> ssl.SSLContext | None:
         context.load_cert_chain(http.tls.cert_file, http.tls.key_file)
     except OSError as error:
         raise OSError(f"cannot use certificate {http.tls.cert_file} with key {http.tls.key_file}: {error}") from error
+    if http.client_ca_file:
+        try:
+            context.load_verify_locations(http.client_ca_file)
+        except OSError as error:
+            raise OSError(f"cannot use the authorities in {http.client_ca_file}: {error}") from error
+        context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 

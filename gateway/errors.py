@@ -60,10 +60,22 @@ class Unsupported(InvalidRequest):
 
 
 class Unauthorized(GatewayError):
+    """One text for whatever is wrong with credentials: what was nearly right helps only who is guessing."""
+
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
     reason = "unauthorized"
+
+    def __init__(
+        self, message: str = "No valid credentials: send an API key or a token as 'Authorization: Bearer …'."
+    ) -> None:
+        super().__init__(message)
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """RFC 9110 §11.6.1 demands it of every 401."""
+        return ((b"www-authenticate", b"Bearer"),)
 
 
 class Forbidden(GatewayError):

@@ -5,22 +5,33 @@ Invariant: an `Auth` names nothing that could let a caller choose its own identi
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta
 
-from gateway.config.decode import Fault, Hidden, Section
+from gateway.config.decode import INVALID, Decoder, Duration, Fault, Hidden, Section
+from gateway.config.document import ConfigError, parse
 from gateway.config.url import is_loopback
 
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_FIELD = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+\Z", re.IGNORECASE)
+_UNFIT = frozenset({"authorization", "x-api-key", "api-key", "x-forwarded-for", "forwarded", "host", "cookie"})
 
 
 class APIKey(Section, frozen=True):
-    """``key_sha256`` is the hex digest of the key; ``models`` are glob patterns, none meaning every model."""
+    """``key_sha256`` is the hex digest of the key; ``models`` are glob patterns, none meaning every model.
 
-    name: Annotated[str, Meta(min_length=1)]
+    Without a ``user``, the key's ``name`` is the user.
+    """
+
+    name: Name
     key_sha256: Hidden
     user: str = ""
     tenant: str = ""
@@ -32,50 +43,224 @@ class APIKey(Section, frozen=True):
             raise Fault(".keySha256", "expected 64 lower-case hexadecimal digits")
 
 
+class Claims(Section, frozen=True):
+    """Which claim says what, by name or by the path of members that leads to it ("realm_access.tenant").
+
+    ``models``: an array of glob patterns, or one string of them with spaces between. Every name but ``user`` may be
+    "": nothing is read then.
+    """
+
+    user: Name = "sub"
+    tenant: str = "tenant"
+    tier: str = "tier"
+    models: str = "models"
+
+
+class Issuer(Section, frozen=True):
+    """Whose tokens are believed, under which keys.
+
+    ``audiences``: a token has to be meant for one of them, for anybody if there are none. ``leeway``: by how much the
+    clocks may differ. ``user_prefix`` is put before every user, so that those of two issuers are told apart.
+    """
+
+    issuer: Name
+    jwks_uri: str
+    audiences: tuple[str, ...] = ()
+    claims: Claims = Claims()
+    leeway: Duration = Duration(60)
+    ca_file: str = ""
+    user_prefix: str = ""
+
+    def __post_init__(self) -> None:
+        _check_url(".jwksUri", self.jwks_uri, ("https", "file"))
+        _check_leeway(self.leeway)
+
+
 class OAuth(Section, frozen=True):
+    """Who is asked about tokens that are no JWTs of an issuer above (RFC 7662).
+
+    ``cache_time``: how long an answer is good for, at most until the token expires. ``audiences``: as of an issuer.
+    """
+
     introspection_url: str
     client_id: Annotated[str, Meta(min_length=1)]
     client_secret_file: str
+    audiences: tuple[str, ...] = ()
+    claims: Claims = Claims()
+    cache_time: Duration = Duration(60)
+    timeout: Duration = Duration(5)
+    ca_file: str = ""
+    user_prefix: str = ""
 
     def __post_init__(self) -> None:
         _check_url(".introspectionUrl", self.introspection_url, ("https",))
+        if self.cache_time > 3600:
+            raise Fault(".cacheTime", "at most 1h: a token that is revoked stays good that long")
+        if self.timeout > 60:
+            raise Fault(".timeout", "at most 1m")
+
+
+class IdentityHeaders(Section, frozen=True):
+    """The fields in which a trusted proxy says who its caller is; of all but ``user``, "" is none.
+
+    ``models``: glob patterns, with spaces or commas between.
+    """
+
+    user: Name = "x-auth-user"
+    tenant: str = "x-auth-tenant"
+    tier: str = "x-auth-tier"
+    models: str = "x-auth-models"
+
+    def __post_init__(self) -> None:
+        for name in ("user", "tenant", "tier", "models"):
+            value: str = getattr(self, name)
+            if value and not _FIELD.match(value):
+                raise Fault(f".{name}", "not the name of a header field")
+            if value.lower() in _UNFIT:
+                raise Fault(f".{name}", f"{value} has a meaning of its own")
+
+
+class TrustedProxies(Section, frozen=True):
+    """Peers that have asked who their callers are: by address, or by the name in a verified client certificate."""
+
+    cidrs: tuple[str, ...] = ()
+    subjects: tuple[Name, ...] = ()
+    headers: IdentityHeaders = IdentityHeaders()
+
+    def __post_init__(self) -> None:
+        for index, cidr in enumerate(self.cidrs):
+            try:
+                ipaddress.ip_network(cidr)
+            except ValueError as error:
+                raise Fault(f".cidrs[{index}]", f"expected a network such as 10.0.0.0/8: {error}") from None
+        if not self.cidrs and not self.subjects:
+            raise ValueError("neither cidrs nor subjects: it is not said which proxies are trusted")
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return tuple(ipaddress.ip_network(cidr) for cidr in self.cidrs)
 
 
 class Auth(Section, frozen=True):
-    """Empty strings mean unset, as in published files. ``required`` None: as soon as anything is configured."""
+    """Empty strings mean unset, as in published files. ``required`` None: as soon as anything is configured.
+
+    ``issuer`` with ``jwks_uri`` is one more of ``issuers``; ``claims`` and ``leeway`` are its own.
+    """
 
     issuer: str = ""
     audiences: tuple[str, ...] = ()
     jwks_uri: str = ""
+    claims: Claims = Claims()
+    leeway: Duration = Duration(60)
+    issuers: tuple[Issuer, ...] = ()
     api_keys: tuple[APIKey, ...] = ()
+    api_keys_file: str = ""
     oauth: OAuth | None = None
+    trusted_proxies: TrustedProxies | None = None
     required: bool | None = None
 
     def __post_init__(self) -> None:
+        _check_leeway(self.leeway)
         if self.jwks_uri:
             _check_url(".jwksUri", self.jwks_uri, ("https", "file"))
             if not self.issuer:
                 raise Fault(".issuer", "needed with jwksUri: tokens meant for others would be believed without it")
         if self.required and not self.configured:
             raise Fault(".required", "true, but neither apiKeys, jwksUri nor oauth say who is let in")
-        for name, values in (
-            ("name", [key.name for key in self.api_keys]),
-            ("keySha256", [key.key_sha256.reveal() for key in self.api_keys]),
-        ):
-            for index, value in enumerate(values):
-                if values.index(value) != index:
-                    raise Fault(f".apiKeys[{index}].{name}", "given twice")
+        _check_once("apiKeys", "name", [key.name for key in self.api_keys])
+        _check_once("apiKeys", "keySha256", [key.key_sha256.reveal() for key in self.api_keys])
+        names = [issuer.issuer for issuer in self.issuers]
+        _check_once("issuers", "issuer", names)
+        if self.jwks_uri and self.issuer in names:
+            raise Fault(f".issuers[{names.index(self.issuer)}].issuer", "given twice: auth.issuer is the same")
 
     @property
     def configured(self) -> bool:
-        return bool(self.jwks_uri or self.api_keys or self.oauth)
+        """Whether anybody could be known by anything."""
+        return bool(
+            self.jwks_uri
+            or self.issuers
+            or self.api_keys
+            or self.api_keys_file
+            or self.oauth
+            or self.trusted_proxies is not None
+        )
+
+    @property
+    def enforced(self) -> bool:
+        """Whether nobody is let in unknown."""
+        return self.configured if self.required is None else self.required
+
+    @property
+    def believed(self) -> tuple[Issuer, ...]:
+        """Every issuer, the one at the top first; audiences that are empty strings are none."""
+        found = list(self.issuers)
+        if self.jwks_uri:
+            found.insert(
+                0,
+                Issuer(
+                    issuer=self.issuer,
+                    jwks_uri=self.jwks_uri,
+                    audiences=self.audiences,
+                    claims=self.claims,
+                    leeway=self.leeway,
+                ),
+            )
+        return tuple(
+            msgspec.structs.replace(issuer, audiences=tuple(filter(None, issuer.audiences))) for issuer in found
+        )
+
+    def warnings(self) -> Iterator[str]:
+        """Paths, from here, of what is legal and probably not meant, each with a word on it."""
+        for issuer in self.believed:
+            if not issuer.audiences:
+                yield f".audiences: none for {issuer.issuer}: its tokens for any other service are let in here, too"
+
+
+def with_keys(auth: Auth, file: str, text: bytes) -> Auth:
+    """``auth`` with the keys of ``apiKeysFile``, a list as `apiKeys` is. Raises ConfigError."""
+    documents = parse(file, text)
+    decoder = Decoder()
+    keys: list[APIKey] = []
+    for document in documents:
+        made = decoder.build(document.tree, tuple[APIKey, ...])
+        keys.extend(() if made is INVALID else made)
+    problems = [f"{file}: {problem}" for problem in decoder.problems]
+    if not problems:
+        try:
+            return msgspec.structs.replace(auth, api_keys=(*auth.api_keys, *keys))
+        except Fault:
+            problems = [f"{file}: a name or a key is given twice, here or in auth.apiKeys"]
+    raise ConfigError(problems)
+
+
+def file_of(uri: str) -> str:
+    """The path that a file:// URI names, "" for any other."""
+    parts = urlsplit(uri)
+    return parts.path if parts.scheme == "file" else ""
+
+
+def _check_once(member: str, name: str, values: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for index, value in enumerate(values):
+        if value in seen:
+            raise Fault(f".{member}[{index}].{name}", "given twice")
+        seen.add(value)
+
+
+def _check_leeway(leeway: float) -> None:
+    if leeway > 600:
+        raise Fault(".leeway", "at most 10m: expired tokens would be believed that long")
 
 
 def _check_url(path: str, url: str, schemes: tuple[str, ...]) -> None:
     try:
         parts = urlsplit(url)
         allowed = parts.scheme in schemes or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
-        usable = allowed and "@" not in parts.netloc and bool(parts.path if parts.scheme == "file" else parts.hostname)
+        if parts.scheme == "file":
+            usable = allowed and parts.netloc in ("", "localhost") and parts.path.startswith("/")
+        else:
+            usable = allowed and "@" not in parts.netloc and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable:

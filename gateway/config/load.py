@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from gateway.config.access import Auth, file_of, with_keys
 from gateway.config.decode import INVALID, Decoder, suggestion
 from gateway.config.document import ConfigError, Document, Tree, parse
 from gateway.config.envelope import ConfigMapData, Resource, SecretData, content_of, read
@@ -30,7 +31,7 @@ from gateway.schedule.parts import Parts, Settled
 CONFIG_KEYS = ("gatewayConfiguration", "schedulerConfiguration", "routerConfiguration")
 """Members of a ConfigMap that hold a GatewayConfiguration, by product generation."""
 
-_FILE_MEMBERS = frozenset(("certFile", "keyFile", "clientCAFile", "clientSecretFile"))
+_FILE_MEMBERS = frozenset(("apiKeysFile", "caFile", "certFile", "clientCAFile", "clientSecretFile", "keyFile"))
 
 
 def no_files(name: str) -> bytes:
@@ -147,6 +148,23 @@ class _Loading:
             self._note_idle(made.scheduler, where)
         for path, name in found.items():
             self._check_file(where, path, name)
+        if "auth" in given:
+            self._complete(made.auth, where)
+
+    def _complete(self, auth: Auth, where: str) -> None:
+        """Keys from a file become part of the section; files with key sets are watched as others are."""
+        self.warnings.extend(f"{where}: $.auth{warning}" for warning in auth.warnings())
+        for issuer in auth.believed:
+            if name := file_of(issuer.jwks_uri):
+                self._check_file(where, "$.auth", name)
+        if auth.api_keys_file:
+            try:
+                auth = with_keys(auth, auth.api_keys_file, self.read_file(auth.api_keys_file))
+            except ConfigError as error:
+                self.problems.extend(error.problems)
+            except (OSError, ValueError):
+                return  # told already
+            self.settings = msgspec.structs.replace(self.settings, auth=auth)
 
     def _try_profiles(self) -> None:
         """A plugin that cannot be built is found now, not while a configuration is put in force."""
@@ -159,7 +177,6 @@ class _Loading:
 
     def _note_idle(self, scheduler: Scheduler, where: str) -> None:
         for path, profile in scheduler.parts():
-            self.inert.extend(f"{where}: $.scheduler{path}{claims}" for claims in profile.claims())
             for unused in profile.unused():
                 self.warnings.append(
                     f"{where}: $.scheduler{path}{unused}: the plugin is enabled nowhere in this profile"
@@ -195,6 +212,7 @@ class _Loading:
         if problems:
             raise ConfigError(problems)
         self._warn_unused(pools, routes)
+        self._warn_unseen()
         return Snapshot(
             settings=self.settings,
             routes=RouteTable(routes),
@@ -234,6 +252,15 @@ class _Loading:
             known = suggestion(name, [pool.name for pool in pools.values()])
             where = self.sections["listeners"]
             self.problems.append(f'{where}: $.listeners.extProc.pool: no pool "{name}"{known}')
+
+    def _warn_unseen(self) -> None:
+        settings = self.settings
+        trusted, http = settings.auth.trusted_proxies, settings.listeners.http
+        if trusted is not None and trusted.subjects and http.client_ca_file is None:
+            self.warnings.append(
+                f"{self.sections['auth']}: $.auth.trustedProxies.subjects: nobody is asked for a certificate "
+                "without listeners.http.clientCAFile"
+            )
 
     def _warn_unused(self, pools: dict[tuple[str, str], PoolSpec], routes: list[Route]) -> None:
         used = {share.pool for route in routes for rule in route.rules for share in rule.shares}

@@ -64,15 +64,21 @@ class _Listener(Section, frozen=True):
 
 
 class HttpListener(_Listener, frozen=True):
-    """The OpenAI API. Sizes in bytes."""
+    """The OpenAI API. Sizes in bytes. Clients may show a certificate that ``client_ca_file`` vouches for."""
 
     address: str = "127.0.0.1:8080"
     tls: TLS | None = None
+    client_ca_file: str | None = field(default=None, name="clientCAFile")
     max_body_bytes: Count = 32 * 1024 * 1024
     max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024
     header_timeout: Duration = Duration(10)
     idle_timeout: Duration = Duration(75)
     max_connections: Count = 16_384
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.client_ca_file and self.tls is None:
+            raise Fault(".clientCAFile", "needs tls: certificates are shown in its handshake")
 
 
 class GrpcListener(_Listener, frozen=True):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -38,12 +38,13 @@ class Phase(enum.Enum):
 
 
 class Connection:
-    """``phase`` since ``since``."""
+    """``phase`` since ``since``. ``subject`` is the name in the client's certificate, "" if it has shown none."""
 
     def __init__(self, server: Server, stream: trio.abc.Stream, peer: str) -> None:
         self.server = server
         self.stream = stream
         self.peer = peer
+        self.subject = ""
         self.scope = trio.CancelScope()
         self._turn = server.turn
         self.phase = Phase.IDLE if isinstance(stream, SocketStream) else Phase.HEADER  # TLS shakes hands first
@@ -62,6 +63,7 @@ class Connection:
             with self.scope:
                 if isinstance(self.stream, trio.SSLStream):
                     await self.stream.do_handshake()
+                    self.subject = certified_name(self.stream.getpeercert() or {})
                     self.phase = Phase.IDLE
                 await self._serve()
                 if self.socket is not None:
@@ -226,6 +228,20 @@ class Connection:
             await self.stream.aclose()  # TLS says good-bye, so that the client can tell an end from a cut
         if self.socket is not None:
             self.socket.close()
+
+
+def certified_name(certificate: Mapping[str, Any]) -> str:
+    """The one name to know a verified certificate by: its first URI (SPIFFE), else its first DNS name, else its CN.
+
+    ``certificate`` is as `ssl.SSLSocket.getpeercert` gives it.
+    """
+    others: Sequence[tuple[str, str]] = certificate.get("subjectAltName", ())
+    for wanted in ("URI", "DNS"):
+        for kind, name in others:
+            if kind == wanted:
+                return name
+    relative = (pair for names in certificate.get("subject", ()) for pair in names)
+    return next((name for kind, name in relative if kind == "commonName"), "")
 
 
 _JSON = ((b"content-type", b"application/json"),)

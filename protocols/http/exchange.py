@@ -20,14 +20,19 @@ _BODILESS = (204, 304)
 class HttpExchange:
     """Where a handler answers. Every coroutine here waits only while the client does not read (back-pressure).
 
+    ``peer`` is the client's address, ``subject`` the name in the certificate it has shown.
+
     A client that is gone cancels the handler. Raises trio.BrokenResourceError when the connection fails under a write.
     """
 
-    __slots__ = ("_chunked", "_connection", "_held", "_silent", "_sized", "finished", "peer", "request", "started")
+    __slots__ = (
+        "_chunked", "_connection", "_held", "_silent", "_sized", "finished", "peer", "request", "started", "subject",
+    )  # fmt: skip
 
     def __init__(self, connection: Connection, request: h1.Request) -> None:
         self.request = request
         self.peer = connection.peer
+        self.subject = connection.subject
         self.started = False
         self.finished = False
         self._connection = connection

@@ -24,17 +24,20 @@ _TOO_LARGE = b"\0"  # by identity
 class AsgiExchange:
     """`protocols.openai.serve.HttpReply` over one ASGI HTTP connection: the response's start is held as HTTP/1.1's is.
 
+    ``peer`` and ``subject`` are what the server says of the connection (the TLS extension's name of the client).
     ASGI cannot cut a connection. `abort` leaves the message unfinished where the server then closes for us (HTTP/1.1)
     and ends it early elsewhere, since a stream that nobody ends would keep its HTTP/2 client waiting.
     """
 
-    def __init__(self, request: Request, http_version: str, send: Send, nursery: trio.Nursery) -> None:
+    def __init__(self, request: Request, scope: Message, send: Send, nursery: trio.Nursery) -> None:
         self.request = request
+        self.peer = (scope.get("client") or ("",))[0]
+        self.subject = _subject(scope)
         self.started = False
         self.finished = False
         self.aborted = False
         self._held: Message | None = None
-        self._http_version = http_version
+        self._http_version: str = scope.get("http_version", "1.1")
         self._asgi_send = send
         self._nursery = nursery
         self._lock = trio.Lock()
@@ -115,7 +118,7 @@ class AsgiApp:
             return
         async with trio.open_nursery() as nursery:
             request = _request(scope, b"" if body is _TOO_LARGE else body)
-            exchange = AsgiExchange(request, scope.get("http_version", "1.1"), send, nursery)
+            exchange = AsgiExchange(request, scope, send, nursery)
             nursery.start_soon(_watch, receive, exchange, nursery.cancel_scope)
             if body is _TOO_LARGE:
                 await self._app.refuse(exchange, BodyTooLarge(f"The request's body exceeds {self._max_body} bytes."))
@@ -165,6 +168,12 @@ async def _watch(receive: Receive, exchange: AsgiExchange, scope: trio.CancelSco
         pass
     if not exchange.finished:
         scope.cancel()
+
+
+def _subject(scope: Message) -> str:
+    """Of a client certificate that the server has verified, as far as it supports ASGI's TLS extension."""
+    tls = (scope.get("extensions") or {}).get("tls") or {}
+    return "" if tls.get("client_cert_error") else tls.get("client_cert_name") or ""
 
 
 def _request(scope: Message, body: bytes) -> Request:

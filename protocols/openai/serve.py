@@ -18,7 +18,7 @@ import trio
 
 from gateway.errors import GatewayError, MethodNotAllowed, ModelNotFound, NotFound
 from gateway.ports import Exchange
-from gateway.types import ANONYMOUS, Headers, Identity, InferenceRequest, ModelCard, Operation
+from gateway.types import Headers, Identity, InferenceRequest, ModelCard, Operation
 from gateway.wire.h1 import Request
 from protocols.openai import errors
 from protocols.openai.parse import parse
@@ -41,6 +41,15 @@ class Core(Protocol):
     def serve(self, exchange: Exchange, /) -> Awaitable[None]:
         """Answer ``exchange``; failures too are answered through it."""
 
+    def known(self, headers: Headers, peer: str, subject: str = "", /) -> Identity | None:
+        """Who sends a request with these headers, from that address and with that name in its certificate.
+
+        None: `identify` has to find out. Raises Unauthorized.
+        """
+
+    async def identify(self, headers: Headers, peer: str, subject: str = "", /) -> Identity:
+        """As `known`, asking whoever has to be asked. Raises Unauthorized; Overloaded where nobody answers."""
+
     def models(self, identity: Identity, /) -> Sequence[ModelCard]:
         """What ``identity`` may ask for, in the order to list."""
 
@@ -52,9 +61,14 @@ class Core(Protocol):
 
 
 class HttpReply(Protocol):
-    """One HTTP request and the way back, as the listener or an ASGI server gives it (`protocols.http.exchange`)."""
+    """One HTTP request and the way back, as the listener or an ASGI server gives it (`protocols.http.exchange`).
+
+    ``peer`` is the address it comes from, ``subject`` the name in a certificate that was verified ("" for none).
+    """
 
     request: Request
+    peer: str
+    subject: str
     started: bool
     finished: bool
 
@@ -148,12 +162,16 @@ class OpenAIApp:
             return
         exchange = OpenAIExchange(http, operation, request_id)
         try:
+            identity = self._core.known(request.headers, http.peer, http.subject)
+            if identity is None:
+                identity = await self._core.identify(request.headers, http.peer, http.subject)
             exchange.request = parse(
                 operation,
                 request.body,
                 request.headers,
                 request_id=request_id,
                 path=_PATHS[operation],
+                identity=identity,
                 query=request.target.partition(b"?")[2].decode("latin-1") if b"?" in request.target else "",
             )
             await self._core.serve(exchange)
@@ -187,7 +205,7 @@ class OpenAIApp:
         try:
             if operation is not None:
                 raise _not_allowed(request, "POST")
-            status, body = self._document(request, _path(request.target))
+            status, body = await self._document(http, _path(request.target))
         except GatewayError as error:
             status, fields, body = error.status, errors.fields(error), errors.body(error, operation)
         except Exception:  # noqa: BLE001  the boundary of one request: a bug ends it alone
@@ -196,9 +214,9 @@ class OpenAIApp:
             status, fields, body = bug.status, errors.fields(bug), errors.body(bug)
         await http.respond(status, (*fields, (b"x-request-id", request_id.encode())), body)
 
-    def _document(self, request: Request, path: bytes) -> tuple[int, bytes]:
+    async def _document(self, http: HttpReply, path: bytes) -> tuple[int, bytes]:
         """Status and body of what a GET asks for."""
-        model = _model_id(path)
+        model, request = _model_id(path), http.request
         if model is None and path not in _MODELS and path not in (b"/healthz", b"/readyz"):
             raise NotFound(f"Unknown request URL: {_readable(request.method)} {_readable(request.path)}.")
         if request.method not in (b"GET", b"HEAD"):
@@ -207,13 +225,18 @@ class OpenAIApp:
             return 200, b'{"status":"ok"}'
         if path == b"/readyz":
             return (200, b'{"status":"ready"}') if self._core.ready() else (503, b'{"status":"not ready"}')
-        cards = self._core.models(ANONYMOUS)
+        cards = self._core.models(await self._identity(http))
         if model is None:
             return 200, msgspec.json.encode({"object": "list", "data": [_listed(card) for card in cards]})
         for card in cards:
             if card.id == model:
                 return 200, msgspec.json.encode(_listed(card))
         raise ModelNotFound(f"The model '{_readable(model.encode())}' does not exist.", param="model")
+
+    async def _identity(self, http: HttpReply) -> Identity:
+        headers = http.request.headers
+        known = self._core.known(headers, http.peer, http.subject)
+        return known if known is not None else await self._core.identify(headers, http.peer, http.subject)
 
 
 def _operation(target: bytes) -> Operation | None:

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+import trio
+
+from gateway.auth import allowed
 from gateway.errors import GatewayError
 from gateway.ports import Exchange
-from gateway.types import Headers, Identity, ModelCard, Operation
+from gateway.types import ANONYMOUS, Headers, Identity, ModelCard, Operation
 from gateway.wire.h1 import Request
 
 JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream")
+LATER = Identity("later", models=("my-*",))
 
 
 class FakeCore:
-    """Serves by ``handler``, an async function of the exchange."""
+    """Serves by ``handler``, an async function of the exchange. ``identify`` makes LATER of whom ``known`` leaves."""
 
     def __init__(
         self,
         handler: Callable[[Exchange], Awaitable[None]] | None = None,
         cards: Sequence[ModelCard] = (),
         ready: bool = True,
+        known: Callable[[Headers, str, str], Identity | None] = lambda headers, peer, subject: ANONYMOUS,
     ) -> None:
+        self.who = known
+        self.asked: list[tuple[str, str]] = []
         self.handler = handler or echo
         self.cards = cards
         self.is_ready = ready
@@ -32,8 +39,16 @@ class FakeCore:
         self.seen.append(exchange)
         return self.handler(exchange)
 
+    def known(self, headers: Headers, peer: str, subject: str = "", /) -> Identity | None:
+        return self.who(headers, peer, subject)
+
+    async def identify(self, headers: Headers, peer: str, subject: str = "", /) -> Identity:
+        self.asked.append((peer, subject))
+        await trio.lowlevel.checkpoint()
+        return LATER
+
     def models(self, identity: Identity, /) -> Sequence[ModelCard]:
-        return self.cards
+        return [card for card in self.cards if allowed(identity, card.id)]
 
     def ready(self) -> bool:
         return self.is_ready
@@ -61,6 +76,7 @@ class FakeHttp:
         self, method: bytes, target: bytes, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()
     ) -> None:
         self.request = Request(method, target, list(headers), body, True, False, dict(headers))
+        self.peer, self.subject = "192.0.2.7", "proxy"
         self.started = self.finished = self.aborted = self.ended = False
         self.status = 0
         self.fields: list[tuple[bytes, bytes]] = []

@@ -1,0 +1,75 @@
+"""Asking issuers over HTTPS: verified certificates, one answer of bounded size in bounded time, no redirects. (IO)
+
+Invariant: every failure is an `OSError` whose text names the server and holds nothing that was sent to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import trio
+
+if TYPE_CHECKING:
+    import httpx
+
+_MAX_BODY: Final = 1 << 20
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Header names are lower-case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"Answer({self.status})"
+
+
+class Client:
+    """One server; connections are kept while `opened`."""
+
+    def __init__(self, client: httpx.AsyncClient, timeout: float) -> None:
+        self._client = client
+        self._timeout = timeout
+
+    async def ask(
+        self, method: str, url: str, form: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Raises OSError."""
+        import httpx
+
+        where, fields = urlsplit(url).netloc, {"accept": "application/json", "accept-encoding": "identity"}
+        try:
+            with trio.fail_after(self._timeout):
+                async with self._client.stream(
+                    method, url, data=form, headers={**fields, **(headers or {})}
+                ) as response:
+                    body = b""
+                    async for chunk in response.aiter_raw():
+                        body += chunk
+                        if len(body) > _MAX_BODY:
+                            raise OSError(f"{where} answered with more than {_MAX_BODY} bytes")
+                    return Answer(response.status_code, dict(response.headers), body)
+        except trio.TooSlowError:
+            raise OSError(f"{where} did not answer within {self._timeout:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise OSError(f"{where} cannot be asked: {type(error).__name__}: {error}") from None
+
+
+@contextlib.asynccontextmanager
+async def opened(ca_file: str = "", timeout: float = 10.0) -> AsyncIterator[Client]:
+    """A client that trusts the authorities in ``ca_file``, the system's if it is "". Raises OSError for a bad file."""
+    import httpx
+
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:
+        raise OSError(f"cannot use the authorities in {ca_file}: {error}") from None
+    async with httpx.AsyncClient(verify=context, timeout=timeout, follow_redirects=False, trust_env=False) as client:
+        yield Client(client, timeout)
