@@ -1,7 +1,7 @@
 """The data walk: what every request goes through, whatever protocol it came in by. (T)
 
-`Gateway.serve` reads as the walk does: open the call (route, later: identity, ledger, admission), try endpoints in
-their ranking, relay the answer. Everything a request holds is a `with` block in it, so that leaving — done, failed,
+`Gateway.serve` reads as the walk does: open the call, have it admitted (model, limits, queue), try endpoints in their
+ranking, relay the answer. Everything a request holds is a `with` block in it, so that leaving — done, failed,
 timed out, client gone — gives all of it back, and the engine's connection is closed at once.
 
 Failover happens only before the first byte reaches the client; after that an error is the stream's last event.
@@ -12,20 +12,26 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
+from gateway.admission import Alarms
 from gateway.call import Attempt, Call, unlink
 from gateway.config.snapshot import Policy
 from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamTimeout
+from gateway.estimate import Estimator
 from gateway.member import Member
 from gateway.meter import Record
 from gateway.pools import Pools
-from gateway.ports import Exchange, Transport, UpstreamResponse
+from gateway.ports import Exchange, Store, Transport, UpstreamResponse
 from gateway.schedule.explain import Decisions
+from gateway.store.local import Local
 from gateway.turn import turn
 from gateway.types import InferenceRequest
+
+if TYPE_CHECKING:
+    from gateway.ledger import Ledger
 
 _ERROR_BODY_MAX: Final = 1 << 20
 _TICK_S: Final = 0.25
@@ -39,6 +45,8 @@ class Target(Protocol):
     def pool(self) -> str: ...
     @property
     def model(self) -> str | None: ...
+    @property
+    def route(self) -> str: ...
     @property
     def fallbacks(self) -> tuple[Target, ...]: ...
 
@@ -62,7 +70,9 @@ class RetryBudget:
 
 
 class Gateway:
-    """The core. ``route`` is swapped by assignment when a snapshot arrives; a request keeps what it began with."""
+    """The core. ``route`` and ``ledger`` (None: no limits) are swapped by assignment when a snapshot arrives; a request
+    keeps what it began with. ``store`` is where limits are kept.
+    """
 
     def __init__(
         self,
@@ -81,6 +91,9 @@ class Gateway:
         self.attempted = attempted
         self.keep_alive_s = keep_alive_s
         self.budget = RetryBudget()
+        self.ledger: Ledger | None = None
+        self.store: Store = Local()
+        self.estimator = Estimator()
         self.decisions = Decisions()
         self.debug_header = False
         self.calls: set[Call] = set()
@@ -92,6 +105,7 @@ class Gateway:
         """Answer one exchange. Raises nothing a request can cause but cancellation and a client's broken connection."""
         async with Call(self, exchange) as call:
             try:
+                await call.admit()
                 for attempt in call.attempts():
                     if attempt.delay:  # not part of what the endpoint is learned to take
                         await trio.sleep(attempt.delay)
@@ -114,6 +128,7 @@ class Gateway:
         streams show life. One task for all, because a cancel scope with a deadline costs each request 8 µs.
         """
         async with trio.open_nursery() as nursery:
+            self.pools.alarmed(Alarms(nursery).set)
             while True:
                 await trio.sleep(_TICK_S)
                 now = self.turn.now

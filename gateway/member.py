@@ -9,10 +9,14 @@ import math
 
 import msgspec
 
+from gateway.config.sharing import Thresholds
 from gateway.health import Health
 from gateway.ports import Adapter
+from gateway.room import Room
 from gateway.schedule.speed import Speed
 from gateway.types import Endpoint, Load, ModelCard
+
+_THRESHOLDS = Thresholds()
 
 
 class MemberStatistics(msgspec.Struct, frozen=True):
@@ -21,7 +25,8 @@ class MemberStatistics(msgspec.Struct, frozen=True):
     stuck or hung.
 
     ``waiting``, ``running`` and ``kv_usage`` are the engine's own words, ``load_age_s`` seconds old; None where it has
-    said nothing lately. ``prefill_rate`` (prompt tokens a second) is what the gateway has seen it do.
+    said nothing lately. ``prefill_rate`` (prompt tokens a second) is what the gateway has seen it do, ``slots`` how
+    many requests at once, None while it has not been full.
     """
 
     pool: str
@@ -39,6 +44,7 @@ class MemberStatistics(msgspec.Struct, frozen=True):
     load_age_s: float | None = None
     prefill_rate: float | None = None
     why: str = ""
+    slots: float | None = None
 
 
 class Member:
@@ -46,7 +52,7 @@ class Member:
 
     __slots__ = (
         "adapter", "answered_at", "backlog", "cards", "computed_s", "drift", "endpoint", "failures", "foreign",
-        "foreign_pending", "health", "id", "inflight", "load", "pending", "pool", "requests", "speed",
+        "foreign_pending", "health", "id", "inflight", "load", "pending", "pool", "requests", "room", "speed",
         "unseen", "unstreamed", "until",
     )  # fmt: skip
 
@@ -68,6 +74,21 @@ class Member:
         self.until = self.answered_at = -math.inf
         self.computed_s = 0.0
         self.foreign = self.foreign_pending = self.drift = 0.0
+        self.room = Room(_THRESHOLDS)
+
+    @property
+    def present(self) -> float:
+        """Requests there, whoever sent them."""
+        return self.inflight + self.foreign
+
+    @property
+    def slots(self) -> float:
+        """How many requests it runs at once; infinity while that is not known."""
+        return self.room.slots
+
+    def more(self, now: float) -> float:
+        """How many more requests it can take; 0 or less: none."""
+        return 0.0 if self.health.full_until > now else self.room.left(self, now)
 
     def unanswered(self, load: Load) -> float:
         """Requests there without a token yet, whoever sent them: of all that are there, those that had their first
@@ -139,6 +160,7 @@ class Member:
     def refused(self, now: float) -> None:
         """The endpoint is full: others come first for a moment."""
         self.health.refused(now)
+        self.room.full(self.inflight, now)
 
     def statistics(self, now: float) -> MemberStatistics:
         load = self.load
@@ -158,4 +180,5 @@ class Member:
             load_age_s=None if load is None else now - load.at,
             prefill_rate=1.0 / self.speed.prefill,
             why=self.health.why,
+            slots=self.slots if self.slots < math.inf else None,
         )

@@ -16,7 +16,9 @@ from typing import Final
 import trio
 
 from gateway.config.settings import HealthSettings
+from gateway.config.sharing import Fairness
 from gateway.config.snapshot import Policy, PoolSpec
+from gateway.gate import Gate
 from gateway.health import Health, watch
 from gateway.member import Member, MemberStatistics
 from gateway.ports import Adapter
@@ -37,12 +39,13 @@ class Pool:
     """Endpoints that serve one model set, the policy of requests to them, and the profile that places them.
 
     Learned are ``bytes_per_token``, ``uncached`` (prompt tokens a request has computed), ``others`` (the part of the
-    time that an endpoint serves others, too) and how fast endpoints are.
+    time that an endpoint serves others, too) and how fast endpoints are. ``gate``: where requests wait for room, if
+    anywhere.
     """
 
     __slots__ = (
-        "_squares", "bytes_per_token", "members", "name", "others", "pace", "policy", "profile", "residual", "rng",
-        "uncached",
+        "_squares", "bytes_per_token", "gate", "members", "name", "others", "pace", "policy", "profile", "residual",
+        "rng", "uncached",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +57,7 @@ class Pool:
         self.profile = profile
         self.bytes_per_token = BYTES_PER_TOKEN
         self.rng = rng or random.Random()
+        self.gate: Gate | None = None
         self.others = 0.0
         self.uncached = self.residual = 1000.0
         self._squares = 2_000_000.0
@@ -79,7 +83,7 @@ class Pool:
         # all that are usable: who holds a LoRA, say, is not told by some of them
         left = self.profile.filtered(ask, usable)
         groups: tuple[Sequence[Member], ...] = (left,)
-        if [member for member in left if member.health.aside_until > now]:
+        if self.gate is not None or [member for member in left if member.health.aside_until > now]:
             groups = self._grouped(ask, left)
         for group in groups:
             for member in self.profile.order(ask, group) if group else ():
@@ -94,8 +98,14 @@ class Pool:
         has its endpoint stays there all the same.
         """
         now = ask.now
-        roomy = [member for member in members if member.health.full_until <= now]
-        full = [member for member in members if member.health.full_until > now]
+        if self.gate is None:
+            roomy = [member for member in members if member.health.full_until <= now]
+            full = [member for member in members if member.health.full_until > now]
+        else:
+            roomy = [member for member in members if member.more(now) > 0.0]
+            full = [member for member in members if member not in roomy] if len(roomy) < len(members) else []
+            if full and self.profile.at_home(ask, members):
+                return (members,)
         if self.profile.at_home(ask, roomy):
             return roomy, full
         tried = [member for member in roomy if member.health.why][:1]
@@ -107,6 +117,10 @@ class Pool:
     def _last_resort(self, now: float) -> list[Member]:
         best = min(self.members, key=lambda member: (member.health.reluctance(now), member.inflight), default=None)
         return [] if best is None or best.health.reluctance(now) == math.inf else [best]
+
+    def hits(self, ask: Ask) -> Mapping[str, float]:
+        """Prompt tokens each endpoint is believed to hold, by id."""
+        return self.profile.hits(ask)
 
     def place(self, ask: Ask, member: Member, now: float) -> Placement:
         """The request goes there, now."""
@@ -152,6 +166,9 @@ class Pool:
             computed = load.prompt_tokens - load.hit_tokens - former.prompt_tokens + former.hit_tokens
             member.speed.computed(computed, load.at, bool(former.waiting and load.waiting))
         self.profile.loaded(member)
+        member.room.loaded(member, load)
+        if self.gate is not None and self.gate.order:
+            self.gate.pump(load.at)
 
     def retry_after(self, now: float) -> float:
         """When a member may be usable again, in seconds; 1 where nobody knows."""
@@ -162,6 +179,8 @@ class Pool:
         """What only time or comparison shows of the members' health. Four times a second, after `Placement.due`."""
         for index, what in watch([member.health for member in self.members], now):
             _log.warning("%s of %s %s", self.members[index].id, self.name, what)
+        if self.gate is not None:
+            self.gate.watch(now)
 
 
 class Placement:
@@ -227,6 +246,9 @@ class Placement:
         member.until = now + member.owed
         member.computed_s += speed.step + uncached * speed.prefill
         self.company, self.computed_s = member.streams, member.computed_s
+        gate = self.pool.gate
+        if gate is not None and gate.order:
+            gate.pump(now)
 
     def left(self, now: float, usage: Usage | None, tokens: int = 0) -> None:
         """It is over. ``usage`` as the engine told, ``tokens`` as counted, for answers that end without."""
@@ -266,13 +288,17 @@ class Placement:
 
 
 class Pools:
-    """All pools by name. `apply` swaps in a new set, judged by ``health``."""
+    """All pools by name. `apply` swaps in a new set, judged by ``health``; ``fairness`` says whether they have gates,
+    whose clock is ``timer``.
+    """
 
     def __init__(self, adapters: Mapping[str, Adapter], profile: MakeProfile, rng: Random | None = None) -> None:
         self.adapters = adapters
         self.profile = profile
         self.rng = rng or random.Random()
         self.health = HealthSettings()
+        self.fairness = Fairness()
+        self.timer: Callable[[Gate, float], None] | None = None
         self._pools: dict[str, Pool] = {}
         self._placed: dict[Endpoint, list[tuple[Pool, Member]]] = {}
 
@@ -291,6 +317,8 @@ class Pools:
         for member in old.values():
             member.adapter = self.adapters[member.endpoint.engine]
             member.health.settings = self.health
+            member.room.thresholds = self.fairness.saturation
+        former = self._pools
         pools = {}
         for spec in specs:
             known = [endpoint for endpoint in spec.endpoints if endpoint.engine in self.adapters]
@@ -308,7 +336,28 @@ class Pools:
             # one that only got other headers or labels still holds what it held
             if member.pool in pools and (member.pool, member.id) not in there:
                 pools[member.pool].profile.forget(member.id)
+        self._keep_gates(former)
         return gone
+
+    def alarmed(self, timer: Callable[[Gate, float], None]) -> None:
+        """Gates tell ``timer`` from now on when only the clock keeps them shut."""
+        self.timer = timer
+        for pool in self._pools.values():
+            if pool.gate is not None:
+                pool.gate.timer = timer
+
+    def _keep_gates(self, former: Mapping[str, Pool]) -> None:
+        """Who waits where there is no gate any more, or no pool, goes on."""
+        for name, pool in {**former, **self._pools}.items():
+            if self.fairness.enabled and name in self._pools:
+                if pool.gate is None:
+                    pool.gate = Gate(pool, self.fairness)
+                    pool.gate.timer = self.timer
+                else:
+                    pool.gate.apply(self.fairness)
+            elif pool.gate is not None:
+                gate, pool.gate = pool.gate, None
+                gate.dissolve(trio.current_time())
 
     def _pool(self, spec: PoolSpec, members: Sequence[Member]) -> Pool:
         """The same object for as long as there is a pool of the name: it holds what was learned."""
@@ -325,7 +374,9 @@ class Pools:
     def _member(self, pool: str, endpoint: Endpoint) -> Member:
         former = self._pools.get(pool)
         joins = former is not None and any(member.requests for member in former.members)
-        return Member(pool, endpoint, self.adapters[endpoint.engine], Health(self.health, joins=joins))
+        member = Member(pool, endpoint, self.adapters[endpoint.engine], Health(self.health, joins=joins))
+        member.room.thresholds = self.fairness.saturation
+        return member
 
     # -- what scrapes tell ------------------------------------------------------------------------------------------
 
@@ -342,6 +393,7 @@ class Pools:
         """Its process is another, or cannot be reached: whatever it held is gone."""
         for pool, member in self._placed.get(endpoint, ()):
             member.unloaded()
+            member.room.forget()
             pool.profile.forget(member.id)
 
     def polled(self, endpoint: Endpoint, answers: bool) -> None:

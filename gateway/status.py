@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
+import trio
 
 import gateway
 from gateway.config.snapshot import Snapshot
@@ -68,6 +69,19 @@ class Status:
         # a detector remembers what its pool's endpoints said last
         self._detectors = {name: self._detectors.get(name) or rules.detector() for name in pools}
         return {name: self._detectors[name](pool.members) for name, pool in pools.items()}
+
+    def flows(self) -> object:
+        """Pools where requests may have to wait, and who wants what there."""
+        now = trio.current_time()
+        return [
+            {
+                "pool": name,
+                **msgspec.to_builtins(pool.gate.statistics()),
+                "flows": [msgspec.to_builtins(flow) for flow in pool.gate.flows(now)],
+            }
+            for name, pool in self._parts.pools.by_name().items()
+            if pool.gate is not None
+        ]
 
     def endpoints(self) -> object:
         return [msgspec.to_builtins(member) for member in self._parts.pools.statistics()]

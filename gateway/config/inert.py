@@ -15,16 +15,9 @@ INERT: Mapping[str, tuple[str, ...]] = {
     "GatewayConfiguration": (
         "listeners.grpc",
         "listeners.extProc",
-        "auth.issuer",
-        "auth.audiences",
-        "auth.jwksUri",
-        "auth.apiKeys",
-        "auth.oauth",
-        "fairness",
         "limits",
-        "state.redis",
     ),
-    "ModelRoute": ("spec.parentRefs", "spec.rateLimit", "spec.rules.[].stickyBy.user"),
+    "ModelRoute": ("spec.parentRefs", "spec.rateLimit"),
     "ModelServer": ("spec.kvConnector", "spec.workloadSelector.pdGroup"),
     "InferencePool": ("spec.endpointPickerRef",),
 }
@@ -40,10 +33,8 @@ def inert(kind: str, tree: Tree) -> Iterator[str]:
                 yield path
     if kind == "ModelRoute":
         yield from _shadowed(tree)
-    if kind == "ModelServer":
-        yield from _claims(tree)
-        if tree["spec"].get("endpoints") and tree["spec"].get("workloadSelector"):
-            yield "$.spec.workloadSelector"
+    if kind == "ModelServer" and tree["spec"].get("endpoints") and tree["spec"].get("workloadSelector"):
+        yield "$.spec.workloadSelector"
 
 
 def _shadowed(tree: Tree) -> Iterator[str]:
@@ -52,13 +43,6 @@ def _shadowed(tree: Tree) -> Iterator[str]:
         for path, match in _at(tree, "$", pattern.split(".")):
             given = [name for name in ("exact", "prefix", "regex") if match and match.get(name) is not None]
             yield from (member(path, name) for name in given[1:])
-
-
-def _claims(tree: Tree) -> Iterator[str]:
-    """Nobody is asked for a token yet that could have claims."""
-    for path, source in _at(tree, "$", ["spec", "trafficPolicy", "sessionSticky", "sources", "[]"]):
-        if source.get("type") == "JWTClaim":
-            yield path
 
 
 def _at(tree: Tree, path: str, parts: list[str]) -> Iterator[tuple[str, Tree]]:

@@ -138,11 +138,11 @@ class ProfileSpec(Section, frozen=True):
                 yield f".pluginConfig[{index}]"
 
     def claims(self) -> Iterator[str]:
-        """Paths, from here, of plugins that are to go by a token's claims."""
-        for index, entry in enumerate(self.plugin_config):
-            sources = getattr(self.args(entry.name), "sources", ())
-            if any(isinstance(source, StickySource) and source.type == "JWTClaim" for source in sources):
-                yield f".pluginConfig[{index}].args.sources"
+        """Names of the claims of a caller's token that plugins go by."""
+        for entry in self.plugin_config:
+            for source in getattr(self.args(entry.name), "sources", ()):
+                if isinstance(source, StickySource) and source.type == "JWTClaim":
+                    yield source.name
 
     def args(self, name: str) -> Section:
         """The plugin of that name, with its parameters: the defaults where none were given."""

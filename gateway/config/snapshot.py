@@ -100,6 +100,18 @@ class Snapshot(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
+    def claims(self) -> frozenset[str]:
+        """Names of those claims of callers' tokens that anything goes by."""
+        settings = self.settings
+        names = {name for _, profile in settings.scheduler.parts() for name in profile.claims()}
+        for limit in settings.limits:
+            names.update(limit.match.claims)
+            names.update(part.removeprefix("claims.") for part in limit.per or () if part.startswith("claims."))
+        for pool in self.pools:
+            if pool.sticky is not None:
+                names.update(source.name for source in pool.sticky.sources if source.type == "JWTClaim")
+        return frozenset(names)
+
     def public(self) -> dict[str, Any]:
         """As JSON-ready values for operators' eyes: secrets, and header values, which may be ones, read as ***."""
         return {

@@ -47,7 +47,7 @@ def _value(request: InferenceRequest, source: StickySource) -> str:
         return Sticky(cookie=source.name).key(request.headers, "")
     if source.type == "Query":
         return next((value for name, value in parse_qsl(request.query) if name == source.name), "")
-    return ""  # an identity holds no claims yet
+    return next((value for name, value in request.identity.claims if name == source.name), "")
 
 
 class Sessions:

@@ -96,18 +96,26 @@ class Costs:
         busy = self._offered * exp((self._offered_at - now) / _WINDOW_S) / count
         return min(root * root, _MOST_BEHIND), 1.0 / (1.0 - min(busy / self._shared.ours, _MOST_BUSY))
 
-    def _held(self, ask: Ask, candidates: Sequence[Candidate]) -> dict[str, float]:
-        """Prompt tokens each endpoint is believed, or likely, to hold."""
-        self._bytes_per_token = ratio = ask.bytes_per_token
+    def held(self, ask: Ask) -> dict[str, float]:
+        """Prompt tokens endpoints are believed to hold, by id."""
+        ratio = ask.bytes_per_token
         hashes = ask.chain(_BLOCKS)
         if not hashes:
             return {}
         most, block = ask.tokens - 1.0, self._block  # the last token of a prompt is always computed
-        held = ask.hits = {
+        return {
             id: min(size / ratio // block * block * self._trust, most) for id, size in self.index.match(hashes).items()
         }
+
+    def _held(self, ask: Ask, candidates: Sequence[Candidate]) -> dict[str, float]:
+        """Prompt tokens each endpoint is believed, or likely, to hold."""
+        self._bytes_per_token = ask.bytes_per_token
+        hashes = ask.chain(_BLOCKS)
+        if not hashes:
+            return {}
+        held = ask.hits = self.held(ask)
         if self._shared.ours < _ALONE:
-            held = self._shared.expected(hashes, candidates, most, held)
+            held = self._shared.expected(hashes, candidates, ask.tokens - 1.0, held)
         return held
 
     # -- learning ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Invariant: `rank` yields every candidate that the filters leave, once, best firs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -58,6 +58,9 @@ class Profile:
         plugins: list[object] = [part.filter for part in self.filters]
         plugins += [part.scorer for part in self.scorers]
         plugins += [picker, sessions]
+        self._knows: Callable[[Ask], Mapping[str, float]] | None = next(
+            (part.scorer.held for part in self.scorers if hasattr(part.scorer, "held")), None
+        )
         self._hooks: dict[str, tuple[Callable[..., Any], ...]] = {
             hook: tuple(getattr(plugin, hook) for plugin in plugins if hasattr(plugin, hook)) for hook in _HOOKS
         }
@@ -96,6 +99,10 @@ class Profile:
                 return left
             candidates = left
         return candidates
+
+    def hits(self, ask: Ask) -> Mapping[str, float]:
+        """Prompt tokens each endpoint is believed to hold, as the first scorer that knows has it."""
+        return {} if self._knows is None else self._knows(ask)
 
     def _scores(self, ask: Ask, candidates: Sequence[Candidate]) -> Sequence[float]:
         total: Sequence[float] | None = None

@@ -42,6 +42,11 @@ class _Memory:
         ask.hits = {id: tokens[length] for id, length in held.items()}
         return held
 
+    def held(self, ask: Ask) -> dict[str, float]:
+        """The same in tokens."""
+        self.match(ask)
+        return ask.hits
+
     def share(self, ask: Ask, length: int) -> float:
         """Of the prompt's blocks, those that ``length`` bytes cover; the last block may be short."""
         total = len(ask.chain(self.blocks))

@@ -41,6 +41,9 @@ class Admin(Protocol):
     def routes(self) -> object: ...
     def pools(self) -> object: ...
     def endpoints(self) -> object: ...
+    def flows(self) -> object:
+        """Who waits where, and what they have had lately."""
+
     def decisions(self, limit: int, request: str, /) -> object:
         """Why requests went where they did, the last ones first; with ``request``, of the request with that id."""
 
@@ -87,6 +90,7 @@ def _add_views(app: QuartTrio, admin: Admin) -> None:
         "routes": admin.routes,
         "pools": admin.pools,
         "endpoints": admin.endpoints,
+        "flows": admin.flows,
     }
 
     def add(name: str, view: Callable[[], object]) -> None:

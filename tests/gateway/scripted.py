@@ -213,13 +213,12 @@ class World:
         self.transport = FakeTransport(scripts, headers)
         self.adapter = FakeAdapter()
         pools = Pools({"fake": self.adapter}, least_in_flight)
-        pools.apply(
-            [
-                PoolSpec("p", "fake", (A, B), policy=policy),
-                PoolSpec("q", "fake", (C,), policy=policy),
-                PoolSpec("e", "fake"),
-            ]
-        )
+        self.specs = [
+            PoolSpec("p", "fake", (A, B), policy=policy),
+            PoolSpec("q", "fake", (C,), policy=policy),
+            PoolSpec("e", "fake"),
+        ]
+        pools.apply(self.specs)
         for member in pools.members():
             member.up = True
         self.pools = pools

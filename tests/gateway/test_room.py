@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from gateway.config.sharing import Thresholds
 from gateway.room import Room
@@ -125,7 +126,7 @@ def test_a_full_endpoint_is_tried_ever_more_seldom() -> None:
             endpoint.says(now + 0.05, 8, 1)
             endpoint.says(now + 0.1, 8, 1)
     assert endpoint.room.slots == 8
-    gaps = [b - a for a, b in zip(tries, tries[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(tries)]
     assert 3 <= len(tries) <= 6
     assert gaps == sorted(gaps)
     assert gaps[0] >= 10

@@ -817,14 +817,15 @@ def test_parameters_of_plugins_that_do_not_run_are_told() -> None:
     ]
 
 
-def test_plugins_that_would_go_by_claims_are_told() -> None:
+def test_claims_that_plugins_go_by_are_known() -> None:
     source = "{type: JWTClaim, name: sub}"
     plugin = f"{{name: session-affinity, args: {{sources: [{source}]}}}}"
     text = f"{{pluginConfig: [{plugin}], plugins: {{Score: {{enabled: [session-affinity]}}}}}}"
     snapshot = loaded(configuration(f"scheduler: {{profiles: {{p: {text}}}}}"))
-    assert [place.split(": ")[1] for place in snapshot.inert] == ["$.scheduler.profiles.p.pluginConfig[0].args.sources"]
+    assert snapshot.inert == ()
+    assert snapshot.claims() == {"sub"}
     usual = text.replace(source, "{type: Header, name: sub}")
-    assert loaded(configuration(f"scheduler: {{profiles: {{p: {usual}}}}}")).inert == ()
+    assert loaded(configuration(f"scheduler: {{profiles: {{p: {usual}}}}}")).claims() == set()
 
 
 @pytest.mark.parametrize(
@@ -897,18 +898,18 @@ def test_fields_without_effect_are_listed() -> None:
         "g.yaml, document 1 (ModelServer/a): $.spec.kvConnector",
         "g.yaml, document 2 (ModelRoute/r): $.spec.rateLimit",
         "g.yaml, document 2 (ModelRoute/r): $.spec.rules[0].modelMatch.headers.x.regex",
-        "g.yaml, document 3 (GatewayConfiguration): $.fairness",
     )
 
 
-def test_sticky_sessions_have_an_effect_but_not_by_claims() -> None:
+def test_sticky_sessions_have_an_effect() -> None:
     snapshot = loaded(
         server(
             spec="trafficPolicy: {sessionSticky: {sessionAffinitySeconds: 60, "
             "sources: [{type: Header, name: x}, {type: JWTClaim, name: sub}]}}"
         )
     )
-    assert snapshot.inert == ("g.yaml, document 1 (ModelServer/a): $.spec.trafficPolicy.sessionSticky.sources[1]",)
+    assert snapshot.inert == ()
+    assert snapshot.claims() == {"sub"}
     sticky = pool(snapshot).sticky
     assert sticky is not None
     assert (sticky.session_affinity_seconds, sticky.sources[0].name) == (60, "x")

@@ -37,6 +37,9 @@ class FakeAdmin:
     def pools(self) -> object:
         return [{"name": "main", "endpoints": 1}]
 
+    def flows(self) -> object:
+        return [{"pool": "p", "flows": []}]
+
     def endpoints(self) -> object:
         return [{"endpoint": "10.0.0.1:8000", "state": "ready"}]
 

@@ -1,0 +1,409 @@
+"""One pool's door: who is let in when its engines can take another request, and in which order. (P)
+
+Invariant: every permit that was given is open until it is closed, once; a request that waits is released, refused or
+withdrawn, once. Nothing here waits or looks at a clock: whoever waits is told by `Waiting.granted` or `.refused`.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from gateway.config.sharing import Fairness
+from gateway.errors import Overloaded
+from gateway.fairness import Flow, FlowStatistics, Order, Terms, Waiter
+from gateway.schedule.ask import Ask
+from gateway.types import Usage
+
+_PLAIN: Final = Terms()
+_RATE_OF: Final = 64
+_RATE_FROM: Final = 8
+_BURST_S: Final = 0.05
+_FAR: Final = 3600.0
+
+
+class Place(Protocol):
+    """An endpoint of the pool (`gateway.member.Member`)."""
+
+    id: str
+
+    def usable(self, now: float, /) -> bool: ...
+    def more(self, now: float, /) -> float: ...
+    @property
+    def slots(self) -> float: ...
+    @property
+    def present(self) -> float: ...
+
+
+class Places(Protocol):
+    """The pool behind the door (`gateway.pools.Pool`)."""
+
+    name: str
+
+    @property
+    def members(self) -> Sequence[Place]: ...
+    def hits(self, ask: Ask, /) -> Mapping[str, float]: ...
+
+
+class Estimate(Protocol):
+    """Tokens a request will take, as far as can be told beforehand."""
+
+    @property
+    def input(self) -> float: ...
+    @property
+    def output(self) -> float: ...
+
+
+class Waiting(Protocol):
+    """Somebody at the door. Exactly one of the two is called, unless it withdraws before."""
+
+    def granted(self, permit: Permit, /) -> None: ...
+    def refused(self, error: Overloaded, /) -> None: ...
+
+
+class Ticket:
+    """One request in the queue, until ``expires``."""
+
+    __slots__ = ("ask", "estimate", "expires", "waiter", "waiting")
+
+    def __init__(self, waiting: Waiting, ask: Ask, estimate: Estimate, expires: float) -> None:
+        self.waiting = waiting
+        self.ask = ask
+        self.estimate = estimate
+        self.expires = expires
+        self.waiter: Waiter | None = None
+
+
+class Permit:
+    """Leave to dispatch one request. Its tokens are charged to its flow: an estimate first, then what they come to."""
+
+    __slots__ = ("_input", "_open", "_output", "_placed", "flow", "gate", "terms", "waited")
+
+    def __init__(self, gate: Gate, flow: Flow, terms: Terms, estimate: Estimate, waited: float = 0.0) -> None:
+        self.gate = gate
+        self.flow = flow
+        self.terms = terms
+        self.waited = waited
+        settings = gate.settings
+        self._input = settings.input_token_weight * estimate.input
+        self._output = settings.output_token_weight * estimate.output
+        self._open = True
+        self._placed = False
+
+    def placed(self) -> None:
+        """The request counts at an endpoint from now on."""
+        if not self._placed:
+            self._placed = True
+            self.gate.coming -= 1
+
+    def progress(self, tokens: int, now: float) -> None:
+        """So many tokens have been made: an answer longer than estimated is charged for while it runs."""
+        output = self.gate.settings.output_token_weight * tokens
+        if output > self._output:
+            self.gate.order.charge(self.flow, self.terms, output - self._output, now)
+            self._output = output
+
+    def close(self, now: float, usage: Usage | None = None, tokens: int = 0) -> None:
+        """It is over: charged is what had to be computed. Neither usage nor tokens: nothing was.
+
+        Prompt tokens that the engine had in its cache are free.
+        """
+        if not self._open:
+            return
+        self._open = False
+        self.placed()
+        settings, charged = self.gate.settings, self._input + self._output
+        if usage is not None:
+            actual = settings.input_token_weight * max(0, usage.prompt - usage.cached)
+            actual += settings.output_token_weight * usage.completion
+        else:
+            actual = self._input + settings.output_token_weight * tokens if tokens else 0.0
+        self.gate.closed(self, actual - charged, now)
+
+
+class Leave(enum.IntEnum):
+    """Who may be let in: FEW are the flows below their fair share."""
+
+    NOBODY = 0
+    FEW = 1
+    ALL = 2
+
+
+class GateStatistics(msgspec.Struct, frozen=True):
+    """``slots``: what the endpoints are known to run at once, None while that is not known of all of them."""
+
+    queued: int
+    queued_bytes: int
+    inflight: int
+    released: int
+    refused: int
+    wait_s: float
+    slots: float | None
+
+
+class Gate:
+    """``timer``, if set, is told when to `pump` because only the clock stands in the way."""
+
+    def __init__(self, pool: Places, settings: Fairness) -> None:
+        self.pool = pool
+        self.order = Order()
+        self.apply(settings)
+        self.coming = self.inflight = self.released = self.refused = 0
+        self.timer: Callable[[Gate, float], None] | None = None
+        self._active: dict[Flow, float] = {}
+        self._weight = 0.0
+        self._credit, self._credit_at = 1.0, 0.0
+        self._releases: deque[float] = deque(maxlen=_RATE_OF)
+        self._rate = 0.0
+        self._soonest = math.inf
+        self._named: dict[str, Place] = {}
+        self._listed: Sequence[Place] = ()
+
+    def apply(self, settings: Fairness) -> None:
+        """A new configuration. Who waits goes on waiting."""
+        self.settings = settings
+        self.order.retune(
+            window=float(settings.window_size), quantum=settings.locality_quantum, ageing=float(settings.ageing)
+        )
+
+    def terms(self, tier: str) -> Terms:
+        found = self.settings.tiers.get(tier)
+        return _PLAIN if found is None else Terms(found.weight, found.priority)
+
+    # -- coming in ------------------------------------------------------------------------------------------------
+
+    def enter(
+        self, key: tuple[str, str], tier: str, estimate: Estimate, ask: Ask, size: int, deadline: float,
+        waiting: Callable[[], Waiting],
+    ) -> Permit | Ticket:  # fmt: skip
+        """A request of ``size`` bytes comes to the door: it is let in, or waits. Raises Overloaded if it may not even
+        wait, because too many do or because its turn would come after ``deadline``.
+        """
+        now, order = ask.now, self.order
+        flow, terms = order.flow(key, now), self.terms(tier)
+        if not order and (leave := self._leave(now)) and (leave is Leave.ALL or self._below(flow)):
+            return self._pass(flow, terms, estimate, now)
+        limit = min(now + self.settings.queue_timeout, deadline)
+        self._check(flow, terms, size, limit, now)
+        ticket = Ticket(waiting(), ask, estimate, limit)
+        ticket.waiter = Waiter(flow, terms, self._cost(estimate), size, now, ticket)
+        order.push(ticket.waiter, now)
+        self._soonest = min(self._soonest, limit)
+        self.pump(now)
+        return ticket
+
+    def force(self, key: tuple[str, str], tier: str, estimate: Estimate, now: float) -> Permit:
+        """Let in at once, whoever waits: a request that another pool had let in before it failed there."""
+        return self._pass(self.order.flow(key, now), self.terms(tier), estimate, now)
+
+    def _pass(self, flow: Flow, terms: Terms, estimate: Estimate, now: float) -> Permit:
+        self.order.pass_by(flow, terms, self._cost(estimate), now)
+        return self._permit(flow, terms, estimate, 0.0)
+
+    def _permit(self, flow: Flow, terms: Terms, estimate: Estimate, waited: float) -> Permit:
+        if not flow.inflight:
+            self._active[flow] = terms.weight
+            self._weight += terms.weight
+        flow.inflight += 1
+        self.inflight += 1
+        self.coming += 1
+        self.released += 1
+        if self.settings.queue_qps:
+            self._credit -= 1.0
+        return Permit(self, flow, terms, estimate, waited)
+
+    def _cost(self, estimate: Estimate) -> float:
+        return self.settings.input_token_weight * estimate.input + self.settings.output_token_weight * estimate.output
+
+    def _check(self, flow: Flow, terms: Terms, size: int, limit: float, now: float) -> None:
+        wait = self.wait(flow, terms)
+        if wait > limit - now:
+            self.refused += 1
+            raise Overloaded(
+                f"the queue is long: it would be your turn in about {wait:.0f} s, and {limit - now:.0f} s is the most "
+                "a request waits; try again later",
+                retry_after=min(wait, _FAR),
+            )
+        settings, order = self.settings, self.order
+        while len(order) >= settings.max_queued or order.size + size > settings.max_queued_bytes:
+            longest = order.longest()
+            if longest is None or longest.flow is flow or longest.flow.queued <= flow.queued + 1:
+                self.refused += 1
+                raise Overloaded("the queue is full; try again later", retry_after=min(max(wait, 1.0), _FAR))
+            # room for whoever has fewer there: one caller's flood fills the queue for nobody else
+            order.remove(longest)
+            self._refuse(longest, "the queue is full, and you have more in it than others", now)
+
+    def wait(self, flow: Flow, terms: Terms) -> float:
+        """Seconds until one more request of the flow would be released, 0 where that is not known."""
+        return (self.order.ahead(flow, terms) + 1) / self._rate if self._rate and self.order else 0.0
+
+    # -- going on -------------------------------------------------------------------------------------------------
+
+    def pump(self, now: float) -> None:
+        """Let in as many as there is room for. After whatever may have made some."""
+        order = self.order
+        while order and (leave := self._leave(now)):
+            eligible = None if leave is Leave.ALL else self._below
+            waiter = order.pop(now, eligible, self._hit(now) if self.settings.locality_quantum else None)
+            if waiter is None:
+                return
+            self._release(waiter, now)
+
+    def _release(self, waiter: Waiter, now: float) -> None:
+        self._count(now)
+        ticket = _ticket(waiter)
+        ticket.waiter = None
+        ticket.ask.now = now
+        ticket.waiting.granted(self._permit(waiter.flow, waiter.terms, ticket.estimate, now - waiter.since))
+
+    def _count(self, now: float) -> None:
+        """How many are released in a second while some wait: what the wait of those who come is reckoned by."""
+        releases = self._releases
+        releases.append(now)
+        if len(releases) >= _RATE_FROM and now > releases[0]:
+            self._rate = (len(releases) - 1) / (now - releases[0])
+        if not self.order:
+            releases.clear()
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Whoever waited does not any more."""
+        if ticket.waiter is not None:
+            self.order.remove(ticket.waiter)
+            ticket.waiter = None
+
+    def closed(self, permit: Permit, correction: float, now: float) -> None:
+        """A permit has come back."""
+        flow = permit.flow
+        self.order.charge(flow, permit.terms, correction, now)
+        self.inflight -= 1
+        flow.inflight -= 1
+        if not flow.inflight:
+            self._weight -= self._active.pop(flow, 0.0)
+        if self.order:
+            self.pump(now)
+
+    def watch(self, now: float) -> None:
+        """A few times a second: who has waited too long goes, who can be released is."""
+        if now >= self._soonest:
+            self._expire(now)
+        if self.order:
+            self.pump(now)
+
+    def _expire(self, now: float) -> None:
+        self._soonest = math.inf
+        for waiter in list(self.order.waiters()):
+            expires = _ticket(waiter).expires
+            if expires > now:
+                self._soonest = min(self._soonest, expires)
+                continue
+            self.order.remove(waiter)
+            self._refuse(waiter, f"waited {now - waiter.since:.0f} s for an engine to have room", now)
+
+    def _refuse(self, waiter: Waiter, why: str, now: float) -> None:
+        self.refused += 1
+        ticket = _ticket(waiter)
+        ticket.waiter = None
+        wait = min(max(self.wait(waiter.flow, waiter.terms), 1.0), _FAR)
+        ticket.waiting.refused(Overloaded(f"{why}; try again later", retry_after=wait))
+
+    def dissolve(self, now: float) -> None:
+        """There is no door any more: everybody is let in."""
+        while self.order and (waiter := self.order.pop(now)) is not None:
+            self._release(waiter, now)
+
+    # -- whether there is room ------------------------------------------------------------------------------------
+
+    def _leave(self, now: float) -> Leave:
+        """Who may be let in now. Where no endpoint can be used, waiting helps nobody."""
+        settings = self.settings
+        if settings.max_concurrent and self.inflight >= settings.max_concurrent:
+            return Leave.NOBODY
+        usable, coming = False, float(self.coming)
+        for place in self.pool.members:
+            if place.usable(now):
+                usable = True
+                coming -= max(0.0, place.more(now))
+                if coming < 0.0:
+                    break
+        if (usable and coming >= 0.0) or (settings.queue_qps and not self._due(settings.queue_qps, now)):
+            return Leave.NOBODY
+        return Leave.FEW if usable and settings.headroom and not self._roomy(now) else Leave.ALL
+
+    def _due(self, qps: float, now: float) -> bool:
+        """Whether the ceiling on dispatch lets one more pass; a moment's worth of it may come at once."""
+        if now > self._credit_at:
+            self._credit = min(max(1.0, qps * _BURST_S), self._credit + (now - self._credit_at) * qps)
+            self._credit_at = now
+        if self._credit >= 1.0 - 1e-9:
+            return True
+        if self.timer is not None:
+            self.timer(self, now + (1.0 - self._credit) / qps)
+        return False
+
+    def _slots(self, now: float) -> tuple[float, float]:
+        """(slots of the endpoints that can be used, those taken or about to be)."""
+        usable = [place for place in self.pool.members if place.usable(now)]
+        return sum(place.slots for place in usable), sum(place.present for place in usable) + self.coming
+
+    def _roomy(self, now: float) -> bool:
+        """Whether there is more room than what is kept for flows below their fair share."""
+        slots, taken = self._slots(now)
+        if slots == math.inf:
+            return True
+        return taken + 1.0 <= slots - max(1.0, math.floor(slots * self.settings.headroom + 0.5))
+
+    def _below(self, flow: Flow) -> bool:
+        """Whether one more request leaves the flow within its fair share of the slots, were there at least two flows
+        to share them; the first one always does.
+        """
+        if not flow.inflight:
+            return True
+        weight = self._active[flow]
+        share = weight / max(self._weight, weight + 1.0)
+        slots = sum(place.slots for place in self.pool.members)
+        return flow.inflight + 1 <= share * slots
+
+    def _hit(self, now: float) -> Callable[[Waiter], float]:
+        """Prompt tokens of a waiting request in the cache of an endpoint that has room."""
+        pool = self.pool
+        if self._listed is not pool.members:
+            self._listed = pool.members
+            self._named = {place.id: place for place in self._listed}
+        named = self._named
+
+        def hit(waiter: Waiter) -> float:
+            best = 0.0
+            for id, tokens in pool.hits(_ticket(waiter).ask).items():
+                if tokens > best and (place := named.get(id)) is not None and place.usable(now) and place.more(now) > 0:
+                    best = tokens
+            return best
+
+        return hit
+
+    # -- for operators --------------------------------------------------------------------------------------------
+
+    def flows(self, now: float) -> list[FlowStatistics]:
+        return self.order.flows(now)
+
+    def statistics(self) -> GateStatistics:
+        slots = sum(place.slots for place in self.pool.members)
+        return GateStatistics(
+            queued=len(self.order),
+            queued_bytes=self.order.size,
+            inflight=self.inflight,
+            released=self.released,
+            refused=self.refused,
+            wait_s=len(self.order) / self._rate if self._rate else 0.0,
+            slots=slots if slots < math.inf else None,
+        )
+
+
+def _ticket(waiter: Waiter) -> Ticket:
+    assert isinstance(waiter.owner, Ticket)
+    return waiter.owner

@@ -1,0 +1,467 @@
+"""The door of a pool: no permit is lost, nobody waits where there is room, and a flood is nobody else's outage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gateway.config.decode import Duration
+from gateway.config.sharing import Fairness, Tier
+from gateway.errors import Overloaded
+from gateway.gate import Gate, Permit, Ticket
+from gateway.schedule.ask import Ask
+from gateway.types import InferenceRequest, Operation, Usage
+
+
+class Tokens(msgspec.Struct):
+    input: float = 10.0
+    output: float = 10.0
+
+
+class Place:
+    """An endpoint of so many slots, all of them known."""
+
+    def __init__(self, id: str = "a", slots: float = 2.0) -> None:
+        self.id = id
+        self.slots = slots
+        self.present = 0.0
+        self.up = True
+
+    def usable(self, now: float, /) -> bool:
+        return self.up
+
+    def more(self, now: float, /) -> float:
+        return self.slots - self.present
+
+
+class Pool:
+    name = "pool"
+
+    def __init__(self, *places: Place) -> None:
+        self.members: Sequence[Place] = places
+        self.held: dict[str, Mapping[str, float]] = {}
+
+    def hits(self, ask: Ask, /) -> Mapping[str, float]:
+        return self.held.get(ask.request.id, {})
+
+
+class Guest:
+    """Whoever waits, and what became of it."""
+
+    def __init__(self) -> None:
+        self.permit: Permit | None = None
+        self.error: Overloaded | None = None
+
+    def granted(self, permit: Permit, /) -> None:
+        assert self.permit is None
+        assert self.error is None
+        self.permit = permit
+
+    def refused(self, error: Overloaded, /) -> None:
+        assert self.permit is None
+        assert self.error is None
+        self.error = error
+
+
+class Door:
+    """A gate with as many places as given, and requests that hold one while they have a permit."""
+
+    def __init__(self, *places: Place, **given: object) -> None:
+        self.pool = Pool(*(places or (Place(),)))
+        self.gate = Gate(self.pool, Fairness(enabled=True, **given))  # type: ignore[arg-type]
+        self.at: dict[int, Place] = {}
+
+    def ask(self, now: float, id: str = "") -> Ask:
+        return Ask(InferenceRequest(id, Operation.CHAT, "m", b"{}"), "m", now)
+
+    def come(
+        self, user: str, now: float = 0.0, *, tier: str = "", size: int = 10, deadline: float = math.inf, id: str = "",
+        tokens: Tokens | None = None,
+    ) -> Guest:  # fmt: skip
+        guest = Guest()
+        given = self.gate.enter(
+            (user, user), tier, tokens or Tokens(), self.ask(now, id), size, deadline, lambda: guest
+        )
+        if isinstance(given, Permit):
+            guest.permit = given
+        self.settle()
+        return guest
+
+    def settle(self) -> None:
+        """Whoever was let in takes a place, as its task would."""
+
+    def place(self, guest: Guest) -> None:
+        assert guest.permit is not None
+        place = max(self.pool.members, key=lambda place: place.slots - place.present)
+        place.present += 1
+        guest.permit.placed()
+        self.at[id(guest)] = place
+
+    def leave(self, guest: Guest, now: float, usage: Usage | None = None) -> None:
+        assert guest.permit is not None
+        self.at.pop(id(guest)).present -= 1
+        guest.permit.close(now, usage)
+
+
+def test_who_finds_room_does_not_wait() -> None:
+    door = Door()
+    first, second, third = (door.come("x") for _ in range(3))
+    assert first.permit is not None
+    assert second.permit is not None
+    assert third.permit is None
+
+
+def test_a_place_that_comes_free_goes_to_the_one_who_waits() -> None:
+    door = Door(Place(slots=1))
+    first, second = door.come("x"), door.come("x")
+    door.place(first)
+    door.leave(first, 1.0)
+    assert second.permit is not None
+    assert second.permit.waited == 1.0
+
+
+def test_where_no_endpoint_can_be_used_nobody_waits() -> None:
+    door = Door(Place(slots=1))
+    first, second = door.come("x"), door.come("x")
+    door.pool.members[0].up = False
+    door.gate.watch(1.0)
+    assert second.permit is not None
+    assert door.come("y", 1.0).permit is not None
+    assert first.permit is not None
+
+
+def test_the_light_flow_goes_before_the_backlog_of_the_heavy_one() -> None:
+    door = Door(Place(slots=1))
+    running = door.come("heavy")
+    door.place(running)
+    backlog = [door.come("heavy") for _ in range(50)]
+    light = door.come("light", 1.0)
+    door.leave(running, 2.0, Usage(10, 10))
+    assert light.permit is not None
+    assert not [guest for guest in backlog if guest.permit]
+
+
+def test_an_answer_longer_than_estimated_is_charged_while_it_runs() -> None:
+    door = Door(Place(slots=2))
+    long, short = door.come("long"), door.come("short")
+    door.place(long)
+    door.place(short)
+    waiting = [door.come("long"), door.come("short"), door.come("short")]
+    assert long.permit is not None
+    long.permit.progress(500, 1.0)
+    door.leave(short, 1.0, Usage(10, 10))
+    assert waiting[1].permit is not None
+    door.place(waiting[1])
+    door.leave(waiting[1], 2.0, Usage(10, 10))
+    assert waiting[2].permit is not None
+    assert waiting[0].permit is None
+
+
+def test_a_request_that_nothing_was_computed_for_costs_nothing() -> None:
+    door = Door(Place(slots=1))
+    guest = door.come("x", tokens=Tokens(1000, 1000))
+    door.place(guest)
+    door.leave(guest, 1.0)
+    (flow,) = door.gate.flows(1.0)
+    assert flow.served == 0.0
+
+
+def test_prompt_tokens_from_the_cache_are_free() -> None:
+    door = Door(Place(slots=1))
+    guest = door.come("x", tokens=Tokens(1000, 10))
+    door.place(guest)
+    door.leave(guest, 1.0, Usage(prompt=1000, completion=10, cached=900))
+    (flow,) = door.gate.flows(1.0)
+    assert flow.served == pytest.approx(100 + 2 * 10)
+
+
+def test_tiers_have_weights_and_priorities() -> None:
+    door = Door(Place(slots=1), tiers={"gold": Tier(priority=10), "batch": Tier(priority=-10)})
+    running = door.come("x")
+    door.place(running)
+    batch, plain, gold = door.come("b", tier="batch"), door.come("p"), door.come("g", tier="gold")
+    for expected in (gold, plain, batch):
+        door.leave(running, 1.0, Usage(1, 1))
+        assert expected.permit is not None
+        running = expected
+        door.place(running)
+
+
+def test_ceiling_on_requests_under_way() -> None:
+    door = Door(Place(slots=100), max_concurrent=2)
+    guests = [door.come("x") for _ in range(3)]
+    assert [guest.permit is not None for guest in guests] == [True, True, False]
+    door.place(guests[0])
+    door.leave(guests[0], 1.0)
+    assert guests[2].permit is not None
+
+
+def test_ceiling_on_dispatch_is_kept_by_the_clock() -> None:
+    rung: list[float] = []
+    door = Door(Place(slots=100), queue_qps=10.0)
+    door.gate.timer = lambda gate, at: rung.append(at)
+    guests = [door.come("x") for _ in range(3)]
+    assert [guest.permit is not None for guest in guests] == [True, False, False]
+    assert rung[-1] == pytest.approx(0.1)
+    door.gate.pump(0.1)
+    assert guests[1].permit is not None
+    assert guests[2].permit is None
+    door.gate.pump(0.2)
+    assert guests[2].permit is not None
+
+
+def test_idle_time_gives_no_burst_beyond_a_moment() -> None:
+    door = Door(Place(slots=1000), queue_qps=100.0)
+    door.come("x", 0.0)
+    guests = [door.come("x", 300.0) for _ in range(20)]
+    assert sum(guest.permit is not None for guest in guests) == 5
+
+
+def test_who_waited_too_long_is_told_when_to_come_back() -> None:
+    door = Door(Place(slots=1), queue_timeout=Duration(60))
+    door.come("x", 0.0)
+    waiting = door.come("x", 1.0)
+    door.gate.watch(60.9)
+    assert waiting.error is None
+    door.gate.watch(61.0)
+    assert waiting.error is not None
+    assert waiting.error.status == 503
+    assert waiting.error.retry_after >= 1.0
+    assert len(door.gate.order) == 0
+
+
+def test_a_clients_own_deadline_is_kept() -> None:
+    door = Door(Place(slots=1))
+    door.come("x", 0.0)
+    waiting = door.come("x", 1.0, deadline=3.0)
+    door.gate.watch(3.0)
+    assert waiting.error is not None
+
+
+def test_a_wait_that_would_be_too_long_is_refused_at_once_with_the_wait_it_would_be() -> None:
+    door = Door(Place(slots=1), queue_timeout=Duration(30))
+    running = door.come("x", 0.0)
+    door.place(running)
+    queue = [door.come("x", 0.0) for _ in range(40)]
+    for index in range(20):  # one a second
+        door.leave(running, float(index + 1), Usage(1, 1))
+        running = queue[index]
+        door.place(running)
+    late = [door.come("x", 20.0) for _ in range(10)]
+    assert not [guest for guest in late if guest.error]
+    with pytest.raises(Overloaded) as refused:
+        door.come("x", 20.0)
+    assert refused.value.retry_after == pytest.approx(31.0, abs=1.5)
+    door.come("y", 20.0)  # whose turn comes soon is not
+
+
+def test_a_full_queue_refuses_whoever_fills_it() -> None:
+    door = Door(Place(slots=1), max_queued=10)
+    door.come("flood")
+    flood = [door.come("flood") for _ in range(10)]
+    with pytest.raises(Overloaded, match="full"):
+        door.come("flood")
+    light = door.come("light")
+    assert light.error is None
+    assert [guest.error is not None for guest in flood] == [False] * 9 + [True]
+
+
+def test_the_queue_is_bounded_in_bytes() -> None:
+    door = Door(Place(slots=1), max_queued_bytes=100)
+    door.come("x")
+    door.come("x", size=60)
+    with pytest.raises(Overloaded, match="full"):
+        door.come("x", size=60)
+
+
+def test_headroom_is_kept_for_those_below_their_share() -> None:
+    door = Door(Place(slots=8), headroom=0.125)
+    heavy = [door.come("heavy") for _ in range(20)]
+    assert sum(guest.permit is not None for guest in heavy) == 7
+    light = door.come("light")
+    assert light.permit is not None
+    assert door.come("light").permit is None
+
+
+def test_headroom_is_given_to_the_light_flow_though_the_heavy_one_waits_longer() -> None:
+    door = Door(Place(slots=8), headroom=0.125)
+    heavy = [door.come("heavy") for _ in range(20)]
+    running = [guest for guest in heavy if guest.permit]
+    for guest in running:
+        door.place(guest)
+    light = [door.come("light", 1.0), door.come("light", 1.0)]
+    assert light[0].permit is not None
+    door.place(light[0])
+    door.leave(light[0], 2.0, Usage(10, 10))
+    assert light[1].permit is not None
+
+
+def test_a_request_whose_prefix_is_cached_where_there_is_room_may_overtake() -> None:
+    door = Door(Place("a", slots=1), Place("b", slots=1), locality_quantum=1000.0)
+    first, second = door.come("x"), door.come("y")
+    door.place(first)
+    door.place(second)
+    place = door.at[id(first)].id
+    other = next(member.id for member in door.pool.members if member.id != place)
+    door.pool.held = {"cold": {other: 500.0}, "warm": {place: 500.0}}
+    cold, warm = door.come("p", id="cold"), door.come("q", id="warm")
+    door.leave(first, 1.0, Usage(10, 10))
+    assert warm.permit is not None
+    assert cold.permit is None
+
+
+def test_nobody_is_let_in_past_those_who_wait() -> None:
+    door = Door(Place(slots=1))
+    running = door.come("x")
+    door.place(running)
+    waiting = door.come("y")
+    door.pool.members[0].slots = 2.0  # nobody has been told
+    late = door.come("z", 1.0)
+    assert waiting.permit is not None
+    assert late.permit is None
+
+
+def test_a_change_of_configuration_loses_nobody() -> None:
+    door = Door(Place(slots=1))
+    running = door.come("x")
+    door.place(running)
+    waiting = [door.come("x", 0.1), door.come("y", 0.2)]
+    door.gate.apply(Fairness(enabled=True, locality_quantum=0.0))
+    assert len(door.gate.order) == 2
+    door.leave(running, 2.0, Usage(1, 1))
+    door.gate.dissolve(3.0)
+    assert all(guest.permit is not None for guest in waiting)
+
+
+class Histories(RuleBasedStateMachine):
+    """Any mix of arrivals, departures, withdrawals, outages and clock steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.door = Door(
+            Place("a", 2),
+            Place("b", 1),
+            queue_timeout=Duration(60),
+            max_queued=12,
+            headroom=0.3,
+            locality_quantum=50.0,
+            tiers={"gold": Tier(weight=4, priority=5)},
+        )
+        self.waiting: list[tuple[Guest, Ticket]] = []
+        self.inside: list[Guest] = []
+        self.refusals = self.arrivals = self.gone = self.over = 0
+
+    @rule(
+        user=st.sampled_from("abc"), tier=st.sampled_from(["", "gold"]), tokens=st.integers(0, 1000),
+        patience=st.sampled_from([1.0, 50.0, math.inf]),
+    )  # fmt: skip
+    def arrive(self, user: str, tier: str, tokens: int, patience: float) -> None:
+        self.arrivals += 1
+        guest = Guest()
+        ask = self.door.ask(self.now)
+        estimate = Tokens(tokens, tokens)
+        try:
+            given = self.door.gate.enter((user, user), tier, estimate, ask, 10, self.now + patience, lambda: guest)
+        except Overloaded:
+            self.refusals += 1
+            return
+        if isinstance(given, Permit):
+            guest.permit = given
+            self.admitted(guest)
+        else:
+            self.waiting.append((guest, given))
+        self.sort()
+
+    def admitted(self, guest: Guest) -> None:
+        self.door.place(guest)
+        self.inside.append(guest)
+
+    def sort(self) -> None:
+        """Who was let in goes to an endpoint; who was refused leaves."""
+        for guest, ticket in list(self.waiting):
+            if guest.permit is not None:
+                self.waiting.remove((guest, ticket))
+                self.admitted(guest)
+            elif guest.error is not None:
+                self.waiting.remove((guest, ticket))
+                self.refusals += 1
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data(), used=st.one_of(st.none(), st.integers(0, 2000)))
+    def depart(self, data: st.DataObject, used: int | None) -> None:
+        guest = data.draw(st.sampled_from(self.inside))
+        self.inside.remove(guest)
+        self.over += 1
+        self.door.leave(guest, self.now, None if used is None else Usage(used, used))
+        self.sort()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        guest, ticket = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove((guest, ticket))
+        self.gone += 1
+        self.door.gate.withdraw(ticket)
+        self.door.gate.withdraw(ticket)
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data(), tokens=st.integers(0, 5000))
+    def progress(self, data: st.DataObject, tokens: int) -> None:
+        guest = data.draw(st.sampled_from(self.inside))
+        assert guest.permit is not None
+        guest.permit.progress(tokens, self.now)
+
+    @rule(seconds=st.sampled_from([0.01, 1.0, 30.0, 1000.0, -5.0]))
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.door.gate.watch(self.now)
+        self.sort()
+
+    @rule(up=st.booleans(), index=st.integers(0, 1))
+    def outage(self, up: bool, index: int) -> None:
+        self.door.pool.members[index].up = up
+        self.door.gate.watch(self.now)
+        self.sort()
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        gate = self.door.gate
+        assert gate.inflight == len(self.inside)
+        assert gate.coming == 0
+        assert len(gate.order) == len(self.waiting)
+        assert gate.order.size == 10 * len(self.waiting)
+        assert self.arrivals == self.refusals + self.gone + self.over + len(self.waiting) + len(self.inside)
+
+    @invariant()
+    def nobody_waits_where_there_is_room(self) -> None:
+        if not self.waiting:
+            return
+        usable = [place for place in self.door.pool.members if place.up]
+        assert usable
+        # one slot may be kept for whoever is below its share
+        assert sum(place.slots - place.present for place in usable) <= 1
+
+    def teardown(self) -> None:
+        while self.inside or self.waiting:
+            for place in self.door.pool.members:
+                place.up = True
+            if self.inside:
+                guest = self.inside.pop()
+                self.over += 1
+                self.door.leave(guest, self.now)
+            else:
+                self.door.gate.watch(self.now)
+                assert self.waiting[0][0].permit or self.waiting[0][0].error
+            self.sort()
+        assert self.door.gate.inflight == 0
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
