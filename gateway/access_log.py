@@ -9,18 +9,13 @@ from __future__ import annotations
 import enum
 import math
 import os
-import threading
 import time
 from collections.abc import Callable
 
 import msgspec
-import trio
 
+from gateway.lines import Lines, Stamp
 from gateway.meter import Record
-
-FLUSH_S = 0.1
-MAX_BUFFER = 1 << 20
-"""Bytes kept for a reader that stalls; lines beyond are dropped."""
 
 
 class Requests(enum.StrEnum):
@@ -55,6 +50,9 @@ class Line(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     tokens_out: int = 0
     tokens_cached: int = 0
     user: str = ""
+    tenant: str = ""
+    tier: str = ""
+    queue: float | None = None
 
 
 class AccessLog:
@@ -68,52 +66,19 @@ class AccessLog:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.requests = requests
-        self.dropped = 0
-        self._encode, self._tell_dropped = (_json, _json_dropped) if form is Form.JSON else (_text, _text_dropped)
-        self._write = to_stderr if write is None else write
-        self._wall = wall
-        self._writing = threading.Lock()
-        self._lines = bytearray()
-        self._second = -1
-        self._prefix = ""
+        self._encode, tell_dropped = (_json, _json_dropped) if form is Form.JSON else (_text, _text_dropped)
+        self._stamp = Stamp(wall)
+        self.lines = Lines(write or to_stderr, lambda dropped: tell_dropped(self._stamp.now(), dropped))
 
     def log(self, record: Record) -> None:
         """Note a finished request, if its kind is logged. Never waits."""
-        if self.requests is Requests.ALL or (self.requests is Requests.ERRORS and _failed(record)):
-            if len(self._lines) >= MAX_BUFFER:
-                self.dropped += 1
-            else:
-                self._lines += self._encode(self._now(), record)
+        wanted = self.requests is Requests.ALL or (self.requests is Requests.ERRORS and _failed(record))
+        if wanted and self.lines.room():
+            self.lines.add(self._encode(self._stamp.now(), record))
 
     async def run(self) -> None:
         """Write what is logged until cancelled; what is left then is given another second."""
-        try:
-            while True:
-                await trio.sleep(FLUSH_S)
-                await self._flush()
-        finally:
-            with trio.move_on_after(1.0, shield=True):
-                await self._flush()
-
-    async def _flush(self) -> None:
-        if self._lines or self.dropped:
-            lines, self._lines = self._lines, bytearray()
-            if self.dropped:
-                lines += self._tell_dropped(self._now(), self.dropped)
-                self.dropped = 0
-            await trio.to_thread.run_sync(self._write_all, bytes(lines), abandon_on_cancel=True)
-
-    def _write_all(self, lines: bytes) -> None:
-        with self._writing:  # an abandoned write goes before the last one
-            self._write(lines)
-
-    def _now(self) -> str:
-        now = self._wall()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._prefix}.{int(now % 1 * 1000):03d}Z"
+        await self.lines.run()
 
 
 def to_stderr(lines: bytes) -> None:
@@ -155,6 +120,9 @@ def _json(now: str, record: Record) -> bytes:
         record.tokens_out,
         record.tokens_cached,
         record.user,
+        record.tenant,
+        record.tier,
+        round(record.queue_s, 6) if record.queue_s > 0 else None,  # NaN is not above 0 either
     )
     return _encoder.encode(line) + b"\n"
 

@@ -53,10 +53,42 @@ class Pools(Protocol):
         """Every endpoint of every pool; does no I/O."""
 
 
+class Queue(Protocol):
+    """What waits for room in front of a pool."""
+
+    @property
+    def queued(self) -> int: ...
+    @property
+    def queued_bytes(self) -> int: ...
+
+
+class Sharing(Protocol):
+    """How a shared store of limits is doing. ``away``: how often it was lost; ``fallbacks``: requests that this
+    process decided alone.
+    """
+
+    @property
+    def connected(self) -> bool: ...
+    @property
+    def away(self) -> int: ...
+    @property
+    def fallbacks(self) -> int: ...
+
+
+def nothing_shared() -> Sharing | None:
+    """For `Telemetry` where limits are kept in this process only."""
+    return None
+
+
+def nothing_lost() -> int:
+    return 0
+
+
 class Telemetry(Collector):
     """Renders the process's metrics. Also a prometheus_client collector, for whoever embeds the gateway.
 
-    ``connections`` gives the open client connections by listener, ``saturation`` how full each pool is.
+    ``connections`` gives the open client connections by listener, ``saturation`` how full each pool is, ``queues`` what
+    waits by pool, ``store`` the state of a shared store if there is one, ``usage_lost`` usage events not written.
     """
 
     def __init__(
@@ -66,12 +98,19 @@ class Telemetry(Collector):
         connections: Callable[[], Mapping[str, int]],
         version: str,
         saturation: Callable[[], Mapping[str, float]] = dict,
+        *,
+        queues: Callable[[], Mapping[str, Queue]] = dict,
+        store: Callable[[], Sharing | None] = nothing_shared,
+        usage_lost: Callable[[], int] = nothing_lost,
     ) -> None:
         self._totals = totals
         self._pools = pools
         self._connections = connections
         self._version = version
         self._saturation = saturation
+        self._queues = queues
+        self._store = store
+        self._usage_lost = usage_lost
         self._process = ProcessCollector(registry=None)
 
     async def render(self) -> tuple[bytes, str]:
@@ -92,6 +131,11 @@ class Telemetry(Collector):
         yield from _endpoints(members)
         yield from _loads(members)
         yield _pool_saturation(self._saturation())
+        yield from _queues(self._totals, self._queues())
+        yield from _tenants(self._totals)
+        yield from _refusals(self._totals)
+        yield from _store(self._store())
+        yield _lost(self._usage_lost())
         yield from _pool_compatibility(members, self._totals)
         yield from _model_compatibility(self._totals)
         yield from _process_state(self._totals, self._connections(), self._version)
@@ -216,6 +260,70 @@ def _pool_saturation(saturation: Mapping[str, float]) -> Metric:
     for pool, value in saturation.items():
         family.add_metric([pool], value)
     return family
+
+
+def _queues(totals: Totals, queues: Mapping[str, Queue]) -> Iterator[Metric]:
+    waits = HistogramMetricFamily(
+        "infer_gateway_queue_wait_seconds",
+        "What requests waited for room, those included that gave up.",
+        labels=["pool"],
+    )
+    for pool, histogram in totals.queues.items():
+        _add(waits, [pool], histogram)
+    requests = _gauge("infer_gateway_queue_requests", "Requests waiting for room.", ["pool"])
+    size = _gauge("infer_gateway_queue_bytes", "Bytes of their bodies.", ["pool"])
+    for pool, queue in queues.items():
+        requests.add_metric([pool], queue.queued)
+        size.add_metric([pool], queue.queued_bytes)
+    yield from (waits, requests, size)
+
+
+def _tenants(totals: Totals) -> Iterator[Metric]:
+    tokens = CounterMetricFamily(
+        "infer_gateway_tenant_tokens",
+        "Tokens of prompts and of answers of callers that have a tenant or a tier.",
+        labels=["tenant", "tier", "direction"],
+    )
+    for owner, share in totals.tenants.items():
+        tokens.add_metric([*owner, "input"], share.tokens_in)
+        tokens.add_metric([*owner, "output"], share.tokens_out)
+    yield tokens
+
+
+def _refusals(totals: Totals) -> Iterator[Metric]:
+    for name, text, label, counts in (
+        (
+            "infer_gateway_limit_refusals",
+            "Requests refused, by the limit that stood in the way.",
+            "limit",
+            totals.limits,
+        ),
+        ("infer_gateway_auth_refusals", "Requests whose credentials were not accepted.", "reason", totals.strangers),
+    ):
+        family = CounterMetricFamily(name, text, labels=[label])
+        for value, count in counts.items():
+            family.add_metric([value], count)
+        yield family
+
+
+def _store(state: Sharing | None) -> Iterator[Metric]:
+    """Without samples where nothing is shared."""
+    connected = _gauge("infer_gateway_store_connected", "1 if the shared store of limits answers.")
+    away = CounterMetricFamily("infer_gateway_store_away", "How often the shared store was lost.")
+    fallbacks = CounterMetricFamily(
+        "infer_gateway_store_fallbacks", "Requests decided by this process alone, for want of the shared store."
+    )
+    if state is not None:
+        connected.add_metric([], state.connected)
+        away.add_metric([], state.away)
+        fallbacks.add_metric([], state.fallbacks)
+    yield from (connected, away, fallbacks)
+
+
+def _lost(events: int) -> Metric:
+    lost = CounterMetricFamily("infer_gateway_usage_events_lost", "Usage events that could not be written.")
+    lost.add_metric([], events)
+    return lost
 
 
 def _pool_compatibility(members: Sequence[Member], totals: Totals) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from gateway import access_log
+from gateway import lines
 from gateway.access_log import AccessLog, Form, Requests
 from gateway.meter import Record
 
@@ -91,6 +91,16 @@ def test_a_json_line_holds_what_is_known() -> None:
     assert failed["reason"] == "no_endpoints"
     assert "ttft" not in failed
     assert "endpoint" not in failed
+    assert not {"tenant", "tier", "queue"} & {*done, *failed}
+
+
+def test_whose_it_was_and_how_long_it_waited_is_said_where_known() -> None:
+    sink = Sink()
+    known = msgspec.structs.replace(DONE, tenant="acme", tier="gold", queue_s=1.25)
+    written(AccessLog(Requests.ALL, write=sink), known, msgspec.structs.replace(known, queue_s=0.0))
+    waited, let_in = (msgspec.json.decode(line) for line in sink.lines)
+    assert (waited["tenant"], waited["tier"], waited["queue"]) == ("acme", "gold", 1.25)
+    assert "queue" not in let_in
 
 
 def test_a_text_line_has_fixed_fields() -> None:
@@ -142,8 +152,8 @@ def test_lines_are_written_while_it_runs() -> None:
 
 
 def test_a_stalled_reader_costs_lines_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access_log, "MAX_BUFFER", 1000)
-    monkeypatch.setattr(access_log, "FLUSH_S", 0.0)
+    monkeypatch.setattr(lines, "MAX_BUFFER", 1000)
+    monkeypatch.setattr(lines, "FLUSH_S", 0.0)
     sink = Sink()
     log = AccessLog(Requests.ALL, write=sink)
 
@@ -156,14 +166,14 @@ def test_a_stalled_reader_costs_lines_and_nothing_else(monkeypatch: pytest.Monke
                     await trio.lowlevel.checkpoint()
                 for _ in range(100):
                     log.log(DONE)
-                assert log.dropped > 90
-                assert len(log._lines) < 2000
+                assert log.lines.dropped > 90
+                assert len(log.lines) < 2000
             nursery.cancel_scope.cancel()
 
     trio.run(main)
-    *lines, notice = map(msgspec.json.decode, sink.lines)
-    assert len(lines) + notice["dropped"] == 101
-    assert {line["id"] for line in lines} == {"req-1"}
+    *told, notice = map(msgspec.json.decode, sink.lines)
+    assert len(told) + notice["dropped"] == 101
+    assert {line["id"] for line in told} == {"req-1"}
 
 
 def test_stopping_does_not_wait_for_a_stalled_reader_for_ever() -> None:

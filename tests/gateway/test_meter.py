@@ -48,6 +48,27 @@ def test_what_was_not_seen_is_not_observed() -> None:
     assert math.isnan(Record(tokens_out=9).tpot_s)
 
 
+def test_what_a_tenant_used_is_counted_and_nobodys_is_not() -> None:
+    totals = Totals()
+    for _ in range(2):
+        totals.observe(Record(tenant="acme", tier="gold", tokens_in=10, tokens_out=5))
+    totals.observe(Record(tenant="acme", tokens_in=1))
+    totals.observe(Record(tokens_in=100, user="ann"))
+    assert {owner: (s.tokens_in, s.tokens_out) for owner, s in totals.tenants.items()} == {
+        ("acme", "gold"): (20, 10),
+        ("acme", ""): (1, 0),
+    }
+
+
+def test_waits_are_counted_where_somebody_might_wait() -> None:
+    totals = Totals()
+    for waited in (0.0, 2.0, math.nan):
+        totals.observe(Record(pool="main", queue_s=waited))
+    totals.observe(Record(pool="open"))
+    assert list(totals.queues) == ["main"]
+    assert (sum(totals.queues["main"].counts), totals.queues["main"].sum) == (2, 2.0)
+
+
 def test_no_model_is_counted_as_unknown() -> None:
     totals = Totals()
     for _ in range(2):
@@ -58,9 +79,11 @@ def test_no_model_is_counted_as_unknown() -> None:
 @given(names=st.lists(st.text(max_size=3), max_size=60), statuses=st.lists(st.integers(100, 599), max_size=60))
 @settings(max_examples=50)
 def test_label_sets_are_bounded_and_nothing_is_lost(names: list[str], statuses: list[int]) -> None:
-    totals = Totals(max_flows=5, max_outcomes=4, max_attempts=6)
+    totals = Totals(max_flows=5, max_outcomes=4, max_attempts=6, max_tenants=3, max_names=2)
     for name in names:
-        totals.observe(Record(model=name, operation=CHAT))
+        totals.observe(Record(model=name, operation=CHAT, tier=f"of {name}", tokens_in=1, pool=name, queue_s=0.0))
+        totals.limited(name)
+        totals.unauthorized(name)
         totals.attempted("pool", name, "ok")
     for status in statuses:
         totals.observe(Record(model="m", operation=CHAT, status=status))
@@ -70,6 +93,13 @@ def test_label_sets_are_bounded_and_nothing_is_lost(names: list[str], statuses: 
     counted = sum(sum(flow.outcomes.values()) for flow in totals.flows.values())
     assert counted == len(names) + len(statuses)
     assert sum(totals.attempts.values()) == len(names)
+    assert len(totals.tenants) <= 4
+    assert sum(share.tokens_in for share in totals.tenants.values()) == len(names)
+    assert len(totals.queues) <= 3
+    assert sum(sum(waits.counts) for waits in totals.queues.values()) == len(names)
+    for counts in (totals.limits, totals.strangers):
+        assert len(counts) <= 3
+        assert sum(counts.values()) == len(names)
 
 
 def test_a_series_once_open_keeps_counting_past_the_cap() -> None:
@@ -110,6 +140,6 @@ def test_a_bucket_holds_what_is_at_most_its_bound(values: list[float]) -> None:
 
 
 def test_bounds_are_ordered() -> None:
-    for bounds in (meter.DURATION_BOUNDS, meter.TTFT_BOUNDS, meter.TPOT_BOUNDS):
+    for bounds in (meter.DURATION_BOUNDS, meter.TTFT_BOUNDS, meter.QUEUE_BOUNDS, meter.TPOT_BOUNDS):
         assert list(bounds) == sorted(set(bounds))
         assert bisect_left(bounds, bounds[0]) == 0

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,8 +28,28 @@ def member(pool: str, endpoint: str, state: str, inflight: int = 0, kv_usage: fl
     return MemberStatistics(pool, endpoint, "vllm", state, inflight, 0, 0, (), kv_usage=kv_usage)
 
 
-def telemetry(totals: Totals, *members: MemberStatistics) -> Telemetry:
-    return Telemetry(totals, FakePools(*members), lambda: {"http": 7}, "1.2.3", lambda: {"main": 0.5})
+class Waiting(NamedTuple):
+    queued: int
+    queued_bytes: int
+
+
+class Shared(NamedTuple):
+    connected: bool
+    away: int
+    fallbacks: int
+
+
+def telemetry(totals: Totals, *members: MemberStatistics, store: Shared | None = None) -> Telemetry:
+    return Telemetry(
+        totals,
+        FakePools(*members),
+        lambda: {"http": 7},
+        "1.2.3",
+        lambda: {"main": 0.5},
+        queues=lambda: {"main": Waiting(3, 3000)},
+        store=lambda: store,
+        usage_lost=lambda: 4,
+    )
 
 
 def scrape(subject: Telemetry) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -64,6 +85,9 @@ def busy() -> Totals:
     totals.observe(Record(model="llama", pool="main", operation=CHAT, status=503, reason="no_endpoints", ended=0.001))
     totals.observe(Record(status=404, reason="model_not_found", operation=CHAT))
     totals.attempted("main", "a:1", "ok")
+    totals.observe(Record(tenant="acme", tier="gold", pool="batch", queue_s=0.5, tokens_in=7, tokens_out=3))
+    totals.limited("limits[0].requestsPerMinute")
+    totals.unauthorized("expired")
     totals.reloaded(False)
     totals.restarts["source"] = 2
     return totals
@@ -102,6 +126,28 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert samples[key("infer_gateway_task_restarts_total", task="source")] == 2
     python = ".".join(map(str, sys.version_info[:3]))
     assert samples[key("infer_gateway_build_info", version="1.2.3", python=python)] == 1
+
+
+def test_who_waits_who_uses_what_and_who_is_refused_is_shown() -> None:
+    samples = scrape(telemetry(busy()))
+    assert samples[key("infer_gateway_queue_wait_seconds_bucket", pool="batch", le="0.25")] == 0
+    assert samples[key("infer_gateway_queue_wait_seconds_bucket", pool="batch", le="0.5")] == 1
+    assert samples[key("infer_gateway_queue_requests", pool="main")] == 3
+    assert samples[key("infer_gateway_queue_bytes", pool="main")] == 3000
+    owner = {"tenant": "acme", "tier": "gold"}
+    assert samples[key("infer_gateway_tenant_tokens_total", **owner, direction="input")] == 7
+    assert samples[key("infer_gateway_tenant_tokens_total", **owner, direction="output")] == 3
+    assert samples[key("infer_gateway_limit_refusals_total", limit="limits[0].requestsPerMinute")] == 1
+    assert samples[key("infer_gateway_auth_refusals_total", reason="expired")] == 1
+    assert samples[key("infer_gateway_usage_events_lost_total")] == 4
+
+
+def test_a_shared_store_is_shown_where_there_is_one() -> None:
+    samples = scrape(telemetry(busy(), store=Shared(False, 2, 30)))
+    assert samples[key("infer_gateway_store_connected")] == 0
+    assert samples[key("infer_gateway_store_away_total")] == 2
+    assert samples[key("infer_gateway_store_fallbacks_total")] == 30
+    assert key("infer_gateway_store_connected") not in scrape(telemetry(busy()))
 
 
 def test_names_that_dashboards_know() -> None:
