@@ -179,3 +179,34 @@ def test_many_at_a_time_get_back_nearly_all_they_did_not_use(count: int, gap: fl
         exact.charges[index][1] = 50.0
     assert KEPT <= MARKS
     assert exact.level(now) - 1e-6 <= account.used <= 1.01 * exact.level(now)
+
+
+def test_takings_of_one_moment_leave_one_mark() -> None:
+    account = Account(RATE, 1.0)
+    for _ in range(200):
+        account.take(10.0)
+    assert (account.times, account.lows) == ([1.0], [2000.0])
+    for _ in range(200):
+        account.settle(9.0, 1.0)
+    assert account.used == 200.0
+
+
+def test_marks_are_few_and_the_newest_are_kept() -> None:
+    account, amounts = Account(1e-9, 0.0), [3.0**power for power in range(100)]
+    for index, amount in enumerate(amounts):
+        account.level(1e-9, float(index))
+        account.take(amount)
+        assert len(account.times) == len(account.lows) <= MARKS
+    assert account.times[-KEPT:] == [float(index) for index in range(100 - KEPT, 100)]
+    assert account.lows[-1] == account.used
+
+
+def test_rounding_makes_nobody_wait_again() -> None:
+    account = Account(1 / 60, 0.0)
+    for _ in range(60):
+        account.take(1.0)
+    now = 0.0
+    for _ in range(1000):
+        now += wait(demand(1.0, rate=1 / 60), account.level(1 / 60, now))
+        assert wait(demand(1.0, rate=1 / 60), account.level(1 / 60, now)) == 0.0
+        account.take(1.0)

@@ -64,6 +64,17 @@ def test_places_are_held_until_they_are_given_back() -> None:
     assert store.take_nowait([place("p", 2)], 1e6).granted
 
 
+def test_what_has_leaked_until_now_is_not_given_back() -> None:
+    store = Local()
+    taken = store.take_nowait([per_minute("t", 60)], 0.0)
+    store.settle([per_minute("t", 60)], taken, [60.0], 50.0)
+    assert store.take_nowait([per_minute("t", 20)], 50.0).used == (20.0,)
+    store = Local()
+    taken = store.take_nowait([per_minute("t", 60)], 0.0)
+    store.settle([per_minute("t", 60)], taken, [-30.0], 50.0)
+    assert store.take_nowait([per_minute("t", 0)], 50.0).used == (40.0,)
+
+
 def test_debt_outlives_its_account() -> None:
     store = Local(most=1)
     taken = store.take_nowait([per_minute("a", 1)], 0.0)
@@ -86,7 +97,7 @@ def test_what_has_drained_is_forgotten() -> None:
     store = Local()
     for index in range(10_000):
         store.take_nowait([per_minute(f"user {index}")], index * 0.01)
-    assert len(store) < 400  # each holds something for a second: a hundred at a time
+    assert len(store) < 210  # each holds something for a second: a hundred at a time
     for index in range(1000):
         store.take_nowait([per_minute(f"user {index}", 60)], 101.0)
     assert len(store) >= 1000  # none of these
