@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -23,7 +23,7 @@ from gateway.config.resources import ModelMatch, ModelRoute, StickyBy, StringMat
 from gateway.config.resources import Rule as RuleSpec
 from gateway.config.scheduler import Scheduler
 from gateway.config.settings import Settings
-from gateway.config.snapshot import PoolSpec, Snapshot
+from gateway.config.snapshot import PoolSpec, Snapshot, Vocabulary
 from gateway.route import Match, Route, RouteTable, Rule, Share, Sticky, TextMatch
 from gateway.schedule.build import build
 from gateway.schedule.parts import Parts, Settled
@@ -32,6 +32,8 @@ CONFIG_KEYS = ("gatewayConfiguration", "schedulerConfiguration", "routerConfigur
 """Members of a ConfigMap that hold a GatewayConfiguration, by product generation."""
 
 _FILE_MEMBERS = frozenset(("apiKeysFile", "caFile", "certFile", "clientCAFile", "clientSecretFile", "keyFile"))
+_FILES = re.compile(r"\$\.(?:tokenizers\[\d+\]|usage)\.file")
+_WRITTEN = "$.usage.file"
 
 
 def no_files(name: str) -> bytes:
@@ -39,12 +41,24 @@ def no_files(name: str) -> bytes:
     raise FileNotFoundError(2, "No such file or directory", name)
 
 
-def load(documents: Iterable[Document], read_file: Read = no_files, *, kubernetes: bool = False) -> Snapshot:
+def no_vocabularies(content: bytes) -> Vocabulary:
+    """For `load` where nobody counts tokens."""
+    raise ValueError("tokens are not counted here")
+
+
+def load(
+    documents: Iterable[Document],
+    read_file: Read = no_files,
+    *,
+    kubernetes: bool = False,
+    vocabulary: Callable[[bytes], Vocabulary] = no_vocabularies,
+) -> Snapshot:
     """The configuration that ``documents`` make together. Raises ConfigError with all problems found.
 
-    ``kubernetes`` says that selectors will be evaluated by someone, so that they deserve no warning.
+    ``kubernetes`` says that selectors will be evaluated by someone, so that they deserve no warning. ``vocabulary``
+    makes one of a tokenizer file's content, or raises ValueError.
     """
-    loading = _Loading(read_file, kubernetes=kubernetes)
+    loading = _Loading(read_file, vocabulary, kubernetes=kubernetes)
     for document in documents:
         loading.add(document)
     return loading.finish()
@@ -53,8 +67,9 @@ def load(documents: Iterable[Document], read_file: Read = no_files, *, kubernete
 class _Loading:
     """Resources met so far, and what is wrong with them."""
 
-    def __init__(self, read_file: Read, *, kubernetes: bool) -> None:
+    def __init__(self, read_file: Read, vocabulary: Callable[[bytes], Vocabulary], *, kubernetes: bool) -> None:
         self.read_file = read_file
+        self.vocabulary = vocabulary
         self.kubernetes = kubernetes
         self.problems: list[str] = []
         self.warnings: list[str] = []
@@ -175,6 +190,20 @@ class _Loading:
             except ValueError as error:
                 self.problems.append(f"{where}: $.scheduler{path}: {error}")
 
+    def _vocabularies(self) -> tuple[tuple[str, Vocabulary], ...]:
+        where = self.sections.get("tokenizers")
+        made = []
+        for index, tokenizer in enumerate(self.settings.tokenizers):
+            try:
+                content = self.read_file(tokenizer.file)
+            except (OSError, ValueError):
+                continue  # told already
+            try:
+                made.append((tokenizer.model, self.vocabulary(content)))
+            except ValueError as error:
+                self.problems.append(f"{where}: $.tokenizers[{index}].file: {tokenizer.file}: {error}")
+        return tuple(made)
+
     def _note_idle(self, scheduler: Scheduler, where: str) -> None:
         for path, profile in scheduler.parts():
             for unused in profile.unused():
@@ -208,6 +237,7 @@ class _Loading:
         routes = [self._route(resource, pools) for resource in self.of_kind("ModelRoute")]
         self._check_ext_proc(pools)
         self._try_profiles()
+        vocabularies = self._vocabularies()
         problems = [*self.problems, *fleet.problems]
         if problems:
             raise ConfigError(problems)
@@ -220,6 +250,7 @@ class _Loading:
             inert=tuple(self.inert),
             warnings=tuple(self.warnings),
             files=tuple(dict.fromkeys((*self.files, *fleet.files))),
+            vocabularies=vocabularies,
         )
 
     def _pools(self, fleet: Fleet) -> dict[tuple[str, str], PoolSpec]:
@@ -316,17 +347,20 @@ def _sectioned(key: str, tree: dict[str, Tree]) -> dict[str, Tree]:
 
 
 def _located(tree: Tree, folder: str, path: str, found: dict[str, str]) -> Tree:
-    """``tree`` with file names as seen from here; ``found`` gathers them by path."""
+    """``tree`` with file names as seen from here; ``found`` gathers those to be read by path."""
     if isinstance(tree, list):
         return [_located(item, folder, f"{path}[{index}]", found) for index, item in enumerate(tree)]
     if not isinstance(tree, dict):
         return tree
     made = {}
     for key, value in tree.items():
-        if key in _FILE_MEMBERS and isinstance(value, str) and value:
-            made[key] = found[f"{path}.{key}"] = posixpath.join(folder, value)
+        here = f"{path}.{key}"
+        if isinstance(value, str) and value and (key in _FILE_MEMBERS or _FILES.fullmatch(here)):
+            made[key] = posixpath.join(folder, value)
+            if here != _WRITTEN:
+                found[here] = made[key]
         else:
-            made[key] = _located(value, folder, f"{path}.{key}", found)
+            made[key] = _located(value, folder, here, found)
     return made
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -86,11 +86,19 @@ class PoolSpec(msgspec.Struct, frozen=True):
         return self.selector is None
 
 
+class Vocabulary(Protocol):
+    """By which a model's prompts are counted."""
+
+    def count(self, text: bytes, /) -> int | None:
+        """Tokens of a text in UTF-8; None if that cannot be told."""
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """One consistent configuration.
 
     ``inert``: places of fields that are read and checked but have no effect yet; ``warnings``: what is legal and
     probably not meant. ``files``: everything read besides the documents (keys), so that a change there is noticed too.
+    ``vocabularies``: those of the tokenizers section, each with its glob of models.
     """
 
     settings: Settings = Settings()
@@ -99,6 +107,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     inert: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    vocabularies: tuple[tuple[str, Vocabulary], ...] = ()
 
     def claims(self) -> frozenset[str]:
         """Names of those claims of callers' tokens that anything goes by."""

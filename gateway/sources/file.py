@@ -21,9 +21,11 @@ import watchfiles
 from gateway.config.document import ConfigError, Document, parse
 from gateway.config.load import load
 from gateway.config.snapshot import Snapshot
+from gateway.tokenizer import vocabulary
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
-MAX_FILE_BYTES: Final = 16 * 1024 * 1024
+MAX_FILE_BYTES: Final = 64 * 1024 * 1024
+"""Tokenizers of large vocabularies have 33 MB."""
 _DEBOUNCE_MS: Final = 400
 _STEP_MS: Final = 50
 _TICK_MS: Final = 500
@@ -76,7 +78,7 @@ def attempt(paths: Sequence[str | Path], *, kubernetes: bool = False) -> Reading
     snapshot = failure = None
     try:
         documents = reader.documents(paths)
-        snapshot = load(documents, reader.bytes_of, kubernetes=kubernetes)
+        snapshot = load(documents, reader.bytes_of, kubernetes=kubernetes, vocabulary=vocabulary)
         warnings = (*(f"{path}: there is nothing in it" for path in reader.empty), *snapshot.warnings)
         snapshot = msgspec.structs.replace(snapshot, warnings=warnings)
     except ConfigError as error:
