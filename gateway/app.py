@@ -3,6 +3,7 @@
 background                     cancelled: the process exits (second signal, or the drain is over)
 ├ signals                      first SIGTERM or SIGINT drains, SIGHUP reloads
 ├ source                       supervised; the last snapshot keeps serving if it dies
+├ keys of issuers              supervised; those known are kept
 ├ discovery, scraping          one loop an endpoint each
 ├ watch, idle connections      timeouts of calls, expiry of upstream connections
 ├ admin
@@ -30,6 +31,8 @@ from adapters import registry
 from adapters.transport import HTTPTransport, TransportSettings
 from gateway import logs
 from gateway.access_log import AccessLog, Requests
+from gateway.auth import allowed
+from gateway.authenticate import Authenticator
 from gateway.config.discover import discovered, from_backends
 from gateway.config.document import ConfigError
 from gateway.config.settings import HttpListener, Settings
@@ -47,7 +50,8 @@ from gateway.scrape import Scrapes
 from gateway.sources import file
 from gateway.status import Status
 from gateway.supervise import supervise
-from gateway.types import ANONYMOUS, Endpoint, Headers, Identity, InferenceRequest, ModelCard, Operation
+from gateway.types import Endpoint, Identity, InferenceRequest, ModelCard, Operation
+from gateway.usage import UsageLog
 from protocols.admin import server as admin_server
 from protocols.http.listener import Limits, Server, open_listeners
 from protocols.openai.serve import OpenAIApp
@@ -131,6 +135,8 @@ class Program:
             self._background.start_soon(self.gateway.run)
             self._background.start_soon(self._transport.expire)
             self._background.start_soon(self._access_log.run)
+            self._background.start_soon(self.usage.run)
+            self._background.start_soon(self._authenticator.run)
             if self._reading is not None:
                 self._background.start_soon(self._watch)
             await self._background.start(self._listen)
@@ -176,6 +182,9 @@ class Program:
             interval=settings.scraping.interval,
             timeout=settings.scraping.timeout,
         )
+        self._authenticator = Authenticator(settings.auth, self._configured.claims())
+        self.known, self.identify = self._authenticator.known, self._authenticator.identify
+        self.usage = UsageLog(settings.usage.file)
         self._access_log = AccessLog(Requests.ALL if self.options.access_log else Requests.ERRORS)
         self._server = Server(OpenAIApp(self), self._listeners, _limits(settings))
         self._status = Status(self)
@@ -200,14 +209,9 @@ class Program:
     def serve(self) -> Callable[[Exchange], Awaitable[None]]:
         return self.gateway.serve
 
-    def known(self, headers: Headers, peer: str, subject: str = "") -> Identity | None:
-        return ANONYMOUS
-
-    async def identify(self, headers: Headers, peer: str, subject: str = "") -> Identity:
-        return ANONYMOUS
-
     def models(self, identity: Identity) -> Sequence[ModelCard]:
-        return self.snapshot.routes.models()
+        cards = self.snapshot.routes.models()
+        return [card for card in cards if allowed(identity, card.id)] if identity.models else cards
 
     def ready(self) -> bool:
         return not self.draining and self.pools.ready()
@@ -239,6 +243,7 @@ class Program:
     def _finished(self, record: Record) -> None:
         self.totals.observe(record)
         self._access_log.log(record)
+        self.usage.log(record)
 
     # -- configuration ------------------------------------------------------------------------------------------
 
@@ -252,6 +257,7 @@ class Program:
         scraping = configured.settings.scraping
         self._scrapes.interval, self._scrapes.timeout = scraping.interval, scraping.timeout
         self.pools.health = configured.settings.health
+        self.pools.fairness = configured.settings.fairness
         self._rebuild()
 
     def _renew_certificate(self, http: HttpListener) -> None:
@@ -320,6 +326,8 @@ class Program:
         if snapshot.settings.trusted_fields != self._settings.trusted_fields:
             self.pools.adapters = registry.load(frozenset(snapshot.settings.trusted_fields))
         self._renew_certificate(snapshot.settings.listeners.http)
+        self._authenticator.apply(snapshot.settings.auth, snapshot.claims())
+        self.usage.reopen(snapshot.settings.usage.file)
         self._apply(snapshot)
         self.totals.reloaded(True)
         self._status.reload_problems = ()
@@ -388,17 +396,15 @@ def _pair(backend: str) -> tuple[str, str]:
 
 
 def _refuse_unguarded(settings: Settings, options: Options) -> None:
-    """Open doors are opened knowingly; locks that do not lock yet are not pretended. Raises ConfigError."""
+    """Open doors are opened knowingly. Raises ConfigError."""
     auth = settings.auth
-    if auth.configured:
-        raise ConfigError(["$.auth: identities are not checked in this version; remove it rather than believe in it"])
     listeners = settings.listeners
     hosts = (
         options.http[0] if options.http is not None else listeners.http.host,
         options.admin[0] if options.admin is not None else listeners.admin.host,
     )
     opened = [host for host in hosts if not is_loopback(host)]
-    if opened and auth.required is not False:
+    if opened and auth.required is not False and not auth.configured:
         raise ConfigError(
             [
                 f"serving on {opened[0]} lets everybody in, as no authentication is configured; "

@@ -20,7 +20,6 @@ from gateway.admission import Alarms
 from gateway.call import Attempt, Call, unlink
 from gateway.config.snapshot import Policy
 from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamTimeout
-from gateway.estimate import Estimator
 from gateway.member import Member
 from gateway.meter import Record
 from gateway.pools import Pools
@@ -93,7 +92,7 @@ class Gateway:
         self.budget = RetryBudget()
         self.ledger: Ledger | None = None
         self.store: Store = Local()
-        self.estimator = Estimator()
+        self.estimator = pools.estimator
         self.decisions = Decisions()
         self.debug_header = False
         self.calls: set[Call] = set()

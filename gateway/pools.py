@@ -18,11 +18,12 @@ import trio
 from gateway.config.settings import HealthSettings
 from gateway.config.sharing import Fairness
 from gateway.config.snapshot import Policy, PoolSpec
+from gateway.estimate import Estimator
 from gateway.gate import Gate
 from gateway.health import Health, watch
 from gateway.member import Member, MemberStatistics
 from gateway.ports import Adapter
-from gateway.schedule.ask import BYTES_PER_TOKEN, Ask
+from gateway.schedule.ask import Ask
 from gateway.schedule.parts import Random
 from gateway.schedule.profile import Profile
 from gateway.schedule.speed import LATE_S, Pace, Speed
@@ -38,25 +39,31 @@ MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
 class Pool:
     """Endpoints that serve one model set, the policy of requests to them, and the profile that places them.
 
-    Learned are ``bytes_per_token``, ``uncached`` (prompt tokens a request has computed), ``others`` (the part of the
+    Learned are ``uncached`` (prompt tokens a request has computed), ``others`` (the part of the
     time that an endpoint serves others, too) and how fast endpoints are. ``gate``: where requests wait for room, if
     anywhere.
     """
 
     __slots__ = (
-        "_squares", "bytes_per_token", "gate", "members", "name", "others", "pace", "policy", "profile", "residual",
+        "_squares", "estimator", "gate", "members", "name", "others", "pace", "policy", "profile", "residual",
         "rng", "uncached",
     )  # fmt: skip
 
     def __init__(
-        self, name: str, members: Sequence[Member], policy: Policy, profile: Profile, rng: Random | None = None
+        self,
+        name: str,
+        members: Sequence[Member],
+        policy: Policy,
+        profile: Profile,
+        rng: Random | None = None,
+        estimator: Estimator | None = None,
     ) -> None:
         self.name = name
         self.members = members
         self.policy = policy
         self.profile = profile
-        self.bytes_per_token = BYTES_PER_TOKEN
         self.rng = rng or random.Random()
+        self.estimator = estimator or Estimator()
         self.gate: Gate | None = None
         self.others = 0.0
         self.uncached = self.residual = 1000.0
@@ -66,7 +73,7 @@ class Pool:
             member.speed = Speed(self.pace)
 
     def ask(self, request: InferenceRequest, model: str, now: float) -> Ask:
-        return Ask(request, model, now, self.bytes_per_token)
+        return Ask(request, model, now, self.estimator.ratio(request.model))
 
     def rank(self, ask: Ask) -> Iterator[Member]:
         """Best first, as the profile has it; those that just said they are full come last.
@@ -271,9 +278,9 @@ class Placement:
 
     def _learn(self, now: float, usage: Usage) -> None:
         pool = self.pool
-        if usage.prompt > 16 and self.ask.read:
-            ratio = min(max(len(self.ask.text) / usage.prompt, 1.0), 16.0)
-            pool.bytes_per_token += 0.02 * (ratio - pool.bytes_per_token)
+        ask = self.ask
+        if usage.prompt:  # by the engine's own word
+            pool.estimator.observe(ask.request, len(ask.text) if ask.read else 0, usage)
         if self.stream and usage.completion > 1 and self.answered_at == self.answered_at:  # not nan
             self._learn_gap(now - self.answered_at, usage.completion - 1)
 
@@ -292,8 +299,15 @@ class Pools:
     whose clock is ``timer``.
     """
 
-    def __init__(self, adapters: Mapping[str, Adapter], profile: MakeProfile, rng: Random | None = None) -> None:
+    def __init__(
+        self,
+        adapters: Mapping[str, Adapter],
+        profile: MakeProfile,
+        rng: Random | None = None,
+        estimator: Estimator | None = None,
+    ) -> None:
         self.adapters = adapters
+        self.estimator = estimator or Estimator()
         self.profile = profile
         self.rng = rng or random.Random()
         self.health = HealthSettings()
@@ -364,7 +378,7 @@ class Pools:
         pool = self._pools.get(spec.name)
         profile = self.profile(spec, None if pool is None else pool.profile)
         if pool is None:
-            return Pool(spec.name, members, spec.policy, profile, self.rng)
+            return Pool(spec.name, members, spec.policy, profile, self.rng, self.estimator)
         for member in members:
             if member.speed.pace is not pool.pace:
                 member.speed = Speed(pool.pace)

@@ -14,9 +14,11 @@ import trio
 import gateway
 from gateway.config.snapshot import Snapshot
 from gateway.core import Gateway
+from gateway.gate import GateStatistics
 from gateway.member import Member
 from gateway.meter import Totals
 from gateway.pools import Pools
+from gateway.usage import UsageLog
 
 
 class Parts(Protocol):
@@ -26,6 +28,7 @@ class Parts(Protocol):
     pools: Pools
     gateway: Gateway
     totals: Totals
+    usage: UsageLog
     draining: bool
 
     def ready(self) -> bool: ...
@@ -96,9 +99,19 @@ class Status:
         if not isinstance(self._telemetry, Telemetry):
             parts = self._parts
             self._telemetry = Telemetry(
-                parts.totals, parts.pools, parts.connections, gateway.__version__, self.saturation
+                parts.totals,
+                parts.pools,
+                parts.connections,
+                gateway.__version__,
+                self.saturation,
+                queues=self._queues,
+                usage_lost=lambda: parts.usage.lost,
             )
         return await self._telemetry.render()
+
+    def _queues(self) -> dict[str, GateStatistics]:
+        pools = self._parts.pools.by_name()
+        return {name: pool.gate.statistics() for name, pool in pools.items() if pool.gate is not None}
 
     def drain(self, endpoint_id: str) -> bool:
         return self._parts.pools.drain(endpoint_id)
