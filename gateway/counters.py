@@ -17,8 +17,19 @@ from typing import Any, Final, Generic, TypeVar
 SLOTS: Final = 16
 """Parts that a window is kept in. What is remembered reaches back between 15 and 16 of them."""
 
+LEAST: Final = 1e-6
+MOST: Final = 1e9
+"""Weighted tokens that anything dispatched costs at least, and that anything may cost."""
+
 _SPARE: Final = 64
 _EMPTY: Final = [0.0] * SLOTS
+
+
+def finite(amount: float) -> float:
+    """Nothing that a counter cannot bear: NaN is nothing, and whatever is more than ``MOST`` is that."""
+    if -MOST <= amount <= MOST:
+        return amount
+    return 0.0 if amount != amount else math.copysign(MOST, amount)
 
 
 class Party:
@@ -73,6 +84,11 @@ class Share:
         self.queued = 0
         self.weight = 1.0
         self.entry: tuple[float, int, Any] | None = None
+
+    @property
+    def excess(self) -> float:
+        """How far above the floor it would be if it wanted something now."""
+        return max(0.0, min(self.counter, self.ceiling()) - self.ring.floor)
 
     def ceiling(self) -> float:
         """What the counter is at most: above the floor by what the party, which has been rolled, had in the window."""
