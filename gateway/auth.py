@@ -8,13 +8,11 @@ from __future__ import annotations
 import fnmatch
 import hmac
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from gateway.config.access import APIKey, Claims
-from gateway.config.resources import StickySource
-from gateway.config.snapshot import Snapshot
 from gateway.tokens import Refused
 from gateway.types import Headers, Identity
 
@@ -125,24 +123,6 @@ def _models(value: object) -> tuple[str, ...]:
     if not isinstance(found, list) or len(found) > _PATTERNS_MAX:
         raise Refused("claims")
     return tuple(filter(None, map(_text, found))) or NOTHING
-
-
-def named_claims(snapshot: Snapshot) -> tuple[str, ...]:
-    """Claims that limits and sticky sessions go by: only these are kept of a token."""
-    return tuple(dict.fromkeys(_named(snapshot)))
-
-
-def _named(snapshot: Snapshot) -> Iterator[str]:
-    for limit in snapshot.settings.limits:
-        yield from limit.match.claims
-        yield from (name.removeprefix("claims.") for name in limit.per or () if name.startswith("claims."))
-    sources: list[StickySource] = []
-    for pool in snapshot.pools:
-        sources.extend(pool.sticky.sources if pool.sticky is not None else ())
-    for _, profile in snapshot.settings.scheduler.parts():
-        for entry in profile.plugin_config:
-            sources.extend(getattr(profile.args(entry.name), "sources", ()))
-    yield from (source.name for source in sources if isinstance(source, StickySource) and source.type == "JWTClaim")
 
 
 # --- a proxy's word ---------------------------------------------------------------------------------------------------

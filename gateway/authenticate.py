@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -20,7 +20,7 @@ import trio
 
 from gateway import proxies
 from gateway.auth import Keys, identity_by_proxy, identity_of, presented
-from gateway.config.access import Auth, Issuer
+from gateway.config.access import Auth, Issuer, OAuth
 from gateway.errors import Overloaded, Unauthorized
 from gateway.sources.introspection import Introspection
 from gateway.sources.jwks import KeySet
@@ -124,9 +124,19 @@ class Authenticator:
     ``wall`` gives the time that tokens speak of, in seconds since the epoch.
     """
 
-    def __init__(self, auth: Auth, claims: Sequence[str] = (), *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        auth: Auth,
+        claims: Iterable[str] = (),
+        *,
+        wall: Callable[[], float] = time.time,
+        key_set: Callable[[Issuer, Callable[[], None]], KeySet] = KeySet.of,
+        introspection: Callable[[OAuth], Introspection] = Introspection,
+    ) -> None:
         self.refusals: Counter[str] = Counter()
         self._wall = wall
+        self._key_set = key_set
+        self._introspected_by = introspection
         self._verdicts = _Verdicts()
         self._pace = _Pace()
         self._under_way: dict[bytes, trio.Event] = {}
@@ -136,12 +146,12 @@ class Authenticator:
         self._sources: Loops[KeySet | Introspection] = Loops(lambda source: source.run(), lambda source: source.name)
         self.apply(auth, claims)
 
-    def apply(self, auth: Auth, claims: Sequence[str] = ()) -> None:
+    def apply(self, auth: Auth, claims: Iterable[str] = ()) -> None:
         """Go by ``auth`` from now on. Key sets of issuers that stay are kept, those in files are read again."""
         sets = {(believed.keys.uri, believed.keys.ca_file): believed.keys for believed in self._issuers.values()}
         for keys in sets.values():
             keys.read_again()
-        self._claims = tuple(claims)
+        self._claims = sorted(claims)
         self._configured, self._enforced = auth.configured, auth.enforced
         self._judges = bool(auth.api_keys or auth.api_keys_file or auth.believed or auth.oauth)
         self._keys = Keys(auth.api_keys)
@@ -150,12 +160,12 @@ class Authenticator:
         for issuer in auth.believed:
             at = (issuer.jwks_uri, issuer.ca_file)
             if at not in sets:
-                sets[at] = KeySet.of(issuer, self._drop)
+                sets[at] = self._key_set(issuer, self._drop)
             self._issuers[issuer.issuer] = _Believed(issuer, sets[at])
         if auth.oauth is None:
             self._introspection = None
         elif self._introspection is None or self._introspection.oauth != auth.oauth:
-            self._introspection = Introspection(auth.oauth)
+            self._introspection = self._introspected_by(auth.oauth)
         self._verdicts = _Verdicts()
         asked = [] if self._introspection is None else [self._introspection]
         self._sources.keep([*(believed.keys for believed in self._issuers.values()), *asked])

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -112,12 +112,16 @@ class IdentityHeaders(Section, frozen=True):
     models: str = "x-auth-models"
 
     def __post_init__(self) -> None:
+        seen: set[str] = set()
         for name in ("user", "tenant", "tier", "models"):
-            value: str = getattr(self, name)
-            if value and not _FIELD.match(value):
+            field: str = getattr(self, name)
+            if field and not _FIELD.match(field):
                 raise Fault(f".{name}", "not the name of a header field")
-            if value.lower() in _UNFIT:
-                raise Fault(f".{name}", f"{value} has a meaning of its own")
+            if field.lower() in _UNFIT:
+                raise Fault(f".{name}", f"{field} has a meaning of its own")
+            if field.lower() in seen:
+                raise Fault(f".{name}", f"{field} says something else already")
+            seen.update([field.lower()] if field else [])
 
 
 class TrustedProxies(Section, frozen=True):
@@ -237,7 +241,7 @@ def with_keys(auth: Auth, file: str, text: bytes) -> Auth:
 def file_of(uri: str) -> str:
     """The path that a file:// URI names, "" for any other."""
     parts = urlsplit(uri)
-    return parts.path if parts.scheme == "file" else ""
+    return unquote(parts.path) if parts.scheme == "file" else ""
 
 
 def _check_once(member: str, name: str, values: Iterable[str]) -> None:

@@ -45,21 +45,32 @@ class Client:
         import httpx
 
         where, fields = urlsplit(url).netloc, {"accept": "application/json", "accept-encoding": "identity"}
+        body, answer = b"", None
         try:
-            with trio.fail_after(self._timeout):
-                async with self._client.stream(
-                    method, url, data=form, headers={**fields, **(headers or {})}
-                ) as response:
-                    body = b""
-                    async for chunk in response.aiter_raw():
+            with trio.move_on_after(self._timeout) as patience:
+                async with self._client.stream(method, url, data=form, headers={**fields, **(headers or {})}) as got:
+                    async for chunk in got.aiter_raw():
                         body += chunk
                         if len(body) > _MAX_BODY:
-                            raise OSError(f"{where} answered with more than {_MAX_BODY} bytes")
-                    return Answer(response.status_code, dict(response.headers), body)
-        except trio.TooSlowError:
-            raise OSError(f"{where} did not answer within {self._timeout:g} s") from None
+                            patience.cancel()  # httpx's generators end well by cancellation, and not by being left
+                            body = body[: _MAX_BODY + 1]
+                    answer = Answer(got.status_code, dict(got.headers), body)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise OSError(f"{where} cannot be asked: {type(error).__name__}: {error}") from None
+            raise OSError(f"{where} cannot be asked: {_reason(error)}") from None
+        if len(body) > _MAX_BODY:
+            raise OSError(f"{where} answered with more than {_MAX_BODY} bytes")
+        if answer is None:
+            raise OSError(f"{where} did not answer within {self._timeout:g} s")
+        return answer
+
+
+def _reason(error: BaseException) -> str:
+    """What the innermost cause says: httpx leaves failures of TLS without a word."""
+    said = f"{type(error).__name__}: {error}"
+    while (cause := error.__cause__ or error.__context__) is not None:
+        said = str(cause) or said
+        error = cause
+    return said
 
 
 @contextlib.asynccontextmanager

@@ -54,7 +54,7 @@ class KeySet:
         """Fetch, and again when what was fetched is stale or somebody wants it. Raises OSError and ValueError."""
         while True:
             self._wanted = trio.Event()
-            fresh = await self._fetch()
+            fresh = await self._refresh()
             with trio.move_on_after(fresh):
                 await self._wanted.wait()
 
@@ -75,13 +75,13 @@ class KeySet:
         if file_of(self.uri):
             self._wanted.set()
 
-    async def _fetch(self) -> float:
+    async def _refresh(self) -> float:
         """For how long, in seconds, the set is fresh."""
         self._tried = trio.current_time()
         self.fetches += 1
         self._fetching = True
         try:
-            body, fresh = await (self._read() if file_of(self.uri) else self._ask())
+            body, fresh = await self.fetch()
             keys = key_set(body)
         except (OSError, ValueError) as error:
             self.failed = True
@@ -97,10 +97,10 @@ class KeySet:
             self._fetched = trio.Event()
         return fresh
 
-    async def _read(self) -> tuple[bytes, float]:
-        return await trio.Path(file_of(self.uri)).read_bytes(), _FILE_S
-
-    async def _ask(self) -> tuple[bytes, float]:
+    async def fetch(self) -> tuple[bytes, float]:
+        """The set as it is there now, and for how many seconds it is fresh. Raises OSError."""
+        if name := file_of(self.uri):
+            return await trio.Path(name).read_bytes(), _FILE_S
         async with opened(self.ca_file) as client:
             answer = await client.ask("GET", self.uri)
         if answer.status != 200:

@@ -17,7 +17,7 @@ import trio.testing
 
 from gateway.errors import UpstreamError
 from gateway.ports import Exchange
-from gateway.types import ModelCard
+from gateway.types import Headers, Identity, ModelCard
 from protocols.openai.asgi import AsgiApp
 from protocols.openai.serve import OpenAIApp
 from tests.protocols.openai.fakes import EVENTS, JSON, FakeCore, echo, stream
@@ -357,3 +357,28 @@ def test_mounted_beside_a_quart_trio_application() -> None:
             assert (await client.post("/openai" + PATH, content=CHAT)).content == CHAT
 
     trio.run(main)
+
+
+def test_the_server_says_who_is_at_the_other_end() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def known(headers: Headers, peer: str, subject: str) -> Identity | None:
+        asked.append((peer, subject))
+        return Identity("ann")
+
+    async def main() -> None:
+        certified = {"client_cert_name": "CN=lb", "client_cert_error": None}
+        rejected = {"client_cert_name": "CN=lb", "client_cert_error": "expired"}
+        for scope in (
+            {"client": ("192.0.2.7", 4711), "extensions": {"tls": certified}},
+            {"client": ("192.0.2.7", 4711), "extensions": {"tls": rejected}},
+            {"client": None, "extensions": {"tls": {}}},
+            {"extensions": None},
+            {},
+        ):
+            core = FakeCore(known=known)
+            await Conversation(PATH, CHAT, **scope).run(core)
+            assert core.seen[0].request.identity == Identity("ann")
+
+    trio.run(main)
+    assert asked == [("192.0.2.7", "CN=lb"), ("192.0.2.7", ""), ("", ""), ("", ""), ("", "")]

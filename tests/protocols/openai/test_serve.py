@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pytest
 import trio
 
-from gateway.errors import ModelNotFound, Overloaded, UpstreamError
+from gateway.errors import ModelNotFound, Overloaded, Unauthorized, UpstreamError
 from gateway.ports import Exchange
-from gateway.types import ModelCard, Operation
+from gateway.types import Headers, Identity, ModelCard, Operation
 from protocols.http.listener import open_listeners, serve
 from protocols.openai.serve import OpenAIApp
-from tests.protocols.openai.fakes import EVENTS, JSON, FakeCore, FakeHttp, echo, stream
+from tests.protocols.openai.fakes import EVENTS, JSON, LATER, FakeCore, FakeHttp, echo, stream
 
 CHAT = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
 STREAMED = CHAT[:-1] + b', "stream": true}'
@@ -391,3 +391,63 @@ def test_on_the_listener_over_a_socket() -> None:
         assert b"[DONE]" not in broken
 
     trio.run(main)
+
+
+# --- who asks ---------------------------------------------------------------------------------------------------------
+
+
+def nobody(headers: Headers, peer: str, subject: str) -> Identity | None:
+    raise Unauthorized
+
+
+def test_a_request_carries_who_sends_it() -> None:
+    asked: list[tuple[Headers, str, str]] = []
+
+    def known(headers: Headers, peer: str, subject: str) -> Identity | None:
+        asked.append((headers, peer, subject))
+        return Identity("ann")
+
+    core = FakeCore(known=known)
+    ask(b"POST", b"/v1/chat/completions", CHAT, [(b"authorization", b"Bearer x")], core)
+    assert core.seen[0].request.identity == Identity("ann")
+    assert asked == [([(b"authorization", b"Bearer x")], "192.0.2.7", "proxy")]
+    assert not core.asked
+
+
+def test_who_is_not_known_at_once_is_asked_about() -> None:
+    core = FakeCore(cards=CARDS, known=lambda headers, peer, subject: None)
+    ask(b"POST", b"/v1/chat/completions", CHAT, core=core)
+    assert core.seen[0].request.identity == LATER
+    ask(b"GET", b"/v1/models", core=core)
+    assert core.asked == [("192.0.2.7", "proxy")] * 2
+
+
+def test_credentials_come_before_the_body() -> None:
+    core = FakeCore(known=nobody)
+    for operation, body in [*BODIES.items(), (Operation.CHAT, b"{"), (Operation.CHAT, b"\xff" * 1000)]:
+        http = ask(b"POST", operation.encode(), body, core=core)
+        assert (http.status, error(http)["code"]) == (401, "invalid_api_key")
+        assert http.field(b"www-authenticate") == b"Bearer"
+    assert core.refusals == ["unauthorized"] * 10
+    assert not core.seen
+
+
+@pytest.mark.parametrize("target", [b"/v1/models", b"/models", b"/v1/models/org/base", b"/v1/models/none"])
+def test_models_are_shown_to_nobody_unknown(target: bytes) -> None:
+    http = ask(b"GET", target, core=FakeCore(cards=CARDS, known=nobody))
+    assert (http.status, error(http)["code"]) == (401, "invalid_api_key")
+    assert http.field(b"www-authenticate") == b"Bearer"
+
+
+def test_a_caller_sees_the_models_it_may_use() -> None:
+    core = FakeCore(cards=CARDS, known=lambda headers, peer, subject: Identity("ann", models=("my-*",)))
+    assert [card["id"] for card in json.loads(ask(b"GET", b"/v1/models", core=core).body)["data"]] == ["my-lora:v1"]
+    assert ask(b"GET", b"/v1/models/my-lora:v1", core=core).status == 200
+    hidden, missing = (ask(b"GET", b"/v1/models/" + name, core=core) for name in (b"org/base", b"org/none"))
+    assert hidden.status == missing.status == 404
+    assert hidden.body == missing.body.replace(b"org/none", b"org/base")
+
+
+@pytest.mark.parametrize("target", [b"/healthz", b"/readyz"])
+def test_health_is_told_to_anybody(target: bytes) -> None:
+    assert ask(b"GET", target, core=FakeCore(known=nobody)).status == 200
