@@ -201,12 +201,11 @@ def test_marks_are_few_and_the_newest_are_kept() -> None:
     assert account.lows[-1] == account.used
 
 
-def test_rounding_makes_nobody_wait_again() -> None:
-    account = Account(1 / 60, 0.0)
-    for _ in range(60):
-        account.take(1.0)
-    now = 0.0
+@pytest.mark.parametrize("gap", [0.1, 0.3, 0.7])
+def test_rounding_makes_nobody_wait_again(gap: float) -> None:
+    account, wanted, now = Account(7 / 60, 0.0), demand(1.0, 7.0, 7 / 60), 0.0
     for _ in range(1000):
-        now += wait(demand(1.0, rate=1 / 60), account.level(1 / 60, now))
-        assert wait(demand(1.0, rate=1 / 60), account.level(1 / 60, now)) == 0.0
+        now += gap
+        now += wait(wanted, account.level(7 / 60, now))
+        assert wait(wanted, account.level(7 / 60, now)) == 0.0
         account.take(1.0)

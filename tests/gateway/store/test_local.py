@@ -71,8 +71,8 @@ def test_what_has_leaked_until_now_is_not_given_back() -> None:
     assert store.take_nowait([per_minute("t", 20)], 50.0).used == (20.0,)
     store = Local()
     taken = store.take_nowait([per_minute("t", 60)], 0.0)
-    store.settle([per_minute("t", 60)], taken, [-30.0], 50.0)
-    assert store.take_nowait([per_minute("t", 0)], 50.0).used == (40.0,)
+    store.settle([per_minute("t", 60)], taken, [-30.0], 70.0)
+    assert store.take_nowait([per_minute("t", 0)], 70.0).used == (30.0,)
 
 
 def test_debt_outlives_its_account() -> None:
