@@ -16,6 +16,8 @@ from typing import Final, cast
 from gateway.counters import LEAST, SLOTS, Share, finite
 from gateway.flows import Band, CallerShare, Flow, Flows, FlowStatistics, Terms, Waiter
 
+__all__ = ["Flow", "FlowStatistics", "Order", "Terms", "Waiter"]
+
 _HEADS: Final = 8
 _LOOKED_AT: Final = 64
 

@@ -285,6 +285,8 @@ class Flows:
     def statistics(self, now: float) -> list[FlowStatistics]:
         """All that are known: a walk over them."""
         self.advance(now)
+        for tenant in self._tenants.values():
+            tenant.roll(self.slot)
         return [_statistics(flow, now) for flow in self._flows.values()]
 
 
