@@ -6,6 +6,8 @@ Messages are for the caller: what went wrong and what to do; they never hold sec
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class GatewayError(Exception):
     """The one root. ``status`` and ``code`` are the contract; ``retryable`` says whether another endpoint may be tried.
@@ -129,10 +131,22 @@ class HeaderTooLarge(GatewayError):
 
 
 class RateLimited(GatewayError):
+    """``fields`` are further header fields: what is left of the caller's limits."""
+
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
     reason = "rate_limited"
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, fields: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.fields = tuple(fields)
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return (*super().headers, *self.fields)
 
 
 class Overloaded(GatewayError):

@@ -93,6 +93,16 @@ class Vocabulary(Protocol):
         """Tokens of a text in UTF-8; None if that cannot be told."""
 
 
+class RouteLimit(msgspec.Struct, frozen=True):
+    """Tokens for each ``unit`` that a ModelRoute allows to everybody together. ``route``: "namespace/name"."""
+
+    route: str
+    model: str
+    unit: str
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """One consistent configuration.
 
@@ -104,6 +114,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     settings: Settings = Settings()
     routes: RouteTable = RouteTable()
     pools: tuple[PoolSpec, ...] = ()
+    route_limits: tuple[RouteLimit, ...] = ()
     inert: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
@@ -127,6 +138,7 @@ class Snapshot(msgspec.Struct, frozen=True):
             "settings": msgspec.to_builtins(self.settings, enc_hook=_encode),
             "routes": [_route(route) for route in self.routes.routes],
             "pools": [_pool(pool) for pool in self.pools],
+            "routeLimits": msgspec.to_builtins(self.route_limits),
             "inert": list(self.inert),
             "warnings": list(self.warnings),
         }
