@@ -10,20 +10,12 @@ from typing import Annotated, Final
 
 from msgspec import Meta, field
 
+from gateway.config import redis_url
 from gateway.config.decode import Duration, Fault, Hidden, Limit, Section
 
 Count = Annotated[int, Meta(ge=1)]
 Weight = Annotated[float, Meta(ge=0, le=1e6)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-_REDIS: Final = (
-    "redis://",
-    "rediss://",
-    "unix://",
-    "redis+sentinel://",
-    "rediss+sentinel://",
-    "redis+cluster://",
-    "rediss+cluster://",
-)
 
 
 class Tier(Section, frozen=True):
@@ -165,8 +157,12 @@ class Redis(Section, frozen=True):
     timeout: Duration = Duration(0.1)
 
     def __post_init__(self) -> None:
-        if not self.url.reveal().startswith(_REDIS):
-            raise Fault(".url", f"expected a URL that begins with {', '.join(_REDIS[:-1])} or {_REDIS[-1]}")
+        if "{" in self.prefix or "}" in self.prefix:
+            raise Fault(".prefix", "braces have a meaning in the keys of a cluster")
+        try:
+            redis_url.parse(self.url.reveal())
+        except ValueError as error:
+            raise Fault(".url", str(error)) from None
 
 
 class State(Section, frozen=True):

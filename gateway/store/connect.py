@@ -1,0 +1,128 @@
+"""Connections to the Redis that the configuration names; with `gateway.store.redis` what knows coredis. (IO)
+
+Invariant: TLS means a verified certificate for the host asked for; no password leaves this module but to the server.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from gateway.config import redis_url
+from gateway.config.sharing import Redis as Settings
+
+if TYPE_CHECKING:
+    from coredis.client import Client
+
+CONNECT_S: Final = 2.0
+"""How long a TCP connection and its TLS handshake may take."""
+
+
+class Failed(Exception):
+    """Redis cannot be reached, or refuses. The text is for operators: one line without secrets."""
+
+
+class Open(Protocol):
+    """What makes a client, entered as long as it is in use: `open_client`, or a test's own."""
+
+    def __call__(self, settings: Settings, /) -> Any: ...
+
+
+@asynccontextmanager
+async def open_client(settings: Settings) -> AsyncIterator[Client[bytes]]:
+    """A coredis client for as long as the block runs; it connects with its first command. Raises Failed.
+
+    The password file is read anew, so that a password may change. Errors of the block, too, become Failed, with the
+    deepest cause for a reason: every error of a connection says the same otherwise.
+    """
+    password = ""
+    failures: list[BaseException] = []
+    try:
+        address = redis_url.parse(settings.url.reveal())
+        password = address.password
+        if settings.password_file:
+            password = (await trio.Path(settings.password_file).read_text()).strip()
+        context = ssl.create_default_context(cafile=settings.ca_file or None) if address.tls else None
+        async with _client(address, settings.username or address.username, password, context) as client:
+            yield client
+    except* _errors() as group:
+        failures.append(group)
+    if failures:
+        reason = _reason(failures[0])
+        raise Failed(reason.replace(password, "***") if password else reason)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    from coredis.exceptions import RedisError
+
+    return OSError, RedisError, Failed
+
+
+def _client(address: redis_url.Address, username: str, password: str, context: ssl.SSLContext | None) -> Any:
+    """A context manager, whatever kind of Redis it is."""
+    import coredis
+    from coredis.connection import TCPLocation
+    from coredis.retry import NoRetryPolicy
+
+    logging.getLogger("coredis").setLevel(logging.CRITICAL)  # tracebacks of every attempt; who connects tells of it
+    options: dict[str, Any] = {
+        "username": username or None,
+        "password": password or None,
+        "connect_timeout": CONNECT_S,
+    }
+    if address.kind == "unix":
+        return _single(unix_socket_path=address.path, db=address.database, **options)
+    if context is not None:
+        options["ssl_context"] = context
+    if address.kind == "single":
+        ((host, port),) = address.hosts
+        return _single(host, port, db=address.database, **options)
+    places = [TCPLocation(host, port) for host, port in address.hosts]
+    if address.kind == "cluster":
+        return coredis.RedisCluster(startup_nodes=places, retry_policy=NoRetryPolicy(), verify_version=False, **options)
+    return _behind_sentinels(places, address, options)
+
+
+def _single(*place: Any, **options: Any) -> Any:
+    import coredis
+
+    return coredis.Redis(*place, verify_version=False, max_connections=1, **options)
+
+
+@asynccontextmanager
+async def _behind_sentinels(
+    places: list[Any], address: redis_url.Address, options: dict[str, Any]
+) -> AsyncIterator[Any]:
+    """The master of a service, as sentinels say. They are asked without credentials, over TLS if the master is."""
+    from coredis import Sentinel
+
+    bare = {name: value for name, value in options.items() if name not in ("username", "password")}
+    async with (
+        Sentinel(places, sentinel_kwargs=bare, db=address.database, **options) as sentinels,
+        sentinels.primary_for(address.service) as client,
+    ):
+        yield client
+
+
+def _reason(error: BaseException) -> str:
+    """One line for what is at the bottom of an error."""
+    while True:
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        elif error.__cause__ is not None:
+            error = error.__cause__
+        else:
+            break
+    text = " ".join(str(error).split())
+    return (
+        text
+        if isinstance(error, Failed) and text
+        else f"{type(error).__name__}: {text}"
+        if text
+        else type(error).__name__
+    )
