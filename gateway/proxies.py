@@ -6,6 +6,7 @@ Invariant: an address that a peer only claims is taken from trusted peers alone.
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Final
 
 from gateway.config.access import Network, TrustedProxies
@@ -15,6 +16,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _HOPS: Final = 16
 
 
+@lru_cache(maxsize=4096)
 def address(text: str) -> Address | None:
     """None for what is no IP address. An IPv4 address mapped into IPv6 is the IPv4 address; scopes are dropped."""
     try:
