@@ -119,14 +119,11 @@ class _File:
     """An open file that lines are appended to. Raises OSError."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
         self._descriptor = os.open(path, _FLAGS, _MODE)
         self._torn = False
 
     def stands_at(self, path: str) -> bool:
         """Whether this is the file that has the name now."""
-        if path != self._path:
-            return False
         try:
             there = os.stat(path)
         except OSError:

@@ -147,6 +147,8 @@ def test_what_has_learned_nothing_for_longest_is_forgotten() -> None:
     assert estimator.ratio("a") < 3.0
     assert estimator.ratio("c") == 3.0
     assert estimator.output(asked(model="b")) == OUTPUT_TOKENS
+    estimator.observe(asked(model="c"), 2000, told)  # known already: nobody has to go
+    assert estimator.ratio("a") < 3.0
 
 
 @given(

@@ -238,16 +238,16 @@ def test_a_line_that_was_cut_short_spoils_no_other(tmp_path: Path) -> None:
     async def squeeze() -> None:
         log.log(numbered(1))
         await until(lambda: path.exists() and path.stat().st_size > 0)
-        with files_no_larger_than(path.stat().st_size + 100):
-            log.log(numbered(2))
-            log.log(numbered(3))
+        with files_no_larger_than(2 * path.stat().st_size + 100):
+            for number in (2, 3, 4):
+                log.log(numbered(number))
             await until(lambda: log.lost == 2)
-        log.log(numbered(4))
+        log.log(numbered(5))
 
     running(log, squeeze)
-    first, torn, last = path.read_bytes().splitlines()
+    *whole, torn, last = path.read_bytes().splitlines()
     assert (len(torn), torn[:1]) == (100, b"{")
-    assert [msgspec.json.decode(line)["id"] for line in (first, last)] == ["1", "4"]
+    assert [msgspec.json.decode(line)["id"] for line in (*whole, last)] == ["1", "2", "5"]
 
 
 def test_beyond_what_is_kept_lines_are_lost_and_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
