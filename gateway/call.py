@@ -239,10 +239,10 @@ class Call:
             gateway.decisions.keep(ask.explanation)
         return ask
 
-    def dispatched(self) -> None:
-        """It counts at an endpoint from now on."""
+    def dispatched(self, member: Member) -> None:
+        """It counts at this endpoint from now on."""
         if self._permit is not None:
-            self._permit.placed()
+            self._permit.counted(member)
 
     def named_request(self) -> InferenceRequest:
         """The request under an id no other attempt in flight has: vLLM tells its requests apart by it."""
@@ -412,7 +412,7 @@ class Attempt:
     def __enter__(self) -> Endpoint:
         member, call = self.member, self.call
         call.placement = self.pool.place(self.ask, member, call.gateway.turn.now)
-        call.dispatched()
+        call.dispatched(member)
         call.tried += 1
         call.decoder = None
         call.member = member

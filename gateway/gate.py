@@ -80,9 +80,12 @@ class Ticket:
 
 
 class Permit:
-    """Leave to dispatch one request. Its tokens are charged to its flow: an estimate first, then what they come to."""
+    """Leave to dispatch one request. Its tokens are charged to its flow: an estimate first, then what they come to.
 
-    __slots__ = ("_input", "_open", "_output", "_placed", "flow", "gate", "terms", "waited")
+    ``place``: the endpoint it was sent to last.
+    """
+
+    __slots__ = ("_input", "_open", "_output", "flow", "gate", "place", "placed", "terms", "waited")
 
     def __init__(self, gate: Gate, flow: Flow, terms: Terms, estimate: Estimate, waited: float = 0.0) -> None:
         self.gate = gate
@@ -93,12 +96,14 @@ class Permit:
         self._input = settings.input_token_weight * estimate.input
         self._output = settings.output_token_weight * estimate.output
         self._open = True
-        self._placed = False
+        self.placed = False
+        self.place: Place | None = None
 
-    def placed(self) -> None:
+    def counted(self, place: Place | None) -> None:
         """The request counts at an endpoint from now on."""
-        if not self._placed:
-            self._placed = True
+        self.place = place
+        if not self.placed:
+            self.placed = True
             self.gate.coming -= 1
 
     def progress(self, tokens: int, now: float) -> None:
@@ -116,7 +121,8 @@ class Permit:
         if not self._open:
             return
         self._open = False
-        self.placed()
+        if not self.placed:
+            self.counted(None)
         settings, charged = self.gate.settings, self._input + self._output
         if usage is not None:
             actual = settings.input_token_weight * max(0, usage.prompt - usage.cached)
@@ -160,7 +166,8 @@ class Gate:
         self._credit, self._credit_at = 1.0, 0.0
         self._releases: deque[float] = deque(maxlen=_RATE_OF)
         self._rate = 0.0
-        self._soonest = math.inf
+        self._soonest = self._slots = math.inf
+        self._shut = False
         self._named: dict[str, Place] = {}
         self._listed: Sequence[Place] = ()
 
@@ -186,15 +193,19 @@ class Gate:
         """
         now, order = ask.now, self.order
         flow, terms = order.flow(key, now), self.terms(tier)
-        if not order and (leave := self._leave(now)) and (leave is Leave.ALL or self._below(flow)):
-            return self._pass(flow, terms, estimate, now)
+        if not order:
+            leave = self._leave(now)
+            self._shut = leave is Leave.NOBODY
+            if leave is Leave.ALL or (leave is Leave.FEW and self._below(flow)):
+                return self._pass(flow, terms, estimate, now)
         limit = min(now + self.settings.queue_timeout, deadline)
         self._check(flow, terms, size, limit, now)
         ticket = Ticket(waiting(), ask, estimate, limit)
         ticket.waiter = Waiter(flow, terms, self._cost(estimate), size, now, ticket)
         order.push(ticket.waiter, now)
         self._soonest = min(self._soonest, limit)
-        self.pump(now)
+        if not self._shut:
+            self.pump(now)
         return ticket
 
     def force(self, key: tuple[str, str], tier: str, estimate: Estimate, now: float) -> Permit:
@@ -245,15 +256,29 @@ class Gate:
 
     # -- going on -------------------------------------------------------------------------------------------------
 
-    def pump(self, now: float) -> None:
-        """Let in as many as there is room for. After whatever may have made some."""
-        order = self.order
-        while order and (leave := self._leave(now)):
-            eligible = None if leave is Leave.ALL else self._below
-            waiter = order.pop(now, eligible, self._hit(now) if self.settings.locality_quantum else None)
-            if waiter is None:
+    def pump(self, now: float, place: Place | None = None) -> None:
+        """Let in as many as there is room for. After whatever may have made some; at ``place`` alone, if given."""
+        if place is not None and self._shut and not self.coming and not self.settings.max_concurrent:
+            room = place.more(now) if place.usable(now) else 0.0
+            while self.coming < room and self._due(now) and self._next(now, self._few(now)):
+                pass
+            return
+        self._shut = False
+        while self.order:
+            leave = self._leave(now)
+            if leave is Leave.NOBODY:
+                self._shut = True
                 return
+            if not self._next(now, leave is Leave.FEW):
+                return
+
+    def _next(self, now: float, few: bool) -> bool:
+        """Let one in; False if there is none who may."""
+        hit = self._hit(now) if self.settings.locality_quantum else None
+        waiter = self.order.pop(now, self._below if few else None, hit)
+        if waiter is not None:
             self._release(waiter, now)
+        return waiter is not None
 
     def _release(self, waiter: Waiter, now: float) -> None:
         self._count(now)
@@ -286,7 +311,7 @@ class Gate:
         if not flow.inflight:
             self._weight -= self._active.pop(flow, 0.0)
         if self.order:
-            self.pump(now)
+            self.pump(now, permit.place)
 
     def watch(self, now: float) -> None:
         """A few times a second: who has waited too long goes, who can be released is."""
@@ -331,12 +356,15 @@ class Gate:
                 coming -= max(0.0, place.more(now))
                 if coming < 0.0:
                     break
-        if (usable and coming >= 0.0) or (settings.queue_qps and not self._due(settings.queue_qps, now)):
+        if (usable and coming >= 0.0) or not self._due(now):
             return Leave.NOBODY
-        return Leave.FEW if usable and settings.headroom and not self._roomy(now) else Leave.ALL
+        return Leave.FEW if usable and self._few(now) else Leave.ALL
 
-    def _due(self, qps: float, now: float) -> bool:
+    def _due(self, now: float) -> bool:
         """Whether the ceiling on dispatch lets one more pass; a moment's worth of it may come at once."""
+        qps = self.settings.queue_qps
+        if not qps:
+            return True
         if now > self._credit_at:
             self._credit = min(max(1.0, qps * _BURST_S), self._credit + (now - self._credit_at) * qps)
             self._credit_at = now
@@ -346,17 +374,18 @@ class Gate:
             self.timer(self, now + (1.0 - self._credit) / qps)
         return False
 
-    def _slots(self, now: float) -> tuple[float, float]:
-        """(slots of the endpoints that can be used, those taken or about to be)."""
-        usable = [place for place in self.pool.members if place.usable(now)]
-        return sum(place.slots for place in usable), sum(place.present for place in usable) + self.coming
-
-    def _roomy(self, now: float) -> bool:
-        """Whether there is more room than what is kept for flows below their fair share."""
-        slots, taken = self._slots(now)
-        if slots == math.inf:
-            return True
-        return taken + 1.0 <= slots - max(1.0, math.floor(slots * self.settings.headroom + 0.5))
+    def _few(self, now: float) -> bool:
+        """Whether there is no more room than what is kept for flows below their fair share."""
+        headroom = self.settings.headroom
+        if not headroom:
+            return False
+        slots, taken = 0.0, self.coming + 1.0
+        for place in self.pool.members:
+            if place.usable(now):
+                slots += place.slots
+                taken += place.present
+        self._slots = slots
+        return slots < math.inf and taken > slots - max(1.0, math.floor(slots * headroom + 0.5))
 
     def _below(self, flow: Flow) -> bool:
         """Whether one more request leaves the flow within its fair share of the slots, were there at least two flows
@@ -365,9 +394,7 @@ class Gate:
         if not flow.inflight:
             return True
         weight = self._active[flow]
-        share = weight / max(self._weight, weight + 1.0)
-        slots = sum(place.slots for place in self.pool.members)
-        return flow.inflight + 1 <= share * slots
+        return flow.inflight + 1 <= self._slots * weight / max(self._weight, weight + 1.0)
 
     def _hit(self, now: float) -> Callable[[Waiter], float]:
         """Prompt tokens of a waiting request in the cache of an endpoint that has room."""

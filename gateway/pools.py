@@ -32,6 +32,8 @@ from gateway.types import Endpoint, InferenceRequest, Load, Usage
 _ALONE: Final = 0.1
 _log: Final = logging.getLogger("infer_gateway.pools")
 
+Told = Callable[[str, str, Ask], None]
+"""Who is told that a request goes to an endpoint of a pool, both by name."""
 MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
 """What places a pool's requests; the one given, if it was made of the same configuration."""
 
@@ -41,12 +43,12 @@ class Pool:
 
     Learned are ``uncached`` (prompt tokens a request has computed), ``others`` (the part of the
     time that an endpoint serves others, too) and how fast endpoints are. ``gate``: where requests wait for room, if
-    anywhere.
+    anywhere. ``told`` is whom placements are told, for other replicas.
     """
 
     __slots__ = (
         "_squares", "estimator", "gate", "members", "name", "others", "pace", "policy", "profile", "residual",
-        "rng", "uncached",
+        "rng", "told", "uncached",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +67,7 @@ class Pool:
         self.rng = rng or random.Random()
         self.estimator = estimator or Estimator()
         self.gate: Gate | None = None
+        self.told: Told | None = None
         self.others = 0.0
         self.uncached = self.residual = 1000.0
         self._squares = 2_000_000.0
@@ -142,10 +145,10 @@ class Pool:
         self.residual = self._squares / (2.0 * self.uncached)
 
     def foreign_owed(self, member: Member) -> float:
-        """Seconds of computing that others' prompts there should take, by ours."""
-        if not member.foreign_pending:
+        """Seconds of computing that prompts from outside should take there, by ours."""
+        if not member.outside_pending:
             return 0.0
-        return ((member.foreign_pending - 1.0) * self.uncached + self.residual) * member.speed.prefill
+        return ((member.outside_pending - 1.0) * self.uncached + self.residual) * member.speed.prefill
 
     def loaded(self, member: Member, load: Load) -> None:
         """An endpoint said how it is doing. What it has more of than we sent came from others."""
@@ -155,17 +158,21 @@ class Pool:
             load.generated_tokens,
         ):
             member.health.heard = load.at  # it works, be it for others
-        member.foreign = foreign = max(0.0, load.running + load.waiting - member.inflight)
-        others, member.foreign_pending = member.foreign_pending, 0.0
+        peers, others = member.peers, member.foreign_pending
+        foreign = max(0.0, load.running + load.waiting - member.inflight)
+        member.outside, member.outside_pending = max(0.0, foreign - peers.requests), 0.0
         self.others += 0.005 * ((foreign > 0.0) - self.others)
         unanswered = member.unanswered(load)
         if foreign:
             ours = member.pending + member.unstreamed
-            pending = member.foreign_pending = min(foreign, max(0.0, unanswered - ours))
-            if pending:
+            pending = min(foreign, max(0.0, unanswered - ours))
+            member.outside_pending = max(0.0, pending - peers.pending)
+            if member.outside_pending:
                 # whose turn comes when is not known, nor how far the first one is: ours and theirs, as a whole
                 member.until = load.at + member.owed + member.unseen_owed + self.foreign_owed(member)
-        if others and not member.foreign_pending:
+        member.foreign = member.outside + peers.requests
+        member.foreign_pending = member.outside_pending + peers.pending
+        if others and not member.outside_pending:
             member.until = min(member.until, load.at + member.owed + member.unseen_owed)
         if not member.inflight:
             member.speed.fade()
@@ -175,7 +182,7 @@ class Pool:
         self.profile.loaded(member)
         member.room.loaded(member, load)
         if self.gate is not None and self.gate.order:
-            self.gate.pump(load.at)
+            self.gate.pump(load.at, member)
 
     def retry_after(self, now: float) -> float:
         """When a member may be usable again, in seconds; 1 where nobody knows."""
@@ -208,6 +215,8 @@ class Placement:
         self.stream = ask.request.stream
         pool.profile.placed(ask, member)  # first: if a plugin of somebody's fails, nothing has been counted
         self.probe = member.place()
+        if pool.told is not None:
+            pool.told(pool.name, member.id, ask)
         self.uncached = uncached = ask.uncached(member.id)
         pool.prompted(uncached)
         work = member.speed.step + uncached * member.speed.prefill
@@ -255,7 +264,7 @@ class Placement:
         self.company, self.computed_s = member.streams, member.computed_s
         gate = self.pool.gate
         if gate is not None and gate.order:
-            gate.pump(now)
+            gate.pump(now, member)
 
     def left(self, now: float, usage: Usage | None, tokens: int = 0) -> None:
         """It is over. ``usage`` as the engine told, ``tokens`` as counted, for answers that end without."""
@@ -313,6 +322,7 @@ class Pools:
         self.health = HealthSettings()
         self.fairness = Fairness()
         self.timer: Callable[[Gate, float], None] | None = None
+        self.told: Told | None = None
         self._pools: dict[str, Pool] = {}
         self._placed: dict[Endpoint, list[tuple[Pool, Member]]] = {}
 
@@ -351,7 +361,14 @@ class Pools:
             if member.pool in pools and (member.pool, member.id) not in there:
                 pools[member.pool].profile.forget(member.id)
         self._keep_gates(former)
+        self.listened(self.told)
         return gone
+
+    def listened(self, told: Told | None) -> None:
+        """``told`` is told of placements from now on."""
+        self.told = told
+        for pool in self._pools.values():
+            pool.told = told
 
     def alarmed(self, timer: Callable[[Gate, float], None]) -> None:
         """Gates tell ``timer`` from now on when only the clock keeps them shut."""

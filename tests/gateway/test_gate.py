@@ -100,7 +100,7 @@ class Door:
         assert guest.permit is not None
         place = max(self.pool.members, key=lambda place: place.slots - place.present)
         place.present += 1
-        guest.permit.placed()
+        guest.permit.counted(place)
         self.at[id(guest)] = place
 
     def leave(self, guest: Guest, now: float, usage: Usage | None = None) -> None:
@@ -323,6 +323,8 @@ def test_nobody_is_let_in_past_those_who_wait() -> None:
     waiting = door.come("y")
     door.pool.members[0].slots = 2.0  # nobody has been told
     late = door.come("z", 1.0)
+    assert late.permit is None
+    door.gate.watch(1.1)
     assert waiting.permit is not None
     assert late.permit is None
 
