@@ -270,7 +270,7 @@ def _named(whose: tuple[tuple[str, str], ...]) -> str:
 
 
 def _joined(pairs: Iterable[tuple[str, str]]) -> str:
-    """ "a=1&b=2", with all that parts a key escaped, so that no value can look like two."""
+    """Such as "a=1&b=2", where all that parts a key is escaped, so that no value can look like two."""
     return "&".join(f"{quote(name, safe='')}={_escaped(value)}" for name, value in pairs)
 
 

@@ -15,9 +15,8 @@ INERT: Mapping[str, tuple[str, ...]] = {
     "GatewayConfiguration": (
         "listeners.grpc",
         "listeners.extProc",
-        "limits",
     ),
-    "ModelRoute": ("spec.parentRefs", "spec.rateLimit"),
+    "ModelRoute": ("spec.parentRefs",),
     "ModelServer": ("spec.kvConnector", "spec.workloadSelector.pdGroup"),
     "InferencePool": ("spec.endpointPickerRef",),
 }

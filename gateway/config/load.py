@@ -19,6 +19,7 @@ from gateway.config.envelope import ConfigMapData, Resource, SecretData, content
 from gateway.config.fleet import Fleet, Read, secret_bytes
 from gateway.config.inert import inert
 from gateway.config.picker import EndpointPickerConfig
+from gateway.config.rates import route_limits, shared_state
 from gateway.config.resources import ModelMatch, ModelRoute, StickyBy, StringMatch, TargetModel
 from gateway.config.resources import Rule as RuleSpec
 from gateway.config.scheduler import Scheduler
@@ -235,6 +236,9 @@ class _Loading:
         fleet = Fleet(self.settings, self.of_kind("Secret"), self.read_file, unsettled=self.unsettled)
         pools = self._pools(fleet)
         routes = [self._route(resource, pools) for resource in self.of_kind("ModelRoute")]
+        state = shared_state(self.settings.state, self.of_kind("ModelRoute"), self.problems, self.warnings)
+        self.settings = msgspec.structs.replace(self.settings, state=state)
+        limits = tuple(route_limits(self.of_kind("ModelRoute"), self.warnings))
         self._check_ext_proc(pools)
         self._try_profiles()
         vocabularies = self._vocabularies()
@@ -247,6 +251,7 @@ class _Loading:
             settings=self.settings,
             routes=RouteTable(routes),
             pools=tuple(pools.values()),
+            route_limits=limits,
             inert=tuple(self.inert),
             warnings=tuple(self.warnings),
             files=tuple(dict.fromkeys((*self.files, *fleet.files))),

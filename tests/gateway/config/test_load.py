@@ -896,7 +896,6 @@ def test_fields_without_effect_are_listed() -> None:
     )
     assert snapshot.inert == (
         "g.yaml, document 1 (ModelServer/a): $.spec.kvConnector",
-        "g.yaml, document 2 (ModelRoute/r): $.spec.rateLimit",
         "g.yaml, document 2 (ModelRoute/r): $.spec.rules[0].modelMatch.headers.x.regex",
     )
 
