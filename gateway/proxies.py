@@ -45,7 +45,7 @@ class Proxies:
 
     def trusts(self, peer: Address | None, subject: str = "") -> bool:
         """By either: a network of it, or the name in its certificate."""
-        if subject and subject in self._subjects:
+        if subject in self._subjects:
             return True
         return peer is not None and any(peer in network for network in self._networks)
 

@@ -59,12 +59,12 @@ class KeySet:
                 await self._wanted.wait()
 
     async def renew(self) -> None:
-        """Wait for a newer set, 10 s at most; not at all if fetches fail, or the last one began less than 30 s ago.
+        """Wait for a newer set, 10 s at most; not at all if the last fetch began less than 30 s ago and is over.
 
         The background task fetches: a caller that goes away neither ends the fetch nor makes room for another.
         """
         if not self._fetching:
-            if self.failed or trio.current_time() < self._tried + RENEWAL_S:
+            if trio.current_time() < self._tried + RENEWAL_S:
                 return
             self._wanted.set()
         with trio.move_on_after(_PATIENCE_S):

@@ -563,6 +563,21 @@ def test_a_new_configuration_forgets_whom_the_old_one_knew_and_keeps_its_keys() 
     run(TRUSTED, scenario)
 
 
+def test_keys_in_a_file_are_read_again_with_the_configuration() -> None:
+    auth = Auth(issuer=ISSUER, audiences=("gateway",), jwks_uri="file:///etc/jwks.json")
+
+    async def scenario(rig: Rig) -> None:
+        assert await rig.ask(bearer(Signer().token()))
+        rig.serve(Signer("k2"))
+        rig.it.apply(auth)
+        await trio.sleep(1)
+        assert rig.fetches == 2
+        await rig.refused(bearer(Signer().token()))
+        assert await rig.ask(bearer(Signer("k2").token()))
+
+    run(auth, scenario)
+
+
 def test_what_was_under_way_is_judged_by_the_new_configuration() -> None:
     async def scenario(rig: Rig) -> None:
         rig.servers[0].active = {"t": {"active": True, "sub": "ann", "mail": "ann@example.com"}}
