@@ -1,16 +1,108 @@
-"""Where a request's task waits until the gate of its pool lets it in. (T)
+"""What one request holds before any endpoint is asked, its limits and its pool's room; and where its task waits. (T)
 
 Invariant: a task that is cancelled while it waits has left the queue; one that was let in holds its permit, even if it
-is cancelled before it runs again.
+is cancelled before it runs again. What is held comes back by `Admission.leave`, which never waits.
 """
 
 from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
 
 import outcome
 import trio
 
 from gateway.errors import Overloaded
-from gateway.gate import Gate, Permit, Ticket
+from gateway.estimate import Estimate
+from gateway.gate import Gate, Permit, Place, Ticket
+from gateway.ports import Store
+from gateway.schedule.ask import Ask
+from gateway.types import Headers, InferenceRequest, Taken, Usage
+
+if TYPE_CHECKING:
+    from gateway.ledger import Ledger, Reservation
+
+
+class Admission:
+    """One request's. ``queued_s``: seconds it waited for room, 0 if there was some, NaN where nobody waits."""
+
+    __slots__ = ("_estimate", "_permit", "_request", "_reservation", "_seat", "_taken", "queued_s")
+
+    def __init__(self, request: InferenceRequest, estimate: Estimate) -> None:
+        self._request = request
+        self._estimate = estimate
+        self._reservation: Reservation | None = None
+        self._taken: tuple[Store, Taken] | None = None
+        self._permit: Permit | None = None
+        self._seat: Seat | None = None
+        self.queued_s = math.nan
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is in the queue, where it may still be told no."""
+        return self._seat is not None
+
+    @property
+    def headers(self) -> Headers:
+        """What the caller is told of its limits."""
+        return () if self._reservation is None else self._reservation.headers()
+
+    async def reserve(self, ledger: Ledger, store: Store, route: str, now: float) -> None:
+        """Take what the request will probably use off its limits. Raises RateLimited."""
+        estimate, request = self._estimate, self._request
+        reservation = ledger.reservation(request.identity, request.model, route, estimate.input, estimate.output)
+        if reservation is None:
+            return
+        taken = store.take_nowait(reservation.demands, now)
+        if taken is None:
+            taken = await store.take(reservation.demands)
+        if not taken.granted:
+            raise reservation.refusal(taken)
+        reservation.granted(taken)
+        self._reservation, self._taken = reservation, (store, taken)
+
+    async def queue(self, gate: Gate, ask: Ask, deadline: float) -> None:
+        """Wait for room, from ``ask.now`` on. Raises Overloaded."""
+        request, since = self._request, ask.now
+        identity = request.identity
+        given = gate.enter(identity.flow, identity.tier, self._estimate, ask, len(request.body), deadline, Seat)
+        if isinstance(given, Permit):
+            self._permit, self.queued_s = given, 0.0
+            return
+        self._seat = cast(Seat, given.waiting)
+        try:
+            self._permit = await self._seat.wait(gate, given)
+        finally:
+            self._seat = None
+            self.queued_s = trio.current_time() - since
+
+    def move(self, gate: Gate | None, now: float) -> None:
+        """To a pool that is a fallback: it lets the request in though others may wait there."""
+        former, identity = self._permit, self._request.identity
+        if former is not None:
+            if former.gate is gate:
+                return
+            former.close(now)
+        self._permit = None if gate is None else gate.force(identity.flow, identity.tier, self._estimate, now)
+
+    def counted(self, place: Place) -> None:
+        """It counts at this endpoint from now on."""
+        if self._permit is not None:
+            self._permit.counted(place)
+
+    def progress(self, tokens: int, now: float) -> None:
+        """So many tokens have been made."""
+        if self._permit is not None:
+            self._permit.progress(tokens, now)
+
+    def leave(self, now: float, usage: Usage | None, tokens_in: int, tokens_out: int, *, served: bool) -> None:
+        """It is over, and came to so much; what no engine ``served`` came to nothing."""
+        if self._permit is not None:
+            self._permit.close(now, usage, tokens_out)
+        if self._reservation is not None and self._taken is not None:
+            store, taken = self._taken
+            back = self._reservation.given_back(tokens_in, tokens_out, served=served)
+            store.settle(self._reservation.demands, taken, back, now)
 
 
 class Seat:

@@ -4,6 +4,7 @@ background                     cancelled: the process exits (second signal, or t
 ├ signals                      first SIGTERM or SIGINT drains, SIGHUP reloads
 ├ source                       supervised; the last snapshot keeps serving if it dies
 ├ keys of issuers              supervised; those known are kept
+├ shared limits                supervised; without them this process decides alone
 ├ discovery, scraping          one loop an endpoint each
 ├ watch, idle connections      timeouts of calls, expiry of upstream connections
 ├ admin
@@ -41,6 +42,7 @@ from gateway.config.url import is_loopback
 from gateway.core import Gateway, Target
 from gateway.discover import Answer, Discovery
 from gateway.errors import GatewayError, ModelNotFound, NoEndpoints
+from gateway.ledger import Ledger
 from gateway.meter import Record, Totals
 from gateway.pools import Pools
 from gateway.ports import Exchange
@@ -48,8 +50,10 @@ from gateway.schedule.build import for_pool
 from gateway.schedule.profile import Profile
 from gateway.scrape import Scrapes
 from gateway.sources import file
+from gateway.state import State
 from gateway.status import Status
 from gateway.supervise import supervise
+from gateway.tokenizer import Tokenizers
 from gateway.types import Endpoint, Identity, InferenceRequest, ModelCard, Operation
 from gateway.usage import UsageLog
 from protocols.admin import server as admin_server
@@ -109,6 +113,7 @@ class Program:
         self._backends = tuple(backends)
         self.snapshot = self._configured
         self.totals = Totals()
+        self.state = State()
         self.draining = False
         self._rng = random.Random()
         self._reload, self._reload_requests = trio.open_memory_channel[object](1)
@@ -137,6 +142,7 @@ class Program:
             self._background.start_soon(self._access_log.run)
             self._background.start_soon(self.usage.run)
             self._background.start_soon(self._authenticator.run)
+            self._background.start_soon(self.state.run)
             if self._reading is not None:
                 self._background.start_soon(self._watch)
             await self._background.start(self._listen)
@@ -258,6 +264,10 @@ class Program:
         self._scrapes.interval, self._scrapes.timeout = scraping.interval, scraping.timeout
         self.pools.health = configured.settings.health
         self.pools.fairness = configured.settings.fairness
+        self.state.apply(configured.settings.state.redis)
+        self.gateway.store = self.state.store
+        self.gateway.ledger = Ledger.of(configured)
+        self.gateway.tokenizers = Tokenizers(configured.vocabularies)
         self._rebuild()
 
     def _renew_certificate(self, http: HttpListener) -> None:

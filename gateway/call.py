@@ -10,28 +10,25 @@ import logging
 import math
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 import trio
 
-from gateway.admission import Seat
+from gateway.admission import Admission
 from gateway.auth import allowed
 from gateway.config.snapshot import Policy
 from gateway.errors import Forbidden, GatewayError, NoEndpoints, Overloaded, UpstreamError, UpstreamTimeout
-from gateway.estimate import Estimate
-from gateway.gate import Gate, Permit
 from gateway.member import Member
 from gateway.meter import CLIENT_GONE, Record
 from gateway.pools import Placement, Pool
 from gateway.ports import Decoder, Exchange, Sending
 from gateway.schedule.ask import Ask
 from gateway.schedule.explain import Explanation
-from gateway.types import Endpoint, Headers, InferenceRequest, Taken
+from gateway.types import Endpoint, Headers, InferenceRequest
 
 if TYPE_CHECKING:
     from gateway.core import Gateway, Target
-    from gateway.ledger import Ledger, Reservation
 
 _log = logging.getLogger("infer_gateway.core")
 _GONE: Final = (trio.Cancelled, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -47,10 +44,10 @@ class Call:
     """One client request from arrival to settlement: `async with` opens it, leaving settles it."""
 
     __slots__ = (
-        "__weakref__", "_ask", "_done", "_estimate", "_held", "_held_since", "_owns_id", "_permit", "_reservation",
-        "_seat", "_taken", "_target", "committed", "deadline", "decoder", "endpoint", "exchange", "expires",
-        "explanation", "first_token", "gateway", "heard", "last_sent", "member", "placement", "pool", "queued_s",
-        "reason", "request", "sending", "started", "status", "stranded", "timed_out", "tried",
+        "__weakref__", "_ask", "_done", "_held", "_held_since", "_owns_id", "_target", "admission", "committed",
+        "deadline", "decoder", "endpoint", "exchange", "expires", "explanation", "first_token", "gateway", "heard",
+        "last_sent", "member", "placement", "pool", "reason", "request", "sending", "started", "status", "stranded",
+        "timed_out", "tried",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, exchange: Exchange) -> None:
@@ -80,12 +77,7 @@ class Call:
         self._done = False
         self._target: Target | None = None
         self._ask: tuple[Pool, Ask] | None = None
-        self._estimate: Estimate | None = None
-        self._reservation: Reservation | None = None
-        self._taken: Taken | None = None
-        self._seat: Seat | None = None
-        self._permit: Permit | None = None
-        self.queued_s = math.nan
+        self.admission: Admission | None = None
 
     async def __aenter__(self) -> Call:
         gateway, request_id = self.gateway, self.request.id
@@ -102,9 +94,11 @@ class Call:
         gateway.calls.discard(self)
         if self._owns_id:
             gateway.ids.discard(self.request.id)
-        record = self._record(error)
-        if self._permit is not None or self._reservation is not None:
-            self._settle(record)
+        record, admission = self._record(error), self.admission
+        if admission is not None:
+            usage = None if self.decoder is None else self.decoder.usage
+            served = usage is not None or record.tokens_out > 0 or self.committed
+            admission.leave(record.ended, usage, record.tokens_in, record.tokens_out, served=served)
         gateway.finished(record)
 
     # -- before any endpoint is asked -------------------------------------------------------------------------------
@@ -118,62 +112,35 @@ class Call:
             raise Forbidden(f"you may not use the model `{request.model[:256]}`", param="model")
         self._target = target = gateway.route(request)
         gateway.budget.deposit()
-        pool = next((found for part in (target, *target.fallbacks) if (found := gateway.pools.get(part.pool))), None)
-        if pool is None or (gateway.ledger is None and pool.gate is None):
-            return
-        part = next(part for part in (target, *target.fallbacks) if part.pool == pool.name)
-        ask = self._asked(pool, part.model or request.model)
+        for part in (target, *target.fallbacks):
+            pool = gateway.pools.get(part.pool)
+            if pool is not None:
+                if gateway.ledger is not None or pool.gate is not None:
+                    await self._enter(pool, part.model or request.model, target.route)
+                return
+
+    async def _enter(self, pool: Pool, model: str, route: str) -> None:
+        gateway, request = self.gateway, self.request
+        self.pool = pool.name
+        ask = self._asked(pool, model)
         self._ask = pool, ask
-        self._estimate = gateway.estimator.tokens(request, len(ask.text))
+        exact = await self._count(ask) if gateway.tokenizers else None
+        admission = self.admission = Admission(request, gateway.estimator.tokens(request, len(ask.text), exact))
         if gateway.ledger is not None:
-            await self._reserve(gateway.ledger, target.route)
+            await admission.reserve(gateway.ledger, gateway.store, route, ask.now)
         if pool.gate is not None:
-            await self._queue(pool.gate, ask)
+            ask.now = gateway.turn.now
+            await admission.queue(pool.gate, ask, self.deadline)
 
-    async def _reserve(self, ledger: Ledger, route: str) -> None:
-        """What the request will probably use is taken off its limits. Raises RateLimited."""
-        gateway, request, estimate = self.gateway, self.request, self._estimate
-        assert estimate is not None
-        reservation = ledger.reservation(request.identity, request.model, route, estimate.input, estimate.output)
-        if reservation is None:
-            return
-        taken = gateway.store.take_nowait(reservation.demands, gateway.turn.now)
-        if taken is None:
-            taken = await gateway.store.take(reservation.demands)
-        if not taken.granted:
-            raise reservation.refusal(taken)
-        reservation.granted(taken)
-        self._reservation, self._taken = reservation, taken
-
-    async def _queue(self, gate: Gate, ask: Ask) -> None:
-        """Wait for room. Raises Overloaded."""
-        assert self._estimate is not None
-        request = self.request
-        ask.now = self.gateway.turn.now
-        given = gate.enter(
-            request.identity.flow, request.identity.tier, self._estimate, ask, len(request.body), self.deadline, Seat
-        )
-        if isinstance(given, Permit):
-            self._permit, self.queued_s = given, 0.0
-            return
-        self._seat = cast(Seat, given.waiting)
-        try:
-            self._permit = await self._seat.wait(gate, given)
-        finally:
-            self._seat = None
-            self.queued_s = self.gateway.turn.now - ask.now if self._permit is None else self._permit.waited
-
-    def _settle(self, record: Record) -> None:
-        """Charge what it came to. What no engine answered has used nothing."""
-        gateway = self.gateway
-        now, decoder = gateway.turn.now, self.decoder
-        usage = decoder.usage if decoder is not None else None
-        if self._permit is not None:
-            self._permit.close(now, usage, record.tokens_out)
-        if self._reservation is not None and self._taken is not None:
-            served = usage is not None or record.tokens_out > 0 or self.committed
-            back = self._reservation.given_back(record.tokens_in, record.tokens_out, served=served)
-            gateway.store.settle(self._reservation.demands, self._taken, back, now)
+    async def _count(self, ask: Ask) -> int | None:
+        """The prompt's tokens, if there is a tokenizer for the model."""
+        tokenizers, model = self.gateway.tokenizers, self.request.model
+        exact = tokenizers.count_nowait(model, ask.text)
+        if exact is None:
+            exact = await tokenizers.count(model, ask.text)
+        if exact is not None:
+            ask.counted(exact)
+        return exact
 
     # -- endpoints ----------------------------------------------------------------------------------------------------
 
@@ -215,18 +182,14 @@ class Call:
         )
 
     def _let_in(self, pool: Pool, model: str) -> Ask:
-        """What the pool is asked. One that is a fallback lets the request in though others may wait there."""
+        """What the pool is asked, by a request that it has let in or, being a fallback, lets in now."""
         known = self._ask
         if known is not None and known[0] is pool and known[1].model == model:
             known[1].now = self.gateway.turn.now
             return known[1]
         ask = self._asked(pool, model)
-        gate = pool.gate
-        if gate is not None and self._estimate is not None and (self._permit is None or self._permit.gate is not gate):
-            identity = self.request.identity
-            if self._permit is not None:
-                self._permit.close(ask.now)
-            self._permit = gate.force(identity.flow, identity.tier, self._estimate, ask.now)
+        if self.admission is not None:
+            self.admission.move(pool.gate, ask.now)
         return ask
 
     def _asked(self, pool: Pool, model: str) -> Ask:
@@ -238,11 +201,6 @@ class Call:
             ask.explanation = self.explanation = Explanation(ask, pool.name, pool.profile.name)
             gateway.decisions.keep(ask.explanation)
         return ask
-
-    def dispatched(self, member: Member) -> None:
-        """It counts at this endpoint from now on."""
-        if self._permit is not None:
-            self._permit.counted(member)
 
     def named_request(self) -> InferenceRequest:
         """The request under an id no other attempt in flight has: vLLM tells its requests apart by it."""
@@ -309,8 +267,8 @@ class Call:
         self.committed = True
         if not self.exchange.started:  # a keep-alive may have started it
             headers: Headers = ((b"content-type", self.decoder.content_type),)
-            if self._reservation is not None:
-                headers = (*headers, *self._reservation.headers())
+            if self.admission is not None:
+                headers = (*headers, *self.admission.headers)
             if self.explanation is not None and self.gateway.debug_header and _DEBUG in self.request.headers:
                 headers = (*headers, (b"x-schedule-decision", self.explanation.as_field()))
             await self.exchange.start(200, headers)
@@ -324,14 +282,14 @@ class Call:
         """End a phase that took too long, by closing the engine's connection; then what a silent stream needs."""
         if self.placement is not None:
             self.placement.due(now)
-        if self._permit is not None and self.decoder is not None:
-            self._permit.progress(self.decoder.tokens, now)
+        if self.admission is not None and self.decoder is not None:
+            self.admission.progress(self.decoder.tokens, now)
         self.stranded = not self.committed and self.placement is not None and self.placement.stranded(now)
         mute = self.committed and self.deserted and now > self.heard + _MUTE_S
         if (now > self.expires or mute or self.stranded) and self.sending is not None:
             self.timed_out = not self.stranded
             self.sending.abort()
-        elif self.request.stream and not self._done and self._seat is None:  # in the queue it may still be told no
+        elif self.request.stream and not self._done and not (self.admission is not None and self.admission.waiting):
             self._show_life(now, nursery)
 
     def _show_life(self, now: float, nursery: trio.Nursery) -> None:
@@ -383,7 +341,7 @@ class Call:
             tokens_cached=usage.cached if usage is not None else 0,
             attempts=self.tried,
             tokens_reasoning=usage.reasoning if usage is not None else 0,
-            queue_s=self.queued_s,
+            queue_s=math.nan if self.admission is None else self.admission.queued_s,
             route=self._target.route if self._target is not None else "",
             user=request.identity.user,
             tenant=request.identity.tenant,
@@ -412,7 +370,8 @@ class Attempt:
     def __enter__(self) -> Endpoint:
         member, call = self.member, self.call
         call.placement = self.pool.place(self.ask, member, call.gateway.turn.now)
-        call.dispatched(member)
+        if call.admission is not None:
+            call.admission.counted(member)
         call.tried += 1
         call.decoder = None
         call.member = member

@@ -26,6 +26,7 @@ from gateway.pools import Pools
 from gateway.ports import Exchange, Store, Transport, UpstreamResponse
 from gateway.schedule.explain import Decisions
 from gateway.store.local import Local
+from gateway.tokenizer import Tokenizers
 from gateway.turn import turn
 from gateway.types import InferenceRequest
 
@@ -93,6 +94,7 @@ class Gateway:
         self.ledger: Ledger | None = None
         self.store: Store = Local()
         self.estimator = pools.estimator
+        self.tokenizers = Tokenizers()
         self.decisions = Decisions()
         self.debug_header = False
         self.calls: set[Call] = set()

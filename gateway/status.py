@@ -18,6 +18,7 @@ from gateway.gate import GateStatistics
 from gateway.member import Member
 from gateway.meter import Totals
 from gateway.pools import Pools
+from gateway.state import State
 from gateway.usage import UsageLog
 
 
@@ -29,6 +30,7 @@ class Parts(Protocol):
     gateway: Gateway
     totals: Totals
     usage: UsageLog
+    state: State
     draining: bool
 
     def ready(self) -> bool: ...
@@ -105,6 +107,7 @@ class Status:
                 gateway.__version__,
                 self.saturation,
                 queues=self._queues,
+                store=parts.state.statistics,
                 usage_lost=lambda: parts.usage.lost,
             )
         return await self._telemetry.render()
