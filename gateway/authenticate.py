@@ -34,6 +34,8 @@ _REFUSED: Final = 4_096
 _REFUSED_S: Final = 5.0
 _INTROSPECTED_LEEWAY_S: Final = 60.0
 _RETRY_S: Final = 2.0
+_RENEWING: Final = frozenset({"refresh", "refresh_token", "offline"})
+"""How servers (Keycloak, Hydra) mark tokens that are active as well but only good for getting others."""
 
 
 class _Verdict(msgspec.Struct, frozen=True):
@@ -329,6 +331,8 @@ class Authenticator:
         fresh = trio.current_time() + oauth.cache_time
         if answer is None:
             return _Verdict(None, fresh=fresh, reason="inactive")
+        if any(str(answer.get(name)).lower() in _RENEWING for name in ("token_use", "token_type", "typ")):
+            return _Verdict(None, fresh=fresh, reason="type")
         claims = {"exp": wall + oauth.cache_time, **answer}
         audiences = tuple(filter(None, oauth.audiences))
         try:

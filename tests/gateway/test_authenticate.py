@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from gateway.authenticate import Authenticator
@@ -221,6 +223,23 @@ def test_a_step_of_the_clock_is_followed() -> None:
         assert await rig.ask(token)
         rig.skew = 200
         await rig.refused(token)
+
+    run(TRUSTED, scenario)
+
+
+@given(st.lists(st.tuples(st.floats(0, 200), st.integers(-500, 500)), max_size=20))
+def test_however_clocks_step_no_token_outlives_its_time(steps: list[tuple[float, int]]) -> None:
+    async def scenario(rig: Rig) -> None:
+        token = bearer(Signer().token(exp=NOW + 300, iat=None))
+        for wait, skew in steps:
+            await trio.sleep(wait)
+            rig.skew += skew
+            try:
+                await rig.ask(token)
+            except Unauthorized:
+                assert rig.wall() >= NOW + 360 or rig.it.refusals["repeated"]
+            else:
+                assert rig.wall() < NOW + 360
 
     run(TRUSTED, scenario)
 
@@ -470,6 +489,27 @@ def test_an_answer_is_good_until_the_token_expires() -> None:
         await trio.sleep(30)
         assert rig.it.known(bearer(b"t"), PEER) is None
         await rig.refused(bearer(b"t"))
+
+    run(Auth(oauth=ASKED), scenario)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"active": True, "sub": "a", "typ": "Refresh"},
+        {"active": True, "sub": "a", "token_use": "refresh_token"},
+        {"active": True, "sub": "a", "token_type": "refresh_token"},
+    ],
+)
+def test_a_token_that_only_gets_others_is_no_credential(answer: dict[str, Any]) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.servers[0].active = {
+            "t": answer,
+            "u": {**answer, "typ": "Bearer", "token_use": "access_token", "token_type": "x"},
+        }
+        await rig.refused(bearer(b"t"))
+        assert rig.it.refusals == {"type": 1}
+        assert await rig.ask(bearer(b"u"))
 
     run(Auth(oauth=ASKED), scenario)
 

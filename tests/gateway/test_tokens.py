@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
-from jwt.algorithms import RSAAlgorithm
+from jwt.algorithms import RSAAlgorithm, get_default_algorithms
 
 from gateway import tokens
 from gateway.tokens import Key, Refused, UnknownKey, check_claims, check_signature, parse
@@ -60,6 +60,13 @@ def test_any_of_the_audiences(audience: object) -> None:
 @pytest.mark.parametrize("kind", ["JWT", "jwt", "at+jwt", "application/at+jwt", None])
 def test_types_of_access_tokens(kind: str | None) -> None:
     assert judged(SIGNER.token({"typ": kind}))
+
+
+def test_a_header_may_be_written_over_several_lines() -> None:
+    header = coded(b'{\n  "alg": "ES256",\r\n\t"kid": "k1"\n}')
+    message = header + b"." + coded(json.dumps(CLAIMS).encode())
+    signature = get_default_algorithms()["ES256"].sign(message, SIGNER.private)
+    assert judged(message + b"." + coded(signature))
 
 
 def test_a_key_without_algorithm_has_that_of_its_kind() -> None:
@@ -171,7 +178,7 @@ def test_an_unknown_key_may_be_in_a_newer_set() -> None:
 
 @pytest.mark.parametrize(
     "token",
-    [b"opaque", b"", b"a.b", b"a.b.c", b"sk-a.b.c", b"ey.a.b.c", b"ey", b"a" * 100_000],
+    [b"opaque", b"", b"a.b", b"a.b.c", b"sk-a.b.c", b"ey.a.b.c", b"ey", b"a" * 100_000, b"..", b"\xff.."],
 )
 def test_what_is_no_jwt(token: bytes) -> None:
     assert parse(token) is None
