@@ -1,6 +1,7 @@
 """One endpoint in one pool: what is under way there, what it is like, whether it may be used. (P)
 
 Invariant: the counts are those of `gateway.pools.Placement`, which alone changes them, from dispatch to true end.
+``foreign`` is never less than what other replicas say (``peers``); ``outside`` is the rest of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import msgspec
 from gateway.config.sharing import Thresholds
 from gateway.health import Health
 from gateway.ports import Adapter
+from gateway.replicas import NOTHING, Count
 from gateway.room import Room
 from gateway.schedule.speed import Speed
 from gateway.types import Endpoint, Load, ModelCard
@@ -52,8 +54,8 @@ class Member:
 
     __slots__ = (
         "adapter", "answered_at", "backlog", "cards", "computed_s", "drift", "endpoint", "failures", "foreign",
-        "foreign_pending", "health", "id", "inflight", "load", "pending", "pool", "requests", "room", "speed",
-        "unseen", "unstreamed", "until",
+        "foreign_pending", "health", "id", "inflight", "load", "outside", "outside_pending", "peers", "pending",
+        "pool", "requests", "room", "speed", "unheard", "unseen", "unstreamed", "until",
     )  # fmt: skip
 
     def __init__(self, pool: str, endpoint: Endpoint, adapter: Adapter, health: Health | None = None) -> None:
@@ -74,6 +76,8 @@ class Member:
         self.until = self.answered_at = -math.inf
         self.computed_s = 0.0
         self.foreign = self.foreign_pending = self.drift = 0.0
+        self.outside = self.outside_pending = self.unheard = 0.0
+        self.peers = NOTHING
         self.room = Room(_THRESHOLDS)
 
     @property
@@ -104,7 +108,16 @@ class Member:
     def unloaded(self) -> None:
         """What it said of itself is not known any more."""
         self.load = None
-        self.foreign = self.foreign_pending = self.drift = 0.0
+        self.outside = self.outside_pending = self.drift = 0.0
+        self.elsewhere(self.peers)
+
+    def elsewhere(self, count: Count) -> None:
+        """Other replicas have so much under way here, together. What the endpoint has more came from outside."""
+        self.outside = min(self.outside, max(0.0, self.foreign - count.requests))
+        self.outside_pending = min(self.outside_pending, max(0.0, self.foreign_pending - count.pending))
+        self.peers = count
+        self.foreign = self.outside + count.requests
+        self.foreign_pending = self.outside_pending + count.pending
 
     def usable(self, now: float) -> bool:
         """Whether a new request may be placed here; an open circuit lets one through when its time is up."""
@@ -127,8 +140,9 @@ class Member:
 
     @property
     def owed(self) -> float:
-        """Seconds of computing that the prompts still unanswered should take."""
-        return self.pending * self.speed.step + self.backlog * self.speed.prefill
+        """Seconds of computing that the prompts still unanswered should take, other replicas' among them."""
+        peers, speed = self.peers, self.speed
+        return (self.pending + peers.pending) * speed.step + (self.backlog + peers.backlog) * speed.prefill
 
     @property
     def unseen_owed(self) -> float:

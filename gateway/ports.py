@@ -155,7 +155,8 @@ class Candidate(Protocol):
     ``load`` is None where nothing (or nothing recent) is known. ``inflight`` counts our requests there, ``pending``
     those of them that still wait for their first token, ``backlog`` their uncached prompt tokens. ``until``: when the
     endpoint should have computed all prompts we sent it, on Trio's clock. ``foreign`` counts requests that others sent
-    there as far as its load tells, ``foreign_pending`` those of them that wait.
+    there as far as its load tells and replicas say, ``foreign_pending`` those of them that wait. ``unheard``: seconds
+    of computing that replicas are likely to send there while nobody has heard of it yet.
     """
 
     @property
@@ -179,6 +180,8 @@ class Candidate(Protocol):
     @property
     def foreign_pending(self) -> float: ...
     @property
+    def unheard(self) -> float: ...
+    @property
     def speed(self) -> Speed: ...
 
 
@@ -192,8 +195,9 @@ class Scorer(Protocol):
     """One float per candidate, same order, in [0, 1], higher is better. No I/O, no clock, no await.
 
     A plugin that learns has some of these methods beside (see `gateway.schedule.profile`): ``placed(ask, candidate)``
-    when a request goes there, ``left(ask, candidate, usage)`` when it has left (``usage`` None: it failed before its
-    first token), ``loaded(candidate)`` when new numbers came, ``forget(id)`` when an engine restarted or is gone.
+    when a request goes there, ``heard(placed, candidate, now)`` when another replica's has gone there, ``left(ask,
+    candidate, usage)`` when it has left (``usage`` None: it failed before its first token), ``loaded(candidate)`` when
+    new numbers came, ``forget(id)`` when an engine restarted or is gone.
     ``explain(ask, candidate)`` gives what an operator should see of a score, as JSON-ready values by name.
     """
 

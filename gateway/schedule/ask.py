@@ -5,7 +5,7 @@ Invariant: nothing is decoded or hashed before a plugin asks for it, and nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from gateway.estimate import BYTES_PER_TOKEN as BYTES_PER_TOKEN
@@ -81,6 +81,11 @@ class Ask:
         if tokens > 0 and length:
             self.bytes_per_token = length / tokens
         self._tokens = max(float(tokens), 1.0)
+
+    @property
+    def chains(self) -> Mapping[Blocks, Sequence[int]]:
+        """Those of `chain` that anybody has asked for."""
+        return self._chains
 
     def chain(self, blocks: Blocks) -> Sequence[int]:
         """The prompt's block hashes, each covering all text before it. Prompts of different models share none."""

@@ -1,7 +1,8 @@
 """The built-in scorer: what placing a request somewhere costs everybody, in seconds. (P)
 
     cost = wait + own · (price + stall) + decode
-    wait:   until the endpoint has computed the prompts it already owes, ours by our own count, others' by its load
+    wait:   until the endpoint has computed the prompts it already owes, ours by our own count, others' by its load;
+            and those that other replicas send there at this very moment
     own:    the prompt's tokens it does not hold, at the rate this endpoint has shown
     price:  1 + Q / (1 - ρ), the requests that a second of work delays: Q wait at an endpoint (here, but no more than on
             average), and until the queue has drained others come; what is computed twice delays them all
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import exp
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.config.decode import Section
 from gateway.ports import Candidate
@@ -24,6 +25,9 @@ from gateway.schedule.ask import BYTES_PER_TOKEN, Ask
 from gateway.schedule.shared import Shared
 from gateway.schedule.speed import LATE_S
 from gateway.types import Usage
+
+if TYPE_CHECKING:
+    from gateway.replicas import Placed
 
 _BLOCKS: Final = Blocks()
 _CAPACITY: Final = 4_000_000
@@ -81,6 +85,7 @@ class Costs:
             wait = -late if late < 0.0 else late - LATE_S if c.pending and late > LATE_S else 0.0
             queue = c.pending + c.foreign_pending + 1.0
             price = 1.0 + delayed * (queue if queue < behind else behind)  # noqa: FURB136 — min() takes three times as long
+            wait += c.unheard
             own = (tokens - held[c.id] if c.id in held else tokens) * prefill * c.speed.factor
             streams = c.inflight - c.pending + c.foreign - c.foreign_pending
             costs.append(wait + own * (price + _STALL * streams) + streams * stream)
@@ -109,7 +114,7 @@ class Costs:
 
     def _held(self, ask: Ask, candidates: Sequence[Candidate]) -> dict[str, float]:
         """Prompt tokens each endpoint is believed, or likely, to hold."""
-        self._bytes_per_token = ask.bytes_per_token
+        self._bytes_per_token += 0.02 * (ask.bytes_per_token - self._bytes_per_token)  # of prompts counted exactly, too
         hashes = ask.chain(_BLOCKS)
         if not hashes:
             return {}
@@ -128,6 +133,17 @@ class Costs:
         hashes = ask.chain(_BLOCKS)
         if hashes:
             ask.known[self, candidate.id] = self.index.place(candidate.id, hashes, len(ask.text))
+
+    def heard(self, placed: Placed, candidate: Candidate, now: float) -> None:
+        """What another replica has placed is known as if it were ours; of its answer, only that there will be one."""
+        if not self._several:
+            return
+        self._offer(now, placed.uncached * candidate.speed.prefill)
+        self._shared.placed(candidate.id, placed.tokens)
+        hashes = placed.chain(_BLOCKS)
+        if hashes:
+            self.index.place(candidate.id, hashes, placed.length)
+            self.index.fill(candidate.id, int(self._answer * self._bytes_per_token))
 
     def _offer(self, now: float, seconds: float) -> None:
         """``_offered``: how many endpoints' whole time our work takes, over the last minute or so."""

@@ -6,7 +6,7 @@ Invariant: `rank` yields every candidate that the filters leave, once, best firs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
@@ -15,8 +15,11 @@ from gateway.schedule.affinity import Sessions
 from gateway.schedule.ask import Ask
 from gateway.types import Usage
 
+if TYPE_CHECKING:
+    from gateway.replicas import Placed
+
 C = TypeVar("C", bound=Candidate)
-_HOOKS = ("placed", "left", "loaded", "forget")
+_HOOKS = ("placed", "heard", "left", "loaded", "forget")
 
 
 class Weighted(msgspec.Struct, frozen=True):
@@ -131,6 +134,11 @@ class Profile:
     def placed(self, ask: Ask, candidate: Candidate) -> None:
         for hook in self._hooks["placed"]:
             hook(ask, candidate)
+
+    def heard(self, placed: Placed, candidate: Candidate, now: float) -> None:
+        """Another replica has placed a request there."""
+        for hook in self._hooks["heard"]:
+            hook(placed, candidate, now)
 
     def left(self, ask: Ask, candidate: Candidate, usage: Usage | None) -> None:
         for hook in self._hooks["left"]:

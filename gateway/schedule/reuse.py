@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
 
@@ -18,6 +18,9 @@ from gateway.prefix import Blocks, PrefixIndex
 from gateway.schedule.ask import BYTES_PER_TOKEN, Ask
 from gateway.schedule.parts import Parts, Random
 from gateway.types import Usage
+
+if TYPE_CHECKING:
+    from gateway.replicas import Placed
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -57,6 +60,12 @@ class _Memory:
         if hashes:
             length = min(len(ask.text), len(hashes) * blocks.size)
             ask.known[self, candidate.id] = self.index.place(candidate.id, hashes, length)
+
+    def heard(self, placed: Placed, candidate: Candidate, now: float) -> None:
+        """Known by those that cut prompts in the same way, which replicas of one configuration do."""
+        hashes = placed.chain(self.blocks)
+        if hashes:
+            self.index.place(candidate.id, hashes, min(placed.length, len(hashes) * self.blocks.size))
 
     def left(self, ask: Ask, candidate: Candidate, usage: Usage | None) -> None:
         known = ask.known.get((self, candidate.id))

@@ -27,6 +27,7 @@ class Fake(msgspec.Struct, frozen=True, eq=False):
     until: float = 0.0
     foreign: float = 0.0
     foreign_pending: float = 0.0
+    unheard: float = 0.0
     cards: tuple[ModelCard, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     speed: Speed = msgspec.field(default_factory=Speed)
@@ -100,6 +101,7 @@ fakes = st.builds(
     backlog=st.floats(0, 1e9),
     foreign=st.floats(0, 1e6),
     foreign_pending=st.floats(0, 1e6),
+    unheard=st.floats(0, 1e6),
     cards=st.lists(cards, max_size=3).map(tuple),
     labels=st.lists(st.tuples(st.sampled_from(["llm-d.ai/context-length-range", "llm-d.ai/role", "a"]), ranges)).map(
         tuple
