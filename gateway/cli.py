@@ -142,7 +142,9 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
 
     add_arguments(command, alone=False)
     command.set_defaults(run=_bench)
-    _add_replay(command.add_subparsers(metavar="[replay]", required=False))
+    kinds = command.add_subparsers(metavar="[replay|fairness|limits]", required=False)
+    _add_replay(kinds)
+    _add_shared(kinds)
 
 
 def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -151,6 +153,17 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     replay = commands.add_parser("replay", help="scheduling policies side by side on a trace, in virtual time or live")
     add_arguments(replay)
     replay.set_defaults(run=_replay)
+
+
+def _add_shared(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from conformance.fairness.cli import add_fairness, add_limits
+
+    fairness = commands.add_parser("fairness", help="who is served when engines are full, beside other orders")
+    add_fairness(fairness)
+    fairness.set_defaults(run=_fairness)
+    limits = commands.add_parser("limits", help="how exact limits are under concurrency, and what admission costs")
+    add_limits(limits)
+    limits.set_defaults(run=_limits)
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -213,6 +226,18 @@ def _replay(arguments: argparse.Namespace) -> int:
     from conformance.replay import cli
 
     return cli.main(arguments)
+
+
+def _fairness(arguments: argparse.Namespace) -> int:
+    from conformance.fairness import cli
+
+    return cli.fairness(arguments)
+
+
+def _limits(arguments: argparse.Namespace) -> int:
+    from conformance.fairness import cli
+
+    return cli.limits(arguments)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 import msgspec
 
@@ -19,13 +20,15 @@ from gateway.config.scheduler import Scheduler
 from gateway.config.snapshot import PoolSpec
 from gateway.errors import GatewayError
 from gateway.member import Member
+from gateway.peers import Peers
 from gateway.pools import Placement, Pool
 from gateway.ports import Adapter
 from gateway.recent import Recent
+from gateway.replicas import Replicas
 from gateway.schedule.ask import Ask
 from gateway.schedule.build import for_pool
 from gateway.schedule.profile import Profile
-from gateway.types import Endpoint, InferenceRequest, Load, Operation, Usage
+from gateway.types import ANONYMOUS, Endpoint, Identity, InferenceRequest, Load, Operation, Usage
 
 STALE_S = 2.0
 """A load older than this is not known any more, as where engines are scraped."""
@@ -42,7 +45,7 @@ class _View(msgspec.Struct, frozen=True, gc=False):
 class Production:
     """One gateway: a pool with a profile of its own."""
 
-    def __init__(self, fleet: Fleet, profile: Profile) -> None:
+    def __init__(self, fleet: Fleet, profile: Profile, name: str = "alone") -> None:
         self._trace: Trace = fleet.trace
         members = [
             Member("replay", Endpoint("vllm", "http", f"engine-{engine.index}", 8000), _NO_ADAPTER)
@@ -57,16 +60,30 @@ class Production:
         self._placements: dict[int, Placement] = {}
         self._waiting: dict[int, Placement] = {}
         self._stranded: set[int] = set()
+        self._peers = Peers(self)
+        self._replicas = Replicas(name, self._peers)
+        self.pool.told = self._replicas.note_placed
+
+    def get(self, name: str) -> Pool:
+        return self.pool
+
+    def by_name(self) -> dict[str, Pool]:
+        return {self.pool.name: self.pool}
 
     def choose(self, request: Request, now: float) -> Iterator[int]:
-        text = self._trace.text(request)
-        asked = InferenceRequest(
-            str(request.index), Operation.COMPLETIONS, MODEL, text.encode(), stream=True, view=_View(text)
-        )
-        ask = self._asks[request.index] = self.pool.ask(asked, MODEL, now)
-        return self._ranked(ask)
+        return self.ranked(self.asked(request, now))
 
-    def _ranked(self, ask: Ask) -> Iterator[int]:
+    def asked(self, request: Request, now: float) -> Ask:
+        """The request as the pool looks at it; it may wait before it is placed."""
+        text, client = self._trace.text(request), request.client
+        asked = InferenceRequest(
+            str(request.index), Operation.COMPLETIONS, MODEL, text.encode(), stream=True, view=_View(text),
+            identity=Identity(user=client) if client else ANONYMOUS,
+        )  # fmt: skip
+        ask = self._asks[request.index] = self.pool.ask(asked, MODEL, now)
+        return ask
+
+    def ranked(self, ask: Ask) -> Iterator[int]:
         try:
             for member in self.pool.rank(ask):
                 yield self._index[member.id]
@@ -104,6 +121,12 @@ class Production:
         elif member.load is not None and now - member.load.at > STALE_S:
             member.load = None
 
+    def share(self, now: float) -> bytes:
+        return self._replicas.digest(self._peers.counts())
+
+    def shared(self, message: bytes, now: float) -> None:
+        self._replicas.hear(message, now)
+
     def tick(self, now: float, stepped: Sequence[float]) -> Sequence[int]:
         for member, at in zip(self.pool.members, stepped, strict=True):
             if member.inflight > member.pending and at > member.health.heard:
@@ -134,4 +157,5 @@ def configured(text: bytes, name: str = "scheduler") -> Scheduler:
 
 
 def production(scheduler: Scheduler, fleet: Fleet, rng: random.Random) -> Production:
-    return Production(fleet, for_pool(scheduler, PoolSpec("replay", "vllm"), rng))
+    name = f"{copy(rng).getrandbits(64):016x}"  # of the copy: what is drawn does not depend on it
+    return Production(fleet, for_pool(scheduler, PoolSpec("replay", "vllm"), rng), name)

@@ -1,6 +1,7 @@
 """A made-up trace for where no recorded one is at hand: conversations that begin alike and grow. (P)
 
 Invariant: the same seed gives the same trace; a request's blocks begin with all full blocks of its conversation so far.
+A request's client is its conversation.
 
 Shaped after public traces of chat services: three and a half requests a second of some 11,000 tokens, of which a
 perfect cache would save not quite half; a few openings are shared by many, most by few; lengths are log-normal.
@@ -30,16 +31,17 @@ def conversations(seed: int = 0, requests: int = _REQUESTS) -> Trace:
     ids = itertools.count()
     openings = [_take(ids, rng.randint(0, _OPENING_BLOCKS)) for _ in range(_OPENINGS)]
     weights = [1 / (rank + 1) for rank in range(_OPENINGS)]
-    turns: list[tuple[float, int, int, tuple[int, ...]]] = []
-    begun = 0.0
+    turns: list[tuple[float, int, int, tuple[int, ...], str]] = []
+    begun, talks = 0.0, itertools.count()
     while len(turns) < 2 * requests:  # the later half is cut off: conversations are under way at the end
         begun += rng.expovariate(_RATE / _TURNS)
-        turns.extend(_conversation(rng, begun, rng.choices(openings, weights)[0], ids))
+        client = f"conversation {next(talks)}"
+        turns.extend((*turn, client) for turn in _conversation(rng, begun, rng.choices(openings, weights)[0], ids))
     turns.sort()
     start = turns[0][0]
     kept = (
-        Request(i, at - start, prompt, answer, blocks)
-        for i, (at, prompt, answer, blocks) in enumerate(turns[:requests])
+        Request(i, at - start, prompt, answer, blocks, client)
+        for i, (at, prompt, answer, blocks, client) in enumerate(turns[:requests])
     )
     return Trace(NAME, _BLOCK, tuple(kept))
 
