@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 import trustme
 
 from tests.gateway.issuing import ISSUER, Signer, key_set
-from tests.process import InferGateway, eventually, serve, simulate
+from tests.process import ROOT, InferGateway, eventually, serve, simulate
 from tests.whole.fleet import pool, settings, written
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
@@ -38,6 +40,12 @@ def token(signer: Signer, **claims: object) -> str:
 def engine() -> Iterator[InferGateway]:
     with simulate("vllm", "m", "--ttft", "0.001") as running:
         yield running
+
+
+def test_who_needs_no_tokens_does_not_load_what_checks_them() -> None:
+    unwanted = "{'jwt', 'httpx', 'cryptography'}"
+    loaded = [sys.executable, "-c", f"import sys, gateway.app; print(*{unwanted} & sys.modules.keys())"]
+    assert subprocess.run(loaded, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def test_keys_and_tokens(tmp_path: Path, engine: InferGateway) -> None:
