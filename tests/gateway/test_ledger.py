@@ -111,6 +111,19 @@ def test_no_two_share_an_account_by_their_names(one: Identity, other: Identity, 
     assert (first == second) is (owner(one, a) == owner(other, b))
 
 
+def test_names_that_look_like_two_are_one() -> None:
+    limits = RateLimits(per=("tier", "user"), requests_per_minute=1)
+    assert keys(limits, Identity(tier="x&user=y", user="z")) != keys(limits, Identity(tier="x", user="y&user=z"))
+    assert keys(limits, Identity(tier="x", user="y|z")) == ["requests/minute|tier=x&user=y%7Cz|"]
+
+
+def test_keys_are_short() -> None:
+    ((key,), (other,)) = (keys(per_minute(tier="*"), Identity(tier="é" * 5000, user=name)) for name in ("a", "b" * 500))
+    assert len(key) < 100
+    assert len(other) < 130
+    assert keys(per_minute(tier="*"), Identity(tier="é" * 5001, user="a")) != [key]
+
+
 @given(Text, Text, Text, Text)
 def test_limits_of_different_requests_share_no_account(a: str, b: str, c: str, d: str) -> None:
     one, other = per_minute(user=a, model=b), per_minute(user=c, model=d)
@@ -301,6 +314,14 @@ def test_the_limit_that_refuses_is_the_one_that_is_shown() -> None:
     assert fields[b"retry-after"] == b"190"  # 10 of 190 leak in 189.47 s
 
 
+def test_of_several_that_refuse_the_longest_wait_is_told() -> None:
+    limits = RateLimits(input_tokens_per_second=145, output_tokens_per_hour=30, total_tokens_per_second=145)
+    reservation, taken = spent([limits], 1)
+    error = reservation.refusal(taken)
+    assert error.message.startswith("Rate limit reached: output tokens per hour of user 'ci': 30.")
+    assert dict(error.headers)[b"x-ratelimit-remaining-tokens"] == b"10"
+
+
 @pytest.mark.parametrize(
     ("limits", "who", "words"),
     [
@@ -351,6 +372,12 @@ def test_debt_leaves_nothing() -> None:
     assert dict(reservation.headers())[b"x-ratelimit-reset-tokens"] == b"1m30s"
 
 
+def test_rounding_takes_no_request_away() -> None:
+    reservation = reserved(Ledger([per_minute()]))
+    reservation.granted(Taken(True, 0.0, (59.0 + 1e-9,)))
+    assert dict(reservation.headers())[b"x-ratelimit-remaining-requests"] == b"1"
+
+
 def test_places_have_no_headers() -> None:
     reservation = reserved(Ledger([RateLimits(concurrent_requests=2)]))
     reservation.granted(Taken(True, 0.0, (1.0,)))
@@ -371,7 +398,7 @@ def test_places_have_no_headers() -> None:
         (361.25, "6m1.25s"),
         (3600, "1h0m0s"),
         (2_592_000, "720h0m0s"),
-        (60 * (1 / 60) * 60, "1m0s"),
+        (0.1 * 3, "300ms"),
     ],
 )
 def test_durations_as_openai_writes_them(seconds: float, text: str) -> None:
