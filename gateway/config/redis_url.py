@@ -75,7 +75,7 @@ def parse(url: str) -> Address:
         raise ValueError("no query may follow this URL; a database is written as /number")
     hosts, _, path = rest.partition("/")
     if at and not hosts:
-        raise ValueError("no host follows the credentials; is there an unescaped / or ? in them?")
+        raise ValueError("no host follows the credentials")
     if kind == "single" and "," in hosts:
         raise ValueError("several hosts: write redis+sentinel:// or redis+cluster://")
     port = 26379 if kind == "sentinel" else 6379

@@ -169,8 +169,8 @@ class Redis:
                     self._leave(str(error))
                 await trio.sleep(self._pause())
         finally:
-            used, self._connected = self._connected, False
-            self._answer_alone()
+            used = self._connected
+            self._part()
             if used:
                 await self._last_words()
 
@@ -233,7 +233,7 @@ class Redis:
 
     async def _ask(self, client: Client[bytes], batch: Batch) -> bytes:
         """The script's answer. A batch that the server refuses is dropped: it would refuse it again."""
-        from coredis.exceptions import NoScriptError, ResponseError
+        from coredis.exceptions import NoScriptError, RedisError, ResponseError
 
         with trio.move_on_after(PATIENCE_S):
             try:
@@ -241,10 +241,12 @@ class Redis:
                     reply = await client.evalsha(self._digest, keys=batch.keys, args=(batch.body,))
                 except NoScriptError:  # restarted, or another server than before
                     reply = await client.eval(self._script, keys=batch.keys, args=(batch.body,))
-            except ResponseError:
-                self._unanswered = None
-                self._under_way.clear()
-                self._outbox.dropped += batch.settlements
+            except (OSError, RedisError) as error:
+                self._part()
+                if isinstance(error, ResponseError):
+                    self._unanswered = None
+                    self._under_way.clear()
+                    self._outbox.dropped += batch.settlements
                 raise
             return cast(bytes, reply)
         raise Failed(f"no answer within {PATIENCE_S:g} s")
@@ -269,19 +271,20 @@ class Redis:
         _log.info("Redis at %s keeps the limits", self._where)
 
     def _leave(self, reason: str) -> None:
-        """Whoever waits is answered without it. Told once, until it is back."""
-        if self._connected:
-            self._away += 1
-            if trio.current_time() - self._since >= RETRY_S[1]:
-                self._delay = RETRY_S[0]
+        """Told once, until it is back."""
+        self._part()
         if not self._reason:
             _log.warning("Redis at %s is away, this process keeps limits by itself: %s", self._where, reason)
-        self._connected = False
         self._reason = reason
-        self._answer_alone()
 
-    def _answer_alone(self) -> None:
+    def _part(self) -> None:
+        """Whoever waits is answered without it, and so is who comes."""
         now = trio.current_time()
+        if self._connected:
+            self._connected = False
+            self._away += 1
+            if now - self._since >= RETRY_S[1]:
+                self._delay = RETRY_S[0]
         for wanted in (*self._under_way, *self._wanted):
             if wanted.task is not None:
                 wanted.tell(self._alone(wanted.demands, now))
