@@ -31,6 +31,12 @@ class Chooser(Protocol):
     def scraped(self, engine: int, load: Load | None, now: float, /) -> None:
         """Its numbers as they were at ``load.at``; None: it did not answer."""
 
+    def share(self, now: float, /) -> bytes:
+        """What the other gateways are to know, b"" if there is nothing."""
+
+    def shared(self, message: bytes, now: float, /) -> None:
+        """What another gateway's `share` gave."""
+
     def tick(self, now: float, stepped: Sequence[float], /) -> Sequence[int]:
         """Four times a second: when each engine last made tokens, for those who wait for some. The requests (by index)
         without a first token that are to be tried elsewhere, because their engine is stuck."""
@@ -53,6 +59,12 @@ class Counting:
         self.inflight[engine] -= 1
 
     def scraped(self, engine: int, load: Load | None, now: float) -> None:
+        pass
+
+    def share(self, now: float) -> bytes:
+        return b""
+
+    def shared(self, message: bytes, now: float) -> None:
         pass
 
     def tick(self, now: float, stepped: Sequence[float]) -> Sequence[int]:

@@ -64,6 +64,9 @@ def _add_fleet(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--engines", type=_count, default=8, metavar="N", help="default 8")
     group.add_argument("--gateways", type=_count, default=1, metavar="K", help="each seeing its part of the requests")
     group.add_argument(
+        "--sharing", type=_positive, default=0.0, metavar="S", help="gateways tell each other every S seconds"
+    )
+    group.add_argument(
         "--block-tokens", type=_count, metavar="N", help="tokens of a block, where the trace's are others"
     )
     group.add_argument("--interval", type=_positive, default=0.2, metavar="S", help="between scrapes (default 0.2)")
@@ -183,6 +186,7 @@ def _scenario(args: argparse.Namespace, speed: float, capacity: float) -> Scenar
         capacity=capacity,
         engines=args.engines,
         gateways=args.gateways,
+        sharing=args.sharing,
         slow=dict(args.slow),
         hang=dict(args.hang),
         timeout=args.timeout or (_HANG_TIMEOUT_S if args.hang else math.inf),
@@ -300,6 +304,8 @@ def _configurations(args: argparse.Namespace) -> dict[str, bytes]:
 
     if max(args.engines, args.gateways) > MOST:
         raise ValueError(f"--live: {MOST} engines or gateways at most")
+    if args.sharing:
+        raise ValueError("--live: --sharing is for virtual time only")
     chosen = _policies(args, tuple(CONFIGURATIONS)).items()
     found = {name: CONFIGURATIONS.get(name) if profile is None else profile for name, profile in chosen}
     for name, configured in found.items():

@@ -44,6 +44,7 @@ def title(row: dict[str, Any]) -> str:
     text += f", {played['engines']} engines, capacity {played['capacity']:g}"
     if played["gateways"] > 1:
         text += f", {played['gateways']} gateways"
+        text += f" telling each other every {played['sharing']:g} s" if played.get("sharing") else ""
     slow = played["slow"]
     if len(slow) == played["engines"] and len(set(slow.values())) == 1:
         text += f", all slow {next(iter(slow.values())):.3g}"

@@ -19,7 +19,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """``speed``: arrivals come so many times as fast. ``capacity``: the fleet's prefix caches together, as a fraction
     of the trace's distinct blocks. ``slow``: an engine's times are so many times longer. ``hang``: from this second of
     the replay on, an engine does nothing. Other times in seconds: an attempt without a token for ``timeout`` fails;
-    each of ``gateways`` asks every engine every ``interval`` for its load, and has the answer after ``delay``.
+    each of ``gateways`` asks every engine every ``interval`` for its load, and has the answer after ``delay``; every
+    ``sharing`` it tells the others what it has under way, which they hear after ``delay``, or never if that is 0.
     """
 
     speed: float = 1.0
@@ -31,6 +32,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = math.inf
     attempts: int = 3
     interval: float = 0.2
+    sharing: float = 0.0
     delay: float = 0.005
     max_running: int = 64
     chunk: int = 8192

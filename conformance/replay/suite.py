@@ -22,6 +22,7 @@ GRID = ("random", "round-robin", "least-request", *AS_RUN, *DEFAULTS, OURS, ORAC
 FEW = (*AS_RUN, *DEFAULTS, OURS, ORACLE)
 FRESH = ("least-inflight", "least-request", OURS)
 TIMEOUT_S = 30.0
+SHARING_S = 0.2
 GAINS = {2.0: 1.1, 3.0: 1.25}
 """By how much goodput is to be better than the published defaults', at speeds where it is not near 1 for all."""
 
@@ -89,7 +90,7 @@ class Suite(msgspec.Struct, frozen=True):
 
     def _changes(self, trace: Trace, speed: float) -> dict[str, dict[str, Any]]:
         """What else is tried at a speed: one engine at half speed, all at as much less together; a third of the way
-        through an engine hangs; several gateways."""
+        through an engine hangs; several gateways, which know nothing of each other or tell each other."""
         engines = self.base.engines
         third = trace.requests[-1].at / speed / 3
         return {
@@ -97,6 +98,7 @@ class Suite(msgspec.Struct, frozen=True):
             "even": {"slow": dict.fromkeys(range(engines), engines / (engines - 0.5))},
             "hung": {"hang": {engines // 2: third}, "timeout": TIMEOUT_S},
             "shared": {"gateways": 3},
+            "told": {"gateways": 3, "sharing": SHARING_S},
         }
 
     def verdicts(self, rows: Mapping[Key, Row], reuse: bool = True) -> Iterator[Verdict]:
@@ -128,12 +130,13 @@ class Suite(msgspec.Struct, frozen=True):
             yield Verdict(f"no reuse, {speed:g}×: {name}, of least-request's", figure, bound)
 
     def _faults(self, rows: Mapping[Key, Row], speed: float) -> Iterator[Verdict]:
-        kinds = ("reuse", "slow", "even", "hung", "shared")
-        one, slow, even, hung, shared = (rows[Key(kind, speed, self.capacities[0], OURS)] for kind in kinds)
+        kinds = ("reuse", "slow", "even", "hung", "shared", "told")
+        one, slow, even, hung, shared, told = (rows[Key(kind, speed, self.capacities[0], OURS)] for kind in kinds)
         of = f"{speed:g}×: TTFT, of"
         half = f"one engine at half speed, {of} a healthy fleet's of the same capacity"
         yield Verdict(half, _mean(slow) / _mean(even), 1.25)
         yield Verdict(f"three gateways, {of} one gateway's", _mean(shared) / _mean(one), 1.3)
+        yield Verdict(f"three that share their state, {of} one gateway's", _mean(told) / _mean(one), 1.3)
         yield Verdict(f"one engine hung, {speed:g}×: longest wait for it, seconds", round(hung["lost_s"], 6), TIMEOUT_S)
 
 

@@ -31,6 +31,8 @@ class Event(enum.IntEnum):
     HANG = 4
     SILENT = 5
     TICK = 6
+    SHARE = 7
+    SHARED = 8
 
 
 class Replay:
@@ -60,6 +62,8 @@ class Replay:
             Event.HANG: self._hang,
             Event.SILENT: self._silent,
             Event.TICK: self._tick,
+            Event.SHARE: self._share,
+            Event.SHARED: self._shared,
         }
         speed = self.scenario.speed
         arrivals = iter(self.fleet.trace.requests)
@@ -84,6 +88,8 @@ class Replay:
         scenario = self.scenario
         for gateway in range(scenario.gateways):
             self._push(TICK_S, Event.TICK, gateway)
+            if scenario.sharing and scenario.gateways > 1:
+                self._push(scenario.sharing * (gateway + 1) / scenario.gateways, Event.SHARE, gateway)
             for engine in self.engines:
                 self._push(self._rng.random() * scenario.interval, Event.SCRAPE, (gateway, engine))
         for index, at in scenario.hang.items():
@@ -205,6 +211,16 @@ class Replay:
     def _scraped(self, now: float, subject: tuple[int, Engine, Any]) -> None:
         gateway, engine, load = subject
         self.choosers[gateway].scraped(engine.index, load, now)
+
+    def _share(self, now: float, gateway: int) -> None:
+        self._push(now + self.scenario.delay, Event.SHARED, (gateway, self.choosers[gateway].share(now)))
+        self._push(now + self.scenario.sharing, Event.SHARE, gateway)
+
+    def _shared(self, now: float, subject: tuple[int, bytes]) -> None:
+        gateway, message = subject
+        for other, chooser in enumerate(self.choosers):
+            if message and other != gateway:
+                chooser.shared(message, now)
 
     def _tick(self, now: float, gateway: int) -> None:
         for index in self.choosers[gateway].tick(now, [engine.stepped for engine in self.engines]):

@@ -201,6 +201,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
         (["--live", "--policy", "nobody"], "no policy 'nobody'"),
         (["--live", "--scale", "7"], "--scale 7"),
         (["--live", "--engines", "65"], "64 engines or gateways at most"),
+        (["--live", "--gateways", "2", "--sharing", "0.2"], "--sharing is for virtual time only"),
         (["--live", "--suite"], "--suite is for virtual time only"),
     ],
 )

@@ -25,7 +25,7 @@ def row(ttft: float, good: float = 0.9, itl: float = 0.02, lost: float = 0.0) ->
 
 def test_runs_that_are_compared_differ_in_one_thing() -> None:
     runs = dict(Suite(scenario(engines=8)).runs(tiny()))
-    assert len(runs) == 6 * len(suite.GRID) + 3 * 3 + 3 * 4
+    assert len(runs) == 6 * len(suite.GRID) + 3 * 3 + 3 * 5
     assert {key.policy for key in runs} <= set(NAMES)
     for key, run in runs.items():
         assert (run.scenario.speed, run.scenario.capacity) == (key.speed, key.capacity)
@@ -36,6 +36,8 @@ def test_runs_that_are_compared_differ_in_one_thing() -> None:
     hung = runs[Key("hung", 2.0, 0.4)].scenario
     assert 0 < hung.hang[4] < tiny().requests[-1].at / 2
     assert runs[Key("shared", 2.0, 0.4)].scenario.gateways == 3
+    told = runs[Key("told", 2.0, 0.4)].scenario
+    assert (told.gateways, told.sharing) == (3, 0.2)
 
 
 def test_figures_are_ratios_to_the_better_of_each_pair() -> None:
@@ -47,6 +49,7 @@ def test_figures_are_ratios_to_the_better_of_each_pair() -> None:
     rows[Key("fresh", 2.0, 0.4)] = row(2.1, itl=0.03)
     rows[Key("even", 2.0, 0.4)] = row(1.6)
     rows[Key("shared", 2.0, 0.4)] = row(1.452)
+    rows[Key("told", 2.0, 0.4)] = row(1.21)
     rows[Key("hung", 2.0, 0.4)] = row(2.0, lost=30.0 + 1e-8)
     told = [(round(each.figure, 3), each.met) for each in asked.verdicts(rows)]
     assert told == [
@@ -54,7 +57,7 @@ def test_figures_are_ratios_to_the_better_of_each_pair() -> None:
         (0.625, True), (1.111, True),
         (0.55, True), (2.0, True),
         (1.05, False), (1.5, False),
-        (1.25, True), (1.32, False), (30.0, True),
+        (1.25, True), (1.32, False), (1.1, True), (30.0, True),
     ]  # fmt: skip
 
 
@@ -104,8 +107,8 @@ def test_the_command_needs_no_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.count("target") == 1
     assert cli.main(parser.parse_args([*argv, "--json", "-"])) == 0
     written = msgspec.json.decode(capsys.readouterr().out)
-    assert len(written["verdicts"]) == 10
-    assert len(written["rows"]) == len(suite.FEW) + len(suite.FRESH) + 4
+    assert len(written["verdicts"]) == 11
+    assert len(written["rows"]) == len(suite.FEW) + len(suite.FRESH) + 5
 
 
 def test_a_trace_without_contents_is_not_judged_by_reuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,4 +117,4 @@ def test_a_trace_without_contents_is_not_judged_by_reuse(tmp_path: Path, capsys:
     parser = argparse.ArgumentParser()
     cli.add_arguments(parser)
     assert cli.main(parser.parse_args([str(path), "--suite", "--quick", "--jobs", "1", "--json", "-"])) == 0
-    assert len(msgspec.json.decode(capsys.readouterr().out)["verdicts"]) == 6
+    assert len(msgspec.json.decode(capsys.readouterr().out)["verdicts"]) == 7

@@ -279,3 +279,21 @@ def test_the_published_defaults_are_what_was_published() -> None:
     with pytest.raises(ValueError, match="no policy 'nobody'; there are random, "):
         policy("nobody")
     assert isinstance(policy("epp"), partial)
+
+
+def test_gateways_that_tell_each_other_know_what_all_have_placed() -> None:
+    played, given = conversations(), scenario(gateways=3, capacity=2.0)
+    alone, told = (
+        play(played, msgspec.structs.replace(given, sharing=sharing), policy("ours")).summary(played, given)["hit"]
+        for sharing in (0.0, 0.2)
+    )
+    one = play(played, msgspec.structs.replace(given, gateways=1), policy("ours")).summary(played, given)["hit"]
+    assert alone < told
+    assert told > 0.9 * one
+
+
+@pytest.mark.parametrize("name", ["ours", "prefix", "round-robin"])
+def test_with_sharing_too_the_same_options_give_the_same_outcome(name: str) -> None:
+    given = scenario(gateways=2, sharing=0.3)
+    once, again = (play(conversations(), given, policy(name)).summary(conversations(), given) for _ in range(2))
+    assert once == again
