@@ -188,7 +188,7 @@ class Program:
             interval=settings.scraping.interval,
             timeout=settings.scraping.timeout,
         )
-        self._authenticator = Authenticator(settings.auth, self._configured.claims())
+        self._authenticator = Authenticator(settings.auth, self._configured.claims(), self.totals.strangers)
         self.known, self.identify = self._authenticator.known, self._authenticator.identify
         self.usage = UsageLog(settings.usage.file)
         self._access_log = AccessLog(Requests.ALL if self.options.access_log else Requests.ERRORS)

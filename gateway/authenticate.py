@@ -10,8 +10,8 @@ import hashlib
 import logging
 import math
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Container, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterable, MutableMapping
 from functools import lru_cache
 from typing import Final
 
@@ -130,12 +130,13 @@ class Authenticator:
         self,
         auth: Auth,
         claims: Iterable[str] = (),
+        refusals: MutableMapping[str, int] | None = None,
         *,
         wall: Callable[[], float] = time.time,
         key_set: Callable[[Issuer, Callable[[], None]], KeySet] = KeySet.of,
         introspection: Callable[[OAuth], Introspection] = Introspection,
     ) -> None:
-        self.refusals: Counter[str] = Counter()
+        self.refusals: MutableMapping[str, int] = {} if refusals is None else refusals
         self._wall = wall
         self._key_set = key_set
         self._introspected_by = introspection
@@ -224,7 +225,7 @@ class Authenticator:
         return peer if behind is None else str(behind)
 
     def _unauthorized(self, refused: Refused, peer: str) -> Unauthorized:
-        self.refusals[refused.reason] += 1
+        self.refusals[refused.reason] = self.refusals.get(refused.reason, 0) + 1
         _log.debug("refused: %s, from %s", refused.reason, peer)
         return Unauthorized()
 

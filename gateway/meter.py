@@ -119,7 +119,8 @@ class Totals:
 
     ``max_flows`` bounds (model, pool, operation), ``max_outcomes`` bounds (status, reason) in each of them,
     ``max_attempts`` bounds (pool, endpoint, outcome), ``max_tenants`` bounds (tenant, tier), ``max_names`` whatever
-    else is counted by one name. ``restarts`` counts restarts of supervised tasks by name.
+    else is counted by one name. ``restarts`` counts restarts of supervised tasks by name,
+    ``strangers`` requests whose credentials were not accepted, by reason: whoever finds out counts there.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Totals:
         self._tenants: dict[tuple[str, str], Share] = {}
         self._queues: dict[str, Histogram] = {}
         self._limits: dict[str, int] = {}
-        self._strangers: dict[str, int] = {}
+        self.strangers: dict[str, int] = {}
         self.restarts: dict[str, int] = {}
         self.reloads = {"success": 0, "failure": 0}
         self.last_reload_successful = True
@@ -170,11 +171,6 @@ class Totals:
     def limits(self) -> Mapping[str, int]:
         """Requests refused, by limit."""
         return self._limits
-
-    @property
-    def strangers(self) -> Mapping[str, int]:
-        """Requests whose credentials were not accepted, by reason."""
-        return self._strangers
 
     def observe(self, record: Record) -> None:
         """Count a finished request."""
@@ -228,10 +224,6 @@ class Totals:
     def limited(self, limit: str) -> None:
         """Count a request that a limit refused; ``limit`` names it and nobody's account."""
         self._count(self._limits, limit)
-
-    def unauthorized(self, reason: str) -> None:
-        """Count credentials that were not accepted; ``reason`` is a constant."""
-        self._count(self._strangers, reason)
 
     def _count(self, counts: dict[str, int], name: str) -> None:
         if name not in counts and len(counts) >= self._max_names:

@@ -87,7 +87,7 @@ def busy() -> Totals:
     totals.attempted("main", "a:1", "ok")
     totals.observe(Record(tenant="acme", tier="gold", pool="batch", queue_s=0.5, tokens_in=7, tokens_out=3))
     totals.limited("limits[0].requestsPerMinute")
-    totals.unauthorized("expired")
+    totals.strangers["expired"] = 1
     totals.reloaded(False)
     totals.restarts["source"] = 2
     return totals
