@@ -169,7 +169,12 @@ class Program:
         self._transport = HTTPTransport(TransportSettings(connect_timeout=settings.timeouts.connect))
         self.pools = pools = Pools(adapters, self._profile, self._rng)
         self.gateway = Gateway(
-            self.pools, self._transport, self._route, finished=self._finished, attempted=self.totals.attempted
+            self.pools,
+            self._transport,
+            self._route,
+            finished=self._finished,
+            attempted=self.totals.attempted,
+            limited=self.totals.limited,
         )
         self.discovery = Discovery(
             self._transport,

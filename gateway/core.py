@@ -19,7 +19,7 @@ import trio
 from gateway.admission import Alarms
 from gateway.call import Attempt, Call, unlink
 from gateway.config.snapshot import Policy
-from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamTimeout
+from gateway.errors import GatewayError, Overloaded, RateLimited, UpstreamError, UpstreamTimeout
 from gateway.member import Member
 from gateway.meter import Record
 from gateway.pools import Pools
@@ -82,6 +82,7 @@ class Gateway:
         *,
         finished: Callable[[Record], None] = lambda record: None,
         attempted: Callable[[str, str, str], None] = lambda pool, endpoint, outcome: None,
+        limited: Callable[[str], None] = lambda limit: None,
         keep_alive_s: float = 15.0,
     ) -> None:
         self.pools = pools
@@ -89,6 +90,7 @@ class Gateway:
         self.route = route
         self.finished = finished
         self.attempted = attempted
+        self.limited = limited
         self.keep_alive_s = keep_alive_s
         self.budget = RetryBudget()
         self.ledger: Ledger | None = None
@@ -114,6 +116,8 @@ class Gateway:
                         await self._try(call, attempt)
             except GatewayError as error:
                 call.status, call.reason = error.status, error.reason
+                if isinstance(error, RateLimited):
+                    self.limited(error.limit)
                 await exchange.fail(error)
                 unlink(error)
 

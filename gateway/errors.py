@@ -131,7 +131,9 @@ class HeaderTooLarge(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """``fields`` are further header fields: what is left of the caller's limits."""
+    """``fields`` are further header fields: what is left of the caller's limits. ``limit`` names the kind that is
+    reached, for metrics.
+    """
 
     status = 429
     type = "rate_limit_error"
@@ -139,10 +141,16 @@ class RateLimited(GatewayError):
     reason = "rate_limited"
 
     def __init__(
-        self, message: str, *, retry_after: float | None = None, fields: Iterable[tuple[bytes, bytes]] = ()
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        fields: Iterable[tuple[bytes, bytes]] = (),
+        limit: str = "",
     ) -> None:
         super().__init__(message, retry_after=retry_after)
         self.fields = tuple(fields)
+        self.limit = limit
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:

@@ -65,11 +65,14 @@ class _Rule(msgspec.Struct, frozen=True):
 
 
 class _Line(msgspec.Struct, frozen=True):
-    """One account of a request's: the demand but for its amount, and ``words`` for "requests per minute of …: 60"."""
+    """One account of a request's: the demand but for its amount, and ``words`` for "requests per minute of …: 60",
+    the beginning of which, ``kind``, names nobody.
+    """
 
     what: int
     demand: Demand
     words: str
+    kind: str
 
 
 class Ledger:
@@ -149,6 +152,7 @@ class Reservation:
             f"Rate limit reached: {line.words}. Try again in {elapse(taken.wait)}.",
             retry_after=taken.wait,
             fields=_fields(self._lines, taken.used, worst),
+            limit=line.kind,
         )
 
     def headers(self) -> Headers:
@@ -260,7 +264,7 @@ def _lines(limits: Iterable[_Limit], whose: tuple[tuple[str, str], ...], scope: 
     for limit in limits:
         key = f"{limit.name}/{limit.unit}|{owner}|{scope}"
         demand = Demand(key, 1.0, limit.rate, float(limit.burst))
-        yield _Line(limit.what, demand, f"{limit.words} of {named}: {limit.burst}")
+        yield _Line(limit.what, demand, f"{limit.words} of {named}: {limit.burst}", limit.words)
 
 
 def _named(whose: tuple[tuple[str, str], ...]) -> str:
