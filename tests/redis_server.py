@@ -28,16 +28,17 @@ READY_S = 20.0
 
 
 class RedisServer:
-    """``url`` is without credentials. With ``tls`` it speaks nothing else, and ``ca_file`` is whom to believe."""
+    """``url`` is without credentials. With ``tls`` it speaks nothing else, and ``ca_file`` is whom to believe.
 
-    def __init__(
-        self, *, password: str = "", tls: bool = False, unix: bool = False, options: tuple[str, ...] = ()
-    ) -> None:
+    With ``cluster`` it is one that consists of it alone, once it has slots.
+    """
+
+    def __init__(self, *, password: str = "", tls: bool = False, unix: bool = False, cluster: bool = False) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="redis-")
         self._path = Path(self._directory.name)
         self._password = password
         self._tls = tls
-        self._options = options
+        self._bus = _free_port() if cluster else 0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0 if unix else _free_port()
@@ -72,7 +73,8 @@ class RedisServer:
             yield from ("--port", str(self.port))
         if self._password:
             yield from ("--requirepass", self._password)
-        yield from self._options
+        if self._bus:
+            yield from ("--cluster-enabled", "yes", "--cluster-port", str(self._bus))
 
     def start(self) -> Self:
         """Also after `kill` or `stop`: on the same port, with nothing in it."""
