@@ -187,7 +187,8 @@ def _moments(each: Placed) -> Iterator[tuple[float, bool, Key, float]]:
 
 def _both(up: Mapping[Key, float], down: Mapping[Key, float]) -> float:
     """The most that one may rise and another fall."""
-    return max((high + low for a, high in up.items() for b, low in down.items() if a != b), default=0.0)
+    pairs = (high + low for a, high in up.items() for b, low in down.items() if a != b)
+    return max((*up.values(), *down.values(), *pairs), default=0.0)
 
 
 MakeOrder = Callable[[Fairness], Ours | Plain]

@@ -84,23 +84,23 @@ def _fair(**changes: object) -> Fairness:
 # --- two flows -------------------------------------------------------------------------------------------------------
 
 
-def flood(seed: int = 0, requests: int = 200, *, known: bool = True) -> Workload:
+def flood(seed: int = 0, requests: int = 200, *, engines: int = 1, known: bool = True) -> Workload:
     """One client sends all of its long requests at once, another a light one every six seconds or so.
 
     A long answer takes some nine seconds, a light one under half a second: its client stays far below half of the
-    engine, the fair share of two. ``known``: the engine has been full once before, by a third client's requests.
+    engine, the fair share of two. ``known``: engines have been full once before, by a third client's requests.
     """
     rng = random.Random(f"{seed}/flood")
     start = 3 * BEGIN_S if not known else 10 * BEGIN_S
     rows = [(start, rng.randint(50, 150), rng.randint(600, 1400), FLOOD) for _ in range(requests)]
-    until = start + 0.9 * sum(output for _, _, output, _ in rows) / SLOTS * _TOKEN_S
+    until = start + 0.9 * sum(output for _, _, output, _ in rows) / (SLOTS * engines) * _TOKEN_S
     if known:
-        rows += [(BEGIN_S, rng.randint(50, 150), rng.randint(100, 300), EARLIER) for _ in range(3 * SLOTS)]
+        rows += [(BEGIN_S, rng.randint(50, 150), rng.randint(100, 300), EARLIER) for _ in range(3 * SLOTS * engines)]
     at = start + 3.0
     while at < until:
         rows.append((at, rng.randint(900, 1100), rng.randint(20, 40), LIGHT))
         at += rng.uniform(5.0, 7.0)
-    return Workload(name="flood", trace=made("flood", rows), scenario=_slots(seed=seed), fairness=_fair())
+    return Workload(name="flood", trace=made("flood", rows), scenario=_slots(engines, seed=seed), fairness=_fair())
 
 
 def weights(seed: int = 0, requests: int = 600) -> Workload:
