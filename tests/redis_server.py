@@ -119,6 +119,30 @@ class RedisServer:
             connection.sendall("".join(f"{' '.join(words)}\r\n").encode())
             return connection.recv(65536)
 
+    @contextlib.contextmanager
+    def sentinel(self, service: str) -> Iterator[int]:
+        """The port of a sentinel that calls this server the master of ``service``."""
+        assert PROGRAM is not None
+        port = _free_port()
+        lines = [
+            f"port {port}",
+            "bind 127.0.0.1",
+            f"dir {self._path}",
+            f"sentinel monitor {service} 127.0.0.1 {self.port} 1",
+        ]
+        if self._password:
+            lines.append(f"sentinel auth-pass {service} {self._password}")
+        configuration = self._path / "sentinel.conf"
+        configuration.write_text("\n".join(lines) + "\n")
+        process = subprocess.Popen(
+            [PROGRAM, str(configuration), "--sentinel"], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+        )
+        try:
+            yield port
+        finally:
+            process.kill()
+            process.wait(READY_S)
+
     @property
     def log(self) -> str:
         self._log.seek(0)

