@@ -243,8 +243,7 @@ class Order:
 
     def _rise(self, now: float) -> None:
         """Who has waited long enough moves up: one of each band at a time."""
-        standing = self._standing
-        for upper, lower in list(pairwise(standing))[::-1]:
+        for upper, lower in list(pairwise(self._standing)):
             oldest = next(iter(lower.waiting))
             if now - oldest.entered >= self.ageing:
                 self._leave(oldest, cast(CallerShare, oldest.place))

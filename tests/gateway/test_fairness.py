@@ -380,12 +380,22 @@ class TestShares:
 
     def test_one_who_is_served_elsewhere_all_the_time_has_no_credit_here(self) -> None:
         order = Order()
+        order.pass_by(order.flow(("x", "a"), 0), PLAIN, 1.0, 0)
         fill(order, ("y", "a"), 1000, 10.0)
         tenants(order, 500)
         order.charge(order.flow(("x", "a"), 0), PLAIN, 100.0, 0)
         tenants(order, 5)
         fill(order, ("x", "a"), 10, 10.0)
         assert "x" not in tenants(order, 4)
+
+    def test_what_is_under_way_counts_in_a_band_that_is_new_to_it(self) -> None:
+        order = Order()
+        fill(order, ("y", "a"), 100, 10.0)
+        tenants(order, 50)
+        flow = order.flow(("x", "a"), 0)
+        flow.inflight = 1
+        order.charge(flow, PLAIN, 30.0, 0)
+        assert excesses(order)["x"] == 30
 
 
 class TestLift:
@@ -422,11 +432,20 @@ class TestLift:
         fill(order, ("x", "a"), 50, 10.0)
         assert tenants(order, 10) == "y" * 10
 
+    def test_passing_by_does_not_lift_others_above_those_who_wait(self) -> None:
+        order = Order()
+        fill(order, ("y", "a"), 50, 10.0)
+        for _ in range(10):
+            order.pass_by(order.flow(("x", "a"), 0), PLAIN, 10.0, 0)
+        fill(order, ("z", "a"), 50, 10.0)
+        assert tenants(order, 6) == "yzyzyz"
+
     def test_debt_lasts_as_long_as_the_window(self) -> None:
         def served(later: float) -> int:
             order = Order(window=160)
             fill(order, ("y", "a"), 100, 10.0)
             order.charge(order.flow(("x", "a"), 0), PLAIN, 300.0, 0)
+            order.charge(order.flow(("x", "a"), 100), PLAIN, 1.0, 100)  # it is still known afterwards
             fill(order, ("x", "a"), 50, 10.0, now=later)
             return tenants(order, 20, later).count("x")
 
@@ -611,6 +630,13 @@ class TestLocality:
         fill(order, ("y", "a"), 2)
         assert order.pop(0, None, lambda one: pytest.fail("asked")) is not None
 
+    def test_each_turn_has_a_quantum_of_its_own(self) -> None:
+        order = Order(quantum=50.0)
+        for tenant in "xy":
+            fill(order, (tenant, "a"), 20, 10.0)
+        found = [order.pop(0, None, lambda one: one.flow.key[0] == "y") for _ in range(12)]
+        assert "".join(one.flow.key[0] for one in found if one) == "yyyyyxyyxyxy"
+
     @given(seed=seeds)
     @settings(max_examples=30, deadline=None)
     def test_whose_turn_it_is_is_overtaken_by_no_more(self, seed: int) -> None:
@@ -701,6 +727,7 @@ class TestKnown:
         for now in range(400, 420):
             order.flows(now)
         assert not order.flows(420)
+        assert not order._known._tenants
 
     def test_at_most_so_many(self) -> None:
         order = Order(max_flows=10)
@@ -731,19 +758,22 @@ class TestKnown:
         held = order.flow(("x", "a"), 0)
         order.flow(("y", "a"), 0)
         assert [flow.tenant for flow in order.flows(0)] == ["y"]
-        order.charge(held, PLAIN, 5.0, 0)
-        order.push(Waiter(held, PLAIN, 1.0, 1, 0.0), 0)
-        assert held.served(0) == 5.0
-        assert tenants(order, 1) == "x"
+        order.charge(held, PLAIN, 5.0, 300)
+        order.push(Waiter(held, PLAIN, 1.0, 1, 300.0), 300)
+        assert held.served(840) == 5.0
+        assert tenants(order, 1, 840) == "x"
 
     def test_coming_and_giving_up_leaves_nothing_behind(self) -> None:
         order = Order()
         stays = waiter(order, ("x", "a"))
         for number in range(5000):
-            order.remove(waiter(order, (f"t{number % 500}", "a")))
             order.charge(stays.flow, PLAIN, -1.0, 0)
+            order.remove(waiter(order, (f"t{number % 500}", "a")))
+        for number in range(300):
+            order.remove(waiter(order, (f"new{number}", "a")))
         ring = stays.flow.shares[0].common.ring
         assert len(ring._heap) <= 200
+        assert order.pop(0) is stays
 
     def test_another_configuration_keeps_those_who_wait(self) -> None:
         order = Order(window=160)
@@ -753,6 +783,8 @@ class TestKnown:
         order.retune(window=1600, quantum=0, ageing=math.inf)
         assert order.flow(("x", "a"), 300).served(300) == 100
         assert tenants(order, 8, 300) == "y" * 8
+        order.retune(window=160, quantum=0, ageing=math.inf)
+        assert order.flow(("x", "a"), 440).served(440) == 100
 
 
 class TestStatistics:
@@ -817,6 +849,8 @@ class TestNumbers:
         order.pass_by(flow, PLAIN, amount, 0)
         order.charge(flow, PLAIN, amount, 0)
         assert sorted(tenants(order, 2)) == ["x", "y"]
+        own = flow.shares[0]
+        assert math.isfinite(own.counter + own.common.counter + flow.total + own.common.party.total)
         assert all(math.isfinite(seen.served + seen.excess + seen.tenant_excess) for seen in order.flows(0))
         fill(order, ("x", "a"), 5, now=200)
         fill(order, ("y", "a"), 5, now=200)
