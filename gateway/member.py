@@ -147,7 +147,8 @@ class Member:
     @property
     def unseen_owed(self) -> float:
         """The same of prompts whose answers come whole: when they were computed nobody sees."""
-        return self.unstreamed * self.speed.step + self.unseen * self.speed.prefill
+        peers, speed = self.peers, self.speed
+        return (self.unstreamed + peers.unstreamed) * speed.step + (self.unseen + peers.unseen) * speed.prefill
 
     @property
     def streams(self) -> float:

@@ -67,7 +67,11 @@ class Peers:
 
 def _counts(members: Sequence[Member]) -> dict[str, Count]:
     """Only where there is something. A sum of floats may end a little below zero."""
-    return {m.id: Count(m.inflight, m.pending, max(0.0, m.backlog)) for m in members if m.inflight}
+    return {
+        m.id: Count(m.inflight, m.pending, max(0.0, m.backlog), m.unstreamed, max(0.0, m.unseen))
+        for m in members
+        if m.inflight
+    }
 
 
 def _elsewhere(pool: Pool, member: Member, count: Count, now: float) -> None:

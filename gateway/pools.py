@@ -166,7 +166,7 @@ class Pool:
         if foreign:
             ours = member.pending + member.unstreamed
             pending = min(foreign, max(0.0, unanswered - ours))
-            member.outside_pending = max(0.0, pending - peers.pending)
+            member.outside_pending = max(0.0, pending - peers.pending - peers.unstreamed)
             if member.outside_pending:
                 # whose turn comes when is not known, nor how far the first one is: ours and theirs, as a whole
                 member.until = load.at + member.owed + member.unseen_owed + self.foreign_owed(member)

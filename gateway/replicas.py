@@ -43,14 +43,23 @@ Cut = tuple[int, int, int, bool]
 
 class Count(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Requests under way at one endpoint: ``pending`` of them without a token yet, whose prompts have ``backlog``
-    tokens to be computed."""
+    tokens to be computed; ``unstreamed`` those whose first token nobody sees, with ``unseen`` tokens in their prompts.
+    """
 
     requests: Number = 0
     pending: Number = 0
     backlog: Amount = 0.0
+    unstreamed: Number = 0
+    unseen: Amount = 0.0
 
     def __add__(self, other: Count) -> Count:
-        return Count(self.requests + other.requests, self.pending + other.pending, self.backlog + other.backlog)
+        return Count(
+            self.requests + other.requests,
+            self.pending + other.pending,
+            self.backlog + other.backlog,
+            self.unstreamed + other.unstreamed,
+            self.unseen + other.unseen,
+        )
 
 
 NOTHING: Final = Count()
