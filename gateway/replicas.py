@@ -30,7 +30,7 @@ _PLACED: Final = 2000
 _BYTES: Final = 256 * 1024
 """Of block hashes in one message; placements beyond are told without."""
 _FLOWS: Final = 10_000
-_KEEP: Final = 0.98
+_KEEP: Final = 0.99
 _REMEMBERED: Final = 1024
 _LONGEST: Final = 4 * 1024 * 1024
 

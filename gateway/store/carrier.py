@@ -7,7 +7,6 @@ sent again as it is, and who has heard it passes over it.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import random
 from collections.abc import Callable, Mapping
@@ -27,16 +26,15 @@ if TYPE_CHECKING:
     from coredis.client import Client
 
 INTERVAL_S: Final = 0.2
-KEPT_S: Final = 60.0
-"""How far back a stream goes, for those who join: what was placed lately is in caches."""
-JOINED: Final = 1000
-"""Messages that who joins reads at most."""
+KEPT: Final = 1000
+"""Messages that the stream holds for those who join, about: what was placed lately is in caches."""
 GONE_S: Final = 600
 """A stream that nobody writes to any more goes away."""
 BLOCK_S: Final = 1.0
 PATIENCE_S: Final = 5.0
 RETRY_S: Final = (0.1, 5.0)
 """The first pause before it is tried again, and the longest; being connected for as long as that starts over."""
+_RENEWED: Final = 300
 _BATCH: Final = 100
 _MESSAGE: Final = b"m"
 
@@ -72,7 +70,7 @@ class Carrier:
         self._replicas = replicas
         self._counts = counts
         self._connect = connect
-        self._key = f"{settings.prefix}:replicas"
+        self._key = f"{{{settings.prefix}}}:replicas"
         self._where = str(redis_url.parse(settings.url.reveal()))
         self._unsent: bytes | None = None
         self._connected = False
@@ -105,13 +103,13 @@ class Carrier:
             self._replicas.expire(trio.current_time())
 
     async def _exchange(self, client: Client[bytes], listener: Client[bytes]) -> None:
-        said = await self._tell(client, 0)
+        said = await self._tell(client)
         last = await self._join(listener, said)
         self._connected, self._reason, self._since = True, "", trio.current_time()
         _log.info("replicas meet at Redis at %s", self._where)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, listener, last)
-            nursery.start_soon(self._say, client, said)
+            nursery.start_soon(self._say, client)
 
     def _leave(self, reason: str) -> None:
         """Told once, until it is back."""
@@ -130,7 +128,7 @@ class Carrier:
         """Hear what was said lately; the id of the last message. What is known already is passed over. ``now`` is the
         id of a message just sent.
         """
-        entries = await _within(PATIENCE_S, client.xrevrange(self._key, end="+", start="-", count=JOINED))
+        entries = await _within(PATIENCE_S, client.xrevrange(self._key, end="+", start="-", count=KEPT))
         for entry in reversed(entries):
             await self._hear(entry, max(0.0, _said_at(now) - _said_at(_text(entry.identifier))))
         return _text(entries[0].identifier) if entries else now
@@ -151,15 +149,15 @@ class Carrier:
 
     # -- saying ----------------------------------------------------------------------------------------------------
 
-    async def _say(self, client: Client[bytes], said: str) -> None:
-        for number in itertools.count():
-            if number % int(KEPT_S / INTERVAL_S) == 0:
-                await _within(PATIENCE_S, client.expire(self._key, GONE_S))
-            await trio.sleep(INTERVAL_S)
-            said = await self._tell(client, _said_at(said) - KEPT_S)
+    async def _say(self, client: Client[bytes]) -> None:
+        while True:
+            await _within(PATIENCE_S, client.expire(self._key, GONE_S))
+            for _ in range(_RENEWED):
+                await trio.sleep(INTERVAL_S)
+                await self._tell(client)
 
-    async def _tell(self, client: Client[bytes], oldest: float) -> str:
-        """One message; its id. What was said before ``oldest``, in seconds by the server's clock, may go."""
+    async def _tell(self, client: Client[bytes]) -> str:
+        """One message; its id."""
         from coredis import PureToken
 
         if self._unsent is None:
@@ -167,9 +165,9 @@ class Carrier:
         added = client.xadd(
             self._key,
             {_MESSAGE: self._unsent},
-            trim_strategy=PureToken.MINID,
+            trim_strategy=PureToken.MAXLEN,
             trim_operator=PureToken.APPROXIMATELY,
-            threshold=int(oldest * 1000),
+            threshold=KEPT,
         )
         said = await _within(PATIENCE_S, added)
         assert said is not None, "without NOMKSTREAM there is always an id"

