@@ -10,7 +10,7 @@ import math
 from bisect import insort
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import Final, cast
 
 from gateway.counters import LEAST, SLOTS, Share, finite
@@ -18,8 +18,10 @@ from gateway.flows import Band, CallerShare, Flow, Flows, FlowStatistics, Terms,
 
 __all__ = ["Flow", "FlowStatistics", "Order", "Terms", "Waiter"]
 
-_HEADS: Final = 8
+_CALLERS: Final = 8
+_ASKED: Final = 32
 _LOOKED_AT: Final = 64
+_QUANTUM: Final = 8.0
 
 
 class Order:
@@ -27,12 +29,13 @@ class Order:
 
     Every dispatch charges its estimated cost, divided by weight, to the counters of caller and tenant; `charge`
     corrects it when more is known. The tenant with the least counter is next, and of its callers the one with the
-    least; each caller's requests keep their order.
+    least; each caller's requests keep their order, but for what ``quantum`` allows.
 
     - Who wants something again is lifted to the floor, the least counter at the last dispatch: being idle earns no
       credit. It is never above it by more than it was served within ``window``: what was before is forgotten.
-    - ``quantum``: of those whose counters, its tenant's and its own, are at most that far above the least, the one with
-      the greatest hit goes first (deficit longest prefix match), until whoever's turn it is was overtaken by so much.
+    - ``quantum``: of the requests of callers whose counters, its tenant's and its own, are at most that far above the
+      least, the one with the greatest hit goes first (as in deficit longest prefix match), until whoever's turn it is
+      was overtaken by so much. None: eight times what those who wait cost on average.
     - Bands are strict, with counters of their own. ``ageing``: the one that came first of a band moves up to the next
       in use when it has waited so long; where it is served from there, it is charged in both.
 
@@ -50,11 +53,12 @@ class Order:
     or quantum + U + B if the counters were equal at t₁. If t₂ − t₁ is at most 15/16 of the window, what is forgotten
     meanwhile was served before t₁ and is no more than what one of them was above the floor then, which leaves the bound
     as it is. With exact estimates B is 0, and without a quantum this is the 2·U of the virtual token counter (Sheng et
-    al., OSDI 2024). Whoever's turn it is, is overtaken by less than quantum + U.
+    al., OSDI 2024). Whoever's turn it is, is overtaken by less than quantum + U. A quantum that varies counts as the
+    greatest it was.
     """
 
     def __init__(
-        self, *, window: float = 600.0, quantum: float = 0.0, ageing: float = math.inf, max_flows: int = 10_000
+        self, *, window: float = 600.0, quantum: float | None = 0.0, ageing: float = math.inf, max_flows: int = 10_000
     ) -> None:
         self.quantum = quantum
         self.ageing = ageing
@@ -68,7 +72,7 @@ class Order:
     def __len__(self) -> int:
         return self._count
 
-    def retune(self, *, window: float, quantum: float, ageing: float) -> None:
+    def retune(self, *, window: float, quantum: float | None, ageing: float) -> None:
         """Another configuration, under those who wait and are known."""
         self.quantum = quantum
         self.ageing = ageing
@@ -175,34 +179,44 @@ class Order:
         """Who is dispatched now, and charged for it; None if nobody waits who may go.
 
         ``eligible``: who may; others keep their places. In each band 64 callers are looked at, those whose turn comes
-        first. ``hit``: how much of a request is cached where it could run; asked of eight.
+        first. ``hit``: what is to be said for a request now, the more the better; asked of 32, the first ones of up to
+        eight callers.
         """
         self._known.advance(now)
         if len(self._standing) > 1 and self.ageing < math.inf:
             self._rise(now)
         for band in self._standing:
-            own = self._next(band, eligible, hit)
-            if own is not None:
-                return self._dispatch(own, band)
+            waiter = self._next(band, eligible, hit)
+            if waiter is not None:
+                return self._dispatch(waiter, band)
         return None
 
     def _next(
         self, band: Band, eligible: Callable[[Flow], bool] | None, hit: Callable[[Waiter], float] | None
-    ) -> CallerShare | None:
-        if hit is None or self.quantum <= 0.0 or len(band.waiting) == 1:
-            if eligible is None:
-                common = band.tenants.least()
-                return None if common is None else common.callers.least()
-            with closing(self._turns(band, eligible, 0.0)) as turns:
-                return next(turns, None)
-        with closing(self._turns(band, eligible, self.quantum)) as turns:
-            heads = list(islice(turns, _HEADS))
-        if len(heads) < 2 or heads[0].overtaken >= self.quantum:
-            return heads[0] if heads else None
-        own = max(heads, key=lambda own: hit(own.head))  # the first of the greatest
-        if own is not heads[0]:
-            heads[0].overtaken += own.head.cost / own.head.terms.weight
-        return own
+    ) -> Waiter | None:
+        quantum = self.quantum if self.quantum is not None else _QUANTUM * band.cost / len(band.waiting)
+        if hit is None or quantum <= 0.0 or len(band.waiting) == 1:
+            own = self._least(band, eligible)
+            return None if own is None else own.head
+        with closing(self._turns(band, eligible, quantum)) as turns:
+            owns = list(islice(turns, _CALLERS))
+        if not owns:
+            return None
+        first = owns[0]
+        chosen = first.head
+        if first.overtaken < quantum:
+            depth = _ASKED // len(owns)
+            chosen = max(chain.from_iterable(islice(own.waiting, depth) for own in owns), key=hit)  # the first of them
+            if chosen is not first.head:
+                first.overtaken += chosen.cost / chosen.terms.weight
+        return chosen
+
+    def _least(self, band: Band, eligible: Callable[[Flow], bool] | None) -> CallerShare | None:
+        if eligible is None:
+            common = band.tenants.least()
+            return None if common is None else common.callers.least()
+        with closing(self._turns(band, eligible, 0.0)) as turns:
+            return next(turns, None)
 
     def _turns(
         self, band: Band, eligible: Callable[[Flow], bool] | None, reach: float
@@ -226,13 +240,13 @@ class Order:
                             limit = min(limit, common.counter + reach)
                             yield own
 
-    def _dispatch(self, own: CallerShare, band: Band) -> Waiter:
-        waiter = own.head
-        flow, terms = waiter.flow, waiter.terms
+    def _dispatch(self, waiter: Waiter, band: Band) -> Waiter:
+        own, flow, terms = cast(CallerShare, waiter.place), waiter.flow, waiter.terms
+        if own.head is waiter:
+            own.overtaken = 0.0
         own.common.ring.advance()
         own.ring.advance()
         self._leave(waiter, own)
-        own.overtaken = 0.0
         self._known.touch(own)
         self._known.spend(own, waiter.cost, terms.weight)
         if terms.band != band.number:

@@ -25,6 +25,8 @@ _RATE_OF: Final = 64
 _RATE_FROM: Final = 8
 _BURST_S: Final = 0.05
 _FAR: Final = 3600.0
+_HELD_S: Final = 2.0
+_TIE: Final = 0.001
 
 
 class Place(Protocol):
@@ -67,9 +69,11 @@ class Waiting(Protocol):
 
 
 class Ticket:
-    """One request in the queue, until ``expires``."""
+    """One request in the queue, until ``expires``. ``held``: prompt tokens that endpoints have of it, as looked up a
+    moment ago.
+    """
 
-    __slots__ = ("ask", "estimate", "expires", "waiter", "waiting")
+    __slots__ = ("ask", "estimate", "expires", "held", "held_until", "waiter", "waiting")
 
     def __init__(self, waiting: Waiting, ask: Ask, estimate: Estimate, expires: float) -> None:
         self.waiting = waiting
@@ -77,6 +81,8 @@ class Ticket:
         self.estimate = estimate
         self.expires = expires
         self.waiter: Waiter | None = None
+        self.held: Mapping[str, float] = {}
+        self.held_until = -math.inf
 
 
 class Permit:
@@ -259,8 +265,8 @@ class Gate:
     def pump(self, now: float, place: Place | None = None) -> None:
         """Let in as many as there is room for. After whatever may have made some; at ``place`` alone, if given."""
         if place is not None and self._shut and not self.coming and not self.settings.max_concurrent:
-            room = place.more(now) if place.usable(now) else 0.0
-            while self.coming < room and self._due(now) and self._next(now, self._few(now)):
+            usable = place.usable(now)
+            while usable and self.coming < place.more(now) and self._due(now) and self._next(now, self._few(now)):
                 pass
             return
         self._shut = False
@@ -274,8 +280,8 @@ class Gate:
 
     def _next(self, now: float, few: bool) -> bool:
         """Let one in; False if there is none who may."""
-        hit = self._hit(now) if self.settings.locality_quantum else None
-        waiter = self.order.pop(now, self._below if few else None, hit)
+        gain = None if self.settings.locality_quantum == 0.0 else self._gain(now)
+        waiter = self.order.pop(now, self._below if few else None, gain)
         if waiter is not None:
             self._release(waiter, now)
         return waiter is not None
@@ -396,22 +402,36 @@ class Gate:
         weight = self._active[flow]
         return flow.inflight + 1 <= self._slots * weight / max(self._weight, weight + 1.0)
 
-    def _hit(self, now: float) -> Callable[[Waiter], float]:
-        """Prompt tokens of a waiting request in the cache of an endpoint that has room."""
+    def _gain(self, now: float) -> Callable[[Waiter], float]:
+        """What to let a request in now is worth, in prompt tokens: 0 where it loses nothing, as an endpoint with room
+        holds as much of its prompt as any; below that, what would be computed again. Of those that lose as much, the
+        one with the most cached is better.
+        """
         pool = self.pool
         if self._listed is not pool.members:
             self._listed = pool.members
             self._named = {place.id: place for place in self._listed}
-        named = self._named
+        roomy: dict[str, bool] = {}
 
-        def hit(waiter: Waiter) -> float:
-            best = 0.0
-            for id, tokens in pool.hits(_ticket(waiter).ask).items():
-                if tokens > best and (place := named.get(id)) is not None and place.usable(now) and place.more(now) > 0:
-                    best = tokens
-            return best
+        def gain(waiter: Waiter) -> float:
+            ticket = _ticket(waiter)
+            if now >= ticket.held_until:
+                ticket.held, ticket.held_until = pool.hits(ticket.ask), now + _HELD_S
+            most = here = 0.0
+            for id, tokens in ticket.held.items():
+                most = max(most, tokens)
+                if tokens > here:
+                    if id not in roomy:
+                        roomy[id] = self._has_room(id, now)
+                    if roomy[id]:
+                        here = tokens
+            return here - most + _TIE * here
 
-        return hit
+        return gain
+
+    def _has_room(self, id: str, now: float) -> bool:
+        place = self._named.get(id)
+        return place is not None and place.usable(now) and place.more(now) > 0.0
 
     # -- for operators --------------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ class Member:
     @property
     def slots(self) -> float:
         """How many requests it runs at once; infinity while that is not known."""
-        return self.room.slots
+        return self.room.shown
 
     def more(self, now: float) -> float:
         """How many more requests it can take; 0 or less: none."""

@@ -37,13 +37,15 @@ class Occupied(Protocol):
 
 
 class Room:
-    """``slots``: how many requests the endpoint runs at once; infinity until it has shown."""
+    """``slots``: how many requests the endpoint is let run at once, infinity until it has shown; ``shown``: how many it
+    has run, which is less while it is tried with more.
+    """
 
-    __slots__ = ("_gap", "_requests", "_running", "_shown", "_tried_at", "_waited", "_waiting", "slots", "thresholds")
+    __slots__ = ("_gap", "_requests", "_running", "_tried_at", "_waited", "_waiting", "shown", "slots", "thresholds")
 
     def __init__(self, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
-        self.slots = self._shown = math.inf
+        self.slots = self.shown = math.inf
         self._waiting = self._running = 0.0
         self._requests = 0
         self._waited = False
@@ -55,8 +57,8 @@ class Room:
         waits = load.waiting >= self.thresholds.waiting
         if waits and self._waited and load.running <= self._running and load.at > member.until + LATE_S:
             self.full(load.running, load.at)
-        elif load.running > self._shown:  # a try has shown more, or others have
-            self._shown, self._gap = load.running, _GROWING_GAP_S
+        elif load.running > self.shown:  # a try has shown more, or others have
+            self.shown, self._gap = load.running, _GROWING_GAP_S
             self.slots = max(self.slots, load.running)
         self._waited, self._waiting, self._running = waits, load.waiting, load.running
         self._requests = member.requests
@@ -65,12 +67,12 @@ class Room:
         """It runs so many and no more: its load shows it, or it has refused one."""
         if self.slots < math.inf:
             self._gap = min(self._gap * 2.0, _LAST_GAP_S)
-        self.slots = self._shown = max(1.0, running)
+        self.slots = self.shown = max(1.0, running)
         self._tried_at = now
 
     def forget(self) -> None:
         """The engine is another one now."""
-        self.slots = self._shown = math.inf
+        self.slots = self.shown = math.inf
         self._gap = _FIRST_GAP_S
         self._waiting = self._running = 0.0
         self._waited = False

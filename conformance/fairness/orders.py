@@ -167,8 +167,11 @@ class Bound(NamedTuple):
         return 2.0 * (self.quantum + self.dispatch + self.corrections)
 
 
-def bound(quantum: float, placed: list[Placed]) -> Bound:
-    """``corrections``: at the worst moment, all that may yet raise one counter and all that may yet lower another."""
+def bound(quantum: float | None, placed: list[Placed]) -> Bound:
+    """``corrections``: at the worst moment, all that may yet raise one counter and all that may yet lower another.
+
+    ``quantum`` None: eight times the mean of what waits, which is at most eight times the dearest.
+    """
     moments = [moment for each in placed for moment in _moments(each)]
     up: dict[Key, float] = defaultdict(float)
     down: dict[Key, float] = defaultdict(float)
@@ -176,7 +179,8 @@ def bound(quantum: float, placed: list[Placed]) -> Bound:
     for _, begins, key, change in sorted(moments):
         (up if change > 0 else down)[key] += abs(change) if begins else -abs(change)
         worst = max(worst, _both(up, down))
-    return Bound(quantum, max((each.estimate for each in placed), default=0.0), worst)
+    dearest = max((each.estimate for each in placed), default=0.0)
+    return Bound(8.0 * dearest if quantum is None else quantum, dearest, worst)
 
 
 def _moments(each: Placed) -> Iterator[tuple[float, bool, Key, float]]:

@@ -37,7 +37,7 @@ class Fairness(Section, frozen=True):
 
     ``window_size``: what a flow had longer ago does not count against it. ``headroom``: the share of a pool's slots
     that only flows below their fair share may take. ``locality_quantum``: by how much a request whose prefix is cached
-    may run ahead of its turn; 0: never. ``ageing``: having waited so long, a request moves up one priority.
+    may run ahead of its turn; 0: never, None: eight times what those who wait cost on average. ``ageing``: having waited so long, a request moves up one priority.
     ``queue_qps`` and ``max_concurrent`` are ceilings for each pool on top of what its engines can take; 0: none.
     """
 
@@ -51,7 +51,7 @@ class Fairness(Section, frozen=True):
     max_queued: Count = 10_000
     max_queued_bytes: Count = 256 * 1024 * 1024
     headroom: Annotated[float, Meta(ge=0, le=0.9)] = 0.0
-    locality_quantum: Annotated[float, Meta(ge=0, le=1e9)] = 8192.0
+    locality_quantum: Annotated[float, Meta(ge=0, le=1e9)] | None = None
     ageing: Limit = Limit(15)
     saturation: Thresholds = Thresholds()
     tiers: dict[str, Tier] = field(default_factory=dict)
