@@ -18,6 +18,7 @@ from gateway.schedule.speed import LATE_S
 from gateway.types import Load
 
 _UNSEEN: Final = 4.0
+_MOST_UNSEEN: Final = 4096.0
 _FIRST_GAP_S, _LAST_GAP_S = 10.0, 300.0
 _GROWING_GAP_S: Final = 1.0
 _STEP: Final = 8.0
@@ -41,14 +42,27 @@ class Room:
     has run, which is less while it is tried with more.
     """
 
-    __slots__ = ("_gap", "_requests", "_running", "_tried_at", "_waited", "_waiting", "shown", "slots", "thresholds")
+    __slots__ = (
+        "_burst",
+        "_gap",
+        "_held_back",
+        "_requests",
+        "_running",
+        "_tried_at",
+        "_waited",
+        "_waiting",
+        "shown",
+        "slots",
+        "thresholds",
+    )
 
     def __init__(self, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
         self.slots = self.shown = math.inf
         self._waiting = self._running = 0.0
         self._requests = 0
-        self._waited = False
+        self._waited = self._held_back = False
+        self._burst = _UNSEEN
         self._gap = _FIRST_GAP_S
         self._tried_at = -math.inf
 
@@ -60,6 +74,11 @@ class Room:
         elif load.running > self.shown:  # a try has shown more, or others have
             self.shown, self._gap = load.running, _GROWING_GAP_S
             self.slots = max(self.slots, load.running)
+        if waits:
+            self._burst = max(_UNSEEN, self._burst / 2.0)
+        elif self._held_back:
+            self._burst = min(self._burst * 2.0, _MOST_UNSEEN)
+        self._held_back = False
         self._waited, self._waiting, self._running = waits, load.waiting, load.running
         self._requests = member.requests
 
@@ -75,7 +94,8 @@ class Room:
         self.slots = self.shown = math.inf
         self._gap = _FIRST_GAP_S
         self._waiting = self._running = 0.0
-        self._waited = False
+        self._waited = self._held_back = False
+        self._burst = _UNSEEN
 
     def left(self, member: Occupied, now: float) -> float:
         """So many more; 0 or less: none."""
@@ -87,7 +107,10 @@ class Room:
             return self._of_slots(member, self.slots + limits.waiting - 1.0 - present, now)
         if load is None:
             return math.inf
-        return max(_UNSEEN, load.running / 2.0) + limits.waiting - 1.0 - self._unseen(member)
+        more = max(self._burst, load.running / 2.0) + limits.waiting - 1.0 - self._unseen(member)
+        if more <= 0.0:
+            self._held_back = True
+        return more
 
     def _unseen(self, member: Occupied) -> float:
         """Ours that may wait there for all we know: without a token, and sent since or waiting at the last load."""

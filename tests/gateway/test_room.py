@@ -68,7 +68,26 @@ def test_answers_that_come_whole_do_not_count_as_waiting_for_ever() -> None:
     endpoint.inflight = endpoint.unstreamed = endpoint.requests = 4
     assert endpoint.more(0.1) <= 0
     endpoint.says(0.2, 4, 0)
-    assert endpoint.more(0.2) == 4
+    assert endpoint.more(0.2) == 8
+
+
+def test_what_is_sent_unseen_doubles_while_nothing_waits_there() -> None:
+    """Answers that come whole within a moment show nothing of themselves but that nothing waits."""
+    endpoint = Endpoint()
+    endpoint.says(0.0, 0, 0)
+    room = []
+    for load in range(1, 6):
+        count = int(endpoint.more(load - 0.5))
+        room.append(count)
+        endpoint.inflight = endpoint.unstreamed = count
+        endpoint.requests += count
+        assert endpoint.more(load - 0.1) <= 0
+        endpoint.inflight = endpoint.unstreamed = 0
+        endpoint.says(float(load), 1, 0)
+    assert room == [4, 8, 16, 32, 64]
+    endpoint.says(6.0, 1, 1)
+    endpoint.says(7.0, 2, 0)
+    assert endpoint.more(7.1) == 64  # half of the 128 that it was
 
 
 def test_slots_are_learned_when_requests_wait_and_nothing_is_computed() -> None:
