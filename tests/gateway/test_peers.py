@@ -14,10 +14,12 @@ from gateway.config.scheduler import Scheduler
 from gateway.config.snapshot import PoolSpec
 from gateway.peers import Peers
 from gateway.pools import Pools
-from gateway.replicas import NOTHING, Count, Placed, Replicas
+from gateway.replicas import NOTHING, Count, Placed, Replicas, _cut, _packed
 from gateway.schedule.build import for_pool
+from gateway.schedule.profile import Profile, Weighted
+from gateway.schedule.reuse import PrefixCache
 from gateway.types import Endpoint, Load
-from tests.gateway.schedule.fleet import request
+from tests.gateway.schedule.fleet import ask, parts, request
 from tests.gateway.scripted import FakeAdapter
 
 PROMPT = "once upon a time " * 400
@@ -184,6 +186,21 @@ def test_replicas_that_know_the_same_do_not_all_choose_the_same() -> None:
             for other in gateways:
                 other.replicas.hear(said, now + 0.9)
     assert len({gateway.chosen("somebody new " * 500, 200.0) for gateway in gateways}) == 3
+
+
+def test_published_prefix_scorers_hear_of_placements_too() -> None:
+    memory = PrefixCache().scorer(parts())
+    heard = PrefixCache().scorer(parts())
+    member, other = Gateway("one").members
+    asked = ask(PROMPT)
+    memory(asked, [member, other])
+    told = Placed(
+        "p", member.id, len(asked.text), asked.tokens, 1.0, {_cut(b): _packed(h) for b, h in asked.chains.items()}
+    )
+    profile = Profile([], [Weighted("prefix-cache", heard)], lambda candidates, scores: candidates)
+    profile.heard(told, member, 0.0)
+    assert heard(ask(PROMPT), [other, member])[1] == 1.0
+    assert heard(ask(PROMPT), [other, member])[0] == 0.0
 
 
 def test_hashes_cut_as_the_scorer_cuts_are_told() -> None:
