@@ -22,6 +22,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _FIELD = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+\Z", re.IGNORECASE)
+_LEEWAY = Duration(60)
 _UNFIT = frozenset({"authorization", "x-api-key", "api-key", "x-forwarded-for", "forwarded", "host", "cookie"})
 
 
@@ -67,7 +68,7 @@ class Issuer(Section, frozen=True):
     jwks_uri: str
     audiences: tuple[str, ...] = ()
     claims: Claims = Claims()
-    leeway: Duration = Duration(60)
+    leeway: Duration = _LEEWAY
     ca_file: str = ""
     user_prefix: str = ""
 
@@ -148,14 +149,14 @@ class TrustedProxies(Section, frozen=True):
 class Auth(Section, frozen=True):
     """Empty strings mean unset, as in published files. ``required`` None: as soon as anything is configured.
 
-    ``issuer`` with ``jwks_uri`` is one more of ``issuers``; ``claims`` and ``leeway`` are its own.
+    ``issuer`` with ``jwks_uri`` is one more of ``issuers``; ``audiences``, ``claims`` and ``leeway`` are its own.
     """
 
     issuer: str = ""
     audiences: tuple[str, ...] = ()
     jwks_uri: str = ""
     claims: Claims = Claims()
-    leeway: Duration = Duration(60)
+    leeway: Duration = _LEEWAY
     issuers: tuple[Issuer, ...] = ()
     api_keys: tuple[APIKey, ...] = ()
     api_keys_file: str = ""
@@ -169,8 +170,12 @@ class Auth(Section, frozen=True):
             _check_url(".jwksUri", self.jwks_uri, ("https", "file"))
             if not self.issuer:
                 raise Fault(".issuer", "needed with jwksUri: tokens meant for others would be believed without it")
+        elif self.issuer or any(self.audiences) or self.claims != Claims() or self.leeway != _LEEWAY:
+            raise Fault(".jwksUri", "needed with issuer, audiences, claims or leeway: no token is looked at without it")
         if self.required and not self.configured:
-            raise Fault(".required", "true, but neither apiKeys, jwksUri nor oauth say who is let in")
+            raise Fault(
+                ".required", "true, but nobody could be let in: no apiKeys, jwksUri, issuers, oauth, trustedProxies"
+            )
         _check_once("apiKeys", "name", [key.name for key in self.api_keys])
         _check_once("apiKeys", "keySha256", [key.key_sha256.reveal() for key in self.api_keys])
         names = [issuer.issuer for issuer in self.issuers]
@@ -213,6 +218,14 @@ class Auth(Section, frozen=True):
         return tuple(
             msgspec.structs.replace(issuer, audiences=tuple(filter(None, issuer.audiences))) for issuer in found
         )
+
+    def key_sets(self) -> Iterator[tuple[str, str]]:
+        """Paths, from here, of the files with issuers' keys, and their names."""
+        uris = [(".jwksUri", self.jwks_uri)]
+        uris += [(f".issuers[{index}].jwksUri", issuer.jwks_uri) for index, issuer in enumerate(self.issuers)]
+        for path, uri in uris:
+            if name := file_of(uri):
+                yield path, name
 
     def warnings(self) -> Iterator[str]:
         """Paths, from here, of what is legal and probably not meant, each with a word on it."""

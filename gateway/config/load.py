@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from gateway.config.access import Auth, file_of, with_keys
+from gateway.config.access import Auth, with_keys
 from gateway.config.decode import INVALID, Decoder, suggestion
 from gateway.config.document import ConfigError, Document, Tree, parse
 from gateway.config.envelope import ConfigMapData, Resource, SecretData, content_of, read
@@ -32,7 +32,9 @@ from gateway.schedule.parts import Parts, Settled
 CONFIG_KEYS = ("gatewayConfiguration", "schedulerConfiguration", "routerConfiguration")
 """Members of a ConfigMap that hold a GatewayConfiguration, by product generation."""
 
-_FILE_MEMBERS = frozenset(("apiKeysFile", "caFile", "certFile", "clientCAFile", "clientSecretFile", "keyFile"))
+_FILE_MEMBERS = frozenset(
+    ("apiKeysFile", "caFile", "certFile", "clientCAFile", "clientSecretFile", "keyFile", "passwordFile")
+)
 _FILES = re.compile(r"\$\.(?:tokenizers\[\d+\]|usage)\.file")
 _WRITTEN = "$.usage.file"
 
@@ -170,9 +172,8 @@ class _Loading:
     def _complete(self, auth: Auth, where: str) -> None:
         """Keys from a file become part of the section; files with key sets are watched as others are."""
         self.warnings.extend(f"{where}: $.auth{warning}" for warning in auth.warnings())
-        for issuer in auth.believed:
-            if name := file_of(issuer.jwks_uri):
-                self._check_file(where, "$.auth", name)
+        for path, name in auth.key_sets():
+            self._check_file(where, f"$.auth{path}", name)
         if auth.api_keys_file:
             try:
                 auth = with_keys(auth, auth.api_keys_file, self.read_file(auth.api_keys_file))

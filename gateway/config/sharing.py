@@ -37,7 +37,8 @@ class Fairness(Section, frozen=True):
 
     ``window_size``: what a flow had longer ago does not count against it. ``headroom``: the share of a pool's slots
     that only flows below their fair share may take. ``locality_quantum``: by how much a request whose prefix is cached
-    may run ahead of its turn; 0: never, None: eight times what those who wait cost on average. ``ageing``: having waited so long, a request moves up one priority.
+    may run ahead of its turn; 0: never, None: eight times what those who wait cost on average. ``ageing``: having
+    waited so long, a request moves up one priority.
     ``queue_qps`` and ``max_concurrent`` are ceilings for each pool on top of what its engines can take; 0: none.
     """
 
@@ -160,9 +161,11 @@ class Redis(Section, frozen=True):
         if "{" in self.prefix or "}" in self.prefix:
             raise Fault(".prefix", "braces have a meaning in the keys of a cluster")
         try:
-            redis_url.parse(self.url.reveal())
+            address = redis_url.parse(self.url.reveal())
         except ValueError as error:
             raise Fault(".url", str(error)) from None
+        if self.ca_file and not address.tls:
+            raise Fault(".caFile", "needs a URL that begins with rediss: certificates are shown in TLS")
 
 
 class State(Section, frozen=True):

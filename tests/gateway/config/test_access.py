@@ -112,8 +112,15 @@ def test_files_that_are_missing_are_told_once() -> None:
     told = problems(configuration("auth: {apiKeysFile: keys.yaml, issuer: i, jwksUri: 'file:///none'}"))
     assert told == [
         "document 1 (GatewayConfiguration): $.auth.apiKeysFile: cannot read keys.yaml: No such file or directory",
-        "document 1 (GatewayConfiguration): $.auth: cannot read /none: No such file or directory",
+        "document 1 (GatewayConfiguration): $.auth.jwksUri: cannot read /none: No such file or directory",
     ]
+
+
+def test_a_missing_key_set_is_told_where_it_is_named() -> None:
+    issuers = "[{issuer: a, jwksUri: 'https://x/j'}, {issuer: b, jwksUri: 'file:///none'}]"
+    told = problems(configuration(f"auth: {{issuers: {issuers}}}"))
+    place = "document 1 (GatewayConfiguration): $.auth.issuers[1].jwksUri"
+    assert told == [f"{place}: cannot read /none: No such file or directory"]
 
 
 def test_an_empty_file_of_keys_lets_nobody_in() -> None:
@@ -141,6 +148,10 @@ def test_an_empty_file_of_keys_lets_nobody_in() -> None:
             "issuer: a, jwksUri: 'https://x/j', issuers: [{issuer: a, jwksUri: 'https://y/j'}]",
             "$.auth.issuers[0].issuer: given twice: auth.issuer is the same",
         ),
+        ("issuer: a", "$.auth.jwksUri: needed with issuer"),
+        ("audiences: [a]", "$.auth.jwksUri: needed with issuer, audiences"),
+        ("claims: {user: email}", "$.auth.jwksUri: needed with issuer, audiences, claims"),
+        ("leeway: 1s", "$.auth.jwksUri: needed with issuer, audiences, claims or leeway"),
         ("leeway: 1h", "$.auth.leeway: at most 10m"),
         ("issuers: [{issuer: a, jwksUri: 'https://x/j', leeway: 1h}]", "$.auth.issuers[0].leeway: at most 10m"),
         ("claims: {user: ''}", "$.auth.claims.user: expected str of length >= 1"),
@@ -201,7 +212,7 @@ def test_what_is_probably_not_meant() -> None:
     [
         (Auth(), False, False),
         (Auth(required=False), False, False),
-        (Auth(issuer="a", audiences=("",)), False, False),
+        (Auth(audiences=("",)), False, False),
         (Auth(issuer="a", jwks_uri="https://x/j"), True, True),
         (Auth(issuers=(Issuer(issuer="a", jwks_uri="https://x/j"),)), True, True),
         (

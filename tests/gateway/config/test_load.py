@@ -750,7 +750,7 @@ drainTimeout: 1m30s
         ),
         ("auth: {jwksUri: 'https://x/jwks'}", "$.auth.issuer: needed with jwksUri"),
         ("auth: {issuer: x, jwksUri: 'http://x/jwks'}", "$.auth.jwksUri: expected an https or file URL"),
-        ("auth: {required: true}", "$.auth.required: true, but neither"),
+        ("auth: {required: true}", "$.auth.required: true, but nobody"),
         ("auth: {apiKeys: [{name: a, keySha256: short}]}", "$.auth.apiKeys[0].keySha256: expected 64 lower-case"),
         (
             f"auth: {{apiKeys: [{{name: a, keySha256: {SHA}}}, {{name: b, keySha256: {SHA}}}]}}",
@@ -766,6 +766,11 @@ drainTimeout: 1m30s
             '$.limits[0].match.teir: unknown field; did you mean "tier"?',
         ),
         ("state: {redis: {url: 'http://x'}}", "$.state.redis.url: expected a URL that begins with redis://"),
+        ("state: {redis: {url: 'redis://x', passwordFile: none}}", "$.state.redis.passwordFile: cannot read none"),
+        (
+            "state: {redis: {url: 'redis://x', caFile: none}}",
+            "$.state.redis.caFile: needs a URL that begins with rediss",
+        ),
         ("trustedFields: priority", "$.trustedFields: expected an array, got string"),
     ],
 )
