@@ -113,7 +113,6 @@ class Program:
         self._backends = tuple(backends)
         self.snapshot = self._configured
         self.totals = Totals()
-        self.state = State()
         self.draining = False
         self._rng = random.Random()
         self._reload, self._reload_requests = trio.open_memory_channel[object](1)
@@ -168,6 +167,7 @@ class Program:
         adapters = registry.load(frozenset(settings.trusted_fields))
         self._transport = HTTPTransport(TransportSettings(connect_timeout=settings.timeouts.connect))
         self.pools = pools = Pools(adapters, self._profile, self._rng)
+        self.state = State(pools)
         self.gateway = Gateway(
             self.pools,
             self._transport,

@@ -20,6 +20,8 @@ from gateway.fairness import Flow, FlowStatistics, Order, Terms, Waiter
 from gateway.schedule.ask import Ask
 from gateway.types import Usage
 
+Spent = Callable[[str, str, str, float], None]
+
 _PLAIN: Final = Terms()
 _RATE_OF: Final = 64
 _RATE_FROM: Final = 8
@@ -116,7 +118,7 @@ class Permit:
         """So many tokens have been made: an answer longer than estimated is charged for while it runs."""
         output = self.gate.settings.output_token_weight * tokens
         if output > self._output:
-            self.gate.order.charge(self.flow, self.terms, output - self._output, now)
+            self.gate.charge(self.flow, self.terms, output - self._output, now)
             self._output = output
 
     def close(self, now: float, usage: Usage | None = None, tokens: int = 0) -> None:
@@ -159,7 +161,9 @@ class GateStatistics(msgspec.Struct, frozen=True):
 
 
 class Gate:
-    """``timer``, if set, is told when to `pump` because only the clock stands in the way."""
+    """``timer``, if set, is told when to `pump` because only the clock stands in the way. ``spent`` is told what is
+    charged to whom: pool, tenant, caller, and weighted tokens divided by weight.
+    """
 
     def __init__(self, pool: Places, settings: Fairness) -> None:
         self.pool = pool
@@ -167,6 +171,7 @@ class Gate:
         self.apply(settings)
         self.coming = self.inflight = self.released = self.refused = 0
         self.timer: Callable[[Gate, float], None] | None = None
+        self.spent: Spent | None = None
         self._active: dict[Flow, float] = {}
         self._weight = 0.0
         self._credit, self._credit_at = 1.0, 0.0
@@ -232,7 +237,21 @@ class Gate:
         self.released += 1
         if self.settings.queue_qps:
             self._credit -= 1.0
+        if self.spent is not None:
+            self.spent(self.pool.name, *flow.key, self._cost(estimate) / terms.weight)
         return Permit(self, flow, terms, estimate, waited)
+
+    def charge(self, flow: Flow, terms: Terms, amount: float, now: float) -> None:
+        """What was let in takes ``amount`` more or less than charged so far."""
+        self.order.charge(flow, terms, amount, now)
+        if self.spent is not None:
+            self.spent(self.pool.name, *flow.key, amount / terms.weight)
+
+    def elsewhere(self, key: tuple[str, str], amount: float, now: float) -> None:
+        """Another gateway has charged so much, divided by weight, to the flow of this name."""
+        flow = self.order.flow(key, now)
+        for band in tuple(flow.shares) or (0,):
+            self.order.charge(flow, Terms(1.0, band), amount, now)
 
     def _cost(self, estimate: Estimate) -> float:
         return self.settings.input_token_weight * estimate.input + self.settings.output_token_weight * estimate.output
@@ -311,7 +330,7 @@ class Gate:
     def closed(self, permit: Permit, correction: float, now: float) -> None:
         """A permit has come back."""
         flow = permit.flow
-        self.order.charge(flow, permit.terms, correction, now)
+        self.charge(flow, permit.terms, correction, now)
         self.inflight -= 1
         flow.inflight -= 1
         if not flow.inflight:

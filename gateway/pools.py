@@ -19,7 +19,7 @@ from gateway.config.settings import HealthSettings
 from gateway.config.sharing import Fairness
 from gateway.config.snapshot import Policy, PoolSpec
 from gateway.estimate import Estimator
-from gateway.gate import Gate
+from gateway.gate import Gate, Spent
 from gateway.health import Health, watch
 from gateway.member import Member, MemberStatistics
 from gateway.ports import Adapter
@@ -323,6 +323,7 @@ class Pools:
         self.fairness = Fairness()
         self.timer: Callable[[Gate, float], None] | None = None
         self.told: Told | None = None
+        self.spent: Spent | None = None
         self._pools: dict[str, Pool] = {}
         self._placed: dict[Endpoint, list[tuple[Pool, Member]]] = {}
 
@@ -361,14 +362,22 @@ class Pools:
             if member.pool in pools and (member.pool, member.id) not in there:
                 pools[member.pool].profile.forget(member.id)
         self._keep_gates(former)
-        self.listened(self.told)
+        self.listened(self.told, self.spent)
         return gone
 
-    def listened(self, told: Told | None) -> None:
-        """``told`` is told of placements from now on."""
-        self.told = told
+    def listened(self, told: Told | None, spent: Spent | None = None) -> None:
+        """``told`` is told of placements from now on, ``spent`` of what gates charge."""
+        self.told, self.spent = told, spent
         for pool in self._pools.values():
             pool.told = told
+            if pool.gate is not None:
+                pool.gate.spent = spent
+
+    def elsewhere(self, pool: str, tenant: str, caller: str, amount: float) -> None:
+        """Another gateway has charged so much for its part of that pool."""
+        found = self._pools.get(pool)
+        if found is not None and found.gate is not None:
+            found.gate.elsewhere((tenant, caller), amount, trio.current_time())
 
     def alarmed(self, timer: Callable[[Gate, float], None]) -> None:
         """Gates tell ``timer`` from now on when only the clock keeps them shut."""

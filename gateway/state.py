@@ -1,51 +1,87 @@
-"""Where limits are kept as configured: in this process, or where replicas meet. (T)
+"""What replicas share as configured: accounts of limits, and what each has under way, placed and served. (T)
 
 Invariant: there is always a store that answers; a change of configuration loses nothing that this process keeps itself.
 """
 
 from __future__ import annotations
 
+import math
+import secrets
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gateway.config.sharing import Redis as Settings
+from gateway.peers import Peers
+from gateway.pools import Pools
 from gateway.ports import Store
 from gateway.store.local import Local
 from gateway.supervise import Loops
 
 if TYPE_CHECKING:
-    from gateway.store.redis import Redis, Statistics
+    from gateway.replicas import Replicas
+    from gateway.store import carrier, redis
+    from gateway.store.carrier import Carrier
+    from gateway.store.redis import Redis
+
+
+class Shared(msgspec.Struct, frozen=True):
+    """The parts of one meeting place."""
+
+    limits: Redis
+    replicas: Replicas
+    carrier: Carrier
 
 
 class State:
     """``store`` is the one in use. Before `run` runs, and while nothing is shared, it is this process's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
         self._local = Local()
-        self._shared: Redis | None = None
+        self._shared: Shared | None = None
         self._settings: Settings | None = None
-        self._loops: Loops[Redis] = Loops(lambda shared: shared.run(), lambda shared: "shared limits")
+        self._loops: Loops[Redis | Carrier] = Loops(
+            lambda part: part.run(), lambda part: f"shared state ({type(part).__name__.lower()})"
+        )
 
     @property
     def store(self) -> Store:
-        return self._local if self._shared is None else self._shared
+        return self._local if self._shared is None else self._shared.limits
 
     def apply(self, settings: Settings | None) -> None:
         """Meet there from now on, or nowhere."""
         if settings == self._settings:
             return
         self._settings = settings
-        if settings is None:
-            self._shared = None
+        if self._shared is not None:
+            self._shared.replicas.expire(math.inf)  # what others have under way is not known any more
+        shared = self._shared = None if settings is None else self._meet(settings)
+        if shared is None:
+            self._pools.listened(None, None)
+            self._loops.keep(())
         else:
-            from gateway.store.redis import Redis
+            self._pools.listened(shared.replicas.note_placed, shared.replicas.note_service)
+            self._loops.keep((shared.limits, shared.carrier))
 
-            self._shared = Redis(settings, self._local)
-        self._loops.keep(() if self._shared is None else (self._shared,))
+    def _meet(self, settings: Settings) -> Shared:
+        from gateway.replicas import Replicas
+        from gateway.store.carrier import Carrier
+        from gateway.store.redis import Redis
+
+        replica = secrets.token_hex(8)
+        peers = Peers(self._pools, self._pools.elsewhere)
+        replicas = Replicas(replica, peers)
+        return Shared(Redis(settings, self._local, replica), replicas, Carrier(settings, replicas, peers.counts))
 
     async def run(self) -> None:
         """Until cancelled."""
         await self._loops.run()
 
-    def statistics(self) -> Statistics | None:
-        """How the shared store is doing, if there is one."""
-        return None if self._shared is None else self._shared.statistics()
+    def limits(self) -> redis.Statistics | None:
+        """How shared limits are doing, if there are any."""
+        return None if self._shared is None else self._shared.limits.statistics()
+
+    def replicas(self) -> carrier.Statistics | None:
+        """How what replicas tell each other is doing."""
+        return None if self._shared is None else self._shared.carrier.statistics()

@@ -107,7 +107,8 @@ class Status:
                 gateway.__version__,
                 self.saturation,
                 queues=self._queues,
-                store=parts.state.statistics,
+                store=parts.state.limits,
+                replicas=parts.state.replicas,
                 usage_lost=lambda: parts.usage.lost,
             )
         return await self._telemetry.render()

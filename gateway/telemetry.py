@@ -75,6 +75,22 @@ class Sharing(Protocol):
     def fallbacks(self) -> int: ...
 
 
+class Meeting(Protocol):
+    """Of what replicas tell each other: how many others are heard, and how many messages went each way."""
+
+    @property
+    def replicas(self) -> int: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def heard(self) -> int: ...
+
+
+def nobody_met() -> Meeting | None:
+    """For `Telemetry` where replicas do not meet."""
+    return None
+
+
 def nothing_shared() -> Sharing | None:
     """For `Telemetry` where limits are kept in this process only."""
     return None
@@ -88,7 +104,8 @@ class Telemetry(Collector):
     """Renders the process's metrics. Also a prometheus_client collector, for whoever embeds the gateway.
 
     ``connections`` gives the open client connections by listener, ``saturation`` how full each pool is, ``queues`` what
-    waits by pool, ``store`` the state of a shared store if there is one, ``usage_lost`` usage events not written.
+    waits by pool, ``store`` the state of a shared store if there is one, ``replicas`` what they tell each other,
+    ``usage_lost`` usage events not written.
     """
 
     def __init__(
@@ -101,6 +118,7 @@ class Telemetry(Collector):
         *,
         queues: Callable[[], Mapping[str, Queue]] = dict,
         store: Callable[[], Sharing | None] = nothing_shared,
+        replicas: Callable[[], Meeting | None] = nobody_met,
         usage_lost: Callable[[], int] = nothing_lost,
     ) -> None:
         self._totals = totals
@@ -110,6 +128,7 @@ class Telemetry(Collector):
         self._saturation = saturation
         self._queues = queues
         self._store = store
+        self._replicas = replicas
         self._usage_lost = usage_lost
         self._process = ProcessCollector(registry=None)
 
@@ -135,6 +154,7 @@ class Telemetry(Collector):
         yield from _tenants(self._totals)
         yield from _refusals(self._totals)
         yield from _store(self._store())
+        yield from _met(self._replicas())
         yield _lost(self._usage_lost())
         yield from _pool_compatibility(members, self._totals)
         yield from _model_compatibility(self._totals)
@@ -304,6 +324,17 @@ def _refusals(totals: Totals) -> Iterator[Metric]:
         for value, count in counts.items():
             family.add_metric([value], count)
         yield family
+
+
+def _met(state: Meeting | None) -> Iterator[Metric]:
+    """Without samples where replicas do not meet."""
+    others = _gauge("infer_gateway_replicas", "Other replicas that are heard.")
+    messages = CounterMetricFamily("infer_gateway_replica_messages", "Messages between replicas.", labels=["direction"])
+    if state is not None:
+        others.add_metric([], state.replicas)
+        messages.add_metric(["sent"], state.sent)
+        messages.add_metric(["heard"], state.heard)
+    yield from (others, messages)
 
 
 def _store(state: Sharing | None) -> Iterator[Metric]:

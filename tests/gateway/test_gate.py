@@ -341,6 +341,27 @@ def test_a_change_of_configuration_loses_nobody() -> None:
     assert all(guest.permit is not None for guest in waiting)
 
 
+def test_what_another_gateway_serves_counts_here_too() -> None:
+    """One caller is sent to both gateways, the other one to this alone: together they are served alike."""
+    door, told = Door(Place(slots=1)), []
+    door.gate.spent = lambda *charged: told.append(charged)
+    running = door.come("x")
+    door.place(running)
+    both = [door.come("both") for _ in range(3)]
+    here = [door.come("here") for _ in range(3)]
+    door.gate.elsewhere(("both", "both"), 70.0, 0.5)
+    for now in range(4):
+        door.leave(running, float(now + 1), Usage(10, 10))
+        running = next(guest for guest in (*here, *both) if guest.permit is not None and id(guest) not in door.at)
+        door.place(running)
+        (here if running in here else both).remove(running)
+    assert (len(here), len(both)) == (0, 2)
+    assert told[0] == ("pool", "x", "x", 30.0)
+    assert told.count(("pool", "x", "x", 0.0)) == 1  # nothing to correct
+    assert {caller for _, _, caller, _ in told} == {"x", "here", "both"}  # what came from elsewhere is not told again
+    assert sum(amount for _, _, caller, amount in told if caller == "here") == pytest.approx(90.0)
+
+
 class Histories(RuleBasedStateMachine):
     """Any mix of arrivals, departures, withdrawals, outages and clock steps."""
 
