@@ -79,7 +79,8 @@ class _Verdicts:
 
 
 class _Pace:
-    """Addresses that sent forged signatures wait in line, so that checking those takes a bounded share of the time.
+    """Addresses that sent forged or inactive tokens wait in line, so that checking those takes a bounded share of the
+    time, here and at who is asked about them.
 
     An address has 20 failures, and 2 more every second, before its next tokens are checked one in 20 ms.
     """
@@ -240,7 +241,7 @@ class Authenticator:
         assert credential is not None  # else it would be known
         token, digest, verdicts = credential[0], hashlib.sha256(credential[0]).digest(), self._verdicts
         try:
-            verdict = await self._found_out(token, digest, self._place(headers, peer, subject))
+            verdict = await self._found_out(token, digest, _anonymous(self._place(headers, peer, subject)).address)
         except UnknownKey as refused:  # the next set may have the key
             raise self._unauthorized(refused, peer) from None
         except Refused as refused:
@@ -267,7 +268,7 @@ class Authenticator:
             return await self._verify(parsed, believed, place)
         if asked is None:
             raise Refused("issuer" if parsed is not None else "opaque")
-        return await self._introspect(asked, token.decode("ascii"), digest)
+        return await self._introspect(asked, token.decode("ascii"), digest, place)
 
     # -- signed tokens ------------------------------------------------------------------------------------------
 
@@ -302,7 +303,7 @@ class Authenticator:
 
     # -- introspected tokens ------------------------------------------------------------------------------------
 
-    async def _introspect(self, asked: Introspection, token: str, digest: bytes) -> _Verdict:
+    async def _introspect(self, asked: Introspection, token: str, digest: bytes, place: str) -> _Verdict:
         """One question a token, however many wait for its answer; whoever waits takes over if the asker leaves."""
         while (under_way := self._under_way.get(digest)) is not None:
             await under_way.wait()
@@ -311,7 +312,11 @@ class Authenticator:
                 return verdict
         self._under_way[digest] = answered = trio.Event()
         try:
-            return self._judged(await self._answer(asked, token), asked)
+            await self._pace.wait(place)
+            answer = await self._answer(asked, token)
+            if answer is None:
+                self._pace.failed(place)
+            return self._judged(answer, asked)
         finally:
             del self._under_way[digest]
             answered.set()

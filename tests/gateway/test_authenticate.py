@@ -433,6 +433,19 @@ def test_forgers_wait_and_nobody_else_does(monkeypatch: pytest.MonkeyPatch) -> N
     run(TRUSTED, scenario)
 
 
+def test_a_forger_s_network_is_one_forger() -> None:
+    async def scenario(rig: Rig) -> None:
+        for number in range(20):
+            await rig.refused(bearer(Signer(serial="thief").token(sub=f"{number}")), f"2001:db8::{number:x}")
+        began = trio.current_time()
+        await rig.refused(bearer(Signer(serial="thief").token(sub="20")), "2001:db8::abcd")
+        assert trio.current_time() - began == pytest.approx(0.02)
+        await rig.refused(bearer(Signer(serial="thief").token(sub="21")), "2001:db8:0:1::abcd")
+        assert trio.current_time() - began == pytest.approx(0.02)
+
+    run(TRUSTED, scenario)
+
+
 def test_a_line_that_is_full_is_told() -> None:
     async def scenario(rig: Rig) -> None:
         thief = Signer(serial="thief")
@@ -477,6 +490,26 @@ def test_an_opaque_token_is_introspected_once() -> None:
         await trio.sleep(60)
         await rig.refused(bearer(b"opaque"))
         assert server.asked == 3
+
+    run(Auth(oauth=ASKED), scenario)
+
+
+def test_who_makes_up_opaque_tokens_does_not_keep_the_server_from_others() -> None:
+    async def scenario(rig: Rig) -> None:
+        (server,) = rig.servers
+        server.active = {"opaque": {"active": True, "sub": "ann"}}
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(rig.refused, bearer(b"made-up-%d" % number))
+        began, asked = trio.current_time(), server.asked
+        async with trio.open_nursery() as nursery:
+            for number in range(100, 200):
+                nursery.start_soon(rig.refused, bearer(b"made-up-%d" % number))
+            await trio.sleep(0.5)
+            assert 20 <= server.asked - asked <= 26
+            assert await rig.ask(bearer(b"opaque"), "203.0.113.10")
+            assert trio.current_time() - began < 0.8
+        assert rig.it.refusals == {"inactive": 120}
 
     run(Auth(oauth=ASKED), scenario)
 
