@@ -48,6 +48,7 @@ from gateway.pools import Pools
 from gateway.ports import Exchange
 from gateway.schedule.build import for_pool
 from gateway.schedule.profile import Profile
+from gateway.schedule.saturation import Saturation
 from gateway.scrape import Scrapes
 from gateway.sources import file
 from gateway.state import State
@@ -269,6 +270,8 @@ class Program:
         self._scrapes.interval, self._scrapes.timeout = scraping.interval, scraping.timeout
         self.pools.health = configured.settings.health
         self.pools.fairness = configured.settings.fairness
+        detector = configured.settings.scheduler.saturation
+        self.pools.saturation = detector if detector != Saturation() else None  # the gate's own thresholds are better
         self.state.apply(configured.settings.state.redis)
         self.gateway.store = self.state.store
         self.gateway.ledger = Ledger.of(configured)

@@ -10,14 +10,16 @@ import enum
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import msgspec
 
 from gateway.config.sharing import Fairness
 from gateway.errors import Overloaded
 from gateway.fairness import Flow, FlowStatistics, Order, Terms, Waiter
+from gateway.ports import Candidate
 from gateway.schedule.ask import Ask
+from gateway.schedule.saturation import Concurrency, Detector, Saturation
 from gateway.types import Usage
 
 Spent = Callable[[str, str, str, float], None]
@@ -165,10 +167,12 @@ class Gate:
     charged to whom: pool, tenant, caller, and weighted tokens divided by weight.
     """
 
-    def __init__(self, pool: Places, settings: Fairness) -> None:
+    def __init__(self, pool: Places, settings: Fairness, saturation: Saturation | Concurrency | None = None) -> None:
         self.pool = pool
         self.order = Order()
-        self.apply(settings)
+        self._rules: Saturation | Concurrency | None = None
+        self._saturation: Detector | Concurrency | None = None
+        self.apply(settings, saturation)
         self.coming = self.inflight = self.released = self.refused = 0
         self.timer: Callable[[Gate, float], None] | None = None
         self.spent: Spent | None = None
@@ -182,9 +186,12 @@ class Gate:
         self._named: dict[str, Place] = {}
         self._listed: Sequence[Place] = ()
 
-    def apply(self, settings: Fairness) -> None:
-        """A new configuration. Who waits goes on waiting."""
+    def apply(self, settings: Fairness, saturation: Saturation | Concurrency | None = None) -> None:
+        """A new configuration. Who waits goes on waiting. While ``saturation`` is 1 or more nobody is let in."""
         self.settings = settings
+        if saturation != self._rules:
+            self._rules = saturation
+            self._saturation = None if saturation is None else saturation.detector()
         self.order.retune(
             window=float(settings.window_size), quantum=settings.locality_quantum, ageing=float(settings.ageing)
         )
@@ -283,7 +290,8 @@ class Gate:
 
     def pump(self, now: float, place: Place | None = None) -> None:
         """Let in as many as there is room for. After whatever may have made some; at ``place`` alone, if given."""
-        if place is not None and self._shut and not self.coming and not self.settings.max_concurrent:
+        alone = not self.settings.max_concurrent and self._saturation is None
+        if place is not None and self._shut and alone and not self.coming:
             usable = place.usable(now)
             while usable and self.coming < place.more(now) and self._due(now) and self._next(now, self._few(now)):
                 pass
@@ -381,9 +389,12 @@ class Gate:
                 coming -= max(0.0, place.more(now))
                 if coming < 0.0:
                     break
-        if (usable and coming >= 0.0) or not self._due(now):
+        if (usable and (coming >= 0.0 or self._saturated())) or not self._due(now):
             return Leave.NOBODY
         return Leave.FEW if usable and self._few(now) else Leave.ALL
+
+    def _saturated(self) -> bool:
+        return self._saturation is not None and self._saturation(cast(Sequence[Candidate], self.pool.members)) >= 1.0
 
     def _due(self, now: float) -> bool:
         """Whether the ceiling on dispatch lets one more pass; a moment's worth of it may come at once."""

@@ -26,6 +26,7 @@ from gateway.ports import Adapter
 from gateway.schedule.ask import Ask
 from gateway.schedule.parts import Random
 from gateway.schedule.profile import Profile
+from gateway.schedule.saturation import Concurrency, Saturation
 from gateway.schedule.speed import LATE_S, Pace, Speed
 from gateway.types import Endpoint, InferenceRequest, Load, Usage
 
@@ -305,7 +306,7 @@ class Placement:
 
 class Pools:
     """All pools by name. `apply` swaps in a new set, judged by ``health``; ``fairness`` says whether they have gates,
-    whose clock is ``timer``.
+    which ``saturation`` shuts, too, and whose clock is ``timer``.
     """
 
     def __init__(
@@ -321,6 +322,7 @@ class Pools:
         self.rng = rng or random.Random()
         self.health = HealthSettings()
         self.fairness = Fairness()
+        self.saturation: Saturation | Concurrency | None = None
         self.timer: Callable[[Gate, float], None] | None = None
         self.told: Told | None = None
         self.spent: Spent | None = None
@@ -391,10 +393,10 @@ class Pools:
         for name, pool in {**former, **self._pools}.items():
             if self.fairness.enabled and name in self._pools:
                 if pool.gate is None:
-                    pool.gate = Gate(pool, self.fairness)
+                    pool.gate = Gate(pool, self.fairness, self.saturation)
                     pool.gate.timer = self.timer
                 else:
-                    pool.gate.apply(self.fairness)
+                    pool.gate.apply(self.fairness, self.saturation)
             elif pool.gate is not None:
                 gate, pool.gate = pool.gate, None
                 gate.dissolve(trio.current_time())

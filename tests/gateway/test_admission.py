@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.config.decode import Duration
 from gateway.config.sharing import Fairness
 from gateway.config.snapshot import Policy
+from gateway.errors import UpstreamError
 from gateway.types import Identity, Load
 from tests.gateway.scripted import A, B, FakeExchange, Step, World, run, with_watch
 
@@ -256,6 +260,63 @@ def test_a_ceiling_on_dispatch_lets_the_next_one_in_on_time() -> None:
         asked = [exchange("x"), exchange("y"), exchange("z")]
         await with_watch(world, lambda: serve(world, *asked))
         assert ends(asked) == [2, 2.05, 2.1]
+
+    run(scenario)
+
+
+class Visit(NamedTuple):
+    """A request: when it comes, when its client leaves, and how long it may take of its own will."""
+
+    user: str
+    at: float
+    leaves: float
+    patience: float
+
+
+visits = st.lists(
+    st.builds(
+        Visit,
+        st.sampled_from("abc"),
+        st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5]),
+        st.sampled_from([0.0, 0.25, 1.0, 2.0, 5.0, math.inf]),
+        st.sampled_from([0.5, 3.0, math.inf]),
+    ),
+    min_size=1,
+    max_size=14,
+)
+answers: list[list[Step]] = [ANSWER, [0.5, b"a!"], [b"role", 1.0, b"err"], [UpstreamError("x", retryable=True)], [3.0]]
+
+
+@given(visits=visits, order=st.lists(st.sampled_from(range(len(answers))), min_size=40, max_size=40), ups=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_whatever_happens_every_permit_and_place_comes_back(visits: list[Visit], order: list[int], ups: bool) -> None:
+    async def scenario() -> None:
+        world = crowded(0, slots=2, fairness=Fairness(enabled=True, queue_timeout=Duration(4), headroom=0.3))
+        world.transport.scripts[A] = [(200, list(answers[index])) for index in order]
+        ended: list[Visit] = []
+
+        async def visit(each: Visit) -> None:
+            await trio.sleep(each.at)
+            with trio.move_on_after(each.leaves):
+                await world.gateway.serve(exchange(each.user, trio.current_time() + each.patience))
+            ended.append(each)
+
+        async def work() -> None:
+            async with trio.open_nursery() as nursery:
+                for each in visits:
+                    nursery.start_soon(visit, each)
+                await trio.sleep(1.6)
+                for member in world.pools["p"].members:
+                    member.up = ups and member.endpoint == A
+
+        await with_watch(world, work)
+        assert len(ended) == len(visits) == len(world.records)
+        for name in ("p", "q"):
+            gate = world.pools[name].gate
+            assert gate is not None
+            assert (gate.inflight, gate.coming, len(gate.order), gate.order.size) == (0, 0, 0, 0)
+        assert not world.gateway.calls
+        assert not any(member.inflight for member in world.pools.members())
 
     run(scenario)
 

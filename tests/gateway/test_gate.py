@@ -16,7 +16,8 @@ from gateway.config.sharing import Fairness, Tier
 from gateway.errors import Overloaded
 from gateway.gate import Gate, Permit, Ticket
 from gateway.schedule.ask import Ask
-from gateway.types import InferenceRequest, Operation, Usage
+from gateway.schedule.saturation import Saturation
+from gateway.types import InferenceRequest, Load, Operation, Usage
 
 
 class Tokens(msgspec.Struct):
@@ -221,6 +222,25 @@ def test_idle_time_gives_no_burst_beyond_a_moment() -> None:
     door.come("x", 0.0)
     guests = [door.come("x", 300.0) for _ in range(20)]
     assert sum(guest.permit is not None for guest in guests) == 5
+
+
+class Busy(Place):
+    """One that says how many requests wait at it."""
+
+    load = Load()
+    inflight, foreign = 0, 0.0
+
+
+def test_a_saturated_pool_lets_nobody_in_though_there_are_slots() -> None:
+    place = Busy(slots=8)
+    door = Door(place)
+    door.gate.apply(Fairness(enabled=True), Saturation(queue_depth_threshold=2))
+    place.load = Load(waiting=2.0)
+    waiting = door.come("x")
+    assert waiting.permit is None
+    place.load = Load(waiting=1.0)
+    door.gate.pump(1.0, place)
+    assert waiting.permit is not None
 
 
 def test_who_waited_too_long_is_told_when_to_come_back() -> None:
