@@ -95,13 +95,20 @@ class Admission:
         if self._permit is not None:
             self._permit.progress(tokens, now)
 
-    def leave(self, now: float, usage: Usage | None, tokens_in: int, tokens_out: int, *, served: bool) -> None:
-        """It is over, and came to so much; what no engine ``served`` came to nothing."""
+    def leave(self, now: float, usage: Usage | None) -> None:
+        """It is over, and came to ``usage``; None: to nothing, as no engine has done any work for it. Where the engine
+        has not said how long the prompt is, the estimate stands.
+        """
+        if usage is not None and not usage.prompt:
+            usage = Usage(round(self._estimate.input), usage.completion, usage.cached)
         if self._permit is not None:
-            self._permit.close(now, usage, tokens_out)
+            self._permit.close(now, usage)
         if self._reservation is not None and self._taken is not None:
             store, taken = self._taken
-            back = self._reservation.given_back(tokens_in, tokens_out, served=served)
+            if usage is None:
+                back = self._reservation.given_back(0, 0, served=False)
+            else:
+                back = self._reservation.given_back(usage.prompt, usage.completion)
             store.settle(self._reservation.demands, taken, back, now)
 
 

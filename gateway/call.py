@@ -25,7 +25,7 @@ from gateway.pools import Placement, Pool
 from gateway.ports import Decoder, Exchange, Sending
 from gateway.schedule.ask import Ask
 from gateway.schedule.explain import Explanation
-from gateway.types import Endpoint, Headers, InferenceRequest
+from gateway.types import Endpoint, Headers, InferenceRequest, Usage
 
 if TYPE_CHECKING:
     from gateway.core import Gateway, Target
@@ -94,12 +94,19 @@ class Call:
         gateway.calls.discard(self)
         if self._owns_id:
             gateway.ids.discard(self.request.id)
-        record, admission = self._record(error), self.admission
-        if admission is not None:
-            usage = None if self.decoder is None else self.decoder.usage
-            served = usage is not None or record.tokens_out > 0 or self.committed
-            admission.leave(record.ended, usage, record.tokens_in, record.tokens_out, served=served)
+        record = self._record(error)
+        if self.admission is not None:
+            self.admission.leave(record.ended, self._used(record))
         gateway.finished(record)
+
+    def _used(self, record: Record) -> Usage | None:
+        """What the caller has to answer for: what engines did for it, if only on a prompt whose answer it did not wait
+        for; not what they failed at.
+        """
+        if self.decoder is not None and self.decoder.usage is not None:
+            return self.decoder.usage
+        asked = record.status == CLIENT_GONE and self.tried > 0
+        return Usage(completion=record.tokens_out) if record.tokens_out or self.committed or asked else None
 
     # -- before any endpoint is asked -------------------------------------------------------------------------------
 

@@ -123,23 +123,18 @@ class Permit:
             self.gate.charge(self.flow, self.terms, output - self._output, now)
             self._output = output
 
-    def close(self, now: float, usage: Usage | None = None, tokens: int = 0) -> None:
-        """It is over: charged is what had to be computed. Neither usage nor tokens: nothing was.
-
-        Prompt tokens that the engine had in its cache are free.
-        """
+    def close(self, now: float, usage: Usage | None = None) -> None:
+        """It is over: charged is what had to be computed. None: nothing; prompt tokens from a cache are free."""
         if not self._open:
             return
         self._open = False
         if not self.placed:
             self.counted(None)
-        settings, charged = self.gate.settings, self._input + self._output
+        settings, actual = self.gate.settings, 0.0
         if usage is not None:
             actual = settings.input_token_weight * max(0, usage.prompt - usage.cached)
             actual += settings.output_token_weight * usage.completion
-        else:
-            actual = self._input + settings.output_token_weight * tokens if tokens else 0.0
-        self.gate.closed(self, actual - charged, now)
+        self.gate.closed(self, actual - self._input - self._output, now)
 
 
 class Leave(enum.IntEnum):

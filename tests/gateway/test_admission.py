@@ -333,3 +333,33 @@ def test_full_endpoints_are_not_chosen_where_another_has_room() -> None:
         assert world.transport.log.count("to b") == 2
 
     run(scenario)
+
+
+def test_what_a_caller_did_not_wait_for_is_charged_and_what_engines_failed_at_is_not() -> None:
+    async def scenario() -> None:
+        world = crowded(0, slots=5)
+        world.transport.scripts[A] = [
+            (200, [None]),
+            (200, [b"token", b"token", None]),
+            (200, [1.0, b"token", b"err"]),
+            (500, [b"broken"]),
+        ]
+        gate = world.pools["p"].gate
+        assert gate is not None
+
+        async def impatient(user: str) -> None:
+            with trio.move_on_after(1):
+                await world.gateway.serve(exchange(user))
+
+        async def work() -> None:
+            for user in ("no token", "cut short"):
+                await impatient(user)
+            await world.gateway.serve(exchange("broke off"))
+            await world.gateway.serve(exchange("failed"))
+
+        await with_watch(world, work)
+        served = {flow.caller: flow.served for flow in gate.flows(trio.current_time())}
+        # the prompt is one token, and a token of an answer counts twice
+        assert served == {"no token": 1.0, "cut short": 5.0, "broke off": 3.0, "failed": 0.0}
+
+    run(scenario)
