@@ -55,7 +55,7 @@ from gateway.state import State
 from gateway.status import Status
 from gateway.supervise import supervise
 from gateway.tokenizer import Tokenizers
-from gateway.types import Endpoint, Identity, InferenceRequest, ModelCard, Operation
+from gateway.types import ANONYMOUS, Endpoint, Identity, InferenceRequest, ModelCard, Operation
 from gateway.usage import UsageLog
 from protocols.admin import server as admin_server
 from protocols.http.listener import Limits, Server, open_listeners
@@ -228,11 +228,23 @@ class Program:
     def ready(self) -> bool:
         return not self.draining and self.pools.ready()
 
-    def refused(self, operation: Operation, error: GatewayError, request_id: str) -> None:
-        now = trio.current_time()
-        self._finished(
-            Record(operation=operation, status=error.status, reason=error.reason, started=now, ended=now, id=request_id)
+    def refused(self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None) -> None:
+        now, who = trio.current_time(), identity or ANONYMOUS
+        record = Record(
+            operation=operation,
+            status=error.status,
+            reason=error.reason,
+            started=now,
+            ended=now,
+            id=request_id,
+            user=who.user,
+            tenant=who.tenant,
+            tier=who.tier,
         )
+        self.totals.observe(record)
+        self._access_log.log(record)
+        if identity is not None:  # strangers fill no disk
+            self.usage.log(record)
 
     def connections(self) -> dict[str, int]:
         """Open client connections by listener."""

@@ -19,7 +19,6 @@ from gateway.meter import Record
 
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _MODE: Final = 0o640
-_UNAUTHORIZED: Final = 401
 _log: Final = logging.getLogger("infer_gateway.usage")
 
 
@@ -71,8 +70,8 @@ class UsageLog:
         self.lines.wake()  # a file that cannot be had is told of at the start
 
     def log(self, record: Record) -> None:
-        """Note a finished request, whatever came of it, if it is known whose it was. Never waits."""
-        if self._path and record.status != _UNAUTHORIZED and self.lines.room():
+        """Note a finished request, whatever came of it. Never waits."""
+        if self._path and self.lines.room():
             self.lines.add(_line(self._stamp.now(), record))
 
     async def run(self) -> None:

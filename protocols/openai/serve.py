@@ -56,8 +56,8 @@ class Core(Protocol):
     def ready(self) -> bool:
         """Whether any request could be served now."""
 
-    def refused(self, operation: Operation, error: GatewayError, request_id: str, /) -> None:
-        """Note a request that was answered before it could be served."""
+    def refused(self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, /) -> None:
+        """Note a request that was answered before it could be served; None: it is not known whose."""
 
 
 class HttpReply(Protocol):
@@ -161,6 +161,7 @@ class OpenAIApp:
             await self._look_up(http, operation, request_id)
             return
         exchange = OpenAIExchange(http, operation, request_id)
+        identity: Identity | None = None
         try:
             identity = self._core.known(request.headers, http.peer, http.subject)
             if identity is None:
@@ -176,7 +177,7 @@ class OpenAIApp:
             )
             await self._core.serve(exchange)
         except GatewayError as error:
-            self._core.refused(operation, error, request_id)
+            self._core.refused(operation, error, request_id, identity)
             await exchange.fail(error)
         except _GONE:
             raise

@@ -117,13 +117,6 @@ def test_what_failed_is_an_event_with_every_member(tmp_path: Path, status: int, 
     assert (failed["ttft_s"], failed["queue_s"], failed["tokens"]["output"]) == (None, None, 0)
 
 
-def test_who_could_not_say_who_they_are_fill_no_disk(tmp_path: Path) -> None:
-    log = UsageLog(str(tmp_path / "usage.jsonl"))
-    log.log(Record(status=401, reason="unauthorized"))
-    running(log)
-    assert events(tmp_path / "usage.jsonl") == []
-
-
 def test_without_a_file_nothing_is_kept() -> None:
     log = UsageLog()
     log.log(DONE)

@@ -33,7 +33,7 @@ class FakeCore:
         self.cards = cards
         self.is_ready = ready
         self.seen: list[Exchange] = []
-        self.refusals: list[str] = []
+        self.refusals: list[tuple[str, Identity | None]] = []
 
     def serve(self, exchange: Exchange, /) -> Awaitable[None]:
         self.seen.append(exchange)
@@ -53,8 +53,8 @@ class FakeCore:
     def ready(self) -> bool:
         return self.is_ready
 
-    def refused(self, operation: Operation, error: GatewayError, request_id: str, /) -> None:
-        self.refusals.append(error.reason)
+    def refused(self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, /) -> None:
+        self.refusals.append((error.reason, identity))
 
 
 async def echo(exchange: Exchange) -> None:

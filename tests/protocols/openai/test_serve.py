@@ -214,9 +214,9 @@ def test_a_failure_before_the_start_is_the_whole_answer() -> None:
 
 
 def test_what_is_refused_before_it_is_served_is_counted() -> None:
-    core = FakeCore()
+    core = FakeCore(known=lambda headers, peer, subject: None)
     assert ask(b"POST", b"/v1/chat/completions", b"{}", core=core).status == 400
-    assert core.refusals == ["invalid_request"]
+    assert core.refusals == [("invalid_request", LATER)]
     assert core.seen == []
 
 
@@ -428,7 +428,7 @@ def test_credentials_come_before_the_body() -> None:
         http = ask(b"POST", operation.encode(), body, core=core)
         assert (http.status, error(http)["code"]) == (401, "invalid_api_key")
         assert http.field(b"www-authenticate") == b"Bearer"
-    assert core.refusals == ["unauthorized"] * 10
+    assert core.refusals == [("unauthorized", None)] * 10
     assert not core.seen
 
 
