@@ -135,9 +135,11 @@ class TrustedProxies(Section, frozen=True):
     def __post_init__(self) -> None:
         for index, cidr in enumerate(self.cidrs):
             try:
-                ipaddress.ip_network(cidr)
+                network = ipaddress.ip_network(cidr)
             except ValueError as error:
                 raise Fault(f".cidrs[{index}]", f"expected a network such as 10.0.0.0/8: {error}") from None
+            if not network.prefixlen:
+                raise Fault(f".cidrs[{index}]", "everybody could say who they are")
         if not self.cidrs and not self.subjects:
             raise ValueError("neither cidrs nor subjects: it is not said which proxies are trusted")
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, field
 
 from gateway.config.decode import Duration, Fault, Hidden, Section, member, suggestion
+from gateway.config.sharing import Amount
 from gateway.config.url import endpoint, is_loopback
 from gateway.types import Endpoint
 
@@ -138,8 +139,8 @@ class GlobalLimit(Section, frozen=True):
 class RateLimit(Section, frozen=True):
     """Per model name."""
 
-    input_tokens_per_unit: Annotated[int, Meta(ge=1)] | None = None
-    output_tokens_per_unit: Annotated[int, Meta(ge=1)] | None = None
+    input_tokens_per_unit: Amount | None = None
+    output_tokens_per_unit: Amount | None = None
     unit: Literal["second", "minute", "hour", "day", "month"] = "second"
     shared: GlobalLimit | None = field(default=None, name="global")
 

@@ -14,6 +14,8 @@ from gateway.config import redis_url
 from gateway.config.decode import Duration, Fault, Hidden, Limit, Section
 
 Count = Annotated[int, Meta(ge=1)]
+Amount = Annotated[int, Meta(ge=1, le=10**15)]
+"""As large as doubles still count one by one, with room for what runs over."""
 Weight = Annotated[float, Meta(ge=0, le=1e6)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -81,6 +83,10 @@ class LimitMatch(Section, frozen=True):
     route: str | None = None
     claims: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if "" in self.claims:
+            raise Fault(".claims", "a claim without a name")
+
 
 class RateLimits(Section, frozen=True):
     """What those whom ``match`` fits may use; the whole amount at once, if they have not used any lately.
@@ -91,33 +97,33 @@ class RateLimits(Section, frozen=True):
 
     match: LimitMatch = LimitMatch()
     per: tuple[str, ...] | None = None
-    requests_per_second: Count | None = None
-    requests_per_minute: Count | None = None
-    requests_per_hour: Count | None = None
-    requests_per_day: Count | None = None
-    requests_per_month: Count | None = None
-    input_tokens_per_second: Count | None = None
-    input_tokens_per_minute: Count | None = None
-    input_tokens_per_hour: Count | None = None
-    input_tokens_per_day: Count | None = None
-    input_tokens_per_month: Count | None = None
-    output_tokens_per_second: Count | None = None
-    output_tokens_per_minute: Count | None = None
-    output_tokens_per_hour: Count | None = None
-    output_tokens_per_day: Count | None = None
-    output_tokens_per_month: Count | None = None
-    total_tokens_per_second: Count | None = None
-    total_tokens_per_minute: Count | None = None
-    total_tokens_per_hour: Count | None = None
-    total_tokens_per_day: Count | None = None
-    total_tokens_per_month: Count | None = None
-    concurrent_requests: Count | None = None
+    requests_per_second: Amount | None = None
+    requests_per_minute: Amount | None = None
+    requests_per_hour: Amount | None = None
+    requests_per_day: Amount | None = None
+    requests_per_month: Amount | None = None
+    input_tokens_per_second: Amount | None = None
+    input_tokens_per_minute: Amount | None = None
+    input_tokens_per_hour: Amount | None = None
+    input_tokens_per_day: Amount | None = None
+    input_tokens_per_month: Amount | None = None
+    output_tokens_per_second: Amount | None = None
+    output_tokens_per_minute: Amount | None = None
+    output_tokens_per_hour: Amount | None = None
+    output_tokens_per_day: Amount | None = None
+    output_tokens_per_month: Amount | None = None
+    total_tokens_per_second: Amount | None = None
+    total_tokens_per_minute: Amount | None = None
+    total_tokens_per_hour: Amount | None = None
+    total_tokens_per_day: Amount | None = None
+    total_tokens_per_month: Amount | None = None
+    concurrent_requests: Amount | None = None
 
     def __post_init__(self) -> None:
         if self.concurrent_requests is None and not any(True for _ in self.rates()):
             raise ValueError("limits nothing: give at least one of requestsPerMinute, inputTokensPerMinute, …")
         for index, dimension in enumerate(self.per or ()):
-            if dimension not in _DIMENSIONS and not dimension.startswith("claims."):
+            if dimension not in _DIMENSIONS and not dimension[:-1].startswith("claims."):
                 raise Fault(f".per[{index}]", f"expected {', '.join(_DIMENSIONS)} or claims.NAME")
 
     def rates(self) -> Iterator[tuple[str, str, int]]:

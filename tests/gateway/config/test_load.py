@@ -760,7 +760,13 @@ drainTimeout: 1m30s
         ("fairness: {windowSize: 2h}", "$.fairness.windowSize: expected 1m to 1h"),
         ("fairness: {inputTokenWeight: -1}", "$.fairness.inputTokenWeight: expected float >= 0.0"),
         ("fairness: {tiers: {x: {weight: 0}}}", "$.fairness.tiers.x.weight: expected float > 0.0"),
+        ("auth: {trustedProxies: {cidrs: [10.0.0.0/8, 0.0.0.0/0]}}", "$.auth.trustedProxies.cidrs[1]: everybody could"),
+        ("auth: {trustedProxies: {cidrs: ['::/0']}}", "$.auth.trustedProxies.cidrs[0]: everybody could"),
         ("limits: [{match: {tier: free}}]", "$.limits[0]: limits nothing"),
+        ("limits: [{requestsPerDay: 1000000000000001}]", "$.limits[0].requestsPerDay: expected int <="),
+        ("limits: [{concurrentRequests: 1000000000000001}]", "$.limits[0].concurrentRequests: expected int <="),
+        ("limits: [{per: [claims.], requestsPerDay: 1}]", "$.limits[0].per[0]: expected user, tenant"),
+        ("limits: [{match: {claims: {'': x}}, requestsPerDay: 1}]", "$.limits[0].match.claims: a claim without"),
         (
             "limits: [{match: {teir: free}, requestsPerMinute: 1}]",
             '$.limits[0].match.teir: unknown field; did you mean "tier"?',
