@@ -135,7 +135,7 @@ def test_a_full_endpoint_is_tried_ever_more_seldom() -> None:
     endpoint = full(waiting=1)
     tries = []
     now = 1.2
-    while now < 200.0:
+    while now < 600.0:
         now = round(now + 0.2, 1)
         endpoint.inflight = 8
         endpoint.says(now, 8, 0)
@@ -148,13 +148,13 @@ def test_a_full_endpoint_is_tried_ever_more_seldom() -> None:
     gaps = [b - a for a, b in pairwise(tries)]
     assert 3 <= len(tries) <= 6
     assert gaps == sorted(gaps)
-    assert gaps[0] >= 10
+    assert gaps[0] >= 30
 
 
 def test_a_try_that_succeeds_is_kept_and_soon_followed_by_another() -> None:
     endpoint = full(waiting=1)
     now = 1.2
-    while endpoint.room.slots < 30 and now < 200:
+    while endpoint.room.slots < 30 and now < 80:
         now += 0.2
         endpoint.inflight = min(30, int(endpoint.room.slots))
         endpoint.says(now, endpoint.inflight, 0)
@@ -201,3 +201,64 @@ def test_one_that_refuses_runs_no_more_than_it_had() -> None:
     endpoint.room.full(5, 1.0)
     assert endpoint.more(1.1) == 0
     assert endpoint.more(11.1) == 1
+
+
+def test_slots_are_learned_while_requests_come_and_go_all_the_time() -> None:
+    """Each that ends lets the next one in: there is always a prompt that has just come."""
+    endpoint = Endpoint()
+    endpoint.send(96)
+    for tenth in range(24):
+        endpoint.until = tenth / 10 + 1.5
+        endpoint.says(tenth / 10, 64 - tenth % 3, 32 + tenth % 3)
+    assert endpoint.room.slots == 64
+
+
+def test_what_runs_ever_more_has_room_however_many_wait() -> None:
+    endpoint = Endpoint()
+    endpoint.until = math.inf
+    for tenth in range(100):
+        endpoint.says(tenth / 10, 16 + tenth / 2, 30)
+    assert endpoint.room.slots == math.inf
+
+
+def test_few_that_wait_for_long_are_prompts_in_their_turn() -> None:
+    endpoint = Endpoint()
+    endpoint.until = math.inf
+    for tenth in range(100):
+        endpoint.says(tenth / 10, 64, 4)
+    assert endpoint.room.slots == math.inf
+
+
+def test_a_try_that_fails_while_requests_come_and_go_is_taken_back() -> None:
+    endpoint = full(waiting=1)
+    endpoint.inflight = 8
+    endpoint.says(3.0, 8, 0)
+    assert endpoint.more(31.3) == 1
+    endpoint.inflight = 9
+    endpoint.until = math.inf
+    for tenth in range(22):
+        endpoint.says(31.5 + tenth / 10, 8 - tenth % 2, 1 + tenth % 2)
+    assert endpoint.room.slots == 8
+
+
+def test_many_that_are_refused_at_once_are_one_lesson() -> None:
+    endpoint = Endpoint()
+    for inflight in range(19, 7, -1):
+        endpoint.inflight = inflight
+        endpoint.room.full(inflight, 1.0)
+    assert endpoint.room.slots == 8
+    assert endpoint.more(10.9) <= 0
+    assert endpoint.more(11.0) == 1
+
+
+def test_nobody_is_sent_in_droves_to_what_has_not_spoken_yet() -> None:
+    endpoint = Endpoint()
+    endpoint.room.awaited = True
+    assert endpoint.more(0.0) == 4
+    endpoint.send(4)
+    assert endpoint.more(0.1) <= 0
+    endpoint.pending = 0
+    assert endpoint.more(0.2) == 4
+    endpoint.says(0.3, 4, 0)
+    endpoint.load = None
+    assert endpoint.more(0.4) < math.inf
