@@ -61,9 +61,12 @@ _NONE = Usage()
 
 
 def _prompt(counts: Counts) -> int:
-    """Anthropic leaves cached and newly cached tokens out of ``input_tokens``; everyone else counts them in."""
+    """Anthropic leaves cached and newly cached tokens out of ``input_tokens``; everyone else counts them in. Of what
+    has no answer (vLLM's rerank) some only say the total.
+    """
     apart = (counts.cache_read_input_tokens or 0) + (counts.cache_creation_input_tokens or 0)
-    return int((counts.prompt_tokens or counts.input_tokens or 0) + apart)
+    answered = counts.completion_tokens is not None or counts.output_tokens is not None
+    return int((counts.prompt_tokens or counts.input_tokens or (0 if answered else counts.total_tokens) or 0) + apart)
 
 
 def _cached(counts: Counts) -> int:

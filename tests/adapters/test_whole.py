@@ -67,6 +67,21 @@ def test_anthropics_cached_tokens_are_counted_in() -> None:
     assert made.usage == Usage(115, 2, 100)
 
 
+@pytest.mark.parametrize(
+    ("counts", "usage"),
+    [
+        ({"total_tokens": 43}, Usage(43)),
+        ({"prompt_tokens": 40, "total_tokens": 43}, Usage(40)),
+        ({"completion_tokens": 43, "total_tokens": 43}, Usage(0, 43)),
+        ({"total_tokens": 0}, None),
+    ],
+)
+def test_a_total_is_all_prompt_where_there_is_no_answer(counts: dict[str, int], usage: Usage | None) -> None:
+    made = VLLM().decoder(request(operation=Operation.RERANK), 200, ())
+    run(made, [json.dumps({"usage": counts}).encode()])
+    assert made.usage == usage
+
+
 def test_blank_lines_before_the_body_are_dropped() -> None:
     made = decoder()
     made.feed(b"\n\n")
