@@ -52,9 +52,6 @@ def _seconds(text: str) -> float:
 
 def fairness(args: argparse.Namespace) -> int:
     """Play the experiments and report; returns the exit code."""
-    import logging
-
-    logging.getLogger("infer_gateway").setLevel(logging.ERROR)  # what a gateway would tell of engines is known here
     return _run(args, "fairness", lambda: _played(args))
 
 
@@ -65,10 +62,11 @@ def limits(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, name: str, measure: Callable[[], Sequence[Part]]) -> int:
     from conformance.fairness import report
+    from conformance.replay.quiet import quiet
     from conformance.replay.stop import STOPPED, interrupting
 
     try:
-        with interrupting():
+        with interrupting(), quiet():
             parts = measure()
     except KeyboardInterrupt:
         return _complain(name, STOPPED, 1)

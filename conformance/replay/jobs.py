@@ -5,11 +5,10 @@ Invariant: a job's row does not depend on who plays it, nor on what was played b
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from conformance.replay import policies, synthetic
 from conformance.replay.fleet import Fleet
 from conformance.replay.outcome import Outcome
 from conformance.replay.published import paced
+from conformance.replay.quiet import quiet
 from conformance.replay.scenario import Scenario
-from conformance.replay.stop import STOPPED, leave_to_parent
+from conformance.replay.stop import STOPPED, held, leave_to_parent
 from conformance.replay.traces import Trace, read
 from conformance.replay.virtual import Replay
 
@@ -56,12 +56,12 @@ class Job(msgspec.Struct, frozen=True):
 
 def play(job: Job) -> dict[str, Any]:
     """Run it; the row it makes."""
-    logging.getLogger("infer_gateway").setLevel(logging.ERROR)  # what a gateway would tell of engines is known here
     trace = job.source.trace()
     if not job.reuse:
         trace = trace.without_reuse()
     fleet = Fleet(trace, paced(job.policy, job.scenario), shared=job.policy == policies.ORACLE)
-    outcome = Replay(fleet, policies.policy(job.policy, job.profile)).play()
+    with quiet():
+        outcome = Replay(fleet, policies.policy(job.policy, job.profile)).play()
     return row(job.policy, trace, job.scenario, outcome)
 
 
@@ -92,12 +92,12 @@ def played(jobs: Sequence[Job], processes: int) -> tuple[list[dict[str, Any]], s
 
 
 def _shared(jobs: Sequence[Job], processes: int) -> tuple[list[dict[str, Any]], str | None]:
-    futures: list[Future[dict[str, Any]]] = []
+    futures: Sequence[Future[dict[str, Any]]] = ()
     missing = None
     try:
         with _workers(processes) as executor:
-            for job in jobs:
-                futures.append(executor.submit(play, job))  # noqa: PERF401  a signal may come in between
+            with held():  # who is born in between would be nobody's
+                futures = [executor.submit(play, job) for job in jobs]
             for future in futures:
                 future.result()
     except KeyboardInterrupt:
@@ -119,5 +119,4 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
             worker.terminate()
         raise
     finally:
-        with suppress(RuntimeError):  # a signal may come before the executor's own thread has quite begun
-            executor.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)

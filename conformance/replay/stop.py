@@ -5,7 +5,6 @@ Invariant: a signal raises KeyboardInterrupt once and in one process; who cleans
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +20,7 @@ def interrupting() -> Iterator[None]:
 
     One that is ignored stays so (`nohup`).
     """
-    owner = os.getpid()
-
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # forked a moment ago: nothing is lost with it
-            os._exit(1)
         for each in before:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
@@ -40,8 +35,19 @@ def interrupting() -> Iterator[None]:
             signal.signal(each, handler)
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """In the main thread: a signal that comes inside raises at the end. Processes born inside need `leave_to_parent`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_to_parent() -> None:
     """In a worker: a terminal's signals are its parent's affair, whose SIGTERM ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
