@@ -24,7 +24,7 @@ from gateway.config.decode import Decoder
 from gateway.config.scheduler import Scheduler
 from gateway.config.snapshot import Policy
 from gateway.member import Member
-from gateway.pools import Placement, Pool
+from gateway.pool import Placement, Pool
 from gateway.prefix import Blocks, PrefixIndex, chain
 from gateway.schedule.build import build
 from gateway.schedule.parts import Parts

@@ -14,7 +14,8 @@ import trio
 
 from gateway.errors import Overloaded
 from gateway.estimate import Estimate
-from gateway.gate import Gate, Permit, Place, Ticket
+from gateway.gate import Gate
+from gateway.permit import Permit, Place, Ticket
 from gateway.ports import Store
 from gateway.schedule.ask import Ask
 from gateway.types import Headers, InferenceRequest, Taken, Usage

@@ -21,7 +21,7 @@ from gateway.config.snapshot import Policy
 from gateway.errors import Forbidden, GatewayError, NoEndpoints, Overloaded, UpstreamError, UpstreamTimeout
 from gateway.member import Member
 from gateway.meter import CLIENT_GONE, Record
-from gateway.pools import Placement, Pool
+from gateway.pool import Placement, Pool
 from gateway.ports import Decoder, Exchange, Sending
 from gateway.schedule.ask import Ask
 from gateway.schedule.explain import Explanation
@@ -137,7 +137,13 @@ class Call:
             await admission.reserve(gateway.ledger, gateway.store, route, ask.now)
         if pool.gate is not None:
             ask.now = gateway.turn.now
+            self.hasten(pool.policy)
             await admission.queue(pool.gate, ask, self.deadline)
+
+    def hasten(self, policy: Policy) -> None:
+        """The first pool's limit on the whole of a request, where its client has set none."""
+        if self.deadline == math.inf and policy.request < math.inf:
+            self.deadline = self.started + policy.request
 
     async def _count(self, ask: Ask) -> int | None:
         """The prompt's tokens, if there is a tokenizer for the model."""
@@ -371,8 +377,7 @@ class Attempt:
         self.policy = pool.policy
         self.failure: GatewayError | None = None
         self.delay = pool.policy.retry_interval if call.tried else 0.0
-        if call.deadline == math.inf and pool.policy.request < math.inf:
-            call.deadline = call.started + pool.policy.request
+        call.hasten(pool.policy)
 
     def __enter__(self) -> Endpoint:
         member, call = self.member, self.call

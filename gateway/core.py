@@ -122,8 +122,13 @@ class Gateway:
                 unlink(error)
 
     def give_up(self) -> None:
-        """The process ends: close every engine's connection, so that clients are told before theirs close."""
+        """The process ends: who waits is refused and every engine's connection closed, so that clients are told before
+        theirs close.
+        """
         self.stopping = True
+        for pool in self.pools.by_name().values():
+            if pool.gate is not None:
+                pool.gate.close("the gateway is stopping", self.turn.now)
         for call in list(self.calls):
             if call.sending is not None:
                 call.sending.abort()

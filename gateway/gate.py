@@ -10,19 +10,17 @@ import enum
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 import msgspec
 
 from gateway.config.sharing import Fairness
 from gateway.errors import Overloaded
 from gateway.fairness import Flow, FlowStatistics, Order, Terms, Waiter
+from gateway.permit import Estimate, Permit, Place, Places, Spent, Ticket, Waiting
 from gateway.ports import Candidate
 from gateway.schedule.ask import Ask
 from gateway.schedule.saturation import Concurrency, Detector, Saturation
-from gateway.types import Usage
-
-Spent = Callable[[str, str, str, float], None]
 
 _PLAIN: Final = Terms()
 _RATE_OF: Final = 64
@@ -31,110 +29,6 @@ _BURST_S: Final = 0.05
 _FAR: Final = 3600.0
 _HELD_S: Final = 2.0
 _TIE: Final = 0.001
-
-
-class Place(Protocol):
-    """An endpoint of the pool (`gateway.member.Member`)."""
-
-    id: str
-
-    def usable(self, now: float, /) -> bool: ...
-    def more(self, now: float, /) -> float: ...
-    @property
-    def slots(self) -> float: ...
-    @property
-    def present(self) -> float: ...
-
-
-class Places(Protocol):
-    """The pool behind the door (`gateway.pools.Pool`)."""
-
-    name: str
-
-    @property
-    def members(self) -> Sequence[Place]: ...
-    def hits(self, ask: Ask, /) -> Mapping[str, float]: ...
-
-
-class Estimate(Protocol):
-    """Tokens a request will take, as far as can be told beforehand."""
-
-    @property
-    def input(self) -> float: ...
-    @property
-    def output(self) -> float: ...
-
-
-class Waiting(Protocol):
-    """Somebody at the door. Exactly one of the two is called, unless it withdraws before."""
-
-    def granted(self, permit: Permit, /) -> None: ...
-    def refused(self, error: Overloaded, /) -> None: ...
-
-
-class Ticket:
-    """One request in the queue, until ``expires``. ``held``: prompt tokens that endpoints have of it, as looked up a
-    moment ago.
-    """
-
-    __slots__ = ("ask", "estimate", "expires", "held", "held_until", "waiter", "waiting")
-
-    def __init__(self, waiting: Waiting, ask: Ask, estimate: Estimate, expires: float) -> None:
-        self.waiting = waiting
-        self.ask = ask
-        self.estimate = estimate
-        self.expires = expires
-        self.waiter: Waiter | None = None
-        self.held: Mapping[str, float] = {}
-        self.held_until = -math.inf
-
-
-class Permit:
-    """Leave to dispatch one request. Its tokens are charged to its flow: an estimate first, then what they come to.
-
-    ``place``: the endpoint it was sent to last.
-    """
-
-    __slots__ = ("_input", "_open", "_output", "flow", "gate", "place", "placed", "terms", "waited")
-
-    def __init__(self, gate: Gate, flow: Flow, terms: Terms, estimate: Estimate, waited: float = 0.0) -> None:
-        self.gate = gate
-        self.flow = flow
-        self.terms = terms
-        self.waited = waited
-        settings = gate.settings
-        self._input = settings.input_token_weight * estimate.input
-        self._output = settings.output_token_weight * estimate.output
-        self._open = True
-        self.placed = False
-        self.place: Place | None = None
-
-    def counted(self, place: Place | None) -> None:
-        """The request counts at an endpoint from now on."""
-        self.place = place
-        if not self.placed:
-            self.placed = True
-            self.gate.coming -= 1
-
-    def progress(self, tokens: int, now: float) -> None:
-        """So many tokens have been made: an answer longer than estimated is charged for while it runs."""
-        output = self.gate.settings.output_token_weight * tokens
-        if output > self._output:
-            self.gate.charge(self.flow, self.terms, output - self._output, now)
-            self._output = output
-
-    def close(self, now: float, usage: Usage | None = None) -> None:
-        """It is over: charged is what had to be computed. None: nothing; prompt tokens from a cache are free."""
-        if not self._open:
-            return
-        self._open = False
-        if not self.placed:
-            self.counted(None)
-        settings, actual = self.gate.settings, 0.0
-        if usage is not None:
-            actual = settings.input_token_weight * max(0, usage.prompt - usage.cached)
-            actual += settings.output_token_weight * usage.completion
-        self.gate.closed(self, actual - self._input - self._output, now)
 
 
 class Leave(enum.IntEnum):
@@ -213,6 +107,9 @@ class Gate:
                 return self._pass(flow, terms, estimate, now)
         limit = min(now + self.settings.queue_timeout, deadline)
         self._check(flow, terms, size, limit, now)
+        if not order:
+            self._releases.clear()
+            self._rate = 0.0  # how a queue of long ago moved says nothing of this one
         ticket = Ticket(waiting(), ask, estimate, limit)
         ticket.waiter = Waiter(flow, terms, self._cost(estimate), size, now, ticket)
         order.push(ticket.waiter, now)
@@ -268,6 +165,9 @@ class Gate:
                 retry_after=min(wait, _FAR),
             )
         settings, order = self.settings, self.order
+        if size > settings.max_queued_bytes:
+            self.refused += 1
+            raise Overloaded("there is no room, and what is so large may not wait; try again later", retry_after=1.0)
         while len(order) >= settings.max_queued or order.size + size > settings.max_queued_bytes:
             longest = order.longest()
             if longest is None or longest.flow is flow or longest.flow.queued <= flow.queued + 1:
@@ -287,7 +187,7 @@ class Gate:
         """Let in as many as there is room for. After whatever may have made some; at ``place`` alone, if given."""
         alone = not self.settings.max_concurrent and self._saturation is None
         if place is not None and self._shut and alone and not self.coming:
-            usable = place.usable(now)
+            usable = self._named_places().get(place.id) is place and place.usable(now)  # it may have left the pool
             while usable and self.coming < place.more(now) and self._due(now) and self._next(now, self._few(now)):
                 pass
             return
@@ -321,8 +221,6 @@ class Gate:
         releases.append(now)
         if len(releases) >= _RATE_FROM and now > releases[0]:
             self._rate = (len(releases) - 1) / (now - releases[0])
-        if not self.order:
-            releases.clear()
 
     def withdraw(self, ticket: Ticket) -> None:
         """Whoever waited does not any more."""
@@ -364,6 +262,12 @@ class Gate:
         ticket.waiter = None
         wait = min(max(self.wait(waiter.flow, waiter.terms), 1.0), _FAR)
         ticket.waiting.refused(Overloaded(f"{why}; try again later", retry_after=wait))
+
+    def close(self, why: str, now: float) -> None:
+        """Nobody waits any more: all are refused."""
+        for waiter in list(self.order.waiters()):
+            self.order.remove(waiter)
+            self._refuse(waiter, why, now)
 
     def dissolve(self, now: float) -> None:
         """There is no door any more: everybody is let in."""
@@ -433,9 +337,6 @@ class Gate:
         one with the most cached is better.
         """
         pool = self.pool
-        if self._listed is not pool.members:
-            self._listed = pool.members
-            self._named = {place.id: place for place in self._listed}
         roomy: dict[str, bool] = {}
 
         def gain(waiter: Waiter) -> float:
@@ -454,8 +355,14 @@ class Gate:
 
         return gain
 
+    def _named_places(self) -> Mapping[str, Place]:
+        if self._listed is not self.pool.members:
+            self._listed = self.pool.members
+            self._named = {place.id: place for place in self._listed}
+        return self._named
+
     def _has_room(self, id: str, now: float) -> bool:
-        place = self._named.get(id)
+        place = self._named_places().get(id)
         return place is not None and place.usable(now) and place.more(now) > 0.0
 
     # -- for operators --------------------------------------------------------------------------------------------

@@ -91,8 +91,11 @@ class Member:
         return self.room.shown
 
     def more(self, now: float) -> float:
-        """How many more requests it can take; 0 or less: none."""
-        return 0.0 if self.health.full_until > now else self.room.left(self, now)
+        """How many more requests it can take; 0 or less: none. One that is to be tried takes one."""
+        if self.health.full_until > now:
+            return 0.0
+        left = self.room.left(self, now)
+        return min(left, 1.0) if self.health.why else left
 
     def unanswered(self, load: Load) -> float:
         """Requests there without a token yet, whoever sent them: of all that are there, those that had their first

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from gateway.member import Member
-from gateway.pools import Pool
+from gateway.pool import Pool
 from gateway.replicas import Count, Placed
 
 _MEETING: Final = 1.5

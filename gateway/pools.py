@@ -1,307 +1,33 @@
-"""The live fleet: pools, their members, what each is doing and whether it can be used. (T)
+"""The live fleet: pools and their members by name, kept in step with the configuration and with what scrapes tell. (T)
 
-A request counts at its endpoint from dispatch (`Pool.place`) to its true end (`Placement.left`), and what is learned of
-the endpoint is learned there; `gateway.health` judges it. When a new snapshot arrives, members that stay keep their
-state and attempts in flight finish on members that left.
+When a new snapshot arrives, members that stay keep their state and attempts in flight finish on members that left.
 """
 
 from __future__ import annotations
 
-import logging
-import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import trio
 
 from gateway.config.settings import HealthSettings
 from gateway.config.sharing import Fairness
-from gateway.config.snapshot import Policy, PoolSpec
+from gateway.config.snapshot import PoolSpec
 from gateway.estimate import Estimator
-from gateway.gate import Gate, Spent
-from gateway.health import Health, watch
+from gateway.gate import Gate
+from gateway.health import Health
 from gateway.member import Member, MemberStatistics
+from gateway.permit import Spent
+from gateway.pool import Pool, Told
 from gateway.ports import Adapter
-from gateway.schedule.ask import Ask
 from gateway.schedule.parts import Random
 from gateway.schedule.profile import Profile
 from gateway.schedule.saturation import Concurrency, Saturation
-from gateway.schedule.speed import LATE_S, Pace, Speed
-from gateway.types import Endpoint, InferenceRequest, Load, Usage
+from gateway.schedule.speed import Speed
+from gateway.types import Endpoint, Load
 
-_ALONE: Final = 0.1
-_log: Final = logging.getLogger("infer_gateway.pools")
-
-Told = Callable[[str, str, Ask], None]
-"""Who is told that a request goes to an endpoint of a pool, both by name."""
 MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
 """What places a pool's requests; the one given, if it was made of the same configuration."""
-
-
-class Pool:
-    """Endpoints that serve one model set, the policy of requests to them, and the profile that places them.
-
-    Learned are ``uncached`` (prompt tokens a request has computed), ``others`` (the part of the
-    time that an endpoint serves others, too) and how fast endpoints are. ``gate``: where requests wait for room, if
-    anywhere. ``told`` is whom placements are told, for other replicas.
-    """
-
-    __slots__ = (
-        "_squares", "estimator", "gate", "members", "name", "others", "pace", "policy", "profile", "residual",
-        "rng", "told", "uncached",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        name: str,
-        members: Sequence[Member],
-        policy: Policy,
-        profile: Profile,
-        rng: Random | None = None,
-        estimator: Estimator | None = None,
-    ) -> None:
-        self.name = name
-        self.members = members
-        self.policy = policy
-        self.profile = profile
-        self.rng = rng or random.Random()
-        self.estimator = estimator or Estimator()
-        self.gate: Gate | None = None
-        self.told: Told | None = None
-        self.others = 0.0
-        self.uncached = self.residual = 1000.0
-        self._squares = 2_000_000.0
-        self.pace = Pace()
-        for member in members:
-            member.speed = Speed(self.pace)
-
-    def ask(self, request: InferenceRequest, model: str, now: float) -> Ask:
-        return Ask(request, model, now, self.estimator.ratio(request.model))
-
-    def rank(self, ask: Ask) -> Iterator[Member]:
-        """Best first, as the profile has it; those that just said they are full come last.
-
-        Lazy: the tail is only worked out when the first choice fails. When nothing is usable, members that are merely
-        set aside are offered, one chance each, rather than failing a request that might succeed. A filter of the
-        profile may leave nobody (``ask.left_out``).
-        """
-        now = ask.now
-        usable = [member for member in self.members if member.health.blocked_until <= now]
-        if not usable:
-            yield from self._last_resort(now)
-            return
-        # all that are usable: who holds a LoRA, say, is not told by some of them
-        left = self.profile.filtered(ask, usable)
-        groups: tuple[Sequence[Member], ...] = (left,)
-        if self.gate is not None or [member for member in left if member.health.aside_until > now]:
-            groups = self._grouped(ask, left)
-        for group in groups:
-            for member in self.profile.order(ask, group) if group else ():
-                if member.usable(now):
-                    yield member
-
-    def _grouped(self, ask: Ask, members: Sequence[Member]) -> tuple[Sequence[Member], ...]:
-        """Whom to choose from, and whom to fall back on: what comes back or is new gets a part of its share, and who
-        just said it is full comes last.
-
-        One whose time to be tried has come is chosen outright: by its record nobody would choose it. A session that
-        has its endpoint stays there all the same.
-        """
-        now = ask.now
-        if self.gate is None:
-            roomy = [member for member in members if member.health.full_until <= now]
-            full = [member for member in members if member.health.full_until > now]
-        else:
-            roomy = [member for member in members if member.more(now) > 0.0]
-            full = [member for member in members if member not in roomy] if len(roomy) < len(members) else []
-            if full and self.profile.at_home(ask, members):
-                return (members,)
-        if self.profile.at_home(ask, roomy):
-            return roomy, full
-        tried = [member for member in roomy if member.health.why][:1]
-        if not tried:
-            eased = [member for member in roomy if self.rng.random() < member.health.share(now)]
-            return eased, [member for member in roomy if member not in eased], full
-        return tried, [member for member in roomy if member not in tried], full
-
-    def _last_resort(self, now: float) -> list[Member]:
-        best = min(self.members, key=lambda member: (member.health.reluctance(now), member.inflight), default=None)
-        return [] if best is None or best.health.reluctance(now) == math.inf else [best]
-
-    def hits(self, ask: Ask) -> Mapping[str, float]:
-        """Prompt tokens each endpoint is believed to hold, by id."""
-        return self.profile.hits(ask)
-
-    def place(self, ask: Ask, member: Member, now: float) -> Placement:
-        """The request goes there, now."""
-        return Placement(self, ask, member, now)
-
-    def prompted(self, uncached: float) -> None:
-        """So many tokens of a prompt are to be computed. Of one under way, the rest is longer than half the mean:
-        it is the long ones that one meets (mean residual life).
-        """
-        self.uncached += 0.02 * (uncached - self.uncached)
-        self._squares += 0.02 * (uncached * uncached - self._squares)
-        self.residual = self._squares / (2.0 * self.uncached)
-
-    def foreign_owed(self, member: Member) -> float:
-        """Seconds of computing that prompts from outside should take there, by ours."""
-        if not member.outside_pending:
-            return 0.0
-        return ((member.outside_pending - 1.0) * self.uncached + self.residual) * member.speed.prefill
-
-    def loaded(self, member: Member, load: Load) -> None:
-        """An endpoint said how it is doing. What it has more of than we sent came from others."""
-        former, member.load = member.load, load
-        if former is not None and (former.prompt_tokens, former.generated_tokens) != (
-            load.prompt_tokens,
-            load.generated_tokens,
-        ):
-            member.health.heard = load.at  # it works, be it for others
-        peers, others = member.peers, member.foreign_pending
-        foreign = max(0.0, load.running + load.waiting - member.inflight)
-        member.outside, member.outside_pending = max(0.0, foreign - peers.requests), 0.0
-        self.others += 0.005 * ((foreign > 0.0) - self.others)
-        unanswered = member.unanswered(load)
-        if foreign:
-            ours = member.pending + member.unstreamed
-            pending = min(foreign, max(0.0, unanswered - ours))
-            member.outside_pending = max(0.0, pending - peers.pending - peers.unstreamed)
-            if member.outside_pending:
-                # whose turn comes when is not known, nor how far the first one is: ours and theirs, as a whole
-                member.until = load.at + member.owed + member.unseen_owed + self.foreign_owed(member)
-        member.foreign = member.outside + peers.requests
-        member.foreign_pending = member.outside_pending + peers.pending
-        if others and not member.outside_pending:
-            member.until = min(member.until, load.at + member.owed + member.unseen_owed)
-        if not member.inflight:
-            member.speed.fade()
-        if former is not None and load.queried_tokens and self.others >= _ALONE:
-            computed = load.prompt_tokens - load.hit_tokens - former.prompt_tokens + former.hit_tokens
-            member.speed.computed(computed, load.at, bool(former.waiting and load.waiting))
-        self.profile.loaded(member)
-        member.room.loaded(member, load)
-        if self.gate is not None and self.gate.order:
-            self.gate.pump(load.at, member)
-
-    def retry_after(self, now: float) -> float:
-        """When a member may be usable again, in seconds; 1 where nobody knows."""
-        wait = min((member.health.wait(now) for member in self.members), default=math.inf)
-        return max(1.0, wait) if wait < math.inf else 1.0
-
-    def watch(self, now: float) -> None:
-        """What only time or comparison shows of the members' health. Four times a second, after `Placement.due`."""
-        for index, what in watch([member.health for member in self.members], now):
-            _log.warning("%s of %s %s", self.members[index].id, self.name, what)
-        if self.gate is not None:
-            self.gate.watch(now)
-
-
-class Placement:
-    """A request at an endpoint, from dispatch to its true end. Made by `Pool.place`; `left` ends it, once."""
-
-    __slots__ = (
-        "answered_at", "ask", "at", "company", "computed_s", "expected", "member", "pool", "probe", "stream",
-        "uncached",
-    )  # fmt: skip
-
-    def __init__(self, pool: Pool, ask: Ask, member: Member, now: float) -> None:
-        self.pool = pool
-        self.ask = ask
-        self.member = member
-        self.at = now
-        self.answered_at = math.nan
-        self.company = self.computed_s = 0.0
-        self.stream = ask.request.stream
-        pool.profile.placed(ask, member)  # first: if a plugin of somebody's fails, nothing has been counted
-        self.probe = member.place()
-        if pool.told is not None:
-            pool.told(pool.name, member.id, ask)
-        self.uncached = uncached = ask.uncached(member.id)
-        pool.prompted(uncached)
-        work = member.speed.step + uncached * member.speed.prefill
-        owed = max(member.until - now, 0.0)
-        self.expected = owed + work
-        late = now - member.until if member.pending else 0.0
-        # late by some time, it is expected to stay so for as long: one more request does not make up for it
-        member.until = now + max(owed, late if late > LATE_S else 0.0) + work
-        if self.stream:
-            member.pending += 1
-            member.backlog += uncached
-        else:
-            member.unstreamed += 1
-            member.unseen += uncached
-
-    def due(self, now: float) -> None:
-        """Told to the endpoint's health, four times a second, while no token has come."""
-        member = self.member
-        if self.stream and not member.unstreamed and self.answered_at != self.answered_at:  # nan
-            believed = self.ask.hits.get(member.id, 0.0) * member.speed.prefill  # in its cache, perhaps wrongly
-            member.health.due(now - self.at, self.expected + believed + self.pool.foreign_owed(member))
-
-    def stranded(self, now: float) -> bool:
-        """No token has come, its endpoint is hung, and others might do."""
-        if self.answered_at == self.answered_at or not self.member.health.hung(now):
-            return False
-        return any(member.usable(now) for member in self.pool.members)
-
-    def answered(self, now: float) -> None:
-        """The first token is here: the endpoint's prompts before this one are computed too, whatever was expected."""
-        self.answered_at = now
-        if not self.stream:
-            return  # the answer came whole: nobody saw its first token
-        member, speed, uncached = self.member, self.member.speed, self.uncached
-        rest = member.health.answered(now, now - self.at, self.expected, self.probe)
-        if rest:
-            _log.warning("%s of %s is set aside for %g s: it is still slow", member.id, self.pool.name, rest)
-        member.pending -= 1
-        member.backlog -= uncached
-        if self.pool.others < _ALONE and not member.unstreamed:  # else: what it computed meanwhile nobody knows
-            speed.served(uncached, now - max(self.at, member.answered_at))
-        member.answered_at = now
-        member.until = now + member.owed
-        member.computed_s += speed.step + uncached * speed.prefill
-        self.company, self.computed_s = member.streams, member.computed_s
-        gate = self.pool.gate
-        if gate is not None and gate.order:
-            gate.pump(now, member)
-
-    def left(self, now: float, usage: Usage | None, tokens: int = 0) -> None:
-        """It is over. ``usage`` as the engine told, ``tokens`` as counted, for answers that end without."""
-        member, ask = self.member, self.ask
-        member.leave(self.probe)
-        answered = self.answered_at == self.answered_at  # not nan
-        if not self.stream:
-            member.unstreamed -= 1
-            member.unseen -= self.uncached
-        elif not answered:
-            member.pending -= 1
-            member.backlog -= self.uncached
-        if not (self.stream and answered):
-            member.until = min(member.until, now + member.owed + member.unseen_owed)
-        if usage is None and answered:
-            usage = Usage(completion=tokens)
-        if usage is not None:
-            self._learn(now, usage)
-        self.pool.profile.left(ask, member, usage)
-
-    def _learn(self, now: float, usage: Usage) -> None:
-        pool = self.pool
-        ask = self.ask
-        if usage.prompt:  # by the engine's own word
-            pool.estimator.observe(ask.request, len(ask.text) if ask.read else 0, usage)
-        if self.stream and usage.completion > 1 and self.answered_at == self.answered_at:  # not nan
-            self._learn_gap(now - self.answered_at, usage.completion - 1)
-
-    def _learn_gap(self, seconds: float, gaps: int) -> None:
-        """A stream took ``seconds`` for so many gaps; prompts computed meanwhile stood in its way."""
-        member = self.member
-        member.speed.streamed(seconds / gaps)
-        if self.pool.others >= _ALONE:
-            return  # what others had computed meanwhile nobody knows
-        between = max(0.0, seconds - (member.computed_s - self.computed_s))
-        self.pool.pace.streamed(between / gaps, (self.company + member.streams + 1.0) / 2)
 
 
 class Pools:
@@ -349,7 +75,7 @@ class Pools:
         pools = {}
         for spec in specs:
             known = [endpoint for endpoint in spec.endpoints if endpoint.engine in self.adapters]
-            members = [old.get((spec.name, endpoint)) or self._member(spec.name, endpoint) for endpoint in known]
+            members = [old.get((spec.name, endpoint)) or self._member(spec, endpoint) for endpoint in known]
             pools[spec.name] = self._pool(spec, members)
         self._pools = pools
         self._placed = {}
@@ -413,11 +139,14 @@ class Pools:
         pool.members, pool.policy, pool.profile = members, spec.policy, profile
         return pool
 
-    def _member(self, pool: str, endpoint: Endpoint) -> Member:
-        former = self._pools.get(pool)
+    def _member(self, spec: PoolSpec, endpoint: Endpoint) -> Member:
+        former = self._pools.get(spec.name)
         joins = former is not None and any(member.requests for member in former.members)
-        member = Member(pool, endpoint, self.adapters[endpoint.engine], Health(self.health, joins=joins))
+        adapter = self.adapters[endpoint.engine]
+        member = Member(spec.name, endpoint, adapter, Health(self.health, joins=joins))
         member.room.thresholds = self.fairness.saturation
+        elsewhere = [member.room.awaited for _, member in self._placed.get(endpoint, ())]
+        member.room.awaited = elsewhere[0] if elsewhere else bool(adapter.metrics_path()) and not spec.external
         return member
 
     # -- what scrapes tell ------------------------------------------------------------------------------------------
@@ -444,8 +173,10 @@ class Pools:
         for _, member in self._placed.get(endpoint, ()):
             if answers:
                 member.health.polled(now)
+                member.room.awaited = True
             else:
                 member.health.unpolled()
+                member.room.awaited = member.up is False  # not asked now, but will be
 
     def watch(self, now: float) -> None:
         for pool in self._pools.values():

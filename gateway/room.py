@@ -134,8 +134,7 @@ class Room:
             return self._of_slots(member, self.slots + limits.waiting - 1.0 - present, now)
         if load is None and not self.awaited:
             return math.inf
-        running = 0.0 if load is None else load.running
-        more = max(self._burst, running / 2.0) + limits.waiting - 1.0 - self._unseen(member)
+        more = max(self._burst, self._running / 2.0) + limits.waiting - 1.0 - self._unseen(member)
         if more <= 0.0:
             self._held_back = True
         return more

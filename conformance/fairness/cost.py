@@ -24,9 +24,10 @@ from conformance.replay.suite import Verdict
 from gateway.config.sharing import Fairness, RateLimits
 from gateway.errors import Overloaded
 from gateway.estimate import Estimator
-from gateway.gate import Gate, Permit
+from gateway.gate import Gate
 from gateway.ledger import Ledger
 from gateway.member import Member
+from gateway.permit import Permit
 from gateway.schedule.ask import Ask
 from gateway.store.local import Local
 from gateway.types import Identity, Usage

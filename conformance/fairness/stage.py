@@ -25,7 +25,8 @@ from conformance.replay.virtual import Replay
 from gateway.config.sharing import Fairness
 from gateway.errors import Overloaded
 from gateway.estimate import Estimate, Estimator
-from gateway.gate import Gate, Permit
+from gateway.gate import Gate
+from gateway.permit import Permit
 from gateway.schedule.ask import Ask
 from gateway.types import Load, Usage
 

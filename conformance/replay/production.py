@@ -21,7 +21,7 @@ from gateway.config.snapshot import PoolSpec
 from gateway.errors import GatewayError
 from gateway.member import Member
 from gateway.peers import Peers
-from gateway.pools import Placement, Pool
+from gateway.pool import Placement, Pool
 from gateway.ports import Adapter
 from gateway.recent import Recent
 from gateway.replicas import Replicas

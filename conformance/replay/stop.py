@@ -20,6 +20,7 @@ def interrupting() -> Iterator[None]:
 
     One that is ignored stays so (`nohup`).
     """
+
     def interrupt(number: int, frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_IGN)
@@ -37,7 +38,7 @@ def interrupting() -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """In the main thread: a signal that comes inside raises at the end. Processes born inside need `leave_to_parent`."""
+    """In the main thread: a signal that comes inside raises at the end. Who is born inside needs `leave_to_parent`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield

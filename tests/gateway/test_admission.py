@@ -159,6 +159,35 @@ def test_a_deadline_of_the_clients_own() -> None:
     run(scenario)
 
 
+def test_a_pools_limit_on_the_whole_of_a_request_counts_the_queue_too() -> None:
+    async def scenario() -> None:
+        world = crowded(1)
+        world.pools["p"].policy = Policy(request=0.5)
+        first, second = exchange("x"), exchange("y")
+        await with_watch(world, lambda: serve(world, first, second))
+        assert second.said == [(0.5, "FAIL 503 overloaded")]
+
+    run(scenario)
+
+
+def test_who_waits_when_the_process_ends_is_told() -> None:
+    async def scenario() -> None:
+        world = crowded(1)
+        waiting = exchange("y")
+
+        async def work() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve, world, exchange("x"), waiting)
+                await trio.sleep(0.6)
+                world.gateway.give_up()
+
+        await with_watch(world, work)
+        assert waiting.said == [(0.6, "FAIL 503 overloaded")]
+        assert world.transport.log == ["to a", "closed a"]
+
+    run(scenario)
+
+
 def test_a_full_queue() -> None:
     async def scenario() -> None:
         world = crowded(2, fairness=Fairness(enabled=True, max_queued=1))

@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from gateway.config.decode import Duration
 from gateway.config.sharing import Fairness, Tier
 from gateway.errors import Overloaded
-from gateway.gate import Gate, Permit, Ticket
+from gateway.gate import Gate
+from gateway.permit import Permit, Ticket
 from gateway.schedule.ask import Ask
 from gateway.schedule.saturation import Saturation
 from gateway.types import InferenceRequest, Load, Operation, Usage
@@ -508,3 +509,49 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+def test_what_is_larger_than_the_queue_puts_nobody_out() -> None:
+    door = Door(Place(slots=0), max_queued_bytes=100)
+    flood = [door.come("heavy", size=30) for _ in range(3)]
+    with pytest.raises(Overloaded, match="so large") as refused:
+        door.come("light", size=101)
+    assert refused.value.retry_after == 1.0
+    assert not any(guest.error for guest in flood)
+    assert door.gate.refused == 1
+
+
+def test_a_door_that_closes_refuses_all_who_wait() -> None:
+    door = Door(Place(slots=0))
+    guests = [door.come(user) for user in ("a", "a", "b")]
+    door.gate.close("the gateway is stopping", 1.0)
+    assert [guest.error is not None and "stopping" in str(guest.error) for guest in guests] == [True] * 3
+    assert (len(door.gate.order), door.gate.refused) == (0, 3)
+
+
+def test_the_room_at_an_endpoint_that_left_is_nobodys() -> None:
+    stays, leaves = Place("a", slots=1), Place("b", slots=1)
+    door = Door(stays, leaves)
+    served = [door.come("x"), door.come("x")]
+    for guest in served:
+        door.place(guest)
+    waiting = door.come("x")
+    door.pool.members = (stays,)
+    door.leave(next(guest for guest in served if door.at[id(guest)] is leaves), 1.0)
+    assert waiting.permit is None
+    door.leave(next(guest for guest in served if id(guest) in door.at), 2.0)
+    assert waiting.permit is not None
+
+
+def test_how_fast_a_queue_of_long_ago_moved_says_nothing_of_this_one() -> None:
+    place = Place(slots=0)
+    door = Door(place)
+    for _ in range(9):
+        door.come("x")
+    for moment in range(9):
+        place.slots += 1
+        door.gate.pump(10.0 * moment)
+    assert not door.gate.order
+    assert door.gate.statistics().wait_s == 0.0
+    door.come("y", 1000.0)
+    assert door.come("y", 1000.0, deadline=1001.0).error is None  # an old rate would have it wait for twenty seconds

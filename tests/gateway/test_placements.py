@@ -16,7 +16,7 @@ from gateway.config.scheduler import Scheduler
 from gateway.config.snapshot import Policy, PoolSpec
 from gateway.errors import UpstreamError
 from gateway.member import Member
-from gateway.pools import Pool
+from gateway.pool import Pool
 from gateway.ports import Candidate
 from gateway.schedule.affinity import SESSION_ID, Sessions
 from gateway.schedule.ask import Ask

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
 
 from gateway.config.settings import HealthSettings
 from gateway.config.snapshot import PoolSpec
-from gateway.pools import Member, Pools
+from gateway.member import Member
+from gateway.pools import Pools
 from gateway.ports import Candidate
 from gateway.schedule.ask import Ask
 from gateway.schedule.profile import Profile, Weighted
 from gateway.types import Load
-from tests.gateway.scripted import A, B, C, FakeAdapter, FakeExchange, least_in_flight
+from tests.gateway.scripted import A, B, C, FakeAdapter, FakeExchange, least_in_flight, run
 
 
 def failed_member(now: float = 0.0) -> Member:
@@ -154,3 +156,39 @@ def test_when_a_member_may_be_usable_again_is_told_as_far_as_anybody_knows() -> 
     assert pools["p"].retry_after(0.0) == 7.0
     second.up = False
     assert pools["p"].retry_after(0.0) == 1.0
+
+
+def test_one_that_is_to_be_tried_has_room_for_one() -> None:
+    member = failed_member()
+    member.room.full(8.0, math.inf)
+    assert member.more(1.0) == 1.0
+    member.succeeded(1.0, member.place())
+    assert member.more(1.0) > 1.0
+
+
+class Talking(FakeAdapter):
+    """Its engines have a metrics page."""
+
+    def metrics_path(self) -> bytes:
+        return b"/metrics"
+
+
+def test_what_will_say_how_much_it_has_to_do_is_waited_for_and_what_never_will_is_not() -> None:
+    async def scenario() -> None:
+        pools = Pools({"fake": Talking()}, least_in_flight)
+        here, outside = PoolSpec("p", "fake", (A,)), PoolSpec("q", "fake", (B,), external=True)
+        pools.apply([here, outside])
+        (first,), (public,) = pools["p"].members, pools["q"].members
+        assert (first.room.awaited, public.room.awaited) == (True, False)
+        first.up = True
+        pools.polled(A, answers=False)
+        assert not first.room.awaited
+        pools.apply([here, PoolSpec("too", "fake", (A,))])
+        assert not pools["too"].members[0].room.awaited  # as is known of it where it is already
+        pools.polled(A, answers=True)
+        assert first.room.awaited
+        first.up = False
+        pools.polled(A, answers=False)  # not asked while it is down, but will be
+        assert first.room.awaited
+
+    run(scenario)

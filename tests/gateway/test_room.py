@@ -259,6 +259,7 @@ def test_nobody_is_sent_in_droves_to_what_has_not_spoken_yet() -> None:
     assert endpoint.more(0.1) <= 0
     endpoint.pending = 0
     assert endpoint.more(0.2) == 4
-    endpoint.says(0.3, 4, 0)
-    endpoint.load = None
-    assert endpoint.more(0.4) < math.inf
+    endpoint.inflight = endpoint.requests = 40
+    endpoint.says(0.3, 40, 0)
+    endpoint.load = None  # it has not spoken for long
+    assert endpoint.more(9.0) == 20

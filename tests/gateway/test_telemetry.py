@@ -9,8 +9,8 @@ from typing import NamedTuple
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.member import MemberStatistics
 from gateway.meter import Record, Totals
-from gateway.pools import MemberStatistics
 from gateway.telemetry import Telemetry
 
 CHAT = "/v1/chat/completions"
