@@ -64,7 +64,8 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     ``body`` is the client's JSON object, byte for byte. ``view`` is what the front end decoded of it (a struct of the
     few fields the gateway reads, see `protocols.openai.parse`); adapters read it instead of decoding again.
     ``include_usage``: the client asked for usage in its stream. ``deadline`` is on Trio's clock, in seconds. ``query``
-    is what stood behind the question mark, percent-encoded as it came.
+    is what stood behind the question mark, percent-encoded as it came. ``protocol``: "http", "grpc" or "ext_proc".
+    ``only``: no endpoints but these may be asked, each "address:port", or "address" for all its ports; None: any.
     """
 
     id: str
@@ -79,6 +80,8 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     deadline: float = math.inf
     identity: Identity = ANONYMOUS
     query: str = ""
+    protocol: str = "http"
+    only: tuple[str, ...] | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True):
