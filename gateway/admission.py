@@ -39,6 +39,11 @@ class Admission:
         self.queued_s = math.nan
 
     @property
+    def expected(self) -> Usage:
+        """What it will probably use: all that is known of an answer nobody has shown."""
+        return Usage(round(self._estimate.input), round(self._estimate.output))
+
+    @property
     def waiting(self) -> bool:
         """Whether it is in the queue, where it may still be told no."""
         return self._seat is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -41,13 +42,15 @@ _DEBUG: Final = (b"x-debug-schedule", b"1")
 
 
 class Call:
-    """One client request from arrival to settlement: `async with` opens it, leaving settles it."""
+    """One client request from arrival to settlement: `async with` opens it, leaving settles it. ``blind``: it was
+    answered where nobody saw the answer.
+    """
 
     __slots__ = (
-        "__weakref__", "_ask", "_done", "_held", "_held_since", "_owns_id", "_target", "admission", "committed",
-        "deadline", "decoder", "endpoint", "exchange", "expires", "explanation", "first_token", "gateway", "heard",
-        "last_sent", "member", "placement", "pool", "reason", "request", "sending", "started", "status", "stranded",
-        "timed_out", "tried",
+        "__weakref__", "_ask", "_done", "_held", "_held_since", "_owns_id", "_ranking", "_target", "admission", "blind",
+        "committed", "deadline", "decoder", "endpoint", "exchange", "expires", "explanation", "first_token", "gateway",
+        "heard", "last_sent", "member", "placement", "pool", "reason", "request", "sending", "started", "status",
+        "stranded", "timed_out", "tried",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, exchange: Exchange) -> None:
@@ -72,11 +75,12 @@ class Call:
         self.tried = 0
         self._held = b""
         self._held_since = 0.0
-        self.committed = False
+        self.committed = self.blind = False
         self._owns_id = False
         self._done = False
         self._target: Target | None = None
         self._ask: tuple[Pool, Ask] | None = None
+        self._ranking: Iterator[Member] = iter(())
         self.admission: Admission | None = None
 
     async def __aenter__(self) -> Call:
@@ -105,19 +109,21 @@ class Call:
         """
         if self.decoder is not None and self.decoder.usage is not None:
             return self.decoder.usage
+        if self.blind and self.admission is not None:
+            return self.admission.expected
         asked = record.status == CLIENT_GONE and self.tried > 0
         return Usage(completion=record.tokens_out) if record.tokens_out or self.committed or asked else None
 
     # -- before any endpoint is asked -------------------------------------------------------------------------------
 
-    async def admit(self) -> None:
+    async def admit(self, target: Target | None = None) -> None:
         """May the caller have the model, is it within its limits, is there room: waits for all of it here, and only
-        here. Raises GatewayError.
+        here. ``target``: where it goes, whatever routes say. Raises GatewayError.
         """
         gateway, request = self.gateway, self.request
         if request.identity.models and not allowed(request.identity, request.model):
             raise Forbidden(f"you may not use the model `{request.model[:256]}`", param="model")
-        self._target = target = gateway.route(request)
+        self._target = target = target or gateway.route(request)
         gateway.budget.deposit()
         for part in (target, *target.fallbacks):
             pool = gateway.pools.get(part.pool)
@@ -171,7 +177,8 @@ class Call:
                 continue
             self.pool = self.pool or pool.name
             ask = self._let_in(pool, part.model or self.request.model)
-            for member in pool.rank(ask):
+            self._ranking = pool.rank(ask)
+            for member in self._ranking:
                 if failure is not None:
                     if member.endpoint in tried:
                         continue
@@ -193,6 +200,10 @@ class Call:
             f"no endpoint for model '{self.request.model}' is ready; try again shortly",
             retry_after=wait if wait < math.inf else 1.0,
         )
+
+    def next_best(self, count: int) -> list[Member]:
+        """Those that would be tried next in the pool of the attempt under way, which is the last one then."""
+        return list(islice(self._ranking, count))
 
     def _let_in(self, pool: Pool, model: str) -> Ask:
         """What the pool is asked, by a request that it has let in or, being a fallback, lets in now."""
@@ -241,21 +252,22 @@ class Call:
     async def send(self, out: bytes, now: float) -> None:
         """From the first token on: everything there is, in one write."""
         self.last_sent = now
-        if self.first_token != self.first_token:  # not yet set: nan
-            self._answered(now)
+        self.answered(now)
         if not self.committed:
             await self._commit()
         await self.exchange.send(self._with_preamble(out))
 
     async def finish(self, out: bytes) -> None:
-        if self.first_token != self.first_token:
-            self._answered(self.gateway.turn.now)
+        self.answered(self.gateway.turn.now)
         if not self.committed:
             await self._commit()
         self._done = True
         await self.exchange.finish(self._with_preamble(out))
 
-    def _answered(self, now: float) -> None:
+    def answered(self, now: float) -> None:
+        """The first token is here, if it was not before."""
+        if self.first_token == self.first_token:  # not nan
+            return
         self.first_token = now
         if self.explanation is not None:
             self.explanation.ttft = now - self.started
@@ -336,7 +348,8 @@ class Call:
         if isinstance(error, _GONE):
             status, reason = CLIENT_GONE, "client_gone"
         elif error is not None:
-            status, reason = GatewayError.status, GatewayError.reason
+            told = error if isinstance(error, GatewayError) else GatewayError
+            status, reason = told.status, told.reason
         usage = decoder.usage if decoder is not None else None
         return Record(
             model=request.model if self.pool else "",

@@ -115,11 +115,15 @@ class Gateway:
                     with attempt:
                         await self._try(call, attempt)
             except GatewayError as error:
-                call.status, call.reason = error.status, error.reason
-                if isinstance(error, RateLimited):
-                    self.limited(error.limit)
+                self.failed(call, error)
                 await exchange.fail(error)
                 unlink(error)
+
+    def failed(self, call: Call, error: GatewayError) -> None:
+        """Note what its client is told instead of an answer."""
+        call.status, call.reason = error.status, error.reason
+        if isinstance(error, RateLimited):
+            self.limited(error.limit)
 
     def give_up(self) -> None:
         """The process ends: who waits is refused and every engine's connection closed, so that clients are told before

@@ -77,10 +77,13 @@ class Pool:
         set aside are offered, one chance each, rather than failing a request that might succeed. A filter of the
         profile may leave nobody (``ask.left_out``).
         """
-        now = ask.now
-        usable = [member for member in self.members if member.health.blocked_until <= now]
+        now, members = ask.now, self.members
+        if ask.request.only is not None:
+            only = frozenset(ask.request.only)
+            members = [each for each in members if each.endpoint.address in only or each.endpoint.host in only]
+        usable = [member for member in members if member.health.blocked_until <= now]
         if not usable:
-            yield from self._last_resort(now)
+            yield from _last_resort(members, now)
             return
         # all that are usable: who holds a LoRA, say, is not told by some of them
         left = self.profile.filtered(ask, usable)
@@ -113,10 +116,6 @@ class Pool:
             return first[:1], first[1:] + rest, full
         eased, rest = _parted(roomy, lambda member: self.rng.random() < member.health.share(now))
         return eased, rest, full
-
-    def _last_resort(self, now: float) -> list[Member]:
-        best = min(self.members, key=lambda member: (member.health.reluctance(now), member.inflight), default=None)
-        return [] if best is None or best.health.reluctance(now) == math.inf else [best]
 
     def hits(self, ask: Ask) -> Mapping[str, float]:
         """Prompt tokens each endpoint is believed to hold, by id."""
@@ -185,6 +184,11 @@ class Pool:
             _log.warning("%s of %s %s", self.members[index].id, self.name, what)
         if self.gate is not None:
             self.gate.watch(now)
+
+
+def _last_resort(members: Iterable[Member], now: float) -> list[Member]:
+    best = min(members, key=lambda member: (member.health.reluctance(now), member.inflight), default=None)
+    return [] if best is None or best.health.reluctance(now) == math.inf else [best]
 
 
 def _parted(members: Iterable[Member], holds: Callable[[Member], bool]) -> tuple[list[Member], list[Member]]:

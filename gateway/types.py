@@ -84,6 +84,11 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     only: tuple[str, ...] | None = None
 
 
+def bracketed(host: str) -> str:
+    """As hosts stand before a port."""
+    return f"[{host}]" if ":" in host else host
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """One addressable engine replica (or one public provider).
 
@@ -107,8 +112,12 @@ class Endpoint(msgspec.Struct, frozen=True):
     @property
     def id(self) -> str:
         """host:port with the base path: unique within a pool, and what operators see in logs and metrics."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}{self.base_path}"
+        return f"{self.address}{self.base_path}"
+
+    @property
+    def address(self) -> str:
+        """host:port, "[…]:port" for IPv6."""
+        return f"{bracketed(self.host)}:{self.port}"
 
     @property
     def url(self) -> str:

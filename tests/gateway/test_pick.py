@@ -1,0 +1,304 @@
+"""A request that is placed here and forwarded by a proxy: it counts where it went, and gives everything back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import pytest
+import trio
+
+from gateway.addresses import FRESH_S, Addresses
+from gateway.config.sharing import Fairness
+from gateway.errors import Forbidden, GatewayError, NoEndpoints
+from gateway.pick import Pick, pick
+from gateway.types import Endpoint, Identity, InferenceRequest, Operation
+from tests.gateway.scripted import A, B, World, run, with_watch
+
+
+class Known(Addresses):
+    """Three hosts have addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.names = {"a": "10.0.0.1", "b": "10.0.0.2", "c": "fd00::3"}
+
+    async def _look_up(self, host: str) -> str:
+        self.asked.append(host)
+        await trio.lowlevel.checkpoint()
+        return self.names.get(host, "")
+
+
+def request(model: str = "m", *, stream: bool = True, only: tuple[str, ...] | None = None) -> InferenceRequest:
+    return InferenceRequest(
+        "r1", Operation.CHAT, model, b"{}", stream=stream, only=only, identity=Identity(user="u"), protocol="ext_proc"
+    )
+
+
+def fair() -> World:
+    """One request at a time at one endpoint of the pool; the other is down."""
+    world = World({})
+    world.pools.fairness = Fairness(enabled=True)
+    world.pools.apply(world.specs)
+    for member in world.pools["p"].members:
+        member.up = member.endpoint == A
+        member.room.full(1, float("inf"))
+    return world
+
+
+def idle(world: World) -> bool:
+    gates = [pool.gate for pool in world.pools.by_name().values() if pool.gate is not None]
+    counted = [(gate.inflight, gate.coming, len(gate.order)) for gate in gates]
+    return not any(member.inflight for member in world.pools.members()) and counted == [(0, 0, 0)] * len(gates)
+
+
+def of(member: str, world: World) -> int:
+    return next(each.inflight for each in world.pools.members() if each.endpoint.host == member)
+
+
+Given = Callable[[Pick], Awaitable[None]]
+
+
+async def picked(world: World, what: Given, asked: InferenceRequest | None = None, pool: str | None = None) -> None:
+    async with pick(world.gateway, asked or request(), pool, addresses=Known()) as found:
+        await what(found)
+
+
+async def nothing(found: Pick) -> None:
+    found.finish()
+
+
+def test_an_answer_that_is_shown_is_counted_and_learned_from() -> None:
+    async def scenario() -> None:
+        world = World({})
+
+        async def what(found: Pick) -> None:
+            assert found.addresses == ("10.0.0.1:1", "10.0.0.2:1")
+            assert (found.model, of("a", world)) == ("m", 1)
+            found.responded(200, ((b"content-type", b"text/event-stream"),))
+            await trio.sleep(1)
+            found.feed(b"token")
+            assert world.pools["p"].members[0].pending == 0
+            found.feed(b"end!")
+            found.finish()
+            assert found.usage is not None
+
+        await picked(world, what)
+        (record,) = world.records
+        assert (record.status, record.reason, record.endpoint, record.ttft_s) == (200, "", "a:1", 1.0)
+        assert (record.tokens_in, record.tokens_out) == (3, 2)
+        assert idle(world)
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_gives_everything_back() -> None:
+    async def scenario() -> None:
+        world = fair()
+
+        async def what(found: Pick) -> None:
+            found.responded(200, ())
+            found.feed(b"token")
+
+        await picked(world, what)
+        assert [(record.status, record.reason) for record in world.records] == [(499, "client_gone")]
+        assert idle(world)
+
+    run(scenario)
+
+
+def test_whoever_really_served_it_is_charged_and_judged() -> None:
+    async def scenario() -> None:
+        world = World({})
+
+        async def what(found: Pick) -> None:
+            found.responded(200, (), "10.0.0.2:1")
+            assert (of("a", world), of("b", world)) == (0, 1)
+            found.feed(b"token!")
+            found.finish()
+
+        await picked(world, what)
+        assert [(record.endpoint, record.attempts) for record in world.records] == [("b:1", 2)]
+        assert idle(world)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("status", [500, 404])
+def test_what_an_engine_refuses_is_what_is_recorded(status: int) -> None:
+    async def scenario() -> None:
+        world = World({})
+
+        async def what(found: Pick) -> None:
+            found.responded(status, ())
+            found.feed(b"whatever")
+            found.finish()
+
+        for _ in range(5):
+            await picked(world, what)
+        assert [record.status for record in world.records] == [status] * 5
+        blocked = [member.health.blocked_until > 0 for member in world.pools["p"].members]
+        assert any(blocked) is (status == 500)
+        assert idle(world)
+
+    run(scenario)
+
+
+def test_an_answer_that_breaks_off_is_a_failure_of_its_engine() -> None:
+    async def scenario() -> None:
+        world = World({})
+
+        async def what(found: Pick) -> None:
+            found.responded(200, ())
+            found.feed(b"token")
+            found.finish()
+            assert found.failure is not None
+
+        await picked(world, what)
+        assert [record.status for record in world.records] == [200]
+        assert idle(world)
+
+    run(scenario)
+
+
+def test_only_those_the_proxy_names() -> None:
+    async def scenario() -> None:
+        world = World({})
+
+        async def nothing(found: Pick) -> None:
+            assert found.addresses == ("10.0.0.2:1",)
+            found.finish()
+
+        await picked(world, nothing, request(only=("10.0.0.2:1",)))
+        await picked(world, nothing, request(only=("10.0.0.2", "192.168.0.1")))
+        for none in ((), ("10.0.0.2:2",), ("10.0.0",)):
+            with pytest.raises(NoEndpoints):
+                await picked(world, nothing, request(only=none))
+
+    run(scenario)
+
+
+def test_the_pool_a_picker_is_for() -> None:
+    async def scenario() -> None:
+        async def nothing(found: Pick) -> None:
+            assert found.addresses == ("[fd00::3]:1",)
+            found.finish()
+
+        await picked(World({}), nothing, pool="q")
+        await picked(World({}), nothing, request(only=("[fd00::3]:1",)), pool="q")
+        await picked(World({}), nothing, request(only=("fd00::3",)), pool="q")
+        with pytest.raises(NoEndpoints):
+            await picked(World({}), nothing, pool="none")
+
+    run(scenario)
+
+
+def test_a_pick_waits_its_turn_and_one_that_is_cancelled_there_holds_nothing() -> None:
+    async def scenario() -> None:
+        world = fair()
+        order: list[str] = []
+
+        async def one(name: str, seconds: float, patience: float = float("inf")) -> None:
+            with trio.move_on_after(patience):
+                async with pick(world.gateway, request(), addresses=Known()) as found:
+                    order.append(name)
+                    await trio.sleep(seconds)
+                    found.finish()
+
+        async def work() -> None:
+            async with trio.open_nursery() as nursery:
+                for given in (("first", 2.0), ("impatient", 1.0, 1.0), ("second", 1.0)):
+                    nursery.start_soon(one, *given)
+                    await trio.testing.wait_all_tasks_blocked()
+
+        await with_watch(world, work)
+        assert order == ["first", "second"]
+        assert [record.status for record in world.records] == [499, 200, 200]
+        assert idle(world)
+
+    run(scenario)
+
+
+def test_what_is_shown_to_nobody_is_charged_as_expected() -> None:
+    """The proxy was told not to send answers: what they took is not known, and not nothing."""
+
+    async def scenario() -> None:
+        world = fair()
+        gate = world.pools["p"].gate
+        assert gate is not None
+
+        async def unseen(found: Pick) -> None:
+            found.finish()
+
+        await picked(world, unseen)
+        flows = gate.flows(0.0)
+        assert sum(flow.served for flow in flows) > 0
+        assert [record.status for record in world.records] == [200]
+
+    run(scenario)
+
+
+def test_who_may_not_have_the_model_is_told_before() -> None:
+    async def scenario() -> None:
+        world = World({})
+
+        async def never(found: Pick) -> None:
+            raise AssertionError
+
+        asked = msgspec.structs.replace(request(), identity=Identity(user="u", models=("other*",)))
+        with pytest.raises(Forbidden):
+            await picked(world, never, asked)
+        assert [record.status for record in world.records] == [403]
+
+    run(scenario)
+
+
+def test_a_bug_of_whoever_forwards_gives_everything_back() -> None:
+    async def scenario() -> None:
+        world = fair()
+
+        async def fails(found: Pick) -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await picked(world, fails)
+        assert [record.status for record in world.records] == [GatewayError.status]
+        assert idle(world)
+
+    run(scenario)
+
+
+def test_names_are_looked_up_once_a_while_and_not_forgotten() -> None:
+    async def scenario() -> None:
+        known = Known()
+        assert await known.of(A) == await known.of(A) == "10.0.0.1:1"
+        assert known.asked == ["a"]
+        known.names = {}
+        await trio.sleep(FRESH_S)
+        assert await known.of(A) == "10.0.0.1:1"
+        assert known.asked == ["a", "a"]
+        assert await known.of(B) == ""
+        assert await known.of(Endpoint("fake", "http", "127.0.0.1", 80)) == "127.0.0.1:80"
+        assert known.asked == ["a", "a", "b"]
+        assert await Addresses().of(Endpoint("fake", "http", "localhost", 1)) in ("127.0.0.1:1", "[::1]:1")
+
+    run(scenario)
+
+
+def test_who_has_no_address_cannot_be_picked() -> None:
+    async def scenario() -> None:
+        world = World({})
+        known = Known()
+        known.names.pop("a")
+        async with pick(world.gateway, request(), addresses=known) as found:
+            assert found.addresses == ("10.0.0.2:1",)
+            assert of("b", world) == 1
+            found.finish()
+        nowhere = Known()
+        nowhere.names = {}
+        with pytest.raises(NoEndpoints):
+            async with pick(World({}).gateway, request(), addresses=nowhere) as found:
+                found.finish()
+
+    run(scenario)
