@@ -43,6 +43,7 @@ from gateway.core import Gateway, Target
 from gateway.discover import Answer, Discovery
 from gateway.errors import GatewayError, ModelNotFound, NoEndpoints
 from gateway.ledger import Ledger
+from gateway.listen import open_listeners
 from gateway.meter import Record, Totals
 from gateway.pools import Pools
 from gateway.ports import Exchange
@@ -58,7 +59,7 @@ from gateway.tokenizer import Tokenizers
 from gateway.types import ANONYMOUS, Endpoint, Identity, InferenceRequest, ModelCard, Operation
 from gateway.usage import UsageLog
 from protocols.admin import server as admin_server
-from protocols.http.listener import Limits, Server, open_listeners
+from protocols.http.listener import Limits, Server
 from protocols.openai.serve import OpenAIApp
 
 _log = logging.getLogger("infer_gateway")
@@ -228,7 +229,14 @@ class Program:
     def ready(self) -> bool:
         return not self.draining and self.pools.ready()
 
-    def refused(self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None) -> None:
+    def refused(
+        self,
+        operation: Operation,
+        error: GatewayError,
+        request_id: str,
+        identity: Identity | None,
+        protocol: str = "http",
+    ) -> None:
         now, who = trio.current_time(), identity or ANONYMOUS
         record = Record(
             operation=operation,
@@ -240,6 +248,7 @@ class Program:
             user=who.user,
             tenant=who.tenant,
             tier=who.tier,
+            protocol=protocol,
         )
         self.totals.observe(record)
         self._access_log.log(record)

@@ -60,7 +60,8 @@ async def serve_engine(
     task_status: trio.TaskStatus[Served] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve one engine until cancelled. Raises OSError if the address is taken, ValueError as `build`."""
-    from protocols.http.listener import Limits, open_listeners, serve  # a command line that serves no engine needs none
+    from gateway.listen import open_listeners  # a command line that serves no engine needs none
+    from protocols.http.listener import Limits, serve
 
     engine = build(kind, settings)
     limits = Limits(idle_timeout=engine.keep_alive_s, max_body=engine.max_body)

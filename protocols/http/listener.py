@@ -1,4 +1,4 @@
-"""The HTTP/1.1 server: accepts, patrols and drains. (IO)
+"""The HTTP/1.1 server: takes connections, patrols and drains. (IO)
 
 Nursery: `Server.run` holds the accept loops, the patrol, the hang-up watch and one task a connection. `drain` stops
 the accept loops and lets the connections finish; cancelling `run` cuts everything.
@@ -7,21 +7,18 @@ the accept loops and lets the connections finish; cancelling `run` cuts everythi
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
 from typing import Any
 
 import msgspec
 import trio
-from trio.lowlevel import wait_readable
 
-from gateway.net import SocketStream
+from gateway.listen import Listener, accept, close_listeners
 from gateway.turn import turn
 from gateway.wire import h1
 from protocols.http.connection import Connection, Phase, error_response
@@ -30,7 +27,6 @@ from protocols.http.exchange import HttpExchange
 _log = logging.getLogger("infer_gateway.http")
 Handler = Callable[[HttpExchange], Awaitable[None]]
 _PATROL_S = 1.0
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -50,48 +46,10 @@ class Limits(msgspec.Struct, frozen=True):
     max_connections: int = 16384
 
 
-class Listener(msgspec.Struct, frozen=True):
-    """A listening socket, and the TLS it speaks."""
-
-    socket: socket.socket
-    ssl_context: ssl.SSLContext | None = None
-
-    @property
-    def address(self) -> tuple[str, int]:
-        host, port = self.socket.getsockname()[:2]
-        return host, port
-
-
 class Statistics(msgspec.Struct, frozen=True):
     connections: int
     busy: int
     draining: bool
-
-
-async def open_listeners(
-    host: str, port: int, ssl_context: ssl.SSLContext | None = None, backlog: int = 4096
-) -> list[Listener]:
-    """Bind ``host`` (every address it has) and listen. Port 0 picks one. Raises OSError naming the address."""
-    try:
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return [Listener(_bind(info[0], info[4], backlog), ssl_context) for info in dict.fromkeys(found)]
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-
-
-def _bind(family: int, address: Any, backlog: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setblocking(False)
-        sock.bind(address)
-        sock.listen(backlog)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 async def serve(
@@ -133,21 +91,16 @@ class Server:
                 async with trio.open_nursery() as self._nursery:
                     task_status.started(self)
                     with self._accepting:
-                        async with trio.open_nursery() as accepting:
-                            for listener in self._listeners:
-                                accepting.start_soon(self._accept, listener)
+                        await accept(self._listeners, self._take)
                 background.cancel_scope.cancel()
         finally:
-            for listener in self._listeners:
-                listener.socket.close()
+            close_listeners(self._listeners)
 
     def drain(self) -> None:
         """Stop accepting, close what idles, finish what is under way (`connection: close`); then `run` returns."""
         self.draining = True
         self._accepting.cancel()
-        for listener in self._listeners:
-            trio.lowlevel.notify_closing(listener.socket)
-            listener.socket.close()
+        close_listeners(self._listeners)
         for connection in list(self._connections):
             if connection.phase is Phase.IDLE:
                 connection.leave()
@@ -179,34 +132,11 @@ class Server:
 
     # -- accepting ----------------------------------------------------------------------------------------------
 
-    async def _accept(self, listener: Listener) -> None:
-        while True:
-            try:
-                if listener.socket.fileno() < 0:
-                    return  # drained
-                await wait_readable(listener.socket)
-                self._accept_waiting(listener)
-            except (trio.ClosedResourceError, ValueError):
-                return  # drained
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    continue  # the client left before it was accepted
-                _log.error("cannot accept: %s; trying again in 0.1 s", error.strerror)
-                await trio.sleep(0.1)
-
-    def _accept_waiting(self, listener: Listener) -> None:
-        for _ in range(128):  # then let the connections run
-            try:
-                sock, address = listener.socket.accept()
-            except BlockingIOError:
-                return
-            if len(self._connections) >= self.limits.max_connections:
-                self._turn_away(sock)
-                continue
-            stream: trio.abc.Stream = SocketStream(sock)
-            if listener.ssl_context is not None:
-                stream = trio.SSLStream(stream, listener.ssl_context, server_side=True)
-            self.start_soon(self.serve_stream, stream, str(address[0]) if address else "")
+    def _take(self, listener: Listener, sock: socket.socket, peer: str) -> None:
+        if len(self._connections) >= self.limits.max_connections:
+            self._turn_away(sock)
+        else:
+            self.start_soon(self.serve_stream, listener.stream(sock), peer)
 
     def _turn_away(self, sock: socket.socket) -> None:
         with sock:

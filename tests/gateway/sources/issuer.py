@@ -10,9 +10,10 @@ from pathlib import Path
 import trio
 import trustme
 
+from gateway.listen import open_listeners
 from gateway.wire.h1 import Request
 from protocols.http.exchange import HttpExchange
-from protocols.http.listener import open_listeners, serve
+from protocols.http.listener import serve
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 

@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 import trustme
 
+from gateway.listen import Listener, open_listeners
 from gateway.net import SocketStream, connect
 from protocols.http.exchange import HttpExchange
-from protocols.http.listener import Limits, Listener, Server, open_listeners
+from protocols.http.listener import Limits, Server
 
 TEXT = ((b"content-type", b"text/plain"),)
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -8,9 +8,10 @@ import pytest
 import trio
 
 from gateway.errors import ModelNotFound, Overloaded, Unauthorized, UpstreamError
+from gateway.listen import open_listeners
 from gateway.ports import Exchange
 from gateway.types import Headers, Identity, ModelCard, Operation
-from protocols.http.listener import open_listeners, serve
+from protocols.http.listener import serve
 from protocols.openai.serve import OpenAIApp
 from tests.protocols.openai.fakes import EVENTS, JSON, LATER, FakeCore, FakeHttp, echo, stream
 
