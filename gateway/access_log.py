@@ -53,6 +53,7 @@ class Line(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     tenant: str = ""
     tier: str = ""
     queue: float | None = None
+    protocol: str = "http"
 
 
 class AccessLog:
@@ -123,6 +124,7 @@ def _json(now: str, record: Record) -> bytes:
         record.tenant,
         record.tier,
         round(record.queue_s, 6) if record.queue_s > 0 else None,  # NaN is not above 0 either
+        record.protocol,
     )
     return _encoder.encode(line) + b"\n"
 
@@ -135,7 +137,7 @@ def _text(now: str, record: Record) -> bytes:
     line = (
         f"{now} {words[0]} {words[1]} {words[2]} {record.status} {words[5]} {record.duration_s:.6f} {ttft}"
         f" {record.tokens_in}/{record.tokens_cached}/{record.tokens_out} {words[3]} {words[4]} {record.attempts}"
-        f" {words[6]}\n"
+        f" {words[6]} {record.protocol}\n"
     )
     return line.encode()
 

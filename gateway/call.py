@@ -373,6 +373,7 @@ class Call:
             tenant=request.identity.tenant,
             tier=request.identity.tier,
             id=request.id,
+            protocol=request.protocol,
         )
 
 

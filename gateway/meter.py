@@ -37,7 +37,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     monotonic clock. ``ttft_s`` is counted from ``started``, NaN when no token was seen. ``attempts`` is 0 if no engine
     was asked. ``queue_s`` is how long the request waited for room, 0 if it was let in at once, NaN where nobody waits.
     ``tokens_reasoning`` is the part of ``tokens_out`` that is not the answer. ``tenant`` and ``tier`` are verified or
-    "". ``user`` and ``id`` (the request's) go to logs, never into a label.
+    "". ``user`` and ``id`` (the request's) go to logs, never into a label. ``protocol`` is what the request came in by.
     """
 
     model: str = ""
@@ -61,6 +61,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     route: str = ""
     queue_s: float = math.nan
     tokens_reasoning: int = 0
+    protocol: str = "http"
 
     @property
     def duration_s(self) -> float:
@@ -90,7 +91,7 @@ class Histogram:
 
 
 class Flow:
-    """Everything counted under one (model, pool, operation)."""
+    """Everything counted under one (model, pool, operation, protocol)."""
 
     __slots__ = ("duration", "outcomes", "tokens_cached", "tokens_in", "tokens_out", "tpot", "ttft")
 
@@ -117,7 +118,7 @@ class Share:
 class Totals:
     """Counts since the process began. Read by scrapes, written by requests; both run in one thread.
 
-    ``max_flows`` bounds (model, pool, operation), ``max_outcomes`` bounds (status, reason) in each of them,
+    ``max_flows`` bounds (model, pool, operation, protocol), ``max_outcomes`` bounds (status, reason) in each of them,
     ``max_attempts`` bounds (pool, endpoint, outcome), ``max_tenants`` bounds (tenant, tier), ``max_names`` whatever
     else is counted by one name. ``restarts`` counts restarts of supervised tasks by name,
     ``strangers`` requests whose credentials were not accepted, by reason: whoever finds out counts there.
@@ -135,7 +136,7 @@ class Totals:
         self._max_flows = max_flows
         self._max_outcomes = max_outcomes
         self._max_attempts = max_attempts
-        self._flows: dict[tuple[str, str, str], Flow] = {}
+        self._flows: dict[tuple[str, str, str, str], Flow] = {}
         self._attempts: dict[tuple[str, str, str], int] = {}
         self._max_tenants = max_tenants
         self._max_names = max_names
@@ -148,8 +149,8 @@ class Totals:
         self.last_reload_successful = True
 
     @property
-    def flows(self) -> Mapping[tuple[str, str, str], Flow]:
-        """By (model, pool, operation), in order of first appearance."""
+    def flows(self) -> Mapping[tuple[str, str, str, str], Flow]:
+        """By (model, pool, operation, protocol), in order of first appearance."""
         return self._flows
 
     @property
@@ -174,7 +175,7 @@ class Totals:
 
     def observe(self, record: Record) -> None:
         """Count a finished request."""
-        key = (record.model, record.pool, record.operation)
+        key = (record.model, record.pool, record.operation, record.protocol)
         flow = self._flows.get(key)
         if flow is None:
             flow = self._new_flow(key)
@@ -235,10 +236,10 @@ class Totals:
         self.reloads["success" if successful else "failure"] += 1
         self.last_reload_successful = successful
 
-    def _new_flow(self, key: tuple[str, str, str]) -> Flow:
-        key = (key[0] or UNKNOWN, key[1], key[2])
+    def _new_flow(self, key: tuple[str, str, str, str]) -> Flow:
+        key = (key[0] or UNKNOWN, *key[1:])
         if key not in self._flows and len(self._flows) >= self._max_flows:
-            key = (OTHER, OTHER, OTHER)
+            key = (OTHER, OTHER, OTHER, key[3])
         return self._flows.setdefault(key, Flow())
 
     def _new_share(self, owner: tuple[str, str]) -> Share:

@@ -180,19 +180,22 @@ class _One(Collector):
         return (self._family,)
 
 
+_OF = ["model", "pool", "operation", "protocol"]
+
+
 def _requests(totals: Totals) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         "infer_gateway_requests",
         "Finished requests by the status answered; reason is empty when all went well.",
-        labels=["model", "pool", "operation", "code", "reason"],
+        labels=[*_OF, "code", "reason"],
     )
     tokens = CounterMetricFamily(
-        "infer_gateway_tokens", "Tokens of prompts and of answers.", labels=["model", "pool", "operation", "direction"]
+        "infer_gateway_tokens", "Tokens of prompts and of answers.", labels=[*_OF, "direction"]
     )
     cached = CounterMetricFamily(
         "infer_gateway_prompt_cached_tokens",
         "Prompt tokens the engines reported as served from their prefix caches.",
-        labels=["model", "pool", "operation"],
+        labels=_OF,
     )
     for key, flow in totals.flows.items():
         for (status, reason), count in flow.outcomes.items():
@@ -202,7 +205,7 @@ def _requests(totals: Totals) -> Iterator[Metric]:
         cached.add_metric(key, flow.tokens_cached)
     yield from (requests, tokens, cached)
     for name, text, member in _TIMES:
-        family = HistogramMetricFamily(name, text, labels=["model", "pool", "operation"])
+        family = HistogramMetricFamily(name, text, labels=_OF)
         for key, flow in totals.flows.items():
             _add(family, key, member(flow))
         yield family
@@ -375,7 +378,7 @@ def _pool_compatibility(members: Sequence[Member], totals: Totals) -> Iterator[M
         usages = [member.kv_usage for member in group if member.kv_usage is not None]
         if usages:
             kv_usage.add_metric([pool], sum(usages) / len(usages))
-        flows = [flow for (_, name, _), flow in totals.flows.items() if name == pool]
+        flows = [flow for (_, name, *_), flow in totals.flows.items() if name == pool]
         prompt = sum(flow.tokens_in for flow in flows)
         if prompt:
             hit_ratio.add_metric([pool], sum(flow.tokens_cached for flow in flows) / prompt)
@@ -396,7 +399,7 @@ def _model_compatibility(totals: Totals) -> Iterator[Metric]:
         "inference_model_request_duration_seconds", "Duration of requests by model.", labels=["model_name"]
     )
     merged: dict[str, Histogram] = {}
-    for (model, _, _), flow in totals.flows.items():
+    for (model, *_), flow in totals.flows.items():
         if model == UNKNOWN:
             continue
         into = merged.setdefault(model, Histogram(flow.duration.bounds))

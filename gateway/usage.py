@@ -52,6 +52,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     ttft_s: float | None
     duration_s: float
     attempts: int
+    protocol: str
 
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -165,5 +166,6 @@ def _line(now: str, record: Record) -> bytes:
         None if ttft != ttft else round(ttft, 6),
         round(record.ended - record.started, 6),
         record.attempts,
+        record.protocol,
     )
     return _encode(event) + b"\n"

@@ -84,7 +84,13 @@ def _client(address: redis_url.Address, username: str, password: str, context: s
         return _single(host, port, db=address.database, **options)
     places = [TCPLocation(host, port) for host, port in address.hosts]
     if address.kind == "cluster":
-        return coredis.RedisCluster(startup_nodes=places, retry_policy=NoRetryPolicy(), verify_version=False, **options)
+        return coredis.RedisCluster(
+            startup_nodes=places,
+            retry_policy=NoRetryPolicy(),
+            verify_version=False,
+            skip_full_coverage_check=True,  # it asks for CONFIG GET, which few users may
+            **options,
+        )
     return _behind_sentinels(places, address, options)
 
 

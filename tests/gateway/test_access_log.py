@@ -108,8 +108,8 @@ def test_a_text_line_has_fixed_fields() -> None:
     written(AccessLog(Requests.ALL, Form.TEXT, sink, lambda: 1767225600.25), DONE, FAILED)
     assert sink.written.decode().splitlines() == [
         "2026-01-01T00:00:00.250Z req-1 /v1/chat/completions llama 200 - 1.500000 0.250000 100/10/50"
-        " main 10.0.0.1:8000 1 ann",
-        "2026-01-01T00:00:00.250Z req-2 - llama 503 no_endpoints 0.000000 - 0/0/0 - - 0 -",
+        " main 10.0.0.1:8000 1 ann http",
+        "2026-01-01T00:00:00.250Z req-2 - llama 503 no_endpoints 0.000000 - 0/0/0 - - 0 - http",
     ]
 
 
@@ -119,7 +119,7 @@ def test_a_value_cannot_forge_a_line_or_a_field(form: Form) -> None:
     written(AccessLog(Requests.ALL, form, sink), Record(id="a b\n2026 x", user="é\x1b"))
     assert len(sink.lines) == 1
     if form is Form.TEXT:
-        assert len(sink.lines[0].split(b" ")) == 13
+        assert len(sink.lines[0].split(b" ")) == 14
     else:
         assert msgspec.json.decode(sink.lines[0])["id"] == "a b\n2026 x"
 

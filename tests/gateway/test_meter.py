@@ -27,7 +27,7 @@ def test_a_request_is_counted_under_its_labels() -> None:
     )
     totals.observe(record)
     totals.observe(record)
-    flow = totals.flows["llama", "main", CHAT]
+    flow = totals.flows["llama", "main", CHAT, "http"]
     assert flow.outcomes == {(200, ""): 2}
     assert (flow.tokens_in, flow.tokens_out, flow.tokens_cached) == (200, 10, 128)
     assert flow.duration.sum == 6.0
@@ -41,7 +41,7 @@ def test_what_was_not_seen_is_not_observed() -> None:
     totals.observe(Record(model="m", status=503, reason="no_endpoints", ended=0.1))
     totals.observe(Record(model="m", ttft_s=0.5, ended=1.0, tokens_out=9))  # not streamed: no time between tokens
     totals.observe(Record(model="m", ttft_s=0.5, ended=1.0, tokens_out=1, stream=True))
-    flow = totals.flows["m", "", ""]
+    flow = totals.flows["m", "", "", "http"]
     assert sum(flow.duration.counts) == 3
     assert sum(flow.ttft.counts) == 2
     assert sum(flow.tpot.counts) == 0
@@ -73,7 +73,7 @@ def test_no_model_is_counted_as_unknown() -> None:
     totals = Totals()
     for _ in range(2):
         totals.observe(Record(status=404, reason="model_not_found", operation=CHAT))
-    assert totals.flows["unknown", "", CHAT].outcomes == {(404, "model_not_found"): 2}
+    assert totals.flows["unknown", "", CHAT, "http"].outcomes == {(404, "model_not_found"): 2}
 
 
 @given(names=st.lists(st.text(max_size=3), max_size=60), statuses=st.lists(st.integers(100, 599), max_size=60))
@@ -104,8 +104,8 @@ def test_a_series_once_open_keeps_counting_past_the_cap() -> None:
     totals = Totals(max_flows=1)
     for model in ("a", "b", "a", "c"):
         totals.observe(Record(model=model, operation=CHAT))
-    assert totals.flows["a", "", CHAT].outcomes == {(200, ""): 2}
-    assert totals.flows["other", "other", "other"].outcomes == {(200, ""): 2}
+    assert totals.flows["a", "", CHAT, "http"].outcomes == {(200, ""): 2}
+    assert totals.flows["other", "other", "other", "http"].outcomes == {(200, ""): 2}
 
 
 def test_forgetting_an_endpoint_frees_its_series() -> None:

@@ -95,10 +95,10 @@ def busy() -> Totals:
 
 def test_requests_tokens_and_times_are_shown() -> None:
     samples = scrape(telemetry(busy()))
-    flow = {"model": "llama", "pool": "main", "operation": CHAT}
+    flow = {"model": "llama", "pool": "main", "operation": CHAT, "protocol": "http"}
     assert samples[key("infer_gateway_requests_total", **flow, code="200", reason="")] == 1
     assert samples[key("infer_gateway_requests_total", **flow, code="503", reason="no_endpoints")] == 1
-    unknown = {"model": "unknown", "pool": "", "operation": CHAT}
+    unknown = {"model": "unknown", "pool": "", "operation": CHAT, "protocol": "http"}
     assert samples[key("infer_gateway_requests_total", **unknown, code="404", reason="model_not_found")] == 1
     assert samples[key("infer_gateway_tokens_total", **flow, direction="input")] == 100
     assert samples[key("infer_gateway_tokens_total", **flow, direction="output")] == 5
@@ -187,7 +187,7 @@ def test_a_large_exposition_names_each_family_once() -> None:
     assert len(types) == len(set(types))
     samples = scrape(telemetry(totals))
     for index in range(60):
-        labels = {"model": f'm"{index}\n', "pool": "", "operation": CHAT}
+        labels = {"model": f'm"{index}\n', "pool": "", "operation": CHAT, "protocol": "http"}
         assert samples[key("infer_gateway_request_duration_seconds_count", **labels)] == 1
 
 

@@ -99,6 +99,7 @@ def test_an_event_says_who_what_and_how_it_went(tmp_path: Path) -> None:
             "ttft_s": 0.25,
             "duration_s": 1.5,
             "attempts": 2,
+            "protocol": "http",
         }
     ]
 
