@@ -1,7 +1,7 @@
 # What there is to run from a checkout. Needs python3 (3.11 or newer), make and PyPI; uses uv where it is installed.
 # Stamps in .venv make the second run install nothing, unless pyproject.toml or a lock file has changed.
 
-.PHONY: demo test check bench lock format clean help
+.PHONY: demo test check bench proto lock format clean help
 .DEFAULT_GOAL := help
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -18,6 +18,7 @@ help:
 	@echo 'make check   formatting, lint, types, import rules, sizes, lock, docs'
 	@echo 'make bench   benchmarks, as ratios against what else is installed'
 	@echo 'make format  let ruff format the source'
+	@echo 'make proto   generate again what is made of .proto files'
 	@echo 'make lock    resolve requirements/*.txt again from pyproject.toml'
 	@echo 'make clean   remove the environment and the caches'
 
@@ -42,6 +43,9 @@ bench: $(VENV)/.run
 format: $(VENV)/.check
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+proto: $(VENV)/.test
+	for tool in tools/generate_*.py; do $(PY) $$tool || exit 1; done
 
 # --- the environment ---------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TREES = ("gateway", "protocols", "adapters", "conformance")
-GENERATED = "/proto/"
+GENERATED = ("/proto/", "/generated/")
 MAX_FUNCTION = 50
 MAX_MODULE = 500
 
@@ -23,7 +23,11 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def sources(root: Path) -> Iterator[Path]:
     """The project's own modules, without generated ones."""
     for tree in TREES:
-        yield from (path for path in sorted((root / tree).rglob("*.py")) if GENERATED not in path.as_posix())
+        yield from (
+            path
+            for path in sorted((root / tree).rglob("*.py"))
+            if not any(part in path.as_posix() for part in GENERATED)
+        )
 
 
 def body_lines(function: Function) -> int:
