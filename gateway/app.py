@@ -8,7 +8,7 @@ background                     cancelled: the process exits (second signal, or t
 ├ discovery, scraping          one loop an endpoint each
 ├ watch, idle connections      timeouts of calls, expiry of upstream connections
 ├ admin
-└ HTTP listener                drains by itself: what runs finishes
+└ doors                        a listener a protocol; drain by themselves: what runs finishes
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import gc
 import logging
 import random
 import signal
-import socket
-import ssl
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
@@ -36,14 +34,15 @@ from gateway.auth import allowed
 from gateway.authenticate import Authenticator
 from gateway.config.discover import discovered, from_backends
 from gateway.config.document import ConfigError
-from gateway.config.settings import HttpListener, Settings
+from gateway.config.exposure import exposed
+from gateway.config.settings import Settings
 from gateway.config.snapshot import PoolSpec, Snapshot, resolved
 from gateway.config.url import is_loopback
 from gateway.core import Gateway, Target
 from gateway.discover import Answer, Discovery
+from gateway.doors import Doors, Wanted
 from gateway.errors import GatewayError, ModelNotFound, NoEndpoints
 from gateway.ledger import Ledger
-from gateway.listen import open_listeners
 from gateway.meter import Record, Totals
 from gateway.pools import Pools
 from gateway.ports import Exchange
@@ -59,15 +58,12 @@ from gateway.tokenizer import Tokenizers
 from gateway.types import ANONYMOUS, Endpoint, Identity, InferenceRequest, ModelCard, Operation
 from gateway.usage import UsageLog
 from protocols.admin import server as admin_server
-from protocols.http.listener import Limits, Server
-from protocols.openai.serve import OpenAIApp
 
+__all__ = ["Options", "Program", "Wanted", "run"]
 _log = logging.getLogger("infer_gateway")
 OK, BAD_CONFIGURATION, BAD_USAGE, CANNOT_BIND = 0, 1, 2, 3
 _DISCOVERY_S: Final = 3.0
 _LAST_WORDS_S: Final = 0.1
-
-Address = tuple[str, int]
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -75,8 +71,7 @@ class Options(msgspec.Struct, frozen=True):
 
     config: tuple[Path, ...] = ()
     backends: tuple[str, ...] = ()
-    http: Address | None = None
-    admin: Address | None = None
+    listen: Wanted = Wanted()
     access_log: bool = False
     log_level: str = "info"
     unserved: tuple[str, ...] = ()
@@ -118,7 +113,8 @@ class Program:
         self.draining = False
         self._rng = random.Random()
         self._reload, self._reload_requests = trio.open_memory_channel[object](1)
-        _refuse_unguarded(self._settings, options)
+        self._doors = Doors()
+        _refuse_unguarded(self._settings, options.listen)
 
     @property
     def _settings(self) -> Settings:
@@ -127,7 +123,7 @@ class Program:
     async def main(self) -> int:
         """Serve until told to stop; the exit code."""
         try:
-            await self._bind()
+            await self._doors.bind(self.options.listen, self._settings.listeners)
         except OSError as error:
             return _fail(CANNOT_BIND, str(error))
         self._build()
@@ -135,7 +131,7 @@ class Program:
         self._warn()
         async with trio.open_nursery() as self._background:
             await self._background.start(self._signals)
-            await self._background.start(admin_server.serve, self._status, [self._admin_socket])
+            await self._background.start(admin_server.serve, self._status, [self._doors.admin])
             self._background.start_soon(self.discovery.run)
             self._background.start_soon(self._scrapes.run)
             self._background.start_soon(self.gateway.run)
@@ -154,15 +150,6 @@ class Program:
         return OK
 
     # -- building -----------------------------------------------------------------------------------------------
-
-    async def _bind(self) -> None:
-        """Every address, before anything runs. Raises OSError naming the one that cannot be had."""
-        settings, options = self._settings.listeners, self.options
-        host, port = options.http or (settings.http.host, settings.http.port)
-        self._listeners = await open_listeners(host, port, _tls(settings.http))
-        host, port = options.admin or (settings.admin.host, settings.admin.port)
-        self._admin_socket = _bind_admin(host, port)
-        self._addresses = self._listeners[0].address, self._admin_socket.getsockname()[:2]
 
     def _build(self) -> None:
         settings = self._settings
@@ -199,7 +186,7 @@ class Program:
         self.known, self.identify = self._authenticator.known, self._authenticator.identify
         self.usage = UsageLog(settings.usage.file)
         self._access_log = AccessLog(Requests.ALL if self.options.access_log else Requests.ERRORS)
-        self._server = Server(OpenAIApp(self), self._listeners, _limits(settings))
+        self._doors.build(self, settings)
         self._status = Status(self)
 
     def _warn(self) -> None:
@@ -257,7 +244,7 @@ class Program:
 
     def connections(self) -> dict[str, int]:
         """Open client connections by listener."""
-        return {"http": self._server.statistics().connections}
+        return self._doors.connections()
 
     def _route(self, request: InferenceRequest) -> Target:
         try:
@@ -286,7 +273,7 @@ class Program:
         self.gateway.keep_alive_s = configured.settings.streaming.keep_alive
         self.gateway.budget.ratio = configured.settings.retry.budget
         wanted = configured.settings.scheduler.debug_header
-        self.gateway.debug_header = is_loopback(self._addresses[0][0]) if wanted is None else wanted
+        self.gateway.debug_header = is_loopback(self._doors.addresses["http"][0]) if wanted is None else wanted
         scraping = configured.settings.scraping
         self._scrapes.interval, self._scrapes.timeout = scraping.interval, scraping.timeout
         self.pools.health = configured.settings.health
@@ -298,17 +285,6 @@ class Program:
         self.gateway.ledger = Ledger.of(configured)
         self.gateway.tokenizers = Tokenizers(configured.vocabularies)
         self._rebuild()
-
-    def _renew_certificate(self, http: HttpListener) -> None:
-        """New connections get what the files hold now: certificates are renewed without a restart."""
-        context = self._listeners[0].ssl_context
-        if context is None or http.tls is None:
-            return
-        try:
-            _tls(http)  # on trial: half a renewal must not spoil the one in use
-            context.load_cert_chain(http.tls.cert_file, http.tls.key_file)
-        except OSError as error:
-            _log.error("%s; the old one stays in use", error)
 
     def _rebuild(self) -> None:
         """Configuration plus what discovery knows → pools and routes."""
@@ -358,13 +334,13 @@ class Program:
 
     def _reloaded(self, snapshot: Snapshot) -> None:
         try:
-            _refuse_unguarded(snapshot.settings, self.options)
+            _refuse_unguarded(snapshot.settings, self.options.listen)
         except ConfigError as error:
             self._not_reloaded(error)
             return
         if snapshot.settings.trusted_fields != self._settings.trusted_fields:
             self.pools.adapters = registry.load(frozenset(snapshot.settings.trusted_fields))
-        self._renew_certificate(snapshot.settings.listeners.http)
+        self._doors.renew(snapshot.settings.listeners)
         self._authenticator.apply(snapshot.settings.auth, snapshot.claims())
         self.usage.reopen(snapshot.settings.usage.file)
         self._apply(snapshot)
@@ -381,17 +357,16 @@ class Program:
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    async def _listen(self, *, task_status: trio.TaskStatus[Server]) -> None:
-        await self._server.run(task_status=task_status)
+    async def _listen(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await self._doors.run(task_status=task_status)
         self._background.cancel_scope.cancel()  # drained
 
     def _announce(self) -> None:
-        """The one line on stdout that scripts wait for; and the garbage collector learns what will never be garbage."""
+        """Tell that it runs; and the garbage collector learns what will never be garbage."""
         gc.collect()
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)  # requests make hardly any cycles: measured 7 % of the throughput
-        http, admin = self._addresses
-        print(f"ready http={_text(http)} grpc=off admin={_text(admin)}", flush=True)  # noqa: T201
+        print(self._doors.announcement(), flush=True)  # noqa: T201
 
     async def _signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
@@ -413,11 +388,10 @@ class Program:
             self._reload.send_nowait(None)
 
     async def _drain(self) -> None:
-        statistics = self._server.statistics()
-        _log.info("draining: %d requests under way, %g s at most", statistics.busy, self._settings.drain_timeout)
-        self._server.drain()
+        _log.info("draining: %d requests under way, %g s at most", self._doors.busy, self._settings.drain_timeout)
+        self._doors.drain()
         await trio.sleep(self._settings.drain_timeout)
-        _log.warning("drain timeout: %d requests are cut", self._server.statistics().busy)
+        _log.warning("drain timeout: %d requests are cut", self._doors.busy)
         await self._stop()
 
     async def _stop(self) -> None:
@@ -434,62 +408,8 @@ def _pair(backend: str) -> tuple[str, str]:
     return engine, url
 
 
-def _refuse_unguarded(settings: Settings, options: Options) -> None:
-    """Open doors are opened knowingly. Raises ConfigError."""
-    auth = settings.auth
-    listeners = settings.listeners
-    hosts = (
-        options.http[0] if options.http is not None else listeners.http.host,
-        options.admin[0] if options.admin is not None else listeners.admin.host,
-    )
-    opened = [host for host in hosts if not is_loopback(host)]
-    if opened and auth.required is not False and not auth.configured:
-        raise ConfigError(
-            [
-                f"serving on {opened[0]} lets everybody in, as no authentication is configured; "
-                "say `auth: {required: false}` in a GatewayConfiguration if that is meant"
-            ]
-        )
-
-
-def _limits(settings: Settings) -> Limits:
-    http = settings.listeners.http
-    return Limits(
-        max_header=http.max_header_bytes,
-        max_body=http.max_body_bytes,
-        header_timeout=http.header_timeout,
-        idle_timeout=http.idle_timeout,
-        write_timeout=settings.timeouts.client_write,
-        max_connections=http.max_connections,
-    )
-
-
-def _tls(http: HttpListener) -> ssl.SSLContext | None:
-    """Raises OSError naming the file."""
-    if http.tls is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(http.tls.cert_file, http.tls.key_file)
-    except OSError as error:
-        raise OSError(f"cannot use certificate {http.tls.cert_file} with key {http.tls.key_file}: {error}") from error
-    if http.client_ca_file:
-        try:
-            context.load_verify_locations(http.client_ca_file)
-        except OSError as error:
-            raise OSError(f"cannot use the authorities in {http.client_ca_file}: {error}") from error
-        context.verify_mode = ssl.CERT_OPTIONAL
-    return context
-
-
-def _bind_admin(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port} for the admin plane: {error.strerror or error}") from error
-
-
-def _text(address: Address) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _refuse_unguarded(settings: Settings, wanted: Wanted) -> None:
+    """Raises ConfigError."""
+    hosts = (host for host, _ in wanted.of(settings.listeners).values())
+    if problem := exposed(settings, hosts):
+        raise ConfigError([problem])

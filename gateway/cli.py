@@ -188,8 +188,7 @@ def _options(arguments: argparse.Namespace, **more: Any) -> Options:
     from gateway import app
 
     return app.Options(
-        http=arguments.http,
-        admin=arguments.admin,
+        listen=app.Wanted(arguments.http, arguments.grpc, arguments.admin, getattr(arguments, "ext_proc", None)),
         access_log=arguments.access_log,
         log_level=arguments.log_level,
         unserved=_unserved(arguments),

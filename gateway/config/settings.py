@@ -6,7 +6,7 @@ Invariant: a `Settings` has been checked as far as one process can without touch
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
@@ -17,6 +17,8 @@ from gateway.config.sharing import Fairness, RateLimits, State, Tokenizer, Usage
 from gateway.config.url import is_loopback
 
 Count = Annotated[int, Meta(ge=1)]
+OFF = "off"
+"""The address of a listener that is not wanted."""
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -41,14 +43,18 @@ class TLS(Section, frozen=True):
     key_file: str
 
 
+def _checked(address: str, member: str) -> None:
+    try:
+        split_address(address)
+    except ValueError as error:
+        raise Fault(member, str(error)) from None
+
+
 class _Listener(Section, frozen=True):
     address: str
 
     def __post_init__(self) -> None:
-        try:
-            split_address(self.address)
-        except ValueError as error:
-            raise Fault(".address", str(error)) from None
+        _checked(self.address, ".address")
 
     @property
     def host(self) -> str:
@@ -82,9 +88,21 @@ class HttpListener(_Listener, frozen=True):
 
 
 class GrpcListener(_Listener, frozen=True):
+    """inference.v1 over gRPC; ``address`` "off" is none. Sizes in bytes; ``max_connection_age`` 0 is no limit."""
+
     address: str = "127.0.0.1:50051"
     tls: TLS | None = None
     client_ca_file: str | None = field(default=None, name="clientCAFile")
+    max_message_bytes: Count = 32 * 1024 * 1024
+    max_connections: Count = 16_384
+    max_streams: Count = 1000
+    max_connection_age: Limit = Limit(math.inf)
+
+    def __post_init__(self) -> None:
+        if self.address != OFF:
+            super().__post_init__()
+        if self.client_ca_file and self.tls is None:
+            raise Fault(".clientCAFile", "needs tls: certificates are shown in its handshake")
 
 
 class AdminListener(_Listener, frozen=True):
@@ -92,11 +110,37 @@ class AdminListener(_Listener, frozen=True):
 
 
 class ExtProcListener(_Listener, frozen=True):
-    """Envoy's external processor; ``pool`` is the pool it picks from, "namespace/name" or a name in "default"."""
+    """Envoy's external processor; ``pool`` is the pool it picks from, "namespace/name" or a name in "default"; without
+    one a request goes where its model's route says.
+
+    ``health_address`` is where grpc.health.v1 is served as well, by default one port above. ``self_signed``: TLS with a
+    certificate of its own making. ``response``: what is asked of Envoy of answers: nothing (skip), as much as usage is
+    found in, or all. ``fallbacks``: endpoints named beside the best one. ``timeout``: how long a request is decided on,
+    the queue included, and how long its parts are waited for.
+    """
 
     address: str = "127.0.0.1:9002"
+    health_address: str | None = None
     pool: str | None = None
     tls: TLS | None = None
+    self_signed: bool = False
+    response: Literal["skip", "usage", "full"] = "usage"
+    fallbacks: Annotated[int, Meta(ge=0, le=16)] = 2
+    timeout: Limit = Limit(60)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.health_address is not None:
+            _checked(self.health_address, ".healthAddress")
+        if self.tls is not None and self.self_signed:
+            raise Fault(".selfSigned", "there is a certificate already, in tls")
+
+    @property
+    def health(self) -> tuple[str, int]:
+        """Host and port."""
+        if self.health_address is not None:
+            return split_address(self.health_address)
+        return self.host, self.port and self.port + 1
 
 
 class Listeners(Section, frozen=True):
@@ -104,6 +148,13 @@ class Listeners(Section, frozen=True):
     grpc: GrpcListener = GrpcListener()
     admin: AdminListener = AdminListener()
     ext_proc: ExtProcListener | None = None
+
+    @property
+    def hosts(self) -> list[str]:
+        """Where those that are wanted listen."""
+        given = (self.http, self.grpc, self.admin, self.ext_proc)
+        hosts = [each.host for each in given if each is not None and each.address != OFF]
+        return hosts if self.ext_proc is None else [*hosts, self.ext_proc.health[0]]
 
     def __post_init__(self) -> None:
         taken: dict[tuple[str, int], str] = {}
@@ -113,7 +164,7 @@ class Listeners(Section, frozen=True):
             ("admin", self.admin),
             ("extProc", self.ext_proc),
         ):
-            if listener is None or listener.port == 0:
+            if listener is None or listener.address == OFF or listener.port == 0:
                 continue
             first = taken.setdefault((listener.host, listener.port), name)
             if first != name:

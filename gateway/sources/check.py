@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.config.document import ConfigError
+from gateway.config.exposure import exposed
 from gateway.sources.file import read
 
 
@@ -18,6 +19,9 @@ def check(paths: Sequence[str | Path]) -> tuple[int, list[str]]:
         snapshot = read(paths)
     except ConfigError as error:
         return 1, error.problems
+    listeners = snapshot.settings.listeners
+    if problem := exposed(snapshot.settings, listeners.hosts):
+        return 1, [problem]
     lines = [f"warning: {warning}" for warning in snapshot.warnings]
     lines.extend(f"warning: {place}: has no effect yet" for place in snapshot.inert)
     return 0, [*lines, f"ok: {_count(len(snapshot.routes.routes), 'route')}, {_count(len(snapshot.pools), 'pool')}"]
