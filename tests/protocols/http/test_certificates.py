@@ -12,8 +12,8 @@ import pytest
 import trio
 import trustme
 
-from gateway.app import _tls
-from gateway.config.settings import TLS, HttpListener
+from gateway.config.settings import TLS, HttpListener, Listeners
+from gateway.doors import context
 from protocols.http.connection import certified_name
 from protocols.http.exchange import HttpExchange
 from tests.protocols.http.rig import GET, TEXT, Rig, read_all, read_until, run
@@ -56,7 +56,7 @@ def test_a_client_may_show_a_certificate(tmp_path: Path) -> None:
         assert await told(authorities.clients.issue_cert("lb.example.com")) == b"<lb.example.com> from 127.0.0.1."
         assert await told(authorities.clients.issue_cert(common_name="the lb")) == b"<the lb> from 127.0.0.1."
 
-    run(who, scenario, context=_tls(authorities.listener))
+    run(who, scenario, context=context("http", Listeners(http=authorities.listener)))
 
 
 def test_a_certificate_of_strangers_is_turned_away(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_certificate_of_strangers_is_turned_away(tmp_path: Path) -> None:
                 told = await read_all(stream)
             assert told == b""
 
-    run(who, scenario, context=_tls(authorities.listener))
+    run(who, scenario, context=context("http", Listeners(http=authorities.listener)))
 
 
 def test_without_authorities_nobody_is_asked(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_without_authorities_nobody_is_asked(tmp_path: Path) -> None:
         await stream.send_all(GET)
         assert b"<> from" in await read_until(stream, b".1.")
 
-    run(who, scenario, context=_tls(listener))
+    run(who, scenario, context=context("http", Listeners(http=listener)))
 
 
 def test_authorities_that_cannot_be_read(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_authorities_that_cannot_be_read(tmp_path: Path) -> None:
         if content is not None:
             file.write_bytes(content)
         with pytest.raises(OSError, match=r"cannot use the authorities in .*bad\.pem"):
-            _tls(HttpListener(tls=authorities.listener.tls, client_ca_file=str(file)))
+            context("http", Listeners(http=HttpListener(tls=authorities.listener.tls, client_ca_file=str(file))))
 
 
 @pytest.mark.parametrize(
