@@ -1,0 +1,69 @@
+"""What one call has received: messages in order, and how much of the window its handler has earned back. (P)
+
+Invariant: a byte is given back once, and not before its message was taken or is the very next one that is awaited; what
+is given back for an awaited message that is not whole yet is on loan (`lent`), so that its owner can bound it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from gateway.wire.grpc import Code, GrpcError, Messages
+
+_PREFIX = 5
+
+
+class Incoming:
+    """``error``: why bytes were refused; later ones are dropped. ``ended``: the client has said everything."""
+
+    __slots__ = ("_held", "_messages", "_parser", "ended", "error", "lent")
+
+    def __init__(self, limit: int, gzip: bool) -> None:
+        self._parser = Messages(limit, gzip)
+        self._messages: deque[bytes] = deque()
+        self._held = 0
+        self.lent = 0
+        self.ended = False
+        self.error: GrpcError | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` answers without waiting: a message, the end or an error."""
+        return bool(self._messages) or self.ended or self.error is not None
+
+    def feed(self, data: bytes, cost: int) -> None:
+        """Bytes of a DATA frame that took ``cost`` of the window."""
+        self._held += cost
+        if self.error is None:
+            try:
+                self._messages.extend(self._parser.feed(data))
+            except GrpcError as error:
+                self.error = error
+
+    def end(self) -> None:
+        self.ended = True
+        if self.error is None and not self._parser.whole:
+            self.error = GrpcError(Code.INTERNAL, "the request ends within a message")
+
+    def take(self) -> tuple[bytes | None, int]:
+        """The next message, None after the last, and what it gives back. Raises GrpcError. Only when ``ready``."""
+        if not self._messages:
+            if self.error is not None:
+                raise self.error
+            return None, self.release()
+        message = self._messages.popleft()
+        earned = max(0, min(self._held, len(message) + _PREFIX - self.lent))
+        self._held -= earned
+        self.lent = 0
+        return message, earned
+
+    def lend(self) -> int:
+        """What the awaited message has taken so far: given back although it is not whole."""
+        lent = self.release()
+        self.lent += lent
+        return lent
+
+    def release(self) -> int:
+        """All that is held, given back."""
+        held, self._held = self._held, 0
+        return held

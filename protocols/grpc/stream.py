@@ -1,0 +1,307 @@
+"""One call: what its handler receives and sends, under its deadline. (T)
+
+A handler gets a `Stream` with the surface of grpclib's, so that service bases generated for grpclib plug in unchanged.
+One task a call, one cancel scope: the client's reset, its leaving and the deadline cancel the handler at once.
+Receiving gives window back to the client; sending waits only while more than `HIGH_WATER` of this call is unsent.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import trio
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from multidict import MultiDict
+
+from gateway.types import Headers
+from gateway.wire import h2
+from gateway.wire.grpc import Code, GrpcError, encode_binary, encode_text, framed
+from protocols.grpc import metadata as md
+from protocols.grpc.incoming import Incoming
+from protocols.grpc.outgoing import Outgoing
+from protocols.grpc.request import Request
+
+if TYPE_CHECKING:
+    from protocols.grpc.connection import Connection
+
+_log = logging.getLogger("infer_gateway.grpc")
+
+HIGH_WATER: Final = 65536
+_TURN: Final = 64
+"""Messages sent without letting others run."""
+
+
+_FINE = GrpcError(Code.OK)
+_LATE = GrpcError(Code.DEADLINE_EXCEEDED, "the deadline has passed")
+
+
+class Method(msgspec.Struct, frozen=True):
+    """One row of a service's `__mapping__()`."""
+
+    func: Callable[[Stream], Awaitable[None]]
+    client_streaming: bool
+    server_streaming: bool
+    request_type: Any
+
+
+class Deadline:
+    """grpclib's view of a deadline."""
+
+    def __init__(self, at: float) -> None:
+        self._at = at
+
+    def time_remaining(self) -> float:
+        """Seconds, never less than 0."""
+        return max(0.0, self._at - trio.current_time())
+
+
+class Stream:
+    """``headers``: the regular fields of the request. ``deadline_at``: on Trio's clock, inf for none."""
+
+    def __init__(self, connection: Connection, stream_id: int, method: Method, request: Request) -> None:
+        self.id = stream_id
+        self.method = method
+        self.path = request.path
+        self.headers: Headers = request.headers
+        self.deadline_at = math.inf if request.timeout == math.inf else connection.now + request.timeout
+        self.scope = trio.CancelScope(deadline=self.deadline_at)
+        self.incoming = Incoming(connection.limits.max_message, request.gzip)
+        self.outgoing = Outgoing(stream_id)
+        self.closed = False
+        self.owed = 0
+        self.stalled_since: float | None = None
+        self.running = True
+        self._connection = connection
+        self._arrival = trio.lowlevel.ParkingLot()
+        self._room = trio.lowlevel.ParkingLot()
+        self._awaiting = False
+        self._unyielding = 0
+        self._received = False
+        self._replied = False
+        self._trailers: list[tuple[bytes, bytes]] = []
+
+    # -- who asks -----------------------------------------------------------------------------------------------
+
+    @property
+    def peer_address(self) -> str:
+        return self._connection.peer
+
+    @property
+    def subject(self) -> str:
+        """The name in the client's verified certificate, "" if it has shown none."""
+        return self._connection.subject
+
+    @property
+    def peer(self) -> Connection:
+        """What tells the address and the certificate: ``addr()``, ``cert()``."""
+        return self._connection
+
+    @property
+    def metadata(self) -> MultiDict[md.Value]:
+        return md.decoded(self.headers)
+
+    @property
+    def deadline(self) -> Deadline | None:
+        return None if self.deadline_at == math.inf else Deadline(self.deadline_at)
+
+    @property
+    def user_agent(self) -> str:
+        return next((value.decode("latin-1") for name, value in self.headers if name == b"user-agent"), "")
+
+    # -- receiving ----------------------------------------------------------------------------------------------
+
+    async def recv_bytes(self) -> bytes | None:
+        """The next message undecoded, None after the last.
+
+        A checkpoint only if it has to wait. Raises GrpcError: for what the client sent instead of a message, and where
+        a call of one message has none.
+        """
+        incoming = self.incoming
+        if not incoming.ready:
+            await self._arrived()
+        lent = incoming.lent
+        message, earned = incoming.take()
+        self._connection.lent -= lent - incoming.lent
+        if earned:
+            self._connection.give_back(self, earned)
+        if not self.method.client_streaming:
+            self._check_single(message)
+        return message
+
+    async def _arrived(self) -> None:
+        self._awaiting = True
+        try:
+            self._connection.lend(self)
+            while not self.incoming.ready:
+                await self._arrival.park()
+        finally:
+            self._awaiting = False
+
+    def _check_single(self, message: bytes | None) -> None:
+        if message is None and not self._received:
+            raise GrpcError(Code.INTERNAL, "the request has no message")
+        self._received = True
+
+    async def recv_message(self) -> Any:
+        """The next message, None after the last. Raises GrpcError."""
+        data = await self.recv_bytes()
+        if data is None:
+            return None
+        try:
+            return self._connection.codec.decode(data, self.method.request_type)
+        except Exception as error:
+            raise GrpcError(Code.INTERNAL, f"cannot decode the request: {type(error).__name__}") from error
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self.recv_message()
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def send_soon(self, payload: bytes) -> bool:
+        """Queue a message that is encoded already. Never waits; True says that enough is queued: wait for `room`."""
+        outgoing = self.outgoing
+        if not outgoing.started:
+            outgoing.start()
+        self._replied = True
+        outgoing.add(framed(payload))
+        self._connection.ready(self)
+        self._unyielding += 1
+        return outgoing.size > HIGH_WATER or self._unyielding > _TURN or self.closed
+
+    async def room(self) -> None:
+        """Until there is room for more. A checkpoint."""
+        self._unyielding = 0
+        if self.outgoing.size <= HIGH_WATER or self.closed:
+            await trio.lowlevel.checkpoint()
+        while self.outgoing.size > HIGH_WATER and not self.closed:
+            await self._room.park()
+
+    async def send_bytes(self, payload: bytes) -> None:
+        """Send a message that is encoded already; waits while too much is unsent."""
+        if self.send_soon(payload):
+            await self.room()
+
+    async def send_message(self, message: Any) -> None:
+        await self.send_bytes(self._connection.codec.encode(message))
+
+    async def send_initial_metadata(self, *, metadata: md.Metadata | None = None) -> None:
+        """Send the initial metadata now rather than with the first message. Raises RuntimeError the second time."""
+        if self.outgoing.started:
+            raise RuntimeError("the initial metadata has been sent")
+        self.outgoing.start(md.encoded(metadata))
+        self._connection.ready(self)
+
+    def trailers(self, fields: Headers) -> None:
+        """Fields to send with the status, whatever it will be."""
+        self._trailers += fields
+
+    async def send_trailing_metadata(
+        self,
+        *,
+        status: Status | Code = Status.OK,
+        status_message: str | None = None,
+        status_details: Any = None,
+        metadata: md.Metadata | None = None,
+    ) -> None:
+        """End the call. Without it the call ends when its handler returns or raises."""
+        self.trailers(md.encoded(metadata))
+        self._end(_from_grpclib(status, status_message, status_details))
+
+    async def cancel(self) -> None:
+        """End the call without a status, by a reset."""
+        self._connection.reset(self, h2.CANCEL)
+
+    # -- the connection's side ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """The handler, and the status that becomes of it. Whatever it raises ends this call and nothing else."""
+        try:
+            with self.scope:
+                await self.method.func(self)
+            self._end(_LATE if self.scope.cancelled_caught else _FINE)
+        except Exception as raised:  # noqa: BLE001 — the boundary
+            self._end(self._status(raised))
+        finally:
+            self.running = False
+            self._connection.handled(self)
+
+    def _status(self, raised: Exception) -> GrpcError:
+        while isinstance(raised, ExceptionGroup) and len(raised.exceptions) == 1:
+            raised = raised.exceptions[0]
+        if isinstance(raised, GrpcError):
+            return raised
+        if isinstance(raised, GRPCError):
+            return _from_grpclib(raised.status, raised.message, raised.details)
+        request_id = self._connection.next_failure()
+        _log.error("a handler failed: %s %s", self.path.decode("latin-1"), request_id, exc_info=raised)
+        return GrpcError(Code.INTERNAL, f"internal error {request_id}")
+
+    def _end(self, status: GrpcError) -> None:
+        if self.closed or self.outgoing.ended:
+            return
+        if not status.code and not self._replied and not self.method.server_streaming:
+            _log.error("a handler returned without a reply: %s", self.path.decode("latin-1"))
+            status = GrpcError(Code.INTERNAL, "the handler gave no reply")
+        self.outgoing.end((*status_fields(status), *self._trailers) if status.code or self._trailers else ())
+        self._connection.ready(self)
+
+    def received(self, data: bytes, cost: int) -> None:
+        """Bytes from the client that took ``cost`` of the window."""
+        self.incoming.feed(data, cost)
+        if self._awaiting:
+            if self.incoming.ready:
+                self._arrival.unpark_all()
+            else:
+                self._connection.lend(self)
+
+    def fail(self, error: GrpcError) -> None:
+        """Nothing more is received: the handler gets ``error``."""
+        self.incoming.error = error
+        self._arrival.unpark_all()
+
+    def ended(self) -> None:
+        """The client has said everything."""
+        self.incoming.end()
+        self._arrival.unpark_all()
+
+    def sent(self) -> None:
+        """Some of what was queued has been taken by the writer."""
+        if self._room and self.outgoing.size <= HIGH_WATER:
+            self._room.unpark_all()
+
+    def abandon(self) -> None:
+        """Nobody is interested any more: cancel the handler, send nothing."""
+        self.closed = True
+        self.scope.cancel()
+        self._room.unpark_all()
+
+
+def status_fields(status: GrpcError) -> list[tuple[bytes, bytes]]:
+    """The trailers that a status is."""
+    fields = [(b"grpc-status", b"%d" % status.code)]
+    if status.message:
+        fields.append((b"grpc-message", encode_text(status.message).encode()))
+    if status.details:
+        fields.append((b"grpc-status-details-bin", encode_binary(status.details)))
+    return fields
+
+
+def _from_grpclib(status: Status | Code, message: str | None, details: Any = None) -> GrpcError:
+    code = Code(status.value)
+    if not details:
+        return GrpcError(code, message or "")
+    from grpclib.encoding.proto import ProtoStatusDetailsCodec  # googleapis are only needed here
+
+    encoded: bytes = ProtoStatusDetailsCodec().encode(Status(code.value), message or "", details)
+    return GrpcError(code, message or "", encoded)
