@@ -1,0 +1,96 @@
+"""One inference call's way back: what the core sends becomes messages, a failure the call's status. (T)
+
+Invariant: `failure` is set at most once and then nothing more is sent; a reply has its initial metadata from the first
+message on. Nothing here waits but for a client that does not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Final, Protocol
+
+from gateway.errors import GatewayError
+from gateway.types import Headers, InferenceRequest
+from gateway.wire.grpc import GrpcError
+from protocols.grpc import answers, errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_OF_HTTP: Final = frozenset((b"content-type", b"cache-control", b"www-authenticate", b"allow"))
+_METADATA_MAX: Final = 4096
+
+
+class Stream(Protocol):
+    """What is needed of a call (`protocols.grpc.stream`)."""
+
+    headers: Headers
+    deadline_at: float
+
+    @property
+    def peer_address(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    async def recv_message(self) -> object: ...
+    async def send_initial_metadata(
+        self, *, metadata: Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]] | None = None
+    ) -> None: ...
+    def send_soon(self, payload: bytes, /) -> bool: ...
+    def room(self) -> Awaitable[None]: ...
+    def trailers(self, fields: Headers, /) -> None: ...
+
+
+class GrpcExchange:
+    """`gateway.ports.Exchange` over a call. ``tell`` makes a message of a whole answer or, of a stream, of an event.
+
+    ``failure`` is what the call has to end with, None while all is well.
+    """
+
+    __slots__ = ("_body", "_request_id", "_sent", "_stream", "_tell", "failure", "request", "started")
+
+    request: InferenceRequest
+
+    def __init__(self, stream: Stream, request_id: str, tell: Callable[[bytes], bytes]) -> None:
+        self.started = False
+        self.failure: GrpcError | None = None
+        self._stream = stream
+        self._tell = tell
+        self._request_id = request_id
+        self._body = b""
+        self._sent = False
+
+    async def start(self, status: int, headers: Headers, /) -> None:
+        """Initial metadata: the request id and what the core has to say beside the answer; not what is HTTP's own."""
+        self.started = True
+        said = [(name.decode(), value.decode("latin-1")) for name, value in headers if name not in _OF_HTTP]
+        await self._stream.send_initial_metadata(metadata=[("x-request-id", self._request_id), *said])
+
+    async def send(self, chunk: bytes, /) -> None:
+        """Raises UpstreamError for an answer that no message can tell."""
+        if not self.request.stream:
+            self._body += chunk
+            return
+        full = False
+        for message in answers.events(chunk, self._tell):
+            self._sent = True
+            full = self._stream.send_soon(message)
+        if full:
+            await self._stream.room()
+
+    async def finish(self, chunk: bytes = b"", /) -> None:
+        """The last event, or the whole answer. Raises UpstreamError as `send`."""
+        if self.request.stream:
+            await self.send(chunk)
+        elif self._stream.send_soon(self._tell(self._body + chunk)):
+            await self._stream.room()
+
+    def keep_alive(self) -> None:
+        """Nothing: HTTP/2 has pings of its own."""
+
+    async def fail(self, error: GatewayError, /) -> None:
+        """The call ends with the error's status; what has been sent stays sent."""
+        if self.failure is None:
+            if not self.started:
+                await self.start(error.status, ())
+            self._stream.trailers(error.headers)
+            self.failure = errors.status(error, self._request_id, partial=self._sent)
