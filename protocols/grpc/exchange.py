@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _OF_HTTP: Final = frozenset((b"content-type", b"cache-control", b"www-authenticate", b"allow"))
-_METADATA_MAX: Final = 4096
 
 
 class Stream(Protocol):
@@ -46,7 +45,7 @@ class GrpcExchange:
     ``failure`` is what the call has to end with, None while all is well.
     """
 
-    __slots__ = ("_body", "_request_id", "_sent", "_stream", "_tell", "failure", "request", "started")
+    __slots__ = ("_body", "_sent", "_stream", "_tell", "failure", "id", "request", "started")
 
     request: InferenceRequest
 
@@ -55,7 +54,7 @@ class GrpcExchange:
         self.failure: GrpcError | None = None
         self._stream = stream
         self._tell = tell
-        self._request_id = request_id
+        self.id = request_id
         self._body = b""
         self._sent = False
 
@@ -63,7 +62,7 @@ class GrpcExchange:
         """Initial metadata: the request id and what the core has to say beside the answer; not what is HTTP's own."""
         self.started = True
         said = [(name.decode(), value.decode("latin-1")) for name, value in headers if name not in _OF_HTTP]
-        await self._stream.send_initial_metadata(metadata=[("x-request-id", self._request_id), *said])
+        await self._stream.send_initial_metadata(metadata=[("x-request-id", self.id), *said])
 
     async def send(self, chunk: bytes, /) -> None:
         """Raises UpstreamError for an answer that no message can tell."""
@@ -90,7 +89,8 @@ class GrpcExchange:
     async def fail(self, error: GatewayError, /) -> None:
         """The call ends with the error's status; what has been sent stays sent."""
         if self.failure is None:
-            if not self.started:
-                await self.start(error.status, ())
-            self._stream.trailers(error.headers)
-            self.failure = errors.status(error, self._request_id, partial=self._sent)
+            fields = [field for field in error.headers if field[0] not in _OF_HTTP]
+            if not self.started:  # a call without initial metadata is one that clients may try again
+                fields.append((b"x-request-id", self.id.encode()))
+            self._stream.trailers(fields)
+            self.failure = errors.status(error, self.id, partial=self._sent)

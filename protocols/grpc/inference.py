@@ -19,8 +19,7 @@ from grpclib.const import Cardinality, Handler
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound
 from gateway.ports import Exchange
 from gateway.types import Headers, Identity, InferenceRequest, ModelCard, Operation
-from gateway.wire.grpc import GrpcError
-from protocols.grpc import answers, errors, translate
+from protocols.grpc import answers, translate
 from protocols.grpc.exchange import GrpcExchange, Stream
 from protocols.grpc.generated.upb import inference as pb
 from protocols.openai.parse import parse
@@ -110,23 +109,20 @@ class Inference:
     # -- inference --------------------------------------------------------------------------------------------------
 
     async def _infer(self, method: Method, stream: Stream) -> None:
-        """One call through the core. Raises GrpcError for what it ends with; passes on nothing else but cancellation."""
         message = await stream.recv_message()
-        request_id = self._request_id(stream.headers)
-        exchange = GrpcExchange(stream, request_id, method.answer(message))
+        exchange = GrpcExchange(stream, self._request_id(stream.headers), method.answer(message))
+        await _ended(exchange, self._walk(method, message, stream, exchange))
+
+    async def _walk(self, method: Method, message: Any, stream: Stream, exchange: GrpcExchange) -> None:
+        """One call through the core. Raises GatewayError for one that does not get there."""
         identity: Identity | None = None
         try:
             identity = await self._identity(stream)
-            exchange.request = _request(method, message, stream, request_id, identity)
+            exchange.request = _request(method, message, stream, exchange.id, identity)
             await self._core.serve(exchange)
         except GatewayError as error:
-            self._core.refused(method.operation, error, request_id, identity, "grpc")
-            await exchange.fail(error)
-        except Exception:  # noqa: BLE001  the boundary of one call: a bug ends it alone
-            _log.exception("request %s failed unexpectedly", request_id)
-            await exchange.fail(_bug(request_id))
-        if exchange.failure is not None:
-            raise exchange.failure
+            self._core.refused(method.operation, error, exchange.id, identity, "grpc")
+            raise
 
     async def _identity(self, stream: Stream) -> Identity:
         core, headers, peer, subject = self._core, stream.headers, stream.peer_address, stream.subject
@@ -145,15 +141,14 @@ class Inference:
     async def _look_up(self, tell: Callable[[Any, Sequence[ModelCard]], Message], stream: Stream) -> None:
         """``tell``: the answer, from the message and the models that the caller may use."""
         message = await stream.recv_message()
-        request_id = self._request_id(stream.headers)
-        await stream.send_initial_metadata(metadata=[("x-request-id", request_id)])
-        try:
-            answer = tell(message, self._core.models(await self._identity(stream)))
-        except GatewayError as error:
-            raise errors.status(error, request_id) from None
-        except Exception:  # noqa: BLE001  the boundary of one call: a bug ends it alone
-            _log.exception("request %s failed unexpectedly", request_id)
-            raise errors.status(_bug(request_id), request_id) from None
+        exchange = GrpcExchange(stream, self._request_id(stream.headers), bytes)
+        await _ended(exchange, self._looked_up(tell, message, stream, exchange))
+
+    async def _looked_up(
+        self, tell: Callable[[Any, Sequence[ModelCard]], Message], message: Any, stream: Stream, exchange: GrpcExchange
+    ) -> None:
+        answer = tell(message, self._core.models(await self._identity(stream)))
+        await exchange.start(200, ())
         stream.send_soon(answer.SerializeToString())
 
     def _page(self, asked: pb.ListModelsRequest, cards: Sequence[ModelCard]) -> Message:
@@ -170,6 +165,19 @@ class Inference:
             if card.id == asked.model:
                 return pb.GetModelResponse(model=_listed(card))
         raise ModelNotFound(f"The model '{asked.model[:200]}' does not exist.", param="model")
+
+
+async def _ended(exchange: GrpcExchange, work: Awaitable[None]) -> None:
+    """Do ``work``. Raises GrpcError for what the call then has to end with; only cancellation passes beside it."""
+    try:
+        await work
+    except GatewayError as error:
+        await exchange.fail(error)
+    except Exception:  # noqa: BLE001  the boundary of one call: a bug ends it alone
+        _log.exception("request %s failed unexpectedly", exchange.id)
+        await exchange.fail(GatewayError(f"The gateway failed unexpectedly on request {exchange.id}."))
+    if exchange.failure is not None:
+        raise exchange.failure
 
 
 def _request(method: Method, message: Any, stream: Stream, request_id: str, identity: Identity) -> InferenceRequest:
@@ -194,7 +202,3 @@ def _listed(card: ModelCard) -> pb.Model:
         parent=card.parent,
         max_model_len=card.max_model_len,
     )
-
-
-def _bug(request_id: str) -> GatewayError:
-    return GatewayError(f"The gateway failed unexpectedly on request {request_id}.")

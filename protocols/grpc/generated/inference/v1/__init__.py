@@ -1284,10 +1284,11 @@ class InferenceServiceStub(betterproto2_grpclib.ServiceStub):
     Roles and modes that engines add to are strings; closed sets are enums.
 
     Metadata: `authorization: Bearer …` (or `x-api-key`), `x-request-id`, `x-session-id`, `traceparent`, `x-priority`.
-    An answer's initial metadata has `x-request-id` and what is left of the caller's limits. `grpc-timeout` is the
-    deadline of the whole call. A call that fails ends with a status that has google.rpc details: always one ErrorInfo
-    (domain "infer-gateway.dev"), beside it BadRequest, RetryInfo, QuotaFailure, ResourceInfo, RequestInfo where they
-    apply. There are no errors inside messages, and a stream that ends with OK is whole.
+    An answer's initial metadata has `x-request-id` and what is left of the caller's limits; of a call that fails before
+    it has an answer, the trailing metadata has them. `grpc-timeout` is the deadline of the whole call. A call that fails
+    ends with a status that has google.rpc details: always one ErrorInfo (domain "infer-gateway.dev"), beside it
+    BadRequest, RetryInfo, QuotaFailure, ResourceInfo, RequestInfo where they apply. There are no errors inside messages,
+    and a stream that ends with OK is whole.
     """
 
     async def create_chat_completion(
@@ -1473,10 +1474,11 @@ class InferenceServiceBase(betterproto2_grpclib.ServiceBase):
     Roles and modes that engines add to are strings; closed sets are enums.
 
     Metadata: `authorization: Bearer …` (or `x-api-key`), `x-request-id`, `x-session-id`, `traceparent`, `x-priority`.
-    An answer's initial metadata has `x-request-id` and what is left of the caller's limits. `grpc-timeout` is the
-    deadline of the whole call. A call that fails ends with a status that has google.rpc details: always one ErrorInfo
-    (domain "infer-gateway.dev"), beside it BadRequest, RetryInfo, QuotaFailure, ResourceInfo, RequestInfo where they
-    apply. There are no errors inside messages, and a stream that ends with OK is whole.
+    An answer's initial metadata has `x-request-id` and what is left of the caller's limits; of a call that fails before
+    it has an answer, the trailing metadata has them. `grpc-timeout` is the deadline of the whole call. A call that fails
+    ends with a status that has google.rpc details: always one ErrorInfo (domain "infer-gateway.dev"), beside it
+    BadRequest, RetryInfo, QuotaFailure, ResourceInfo, RequestInfo where they apply. There are no errors inside messages,
+    and a stream that ends with OK is whole.
     """
 
     async def create_chat_completion(
