@@ -1,7 +1,6 @@
 """Messages to bytes and back, whichever library their types come from. (P)
 
-Invariant: a type is known by what it offers: betterproto2's ``parse``, protobuf's ``FromString``, or it is `bytes`
-itself, for who wants the bytes as they are.
+Messages of betterproto2 and of protobuf have ``SerializeToString`` and ``FromString``; `bytes` stay as they are.
 """
 
 from __future__ import annotations
@@ -20,16 +19,17 @@ def encoded(message: Any) -> bytes:
     if isinstance(message, bytes):
         return message
     serialize = getattr(message, "SerializeToString", None)
-    if serialize is None and not hasattr(message, "__bytes__"):
+    if serialize is None:
         raise TypeError(f"not a message: {type(message).__name__}")
-    return bytes(serialize() if serialize is not None else message)
+    data: bytes = serialize()
+    return data
 
 
 def decoder(kind: type[_M]) -> Callable[[bytes], _M]:
     """What makes a ``kind`` out of bytes; it raises RpcError, INTERNAL, where it cannot."""
     if kind is bytes:
         return lambda data: data  # type: ignore[return-value]  # a _M is bytes here
-    parse: Any = getattr(kind, "FromString", None) or getattr(kind, "parse", None)
+    parse = getattr(kind, "FromString", None)
     if parse is None:
         raise TypeError(f"not a type of messages: {kind.__name__}")
 

@@ -36,6 +36,12 @@ async def channel_to(port: int, **options: object) -> AsyncIterator[Channel]:
             yield channel
 
 
+async def gather(channel: Channel, method: str, received: list[bytes], **options: float) -> None:
+    async with channel.unary_stream(f"/test.Echo/{method}", b"", bytes, **options) as call:
+        async for message in call:
+            received.append(message)  # noqa: PERF401 — what came before a failure counts
+
+
 def test_unary_calls_share_a_connection(port: int) -> None:
     async def main() -> None:
         answers = {}
@@ -176,9 +182,7 @@ def test_a_stream_may_break_after_answers(port: int) -> None:
         received = []
         async with channel_to(port) as channel:
             with pytest.raises(RpcError, match="UNAVAILABLE: the engine has gone"):
-                async with channel.unary_stream("/test.Echo/break_off", b"", bytes) as call:
-                    async for message in call:
-                        received.append(message)
+                await gather(channel, "break_off", received)
         assert received == [b"one"]
 
     trio.run(main)
@@ -223,9 +227,7 @@ def test_a_call_that_takes_too_long_fails_and_is_cancelled(echo: Echo, port: int
     async def main() -> None:
         async with channel_to(port) as channel:
             with pytest.raises(RpcError) as caught:
-                async with channel.unary_stream("/test.Echo/stall", b"", bytes, timeout=0.2) as call:
-                    async for _ in call:
-                        pass
+                await gather(channel, "stall", [], timeout=0.2)
             assert caught.value.code is Code.DEADLINE_EXCEEDED
             assert await trio.to_thread.run_sync(echo.cancelled.wait, 10)
             assert await channel.unary_unary("/test.Echo/say", b"on", bytes) == b"on"
@@ -261,24 +263,26 @@ def test_leaving_the_block_cancels_the_call(echo: Echo, port: int) -> None:
 
 def test_an_exception_leaves_the_block_as_it_is(port: int) -> None:
     async def main() -> None:
-        with pytest.raises(KeyError):
-            async with connect(f"127.0.0.1:{port}") as channel:
-                await channel.unary_unary("/test.Echo/say", b"", bytes)
-                raise KeyError("mine")
+        async with connect(f"127.0.0.1:{port}") as channel:
+            await channel.unary_unary("/test.Echo/say", b"", bytes)
+            raise KeyError("mine")
 
-    trio.run(main)
+    with pytest.raises(KeyError):
+        trio.run(main)
 
 
 def test_answers_nobody_takes_stop_the_server_and_nobody_else(port: int) -> None:
     async def main() -> None:
-        async with channel_to(port) as channel:
-            async with channel.unary_stream("/test.Echo/count", b"2000 10000", bytes) as call:
-                await call.initial_metadata()
-                for _ in range(200):
-                    await channel.unary_unary("/test.Echo/say", b"", bytes)
-                held = sum(map(len, call._received))
-                assert 500_000 < held <= 1024 * 1024
-                assert len([message async for message in call]) == 2000
+        async with (
+            channel_to(port) as channel,
+            channel.unary_stream("/test.Echo/count", b"2000 10000", bytes) as call,
+        ):
+            await call.initial_metadata()
+            for _ in range(200):
+                await channel.unary_unary("/test.Echo/say", b"", bytes)
+            held = sum(map(len, call._received))
+            assert 500_000 < held <= 1024 * 1024
+            assert len([message async for message in call]) == 2000
 
     trio.run(main)
 
