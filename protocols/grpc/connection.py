@@ -1,9 +1,7 @@
 """One client's HTTP/2 connection: a reader, a single writer, and a task for every call. (T)
 
-Nursery: `run` holds the writer and the handlers; the reader is `run` itself. h2 keeps the state of the protocol and of
-the windows; what is sent on streams is framed by `gateway.wire.h2` and leaves through the writer alone, which gathers
-what all calls have to say into one send. The server's patrol, not a timer per connection, pings, drains and ends
-connections.
+Nursery: `run` holds the writer and the handlers; the reader is `run` itself. The server's patrol, not a timer per
+connection, pings, drains and ends connections.
 
 Invariant: nothing that one call does, short of breaking HTTP/2, touches another. What a client can make us hold is
 bounded by the windows, the limits and `HIGH_WATER`: while it does not read, it is not read from.
@@ -18,8 +16,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
-from h2.config import H2Configuration
-from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
 from h2.events import (
     ConnectionTerminated,
     DataReceived,
@@ -34,16 +30,17 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes
-from h2.stream import StreamInputs
 
 from gateway.net import READ_SIZE, socket_below
 from gateway.wire import h2
 from gateway.wire.grpc import Code, GrpcError
+from protocols.grpc.http2 import Http2
+from protocols.grpc.lifetime import Lifetime, Verdict
 from protocols.grpc.limits import Limits, Patience, Pings
 from protocols.grpc.outgoing import Outgoing
 from protocols.grpc.request import Malformed, Request, Unfit, read
-from protocols.grpc.stream import HIGH_WATER, Stream, status_fields
+from protocols.grpc.stream import Stream, status_fields
+from protocols.grpc.writer import Writer
 from protocols.http.connection import certified_name
 
 if TYPE_CHECKING:
@@ -52,42 +49,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("infer_gateway.grpc")
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 _LINGER_S: Final = 1.0
-_DRAIN_S: Final = 5.0
-_BATCH: Final = 262144
-_QUANTUM: Final = 65536
 _ALIVE, _FAREWELL = b"alive?  ", b"farewell"
 _HTTP1 = (
     b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n"
     b"This port speaks gRPC, which needs HTTP/2.\n"
 )
-_FAREWELLS = (ConnectionInputs.SEND_GOAWAY, ConnectionInputs.RECV_GOAWAY)
-
-
-class _Machine(H2ConnectionStateMachine):
-    """GOAWAY, theirs or ours, announces an end; h2's own machine would have nothing follow it."""
-
-    def process_input(self, input_: ConnectionInputs) -> list[Event]:
-        return [] if input_ in _FAREWELLS else super().process_input(input_)
-
-
-class _Http2(H2Connection):
-    """h2 that leaves counting streams to us: it ends the connection over one too many, and looks at all for each."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            H2Configuration(
-                client_side=False,
-                validate_inbound_headers=False,
-                normalize_inbound_headers=False,
-            )
-        )
-        self.state_machine = _Machine()
-
-    @property
-    def open_inbound_streams(self) -> int:
-        if len(self.streams) & 63 == 63:
-            _ = super().open_inbound_streams  # forgets those that are closed
-        return 0
 
 
 class Connection:
@@ -106,27 +72,15 @@ class Connection:
         self.draining = False
         self._turn = server.turn
         self._stream = stream
-        self._h2 = _Http2()
         self._nursery: trio.Nursery | None = None
-        self._control = bytearray()  # frames of the connection itself
-        self._ready: dict[Stream, None] = {}
-        self._opening = h2.NO_TABLE
-        self._owed = 0
-        self._bell = trio.lowlevel.ParkingLot()
-        self._relief = trio.lowlevel.ParkingLot()
         self._over = False
-        now = self.now
-        self._heard = now
-        self._begun = now
-        self._idle_since = now
-        self._greeted = False
-        self._pinged: float | None = None
-        self._writing_since: float | None = None
-        self._drain_since = 0.0
-        self._last_id: int | None = None
-        self._age = self.limits.max_age * random.uniform(0.9, 1.1)
+        self._last_id: int = h2.MAX_STREAM_ID  # later streams are refused
+        self._http2 = Http2(self.limits)
         self._pings = Pings(self.limits.min_ping_interval, self.limits.max_ping_strikes)
-        self._patience = Patience(self.limits.max_nuisance, self.limits.nuisance_rate, now)
+        self._patience = Patience(self.limits.max_nuisance, self.limits.nuisance_rate, self.now)
+        self._lifetime = Lifetime(self.limits, self.now, random.uniform(0.9, 1.1))
+        self._writer = Writer(stream, self._http2, self._pings, self._turn)
+        self.ready = self._writer.ready
 
     @property
     def now(self) -> float:
@@ -186,27 +140,21 @@ class Connection:
 
     async def _converse(self, first: bytes) -> None:
         async with trio.open_nursery() as self._nursery:
-            self._greet()
+            self._writer.say(self._http2.greet())
             self._take(first)
             self._nursery.start_soon(self._write)
             await self._read()
             self._nursery.cancel_scope.cancel()
 
-    def _greet(self) -> None:
-        limits = self.limits
-        self._h2.initiate_connection()
-        self._h2.local_settings.initial_window_size = limits.window
-        self._h2.local_settings.acknowledge()
-        self._h2.clear_outbound_data_buffer()
-        self._h2.decoder.max_header_list_size = 4 * limits.max_headers
-        settings = {
-            SettingCodes.MAX_CONCURRENT_STREAMS: limits.max_streams,
-            SettingCodes.INITIAL_WINDOW_SIZE: limits.window,
-            SettingCodes.MAX_HEADER_LIST_SIZE: limits.max_headers,
-        }
-        self._control += h2.settings({code.value: value for code, value in settings.items()})
-        if limits.connection_window > 65535:
-            self._h2.increment_flow_control_window(limits.connection_window - 65535)
+    async def _write(self) -> None:
+        await self._writer.run()
+        await self._say_goodbye()
+
+    async def _say_goodbye(self) -> None:
+        """The client closes when it sees the end; what it still sends until then must not reset our last words away."""
+        self.scope.deadline = trio.current_time() + _LINGER_S
+        if self.socket is not None and self.socket is self._stream:
+            await self.socket.send_eof()
 
     async def _close(self) -> None:
         if self.socket is not None and self.socket is self._stream:
@@ -217,22 +165,21 @@ class Connection:
         if self.socket is not None:
             self.socket.close()
 
+    # -- the end ------------------------------------------------------------------------------------------------
+
     def leave(self) -> None:
         """Nothing more is to come of this connection: send what is queued, then close."""
         if not self._over:
             self._over = True
-            self.scope.deadline = trio.current_time() + _LINGER_S
             for stream in list(self.streams.values()):
-                stream.abandon()
-            self._wake()
+                self._abandon(stream)
+            self._writer.finish()
 
     def _expel(self, code: int, reason: str) -> None:
         """End the connection and say why."""
         if not self._over:
             _log.info("a client at %s is sent away: %s", self.peer, reason)
-            self._control += self._h2.data_to_send() + h2.goaway(
-                self._h2.highest_inbound_stream_id, code, reason.encode()
-            )
+            self._writer.say(h2.goaway(self._http2.last_id, code, reason.encode()))
             self.leave()
 
     def drain(self) -> None:
@@ -240,84 +187,71 @@ class Connection:
         if self.draining or self._over:
             return
         self.draining = True
-        self._drain_since = self.now
-        if not self._greeted:
+        self._lifetime.draining(self.now)
+        if self._lifetime.greeted:
+            self._writer.say(h2.goaway(h2.MAX_STREAM_ID) + h2.ping(_FAREWELL))
+        else:
             self.scope.cancel()
-            return
-        self._control += h2.goaway(h2.MAX_STREAM_ID) + h2.ping(_FAREWELL)
-        self._wake()
 
-    def _drain_rest(self) -> None:
-        """What was under way to us when the client was asked has arrived: later streams are refused."""
-        if self._last_id is None:
-            self._last_id = self._h2.highest_inbound_stream_id
-            self._control += h2.goaway(self._last_id)
-            self._wake()
+    def _refuse_more(self) -> None:
+        """What was under way to us when the client was asked to go has arrived: later streams are refused."""
+        if self._last_id == h2.MAX_STREAM_ID:
+            self._last_id = self._http2.last_id
+            self._writer.say(h2.goaway(self._last_id))
             self._leave_if_done()
 
     def _leave_if_done(self) -> None:
-        if self._last_id is not None and not self.streams:
+        if self._last_id != h2.MAX_STREAM_ID and not self.streams:
             self.leave()
 
     def inspect(self) -> None:
         """What the patrol does every second."""
-        now, limits = self.now, self.limits
-        if self._cut_if_dead(now) or self._over:
+        now = self.now
+        stuck = self.socket.stuck_since if self.socket is not None else None
+        verdict = self._lifetime.verdict(now, stuck if stuck is not None else self._writer.since)
+        if verdict is Verdict.CUT:
+            self._cut()
+        elif self._over:
             return
-        if self._pinged is None and now - self._heard > limits.ping_after:
-            self._pinged = now
-            self._control += h2.ping(_ALIVE)
-            self._wake()
-        if now - self._begun > self._age or (not self.streams and now - self._idle_since > limits.idle_timeout):
+        elif verdict is Verdict.PING:
+            self._writer.say(h2.ping(_ALIVE))
+        elif verdict is Verdict.DRAIN:
             self.drain()
-        if self.draining and now - self._drain_since > _DRAIN_S:
-            self._drain_rest()
+        elif verdict is Verdict.REFUSE:
+            self._refuse_more()
         for stream in list(self.streams.values()):
-            if stream.stalled_since is not None and now - stream.stalled_since > limits.write_timeout:
+            if stream.stalled_since is not None and now - stream.stalled_since > self.limits.write_timeout:
                 self.reset(stream, h2.CANCEL)
 
-    def _cut_if_dead(self, now: float) -> bool:
-        limits = self.limits
-        stuck = self.socket.stuck_since if self.socket is not None else None
-        stuck = stuck if stuck is not None else self._writing_since
-        dead = (
-            (not self._greeted and now - self._begun > limits.handshake_timeout)
-            or (stuck is not None and now - stuck > limits.write_timeout)
-            or (self._pinged is not None and now - self._pinged > limits.ping_timeout)
-            or now - self._begun > self._age + limits.age_grace
-        )
-        if dead:
-            self.scope.cancel()
-            if self.socket is not None:
-                self.socket.close()
-        return dead
+    def _cut(self) -> None:
+        self.scope.cancel()
+        if self.socket is not None:
+            self.socket.close()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
         while True:
-            while len(self._control) > HIGH_WATER and not self._over:
-                await self._relief.park()  # who does not read our frames makes us write no more of them
+            await self._writer.caught_up()
             data = await self._stream.receive_some(READ_SIZE)
             if not data:
                 return
-            self._heard, self._pinged = self.now, None
+            self._lifetime.heard(self.now)
             if not self._over:
                 self._take(bytes(data))
 
     def _take(self, data: bytes) -> None:
         try:
-            events = self._h2.receive_data(data)
+            events = self._http2.receive(data)
         except ProtocolError as error:
-            self._h2.clear_outbound_data_buffer()
             self._expel(error.error_code, str(error))
             return
         except Exception:  # noqa: BLE001 — no bytes end more than their connection
             _log.exception("h2 failed on what %s sent", self.peer)
             self._expel(h2.INTERNAL_ERROR, "internal error")
             return
-        self._greeted = True
-        self._collect()
+        self._lifetime.greeted = True
+        self._writer.say()
         for event in events:
             react = _REACTIONS.get(event.__class__)
             if react is not None:
@@ -325,16 +259,9 @@ class Connection:
             if self._over:
                 return
 
-    def _collect(self) -> None:
-        """Take over what h2 wants sent."""
-        frames = self._h2.data_to_send()
-        if frames:
-            self._control += frames
-            self._wake()
-
     def _on_request(self, event: RequestReceived) -> None:
         stream_id: int = event.stream_id
-        if len(self.streams) >= self.limits.max_streams or (self._last_id is not None and stream_id > self._last_id):
+        if len(self.streams) >= self.limits.max_streams or stream_id > self._last_id:
             self._reset(stream_id, h2.REFUSED_STREAM)
             self._nuisance("streams beyond what was agreed on")
             return
@@ -346,11 +273,11 @@ class Connection:
         except Unfit as unfit:
             answer = Outgoing(stream_id)
             answer.refuse(unfit.status)
-            self._answer(stream_id, answer)
+            self._answer(answer, stream_id)
         except GrpcError as error:
             answer = Outgoing(stream_id)
             answer.end(status_fields(error))
-            self._answer(stream_id, answer)
+            self._answer(answer, stream_id)
 
     def _begin(self, stream_id: int, request: Request) -> None:
         method = self.server.methods.get(request.path)
@@ -358,19 +285,13 @@ class Connection:
             raise GrpcError(Code.UNIMPLEMENTED, f"unknown method {request.path.decode('latin-1')}")
         stream = Stream(self, stream_id, method, request)
         self.streams[stream_id] = stream
+        self._lifetime.idle(None)
         assert self._nursery is not None
         self._nursery.start_soon(stream.run)
 
-    def _answer(self, stream_id: int, answer: Outgoing) -> None:
+    def _answer(self, answer: Outgoing, stream_id: int) -> None:
         """Refuse a call that no handler has seen."""
-        state = self._h2.streams.get(stream_id)
-        if state is not None and not state.closed:
-            self._control += answer.take(0, self._h2.max_outbound_frame_size, self._opened())[0] + self._end(stream_id)
-            self._wake()
-
-    def _opened(self) -> bytes:
-        opening, self._opening = self._opening, b""
-        return opening
+        self._writer.say(self._http2.frames(stream_id, answer, 0)[0])
 
     def _on_data(self, event: DataReceived) -> None:
         stream = self.streams.get(event.stream_id)
@@ -403,8 +324,9 @@ class Connection:
             self._on_more_window()
 
     def _on_more_window(self) -> None:
-        self._ready.update((stream, None) for stream in self.streams.values() if stream.outgoing.size)
-        self._wake()
+        for stream in self.streams.values():
+            if stream.outgoing.size:
+                self.ready(stream)
 
     def _on_settings(self, _: Event) -> None:
         self._nuisance("too many settings")
@@ -416,13 +338,13 @@ class Connection:
 
     def _on_pong(self, event: PingAckReceived) -> None:
         if event.ping_data == _FAREWELL and self.draining:
-            self._drain_rest()
+            self._refuse_more()
 
     def _on_goaway(self, _: Event) -> None:
         """The client opens no more streams."""
         if not self.streams:
             self.leave()
-        self._last_id = self._h2.highest_inbound_stream_id
+        self._last_id = self._http2.last_id
 
     def _on_unknown(self, _: Event) -> None:
         self._nuisance("too many unknown frames")
@@ -431,25 +353,20 @@ class Connection:
         if self._patience.lost(self.now):
             self._expel(h2.ENHANCE_YOUR_CALM, what)
 
-    # -- windows ------------------------------------------------------------------------------------------------
+    # -- what streams ask for -----------------------------------------------------------------------------------
 
     def give_back(self, stream: Stream, amount: int) -> None:
         """``amount`` bytes of a stream have been consumed. Told to the client once it is worth a frame."""
-        self._return(amount)
         stream.owed += amount
         if stream.owed >= self.limits.window // 4:
-            state = self._h2.streams.get(stream.id)
-            if state is not None and not state.closed and not stream.incoming.ended:
-                self._h2.increment_flow_control_window(stream.owed, stream.id)
-                self._collect()
+            if not stream.incoming.ended:
+                self._http2.return_stream_window(stream.id, stream.owed)
             stream.owed = 0
+        self._return(amount)
 
     def _return(self, amount: int) -> None:
-        self._owed += amount
-        if self._owed >= self.limits.connection_window // 4:
-            self._h2.increment_flow_control_window(self._owed)
-            self._owed = 0
-            self._collect()
+        self._http2.return_window(amount)
+        self._writer.say()
 
     def lend(self, stream: Stream) -> None:
         """Make room for the rest of the message that ``stream`` awaits, within what unfinished messages may take."""
@@ -460,86 +377,6 @@ class Connection:
         elif lent:
             self.give_back(stream, lent)
 
-    # -- writing ------------------------------------------------------------------------------------------------
-
-    def ready(self, stream: Stream) -> None:
-        """``stream`` may have something to send."""
-        self._ready[stream] = None
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._bell:
-            self._bell.unpark_all()
-
-    async def _write(self) -> None:
-        """The single writer."""
-        while True:
-            batch = self._gather()
-            if batch:
-                self._writing_since = self.now
-                await self._stream.send_all(batch)
-                self._writing_since = None
-                if self._relief:
-                    self._relief.unpark_all()
-            elif self._over:
-                await self._say_goodbye()
-                return
-            else:
-                await self._bell.park()
-
-    async def _say_goodbye(self) -> None:
-        """The client closes when it sees the end; what it still sends until then must not reset our last words away."""
-        if self.socket is not None and self.socket is self._stream:
-            await self.socket.send_eof()
-
-    def _gather(self) -> bytes:
-        """What all have to say now, the connection's own frames first."""
-        parts = [bytes(self._control)]
-        self._control.clear()
-        size = 0
-        while self._ready and size < _BATCH and not self._over:
-            stream = next(iter(self._ready))
-            del self._ready[stream]
-            frames = self._frames(stream)
-            size += len(frames)
-            parts.append(frames)
-        if size:
-            self._pings.sent()
-        return b"".join(parts)
-
-    def _frames(self, stream: Stream) -> bytes:
-        """The next frames of one stream, as far as its windows and its turn go."""
-        state = self._h2.streams.get(stream.id)
-        outgoing = stream.outgoing
-        if state is None or stream.closed or outgoing.done:
-            return b""
-        window = min(self._h2.outbound_flow_control_window, state.outbound_flow_control_window)
-        frames, used = outgoing.take(min(window, _QUANTUM), self._h2.max_outbound_frame_size, self._opened())
-        state.outbound_flow_control_window -= used
-        self._h2.outbound_flow_control_window -= used
-        if outgoing.size and used < window:
-            self._ready[stream] = None  # its next turn
-        if used or not outgoing.size:
-            stream.stalled_since = None
-        if outgoing.size and used >= window and stream.stalled_since is None:
-            stream.stalled_since = self.now
-        stream.sent()
-        if outgoing.done:
-            frames += self._end(stream.id)
-            self._forget_if_done(stream)
-        return frames
-
-    # -- the ends of streams --------------------------------------------------------------------------------------
-
-    def _end(self, stream_id: int) -> bytes:
-        """Our side of a stream has ended: what a client is told that has not ended its own."""
-        state = self._h2.streams[stream_id]
-        state.state_machine.process_input(StreamInputs.SEND_END_STREAM)
-        if state.closed:
-            return b""
-        self._h2.reset_stream(stream_id, h2.NO_ERROR)
-        return self._h2.data_to_send()
-
     def reset(self, stream: Stream, code: int) -> None:
         """End a call by a reset from our side."""
         if not stream.closed:
@@ -547,29 +384,21 @@ class Connection:
             self._abandon(stream)
 
     def _reset(self, stream_id: int, code: int) -> None:
-        with contextlib.suppress(ProtocolError):  # closed already
-            self._h2.reset_stream(stream_id, code)
-            self._collect()
+        self._http2.reset(stream_id, code)
+        self._writer.say()
 
     def _abandon(self, stream: Stream) -> None:
-        self._ready.pop(stream, None)
         stream.abandon()
-        self._forget_if_done(stream)
+        self.forget_if_done(stream)
 
-    def handled(self, stream: Stream) -> None:
-        """The handler of ``stream`` is done."""
-        self._forget_if_done(stream)
-
-    def _forget_if_done(self, stream: Stream) -> None:
-        if (
-            not stream.running
-            and (stream.outgoing.done or stream.closed)
-            and self.streams.pop(stream.id, None) is not None
-        ):
+    def forget_if_done(self, stream: Stream) -> None:
+        """A stream counts until its handler is done and its last frame is out, or nobody wants it."""
+        done = not stream.running and (stream.outgoing.done or stream.closed)
+        if done and self.streams.pop(stream.id, None) is not None:
             self.lent -= stream.incoming.lent
             self._return(stream.incoming.release())
             if not self.streams:
-                self._idle_since = self.now
+                self._lifetime.idle(self.now)
                 self._leave_if_done()
 
 

@@ -62,6 +62,8 @@ class Outgoing:
         ``opening`` comes first in the first block.
         """
         frames: list[bytes] = []
+        if self.done:
+            return b"", 0
         if self._head:
             frames.append(h2.headers(self._stream_id, opening + self._head, False, max_frame))
             self._head = opening = b""

@@ -234,7 +234,7 @@ class Stream:
             self._end(self._status(raised))
         finally:
             self.running = False
-            self._connection.handled(self)
+            self._connection.forget_if_done(self)
 
     def _status(self, raised: Exception) -> GrpcError:
         while isinstance(raised, ExceptionGroup) and len(raised.exceptions) == 1:
@@ -279,6 +279,8 @@ class Stream:
         """Some of what was queued has been taken by the writer."""
         if self._room and self.outgoing.size <= HIGH_WATER:
             self._room.unpark_all()
+        if self.outgoing.done:
+            self._connection.forget_if_done(self)
 
     def abandon(self) -> None:
         """Nobody is interested any more: cancel the handler, send nothing."""

@@ -1,0 +1,125 @@
+"""h2 as a gRPC server uses it: the state of the connection and its windows; what is sent on streams is framed here. (P)
+
+h2's own framing and its HPACK encoder are left out on the way back: they are two thirds of a small call's CPU. Counting
+streams is left to the caller: h2 ends a connection over one too many, and looks at all of them for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from h2.config import H2Configuration
+from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
+from h2.events import Event
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
+from h2.stream import StreamInputs
+
+from gateway.wire import h2
+from protocols.grpc.limits import Limits
+from protocols.grpc.outgoing import Outgoing
+
+_FAREWELLS = (ConnectionInputs.SEND_GOAWAY, ConnectionInputs.RECV_GOAWAY)
+_DEFAULT_WINDOW = 65535
+
+
+class _Machine(H2ConnectionStateMachine):
+    """GOAWAY, theirs or ours, announces an end; h2's own machine would have nothing follow it."""
+
+    def process_input(self, input_: ConnectionInputs) -> list[Event]:
+        return [] if input_ in _FAREWELLS else super().process_input(input_)
+
+
+class _Connection(H2Connection):
+    @property
+    def open_inbound_streams(self) -> int:
+        if len(self.streams) & 63 == 63:
+            _ = super().open_inbound_streams  # forgets those that are closed
+        return 0
+
+
+class Http2:
+    """``collect`` hands out what h2 itself wants sent since it was last asked; it has to go out before later frames."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._owed = 0
+        self._opening = h2.NO_TABLE
+        self._h2 = _Connection(
+            H2Configuration(client_side=False, validate_inbound_headers=False, normalize_inbound_headers=False)
+        )
+        self._h2.state_machine = _Machine()
+        self.collect = self._h2.data_to_send
+
+    @property
+    def last_id(self) -> int:
+        """The latest stream that the client has opened."""
+        return self._h2.highest_inbound_stream_id
+
+    def greet(self) -> bytes:
+        """Our settings. They hold for h2 at once: a client that has not seen them yet takes less."""
+        limits, state = self._limits, self._h2
+        state.initiate_connection()
+        state.local_settings.initial_window_size = limits.window
+        state.local_settings.acknowledge()
+        state.clear_outbound_data_buffer()
+        state.decoder.max_header_list_size = 4 * limits.max_headers
+        if limits.connection_window > _DEFAULT_WINDOW:
+            state.increment_flow_control_window(limits.connection_window - _DEFAULT_WINDOW)
+        settings = {
+            SettingCodes.MAX_CONCURRENT_STREAMS.value: limits.max_streams,
+            SettingCodes.INITIAL_WINDOW_SIZE.value: limits.window,
+            SettingCodes.MAX_HEADER_LIST_SIZE.value: limits.max_headers,
+        }
+        return h2.settings(settings) + self.collect()
+
+    def receive(self, data: bytes) -> list[Event]:
+        """What the client's bytes say. Raises h2's ProtocolError: it has broken HTTP/2 and nothing can follow."""
+        try:
+            return self._h2.receive_data(data)
+        except ProtocolError:
+            self._h2.clear_outbound_data_buffer()  # h2's GOAWAY says less than ours
+            raise
+
+    def frames(self, stream_id: int, outgoing: Outgoing, most: int) -> tuple[bytes, bool]:
+        """The next frames of a stream with ``most`` bytes of messages, and whether the client's window holds up more.
+
+        b"" for a stream that h2 knows to be closed.
+        """
+        state = self._h2.streams.get(stream_id)
+        if state is None or state.closed:
+            return b"", True
+        window = max(0, min(self._h2.outbound_flow_control_window, state.outbound_flow_control_window))
+        data, used = outgoing.take(min(window, most), self._h2.max_outbound_frame_size, self._opening)
+        if data:
+            self._opening = b""
+            state.outbound_flow_control_window -= used
+            self._h2.outbound_flow_control_window -= used
+            if outgoing.done:
+                data += self._end(stream_id)
+        return data, used >= window
+
+    def _end(self, stream_id: int) -> bytes:
+        """Our side of a stream has ended: what a client is told that has not ended its own."""
+        state = self._h2.streams[stream_id]
+        state.state_machine.process_input(StreamInputs.SEND_END_STREAM)
+        if state.closed:
+            return b""
+        self._h2.reset_stream(stream_id, h2.NO_ERROR)
+        return self.collect()
+
+    def reset(self, stream_id: int, code: int) -> None:
+        with contextlib.suppress(ProtocolError):  # closed already
+            self._h2.reset_stream(stream_id, code)
+
+    def return_window(self, amount: int) -> None:
+        """Bytes of the connection's window have been consumed. The client is told once it is worth a frame."""
+        self._owed += amount
+        if self._owed >= self._limits.connection_window // 4:
+            self._h2.increment_flow_control_window(self._owed)
+            self._owed = 0
+
+    def return_stream_window(self, stream_id: int, amount: int) -> None:
+        state = self._h2.streams.get(stream_id)
+        if state is not None and not state.closed:
+            self._h2.increment_flow_control_window(amount, stream_id)
