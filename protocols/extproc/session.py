@@ -5,7 +5,8 @@
 
 - duplex: nothing is answered before the request is whole; then headers, body in pieces, trailers.
 - buffered: headers are answered at once, the one body with the decision.
-- streamed, none: the decision is due at the headers, and no model is known but from a header.
+- streamed, buffered in part, none: the decision is due at the headers, since Envoy heeds header mutations in the
+  answer to a body only when buffered; no model is known but from a header.
 
 Invariant: replies of either direction keep the order headers, body, trailers; out of duplex one reply answers one
 message; in duplex a body is only ever answered by pieces of a body.
@@ -82,6 +83,7 @@ class _Phase(enum.IntEnum):
 
 
 _NOTHING: Final = Step()
+_UNREAD: Final = (Mode.NONE, Mode.STREAMED, Mode.BUFFERED_PARTIAL)
 _SERVED_HEADER: Final = "x-conformance-test-served-endpoint"
 
 
@@ -127,13 +129,13 @@ class Session:
         self._configure(message)
         self._head = fields.read(part.headers)
         self._hint(message)
-        if part.end_of_stream or self._mode_in in (Mode.NONE, Mode.STREAMED):
+        if part.end_of_stream or self._mode_in in _UNREAD:
             return self._decide("request_headers", None)
         self._phase = _Phase.BODY
         return _CONTINUE if self._mode_in is not Mode.DUPLEX else _NOTHING
 
     def _request_body(self, message: Any, part: Any) -> Step:
-        if self._phase is _Phase.PASSING and self._mode_in is Mode.STREAMED:
+        if self._phase is _Phase.PASSING and self._mode_in in _UNREAD:
             return _PASS_REQUEST
         if self._phase is not _Phase.BODY:
             raise Disorder("request_body without request_headers, or after its end")
@@ -145,8 +147,6 @@ class Session:
         self._body.append(part.body)
         if self._mode_in is Mode.DUPLEX and not part.end_of_stream:
             return _NOTHING
-        if self._mode_in is Mode.BUFFERED_PARTIAL and not part.end_of_stream:
-            return self._decide("request_body", None)  # more than Envoy's buffer holds: what is cut off cannot be read
         return self._decide("request_body", b"".join(self._body) if len(self._body) > 1 else part.body)
 
     def _request_trailers(self, message: Any, part: Any) -> Step:
