@@ -208,12 +208,13 @@ def connect(
 
 @asynccontextmanager
 async def _channel(make: Callable[[trio.Nursery], Channel]) -> AsyncIterator[Channel]:
-    failure: Exception | None = None
+    failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         try:
             yield make(nursery)
-        except Exception as error:  # noqa: BLE001 — out of the block as it is, not wrapped in the nursery's group
+        except BaseException as error:  # noqa: BLE001 — leaves the block as it is, not wrapped in the nursery's group
             failure = error
+        nursery.cancel_scope.shield = True  # a cancellation from outside must not take the failure's place
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure

@@ -235,6 +235,20 @@ def test_a_call_that_takes_too_long_fails_and_is_cancelled(echo: Echo, port: int
     trio.run(main)
 
 
+def test_the_time_limit_of_a_call_ends_with_it(port: int) -> None:
+    async def main() -> None:
+        async with (
+            channel_to(port) as channel,
+            channel.stream_stream("/test.Echo/mirror", bytes, timeout=20) as call,
+        ):
+            assert trio.current_effective_deadline() <= trio.current_time() + 20
+            await call.end()
+            assert await call.receive() is None
+            assert trio.current_effective_deadline() > trio.current_time() + 20
+
+    trio.run(main)
+
+
 def test_a_cancelled_call_is_cancelled_at_the_server(echo: Echo, port: int) -> None:
     async def main() -> None:
         async with channel_to(port) as channel:
@@ -261,11 +275,24 @@ def test_leaving_the_block_cancels_the_call(echo: Echo, port: int) -> None:
     trio.run(main)
 
 
-def test_an_exception_leaves_the_block_as_it_is(port: int) -> None:
+@pytest.mark.parametrize("failure", [KeyError("mine"), SystemExit(3)])
+def test_an_exception_leaves_the_block_as_it_is(port: int, failure: BaseException) -> None:
     async def main() -> None:
         async with connect(f"127.0.0.1:{port}") as channel:
             await channel.unary_unary("/test.Echo/say", b"", bytes)
-            raise KeyError("mine")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        trio.run(main)
+
+
+def test_an_exception_outlives_a_cancellation(port: int) -> None:
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+            async with connect(f"127.0.0.1:{port}") as channel:
+                await channel.unary_unary("/test.Echo/say", b"", bytes)
+                scope.cancel()
+                raise KeyError("mine")
 
     with pytest.raises(KeyError):
         trio.run(main)
