@@ -104,7 +104,7 @@ def _add_serve(command: argparse.ArgumentParser) -> None:
     )
     _add_addresses(command)
     command.add_argument(
-        "--ext-proc", type=_address, metavar="HOST:PORT", help="address of the ext_proc listener (not in this version)"
+        "--ext-proc", type=_address, metavar="HOST:PORT", help="address of the endpoint picker for Envoy (ext_proc)"
     )
     command.add_argument(
         "--kubernetes", action="store_true", help="read resources from the cluster (not in this version)"
@@ -117,10 +117,11 @@ def _add_serve(command: argparse.ArgumentParser) -> None:
 def _add_addresses(command: argparse.ArgumentParser) -> None:
     for name, what in (
         ("http", "OpenAI HTTP listener"),
-        ("grpc", "gRPC listener (not in this version)"),
+        ("grpc", "gRPC listener, or off"),
         ("admin", "admin listener, which asks nobody who they are"),
     ):
-        command.add_argument(f"--{name}", type=_address, metavar="HOST:PORT", help=f"address of the {what}")
+        kind = _address_or_off if name == "grpc" else _address
+        command.add_argument(f"--{name}", type=kind, metavar="HOST:PORT", help=f"address of the {what}")
 
 
 def _add_demo(command: argparse.ArgumentParser) -> None:
@@ -177,6 +178,10 @@ def _address(text: str) -> tuple[str, int]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _address_or_off(text: str) -> tuple[str, int] | str:
+    return text if text == "off" else _address(text)
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     from gateway import app
 
@@ -198,9 +203,7 @@ def _options(arguments: argparse.Namespace, **more: Any) -> Options:
 
 def _unserved(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Options given whose feature this version lacks."""
-    return tuple(
-        f"--{name}" for name in ("grpc", "ext-proc", "kubernetes") if getattr(arguments, name.replace("-", "_"), None)
-    )
+    return tuple(f"--{name}" for name in ("kubernetes",) if getattr(arguments, name, None))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import trio
@@ -17,7 +17,10 @@ from gateway.config.settings import OFF, TLS, Listeners, Settings
 from gateway.listen import Listener, open_listeners
 from protocols.http.listener import Limits
 from protocols.http.listener import Server as HttpServer
-from protocols.openai.serve import Core, OpenAIApp
+from protocols.openai.serve import OpenAIApp
+
+if TYPE_CHECKING:
+    from gateway.grpc_doors import Core
 
 _log = logging.getLogger("infer_gateway")
 
@@ -77,8 +80,6 @@ class Doors:
     async def bind(self, wanted: Wanted, settings: Listeners) -> None:
         """Every address, before anything runs. Raises OSError naming the one that cannot be had."""
         for name, (host, port) in wanted.of(settings).items():
-            if name not in ("http", "admin"):
-                continue
             if name == "admin":
                 self.admin = _bind_admin(host, port)
                 self.addresses[name] = self.admin.getsockname()[:2]
@@ -89,6 +90,10 @@ class Doors:
     def build(self, core: Core, settings: Settings) -> None:
         """The servers, with ``core`` behind them."""
         self._servers["http"] = HttpServer(OpenAIApp(core), self._listeners["http"], _limits(settings))
+        if "grpc" in self._listeners or "ext_proc" in self._listeners:
+            from gateway import grpc_doors  # imports what HTTP alone can do without
+
+            self._servers |= grpc_doors.servers(core, settings.listeners, self._listeners)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -138,7 +143,7 @@ def context(name: str, settings: Listeners) -> ssl.SSLContext | None:
     """What a listener's TLS is made of. Raises OSError naming the file."""
     tls = _files(name, settings)
     if tls is None:
-        return None
+        return _own(name, settings)
     made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     made.set_alpn_protocols(["http/1.1" if name == "http" else "h2"])
     try:
@@ -153,6 +158,15 @@ def context(name: str, settings: Listeners) -> ssl.SSLContext | None:
             raise OSError(f"cannot use the authorities in {authorities}: {error}") from error
         made.verify_mode = ssl.CERT_OPTIONAL
     return made
+
+
+def _own(name: str, settings: Listeners) -> ssl.SSLContext | None:
+    """TLS whose certificate nobody has signed."""
+    if name != "ext_proc" or settings.ext_proc is None or not settings.ext_proc.self_signed:
+        return None
+    from protocols.extproc.certificate import self_signed_context
+
+    return self_signed_context()
 
 
 def _files(name: str, settings: Listeners) -> TLS | None:

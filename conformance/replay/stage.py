@@ -103,7 +103,7 @@ async def staged(trace: Trace, scenario: Scenario, scale: int, scheduler: bytes)
         async with running(*commands) as engines:
             backends = [word for each in engines for word in ("--backend", f"vllm=http://{each.ready['http']}")]
             serve = [sys.executable, "-m", "gateway.cli", "serve", "-c", str(path), "--log-level", "error"]
-            addresses = ["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+            addresses = ["--http", "127.0.0.1:0", "--grpc", "off", "--admin", "127.0.0.1:0"]
             async with running(*[[*serve, *addresses, *backends]] * scenario.gateways) as gateways:
                 for each in gateways:
                     await _knows_its_engines(each)

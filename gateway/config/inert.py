@@ -12,10 +12,6 @@ from gateway.config.decode import member
 from gateway.config.document import Tree
 
 INERT: Mapping[str, tuple[str, ...]] = {
-    "GatewayConfiguration": (
-        "listeners.grpc",
-        "listeners.extProc",
-    ),
     "ModelRoute": ("spec.parentRefs",),
     "ModelServer": ("spec.kvConnector", "spec.workloadSelector.pdGroup"),
     "InferencePool": ("spec.endpointPickerRef",),

@@ -109,14 +109,26 @@ class AdminListener(_Listener, frozen=True):
     address: str = "127.0.0.1:9090"
 
 
+class PickerTimeouts(Section, frozen=True):
+    """How long Envoy may keep a request: for its body, its endpoint (identity and queue included), its answer's start
+    and the answer's next piece; 0 is no bound (infinity here).
+    """
+
+    body: Limit = Limit(60)
+    pick: Limit = Limit(60)
+    response: Limit = Limit(600)
+    silence: Limit = Limit(300)
+
+
 class ExtProcListener(_Listener, frozen=True):
     """Envoy's external processor; ``pool`` is the pool it picks from, "namespace/name" or a name in "default"; without
     one a request goes where its model's route says.
 
     ``health_address`` is where grpc.health.v1 is served as well, by default one port above. ``self_signed``: TLS with a
-    certificate of its own making. ``response``: what is asked of Envoy of answers: nothing (skip), as much as usage is
-    found in, or all. ``fallbacks``: endpoints named beside the best one. ``timeout``: how long a request is decided on,
-    the queue included, and how long its parts are waited for.
+    certificate of its own making. ``response``: of answers, nothing is seen (skip), all (usage), or all and a model's
+    name that was rewritten is put back (full). ``fallbacks``: endpoints named beside the best one. ``steering``: heed
+    the header by which conformance suites choose an endpoint. ``linger``: how long a picker that is told to stop still
+    answers proxies that have not noticed.
     """
 
     address: str = "127.0.0.1:9002"
@@ -124,9 +136,11 @@ class ExtProcListener(_Listener, frozen=True):
     pool: str | None = None
     tls: TLS | None = None
     self_signed: bool = False
-    response: Literal["skip", "usage", "full"] = "usage"
+    response: Literal["skip", "usage", "full"] = "full"
     fallbacks: Annotated[int, Meta(ge=0, le=16)] = 2
-    timeout: Limit = Limit(60)
+    steering: bool = False
+    linger: Duration = Duration(5)
+    timeouts: PickerTimeouts = PickerTimeouts()
 
     def __post_init__(self) -> None:
         super().__post_init__()

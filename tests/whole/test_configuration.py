@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.process import InferGateway, eventually, run, serve, simulate, together
+from tests.process import ANY_PORT, InferGateway, eventually, run, serve, simulate, together
 from tests.whole import raw
 
 ROUTE = """
@@ -56,7 +56,7 @@ def test_what_is_wrong_is_told_with_file_and_path(tmp_path: Path, wrong: str, pa
     file = tmp_path / "wrong.yaml"
     file.write_text(wrong)
     checked = run("check", str(file))
-    served = run("serve", "-c", str(file), "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    served = run("serve", "-c", str(file), *ANY_PORT)
     for done in (checked, served):
         said = done.stdout + done.stderr
         assert done.returncode == 1, said

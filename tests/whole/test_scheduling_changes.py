@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.schedule import registry
-from tests.process import InferGateway, eventually, run, serve, simulate, together
+from tests.process import ANY_PORT, InferGateway, eventually, run, serve, simulate, together
 from tests.whole import raw
 from tests.whole.fleet import (
     WHY,
@@ -250,7 +250,7 @@ REFUSED = {
 def test_what_does_not_exist_is_refused_with_its_path(tmp_path: Path, what: str) -> None:
     document, path, why = REFUSED[what]
     file = written(tmp_path, document)
-    for done in (run("check", file), run("serve", "-c", file, "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0")):
+    for done in (run("check", file), run("serve", "-c", file, *ANY_PORT)):
         said = done.stdout + done.stderr
         assert done.returncode == 1, said
         assert f"{path}: " in said
