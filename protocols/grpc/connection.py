@@ -83,6 +83,11 @@ class Connection:
         self.ready = self._writer.ready
 
     @property
+    def pending(self) -> int:
+        """Bytes of the connection's own frames that the client has not taken."""
+        return self._writer.pending
+
+    @property
     def now(self) -> float:
         return self._turn.now
 
@@ -250,7 +255,7 @@ class Connection:
             _log.exception("h2 failed on what %s sent", self.peer)
             self._expel(h2.INTERNAL_ERROR, "internal error")
             return
-        self._lifetime.greeted = True
+        self._lifetime.greeted = self._lifetime.greeted or bool(events)
         self._writer.say()
         for event in events:
             react = _REACTIONS.get(event.__class__)

@@ -7,6 +7,7 @@ streams is left to the caller: h2 ends a connection over one too many, and looks
 from __future__ import annotations
 
 import contextlib
+import logging
 
 from h2.config import H2Configuration
 from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
@@ -21,6 +22,8 @@ from protocols.grpc.outgoing import Outgoing
 
 _FAREWELLS = (ConnectionInputs.SEND_GOAWAY, ConnectionInputs.RECV_GOAWAY)
 _DEFAULT_WINDOW = 65535
+
+logging.getLogger("hpack").setLevel(logging.WARNING)  # below that it writes down every field, credentials too
 
 
 class _Machine(H2ConnectionStateMachine):

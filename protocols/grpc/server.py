@@ -6,7 +6,6 @@ asks clients to leave when what they have under way is done; cancelling `run` cu
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
@@ -39,9 +38,14 @@ class Statistics(msgspec.Struct, frozen=True):
     streams: int
     draining: bool
 
+    @property
+    def busy(self) -> int:
+        """Calls under way."""
+        return self.streams
+
 
 class Server:
-    """Serves ``services`` on ``listeners``; those with TLS offer h2 from then on.
+    """Serves ``services`` on ``listeners``; those with TLS offer h2 from then on. ``connections`` are those there are.
 
     Raises ValueError if two services have the same method.
     """
@@ -60,7 +64,7 @@ class Server:
         self.turn = turn()
         self.draining = False
         self._listeners = listeners
-        self._connections: set[Connection] = set()
+        self.connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
         self._failures = itertools.count(1)
         self._id_prefix = os.urandom(4).hex()
@@ -70,8 +74,8 @@ class Server:
                 listener.ssl_context.set_alpn_protocols(["h2"])
 
     def statistics(self) -> Statistics:
-        streams = sum(len(connection.streams) for connection in self._connections)
-        return Statistics(len(self._connections), streams, self.draining)
+        streams = sum(len(connection.streams) for connection in self.connections)
+        return Statistics(len(self.connections), streams, self.draining)
 
     async def run(self, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled, or drained."""
@@ -91,17 +95,21 @@ class Server:
         self.draining = True
         self._accepting.cancel()
         close_listeners(self._listeners)
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.drain()
 
     def next_failure(self) -> str:
         """An id that ties what a client is told of a failure to the log."""
         return f"grpc-{self._id_prefix}-{next(self._failures):x}"
 
-    async def serve_stream(self, stream: trio.abc.Stream, peer: str) -> None:
-        """One connection on any stream: what the accept loop starts, and how tests bring memory streams."""
+    def converse(self, stream: trio.abc.Stream, peer: str) -> None:
+        """Serve one connection on any stream: what the accept loop does, and how tests bring memory streams."""
+        assert self._nursery is not None
+        self._nursery.start_soon(self._converse, stream, peer)
+
+    async def _converse(self, stream: trio.abc.Stream, peer: str) -> None:
         connection = Connection(self, stream, peer)
-        self._connections.add(connection)
+        self.connections.add(connection)
         raw = connection.socket
         if raw is not None:
             raw.on_hangup = connection.scope.cancel
@@ -112,20 +120,18 @@ class Server:
         except Exception:  # noqa: BLE001 — no client ends the server, whatever it finds to do
             _log.exception("a connection failed")
         finally:
-            self._connections.discard(connection)
+            self.connections.discard(connection)
 
     def _take(self, listener: Listener, sock: socket.socket, peer: str) -> None:
-        assert self._nursery is not None
-        if len(self._connections) >= self.limits.max_connections:
-            with contextlib.suppress(OSError):
-                sock.close()
+        if len(self.connections) >= self.limits.max_connections:
+            sock.close()
         else:
-            self._nursery.start_soon(self.serve_stream, listener.stream(sock), peer)
+            self.converse(listener.stream(sock), peer)
 
     async def _patrol(self) -> None:
         while True:
             await trio.sleep(_PATROL_S)
-            for connection in list(self._connections):
+            for connection in list(self.connections):
                 connection.inspect()
 
 

@@ -34,6 +34,10 @@ class Writer:
         self._relief = trio.lowlevel.ParkingLot()
         self._finishing = False
 
+    @property
+    def pending(self) -> int:
+        return len(self._control)
+
     def say(self, frames: bytes = b"") -> None:
         """Send what h2 wants sent, then ``frames`` of the connection itself."""
         data = self._http2.collect() + frames

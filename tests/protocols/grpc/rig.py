@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import ssl
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ import h2.config
 import h2.connection
 import h2.events
 import trio
+import trio.testing
 from google.protobuf.wrappers_pb2 import BytesValue
 from grpclib.const import Cardinality, Handler
 
@@ -121,6 +121,14 @@ class Answer:
         return decode_text(self.trailers.get("grpc-message", self.fields.get("grpc-message", "")))
 
 
+class _GoesOn(h2.connection.H2ConnectionStateMachine):
+    """h2's own ends with the first GOAWAY."""
+
+    def process_input(self, input_: h2.connection.ConnectionInputs) -> list[h2.events.Event]:
+        goaway = h2.connection.ConnectionInputs.SEND_GOAWAY, h2.connection.ConnectionInputs.RECV_GOAWAY
+        return [] if input_ in goaway else super().process_input(input_)
+
+
 class Client:
     """h2 on one stream of bytes. ``reading`` False: windows are not given back."""
 
@@ -130,6 +138,7 @@ class Client:
             header_encoding="utf-8", validate_outbound_headers=False, normalize_outbound_headers=False
         )
         self.h2 = h2.connection.H2Connection(config)
+        self.h2.state_machine = _GoesOn()
         self.answers: dict[int, Answer] = {}
         self.goaways: list[h2.events.ConnectionTerminated] = []
         self.pongs: list[bytes] = []
@@ -200,7 +209,6 @@ class Client:
         match event:
             case h2.events.ConnectionTerminated():
                 self.goaways.append(event)
-                self.h2.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
             case h2.events.PingAckReceived():
                 self.pongs.append(event.ping_data)
             case h2.events.PingReceived():
@@ -233,7 +241,15 @@ class Rig:
         self.echo = echo
         self.nursery = nursery
         self.port = listeners[0].address[1]
+        self.done = trio.Event()
         self._sockets: list[SocketStream] = []
+
+    async def until(self, done: Callable[[], bool], *, moving: bool = False) -> None:
+        """Until the server has come so far; everything else runs meanwhile. ``moving``: the clock, too."""
+        while True:
+            if done():
+                return
+            await trio.sleep(moving)
 
     async def raw(self) -> SocketStream:
         self._sockets.append(await connect("127.0.0.1", self.port))
@@ -243,6 +259,21 @@ class Rig:
         client = Client(await self.raw())
         await client.start()
         return client
+
+    async def memory_client(self) -> Client:
+        """Without the kernel: for tests under a clock of their own."""
+        client = Client(self.memory_stream())
+        await client.start()
+        return client
+
+    def memory_stream(self) -> trio.abc.Stream:
+        ours, theirs = trio.testing.memory_stream_pair()
+        self.server.converse(theirs, "memory")
+        return ours
+
+    async def serve(self, task_status: trio.TaskStatus[Any]) -> None:
+        await self.server.run(task_status=task_status)
+        self.done.set()
 
     def close(self) -> None:
         for sock in self._sockets:
@@ -260,10 +291,10 @@ def run(
         listeners = await open_listeners("127.0.0.1", 0, context)
         echo = Echo()
         server = Server([echo, *services], listeners, limits)
-        with trio.fail_after(20 if clock is None else math.inf):
+        with trio.fail_after(20 if clock is None else 100_000):
             async with trio.open_nursery() as nursery:
-                await nursery.start(lambda task_status: server.run(task_status=task_status))
                 rig = Rig(server, listeners, echo, nursery)
+                await nursery.start(rig.serve)
                 try:
                     await scenario(rig)
                 finally:

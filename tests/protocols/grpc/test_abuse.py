@@ -1,0 +1,264 @@
+"""What a client that means harm, or knows no better, gets: a status, a reset or GOAWAY; never more than its own."""
+
+from __future__ import annotations
+
+import contextlib
+import tracemalloc
+
+import hpack
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from gateway.wire import h2
+from gateway.wire.grpc import Code
+from protocols.grpc.limits import Limits
+from tests.protocols.grpc.rig import HEADERS, TYPE, Rig, message, run
+
+CALM = 11
+PREFACE = h2.PREFACE + h2.settings({})
+CALL = hpack.Encoder().encode([*HEADERS[:3], (":path", "/test.Echo/Hold"), *HEADERS[3:], *TYPE])
+
+
+async def left(client: trio.abc.Stream) -> bytes:
+    """What comes until the server closes."""
+    data = b""
+    with trio.fail_after(1000):
+        while more := await client.receive_some(65536):
+            data += more
+    return data
+
+
+def goaway(data: bytes) -> int | None:
+    """The code of the last GOAWAY in frames, None without one."""
+    code = None
+    while len(data) >= 9:
+        size, kind = int.from_bytes(data[:3], "big"), data[3]
+        if kind == 7:
+            code = int.from_bytes(data[13:17], "big")
+        data = data[9 + size :]
+    return code
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"POST /x HTTP/1.1\r\n\r\n" + b"x" * 100_000])
+def test_http1_is_told_what_this_port_speaks(data: bytes) -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.raw()
+        await client.send_all(data)
+        assert (await left(client)).startswith(b"HTTP/1.1 505 ")
+        await rig.until(lambda: not rig.server.connections)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("data", [b"\x16\x03\x01" + bytes(200), b"\0" * 24, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rX"])
+def test_other_protocols_are_closed(data: bytes) -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.raw()
+        await client.send_all(data)
+        assert goaway(await left(client)) is None
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("sent", [b"", b"PRI * HTTP/2.0", h2.PREFACE])
+def test_a_client_that_does_not_finish_its_preface_is_cut(sent: bytes) -> None:
+    async def scenario(rig: Rig) -> None:
+        client = rig.memory_stream()
+        started = trio.current_time()
+        await client.send_all(sent)
+        await left(client)
+        assert 10 <= trio.current_time() - started <= 12
+
+    run(scenario, clock=MockClock(autojump_threshold=0))
+
+
+BROKEN = {
+    "a frame that is too long": (h2.frame(0, 0, 1, bytes(16385)), 6),
+    "data for nobody": (h2.data(1, b"x"), 1),
+    "headers out of order": (h2.headers(5, CALL, True, 16384) + h2.headers(3, CALL, True, 16384), 1),
+    "an even stream": (h2.headers(2, CALL, True, 16384), 1),
+    "fields that are none": (h2.headers(1, b"\xff\xff\xff\xff\xff", True, 16384), 1),
+    "a table larger than agreed on": (h2.headers(1, b"\x3f\xff\xff\x7f", True, 16384), 1),
+    "no continuation": (h2.frame(1, 0, 1, CALL) + h2.ping(bytes(8)), 1),
+    "continuations without end": (h2.frame(1, 0, 1, CALL) + h2.frame(9, 0, 1, b"") * 100, 1),
+    "a window that overflows": (h2.frame(8, 0, 0, b"\x7f\xff\xff\xff"), 3),
+    "a window of nothing": (h2.frame(8, 0, 0, bytes(4)), 1),
+    "more than the window": (h2.headers(1, CALL, False, 16384) + h2.data(1, bytes(16384)) * 65, 3),
+    "a push": (h2.frame(5, 4, 1, b"\0\0\0\2" + CALL), 1),
+    "settings of odd length": (h2.frame(4, 0, 0, bytes(5)), 6),
+    "a bomb of fields": (
+        h2.headers(1, hpack.Encoder().encode([("x", "y" * 3000)]) + b"\xbe" * 16000, True, 16384),
+        CALM,
+    ),
+}
+
+
+@pytest.mark.parametrize(("frames", "code"), BROKEN.values(), ids=BROKEN)
+def test_who_breaks_http2_is_told_and_closed(frames: bytes, code: int) -> None:
+    async def scenario(rig: Rig) -> None:
+        other = await rig.client()
+        client = await rig.raw()
+        await client.send_all(PREFACE + frames)
+        assert goaway(await left(client)) == code
+        client.close()
+        await rig.until(lambda: len(rig.server.connections) == 1)
+        assert rig.echo.left == rig.echo.entered
+        assert (await other.call("Unary", b"x")).status is Code.OK
+
+    run(scenario, Limits(window=1 << 20))
+
+
+@pytest.mark.parametrize("frames", [h2.headers(1, CALL, True, 16384)[:-3], h2.data(1, b"abc")[:5]])
+def test_a_frame_cut_short_by_the_end(frames: bytes) -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.raw()
+        await client.send_all(PREFACE + frames)
+        await rig.until(lambda: len(rig.server.connections) == 1)
+        await client.send_eof()
+        await rig.until(lambda: not rig.server.connections)
+
+    run(scenario)
+
+
+FRAMES = st.one_of(
+    st.builds(
+        h2.frame,
+        st.integers(0, 12),
+        st.integers(0, 255),
+        st.sampled_from([0, 1, 1, 3, 3, 5, 2, 2**31 - 1]),
+        st.binary(max_size=40) | st.just(CALL) | st.just(message(b"abc")),
+    ),
+    st.just(h2.headers(1, CALL, False, 16384)),
+    st.just(h2.headers(3, CALL.replace(b"Hold", b"Chat"), False, 16384)),
+    st.binary(max_size=30),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(FRAMES, max_size=12))
+def test_no_bytes_disturb_anybody_else(frames: list[bytes]) -> None:
+    async def scenario(rig: Rig) -> None:
+        other, bad = await rig.memory_client(), rig.memory_stream()
+        held = other.open("Hold")
+        await other.send(held, message(b"x"), end=True)
+        await bad.send_all(PREFACE + b"".join(frames))
+        await trio.sleep(0.1)
+        await bad.aclose()
+        rig.echo.gate.set()
+        assert (await other.answer(held)).messages == [b"x"]
+        await rig.until(lambda: len(rig.server.connections) == 1, moving=True)
+        assert rig.server.statistics().streams == 0
+        assert rig.echo.left == rig.echo.entered
+
+    run(scenario, clock=MockClock(autojump_threshold=0))
+
+
+def test_ten_thousand_rapid_resets_end_the_connection_and_hold_no_memory() -> None:
+    async def scenario(rig: Rig) -> None:
+        other, client = await rig.client(), await rig.raw()
+        held = other.open("Hold")
+        await other.send(held, message(b"x"), end=True)
+        await client.send_all(PREFACE)
+        tracemalloc.start()
+        pairs = [h2.headers(n, CALL, False, 16384) + h2.frame(3, 0, n, b"\0\0\0\x08") for n in range(1, 20_001, 2)]
+        with contextlib.suppress(trio.BrokenResourceError):  # who is closed cannot send the rest
+            for start in range(0, len(pairs), 100):
+                await client.send_all(b"".join(pairs[start : start + 100]))
+        assert goaway(await left(client)) == CALM
+        client.close()
+        await rig.until(lambda: len(rig.server.connections) == 1)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 20_000_000
+        assert rig.echo.entered < 2000
+        rig.echo.gate.set()
+        assert (await other.answer(held)).status is Code.OK
+        assert rig.echo.left == rig.echo.entered
+
+    run(scenario)
+
+
+def test_resets_now_and_then_are_nobodys_business() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.memory_client()
+        for _ in range(100):
+            for _ in range(20):
+                stream_id = client.open("Hold")
+                await client.flush()
+                client.h2.reset_stream(stream_id, 8)
+            await client.flush()
+            await trio.sleep(1)
+        assert (await client.call("Unary", b"x")).status is Code.OK
+
+    run(scenario, Limits(max_nuisance=30, nuisance_rate=20), clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize(
+    "frame", [h2.settings({}), h2.headers(1, CALL, False, 16384) + h2.data(1, b"") * 5, b"\0\0\0\x63\0\0\0\0\0"]
+)
+def test_frames_without_use_are_not_put_up_with_for_ever(frame: bytes) -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.raw()
+        await client.send_all(PREFACE)
+        with trio.move_on_after(5):
+            await client.send_all(frame + frame[-9:] * 3000)
+        assert goaway(await left(client)) == CALM
+
+    run(scenario)
+
+
+def test_pings_are_answered_and_too_many_end_the_connection() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.memory_client()
+        for _ in range(10):
+            client.h2.ping(b"generous")
+            await client.flush()
+            await trio.sleep(10)
+        for _ in range(50):  # each after something was sent
+            client.h2.ping(b"measured")
+            assert (await client.call("Unary", b"x")).status is Code.OK
+        for _ in range(7):
+            client.h2.ping(b"too many")
+        await client.until_closed()
+        assert client.pongs == [b"generous"] * 10 + [b"measured"] * 50 + [b"too many"] * 7
+        assert [(end.error_code, end.additional_data) for end in client.goaways] == [(CALM, b"too_many_pings")]
+
+    run(scenario, clock=MockClock(autojump_threshold=0))
+
+
+def test_streams_beyond_the_limit_are_refused_and_the_others_go_on() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        streams = [client.open("Hold") for _ in range(7)]  # before the limit is known
+        for stream_id in streams:
+            await client.send(stream_id, message(b"x"), end=True)
+        for stream_id in streams[5:]:
+            assert (await client.answer(stream_id)).reset == 7
+        rig.echo.gate.set()
+        for stream_id in streams[:5]:
+            assert (await client.answer(stream_id)).status is Code.OK
+        assert client.h2.remote_settings.max_concurrent_streams == 5
+
+    run(scenario, Limits(max_streams=5))
+
+
+def test_fields_beyond_what_is_accepted_end_their_call_only() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        assert (await client.call("Unary", b"x", fields=[("a", "b" * 5000)])).status is Code.RESOURCE_EXHAUSTED
+        assert (await client.call("Unary", b"x", fields=[("a", "b" * 3000)])).status is Code.OK
+
+    run(scenario, Limits(max_headers=4096))
+
+
+def test_connections_beyond_the_limit_are_closed() -> None:
+    async def scenario(rig: Rig) -> None:
+        first = await rig.client()
+        assert (await first.call("Unary", b"x")).status is Code.OK
+        assert await left(await rig.raw()) == b""
+        assert (await first.call("Unary", b"x")).status is Code.OK
+
+    run(scenario, Limits(max_connections=1))
