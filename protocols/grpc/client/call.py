@@ -52,8 +52,9 @@ class Call(Generic[_R]):
     async def send(self, message: Any, *, end: bool = False) -> None:
         """Send a message, the last one if ``end``; waits while the server does not read.
 
-        Raises RpcError if the call has failed. After a server's OK, which may come early, nothing more is sent. A send
-        that is cancelled cancels the call, which could not go on after half a message.
+        Raises RpcError if the call has failed and no answer is left to be received. After a server's status, which may
+        come early, nothing more is sent. A send that is cancelled cancels the call, which could not go on after half a
+        message.
         """
         if self._ended_sending:
             raise RuntimeError("this call's messages have been ended")
@@ -63,7 +64,7 @@ class Call(Generic[_R]):
         except trio.Cancelled:
             self.cancel()
             raise
-        if self._error is not None:
+        if self._error is not None and not self._received:
             raise self._error
 
     async def end(self) -> None:

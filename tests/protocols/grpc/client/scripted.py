@@ -23,7 +23,7 @@ Answer = Callable[["Scripted", int], None]
 class Scripted:
     """One connection. ``requests``: of all connections so far. ``resets``: codes by stream."""
 
-    def __init__(self, stream: trio.abc.Stream, answer: Answer, requests: list[int]) -> None:
+    def __init__(self, stream: trio.abc.Stream, answer: Answer, requests: list[int], early: bool = False) -> None:
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
         self.stream = stream
         self.requests = requests
@@ -32,6 +32,7 @@ class Scripted:
         self.closing = False
         self.mute = False
         self._answer = answer
+        self._early = early
 
     async def run(self) -> None:
         self.h2.initiate_connection()
@@ -48,13 +49,15 @@ class Scripted:
     def _hear(self, event: object) -> None:
         if isinstance(event, RequestReceived):
             self.requests.append(event.stream_id)
-        elif isinstance(event, StreamEnded):
+            if self._early:
+                self._answer(self, event.stream_id)
+        elif isinstance(event, StreamEnded) and not self._early:
             self._answer(self, event.stream_id)
         elif isinstance(event, StreamReset):
             self.resets[event.stream_id] = event.error_code
         elif isinstance(event, PingReceived) and self.mute:
             self.h2.clear_outbound_data_buffer()
-        elif isinstance(event, DataReceived):
+        elif isinstance(event, DataReceived) and not self._early:
             self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
 
     async def _flush(self) -> None:
@@ -63,17 +66,17 @@ class Scripted:
 
 
 @asynccontextmanager
-async def scripted(answer: Answer, requests: list[int], **options: float) -> AsyncIterator[Channel]:
-    """A channel to a server whose every request gets ``answer``."""
+async def scripted(answer: Answer, requests: list[int], early: bool = False) -> AsyncIterator[Channel]:
+    """A channel to a server whose every request gets ``answer``; ``early``: at once, and its messages are not read."""
 
     async def serve(stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError):
-            await Scripted(stream, answer, requests).run()
+            await Scripted(stream, answer, requests, early).run()
 
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
             port = listeners[0].socket.getsockname()[1]
-            async with connect(f"127.0.0.1:{port}", **options) as channel:
+            async with connect(f"127.0.0.1:{port}") as channel:
                 yield channel
             nursery.cancel_scope.cancel()

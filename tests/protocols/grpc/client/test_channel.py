@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import grpc
@@ -398,6 +398,32 @@ def test_tls_and_who_is_not_trusted(echo: Echo) -> None:
 
     with serving(echo, credentials=credentials) as (_, port):
         trio.run(main, port)
+
+
+def test_tls_without_http2() -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    context.set_alpn_protocols(["http/1.1"])
+    trusting = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    authority.configure_trust(trusting)
+
+    async def shake_hands(stream: trio.SSLStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await stream.do_handshake()
+            await stream.receive_some()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            serve = partial(trio.serve_ssl_over_tcp, shake_hands, 0, context, host="127.0.0.1")
+            listeners = await nursery.start(serve)
+            port = listeners[0].transport_listener.socket.getsockname()[1]
+            async with channel_to(port, ssl_context=trusting) as channel:
+                with pytest.raises(RpcError, match="does not speak HTTP/2"):
+                    await channel.unary_unary("/test.Echo/say", b"", bytes)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
 
 
 @pytest.mark.parametrize("target", ["localhost", ":1", "a:b", "::1:5", ""])

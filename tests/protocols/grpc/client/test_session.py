@@ -117,6 +117,53 @@ def test_what_nobody_wants_any_more_is_reset_and_the_connection_goes_on() -> Non
     trio.run(main)
 
 
+def test_an_answer_that_comes_while_the_request_is_sent_is_received_before_the_failure() -> None:
+    answer = bytes_then(framed(b"early"), ("grpc-status", "8"))
+
+    async def main() -> None:
+        async with scripted(answer, [], early=True) as channel:
+            async with channel.unary_stream(PATH, bytes(5_000_000), bytes) as call:  # far beyond the window
+                assert await call.receive() == b"early"
+                with pytest.raises(RpcError, match="RESOURCE_EXHAUSTED"):
+                    await call.receive()
+            with pytest.raises(RpcError, match="RESOURCE_EXHAUSTED"):
+                await channel.unary_unary(PATH, bytes(5_000_000), bytes)
+
+    trio.run(main)
+
+
+class Stuck(trio.abc.Stream):
+    """A peer that takes a part of what it is sent and then nothing."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    async def send_all(self, data: bytes) -> None:
+        self.sent.append(bytes(data))
+        await trio.sleep_forever()
+
+    async def wait_send_all_might_not_block(self) -> None: ...
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError("unreachable")
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def test_nothing_follows_half_a_frame() -> None:
+    async def main() -> None:
+        stream = Stuck()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Session(stream, float("inf")).run)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert len(stream.sent) == 1
+
+    trio.run(main)
+
+
 def test_a_refused_call_is_repeated_once() -> None:
     def answer(server: Scripted, stream: int) -> None:
         if len(server.requests) == 1:
