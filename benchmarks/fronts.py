@@ -124,9 +124,9 @@ def gateway_command(template: str | None, upstream: int) -> list[str]:
 
 
 @contextmanager
-def gateway(template: str | None, upstream: int) -> Iterator[Front]:
-    """The gateway with its default settings in front of one engine."""
-    with Program("gateway", gateway_command(template, upstream), FRONT_CORE) as program:
+def gateway(template: str | None, upstream: int, *more: str) -> Iterator[Front]:
+    """The gateway with its default settings in front of one engine; ``more`` arguments."""
+    with Program("gateway", [*gateway_command(template, upstream), *more], FRONT_CORE) as program:
         yield Front("gateway", int(program.word("http").rpartition(":")[2]), program)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from clients import Clients, Load
 from fronts import PEERS, Front, canned_engine, engine, fronts, gateway, has_nginx
 from processes import FRONT_CORE, HERE, ROOT, Failed, compiled, core_busy_s, pin
+from rpc import Calls
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,56 @@ def _saturate(bench: Bench, running: list[Front], connections: int, per_write: i
     bench.add(title, "tok/s", taken, lambda load: load.events_per_s, Target("nginx", 0.7, rate=True))
 
 
+def grpc(bench: Bench) -> None:
+    """(c) Unary calls beside the same over HTTP, and streamed messages."""
+    calls = Calls(bench.folder)
+    cheapest = canned_engine(bench.folder) if has_nginx() else engine(bench.engine)
+    with cheapest as upstream, gateway(bench.args.gateway_cmd, upstream) as front:
+        rpc = Front("gateway", _port(front, "grpc"), front.program)
+        plain = Front("http", front.port, front.program)
+        kinds = {"http": lambda: bench.clients.plain(plain.port, 32, bench.args.seconds)}
+        kinds["gateway"] = lambda: calls.unary(rpc.port, bench.args.seconds)
+        taken = bench.alternate([plain, rpc], lambda each: kinds[each.name]())
+        bench.add("gRPC, unary", "call/s", taken, lambda load: load.answers_per_s, Target("http", 0.35, rate=True))
+    for per_write in bench.args.per_write:
+        with engine(bench.engine, per_write=per_write) as upstream, gateway(None, upstream) as front:
+            taken = bench.alternate([front], lambda front: calls.stream(_port(front, "grpc"), bench.args.seconds))
+        _floor(bench, f"gRPC messages, {per_write} a write", "msg/s", taken, lambda load: load.events_per_s, 20_000)
+
+
+def picker(bench: Bench) -> None:
+    """(d) Whole exchanges of the endpoint picker, and what a long prompt adds."""
+    calls, seconds = Calls(bench.folder), bench.args.seconds
+    cheapest = canned_engine(bench.folder) if has_nginx() else engine(bench.engine)
+    with cheapest as upstream, gateway(None, upstream, "--ext-proc", "127.0.0.1:0") as front:
+        taken = bench.alternate([front], lambda front: calls.exchange(_port(front, "ext_proc"), seconds))
+        _floor(bench, "ext_proc, small chat", "exch/s", taken, lambda load: load.answers_per_s, 1500)
+        long = bench.alternate(
+            [front], lambda front: calls.exchange(_port(front, "ext_proc"), seconds, 220_000, calls=1)
+        )
+    took = statistics.median(1000 * each.cores / each.load.answers_per_s for each in long["gateway"])
+    verdict = {"target": "<= 2.5 ms", "met": took <= 2.5, "note": remarks(long["gateway"])}
+    bench.show(Row("ext_proc, 220 kB of prompt", "gateway", took, "ms", **verdict))
+
+
+def _port(front: Front, listener: str) -> int:
+    assert front.program is not None
+    return int(front.program.word(listener).rpartition(":")[2])
+
+
+def _floor(
+    bench: Bench, measure: str, unit: str, taken: dict[str, list[Sample]], value: Callable[[Load], float], least: float
+) -> None:
+    """The gateway's median, and whether it is at least so much."""
+    samples = taken["gateway"]
+    median = statistics.median(value(each.load) for each in samples)
+    cores = statistics.median(each.cores for each in samples)
+    verdict = {"target": f">= {least:,.0f}", "met": median >= least, "note": remarks(samples)}
+    bench.show(Row(measure, "gateway", median, unit, cores=cores, **verdict))
+
+
 def pace(bench: Bench) -> None:
-    """(c) The p99 gap of 256 streams of one token each 20 ms."""
+    """(e) The p99 gap of 256 streams of one token each 20 ms."""
     with engine(bench.engine, pace_us=20_000) as upstream:
         chosen = {"template": bench.args.gateway_cmd, "peers": {}, "buffering": False, "direct": True}
         seconds = max(3.0, bench.args.seconds)
@@ -192,7 +241,7 @@ def pace(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """(d) Resident memory with 1,000 streams open at one token each 100 ms."""
+    """(f) Resident memory with 1,000 streams open at one token each 100 ms."""
     with engine(bench.engine, pace_us=100_000) as upstream, gateway(bench.args.gateway_cmd, upstream) as front:
         assert front.program is not None
         idle = front.program.resident_mib()
@@ -207,7 +256,7 @@ def memory(bench: Bench) -> None:
 
 
 def start(bench: Bench) -> None:
-    """(e) From the command to its ready line."""
+    """(g) From the command to its ready line."""
     times = []
     with engine(bench.engine) as upstream:
         for _ in range(max(3, bench.args.rounds)):
@@ -219,7 +268,7 @@ def start(bench: Bench) -> None:
 
 
 def scrape(bench: Bench) -> None:
-    """(f) The share of a core that asking 256 endpoints for their load takes, every 200 ms, a vLLM page each."""
+    """(h) The share of a core that asking 256 endpoints for their load takes, every 200 ms, a vLLM page each."""
     argv = pin(FRONT_CORE, [sys.executable, str(HERE / "scrape.py"), "--json", "--seconds", str(bench.args.seconds)])
     said = [
         json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout) for _ in range(bench.args.rounds)
@@ -233,7 +282,7 @@ def scrape(bench: Bench) -> None:
 
 
 def decisions(bench: Bench) -> None:
-    """(g) What placing one request costs, its prompt of 8k tokens hashed once, and the memory of a million blocks."""
+    """(i) What placing one request costs, its prompt of 8k tokens hashed once, and the memory of a million blocks."""
     argv = pin(FRONT_CORE, [sys.executable, str(HERE / "decisions.py")])
     lines = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     parted = (line.partition("  ") for line in lines)  # what, spaces, its value, its unit
@@ -249,7 +298,7 @@ def decisions(bench: Bench) -> None:
 
 
 def scheduling(bench: Bench) -> None:
-    """(h) How well requests are placed: the suite of `bench replay`, in virtual time (minutes)."""
+    """(j) How well requests are placed: the suite of `bench replay`, in virtual time (minutes)."""
     argv = [sys.executable, "-m", "conformance.replay", bench.args.trace, "--suite", "--json", "-"]
     said = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, cwd=ROOT).stdout)
     for each in said["verdicts"]:
@@ -257,7 +306,7 @@ def scheduling(bench: Bench) -> None:
 
 
 def install(bench: Bench) -> None:
-    """(i) What a default installation adds to a fresh environment (slow: it installs from the package index)."""
+    """(k) What a default installation adds to a fresh environment (slow: it installs from the package index)."""
     home = bench.folder / "venv"
     venv.create(home, with_pip=True)
     site = next(home.glob("lib/python*/site-packages"))
@@ -275,6 +324,8 @@ def _bytes_under(folder: Path) -> int:
 MEASURES: Mapping[str, Callable[[Bench], None]] = {
     "nonstream": nonstream,
     "stream": stream,
+    "grpc": grpc,
+    "picker": picker,
     "pace": pace,
     "memory": memory,
     "start": start,
