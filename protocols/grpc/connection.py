@@ -73,6 +73,7 @@ class Connection:
         self._turn = server.turn
         self._stream = stream
         self._nursery: trio.Nursery | None = None
+        self._certificate: dict[str, Any] | None = None
         self._over = False
         self._last_id: int = h2.MAX_STREAM_ID  # later streams are refused
         self._http2 = Http2(self.limits)
@@ -102,7 +103,7 @@ class Connection:
 
     def cert(self) -> dict[str, Any] | None:
         """The client's verified certificate (grpclib's Peer)."""
-        return self._stream.getpeercert() if isinstance(self._stream, trio.SSLStream) else None
+        return self._certificate
 
     def next_failure(self) -> str:
         """An id that ties what a client is told to the log."""
@@ -116,7 +117,8 @@ class Connection:
             with self.scope:
                 if isinstance(self._stream, trio.SSLStream):
                     await self._stream.do_handshake()
-                    self.subject = certified_name(self._stream.getpeercert() or {})
+                    self._certificate = self._stream.getpeercert()
+                    self.subject = certified_name(self._certificate or {})
                 first = await self._preface()
                 if first:
                     await self._converse(first)

@@ -13,6 +13,7 @@ import h2.events
 import trio
 import trio.testing
 from google.protobuf.wrappers_pb2 import BytesValue
+from google.rpc.status_pb2 import Status
 from grpclib.const import Cardinality, Handler
 
 from gateway.listen import Listener, open_listeners
@@ -24,6 +25,9 @@ from protocols.grpc.stream import Stream
 
 HEADERS = ((":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers"))
 TYPE = (("content-type", "application/grpc"),)
+
+
+DETAILS = Status(code=9, message="details").SerializeToString()
 
 
 class Echo:
@@ -77,7 +81,7 @@ class Echo:
         if message == "crash":
             raise KeyError("a secret")
         if message != "nothing":
-            raise GrpcError(Code[message], f"as told: {message} é", b"details")
+            raise GrpcError(Code[message], f"as told: {message} é", DETAILS)
 
     def __mapping__(self) -> Mapping[str, Handler]:
         rows = {

@@ -19,7 +19,7 @@ from gateway.wire.grpc import Code, decode_binary, framed
 from protocols.grpc.limits import Limits
 from protocols.grpc.server import Server
 from protocols.grpc.stream import Stream
-from tests.protocols.grpc.rig import HEADERS, Echo, Rig, message, run
+from tests.protocols.grpc.rig import DETAILS, HEADERS, Echo, Rig, message, run
 
 
 def test_every_cardinality() -> None:
@@ -58,7 +58,7 @@ def test_the_status_a_handler_raises_comes_with_its_text_and_details() -> None:
     async def scenario(rig: Rig) -> None:
         answer = await (await rig.client()).call("Fail", b"FAILED_PRECONDITION")
         assert (answer.status, answer.text) == (Code.FAILED_PRECONDITION, "as told: FAILED_PRECONDITION é")
-        assert decode_binary(answer.fields["grpc-status-details-bin"].encode()) == b"details"
+        assert decode_binary(answer.fields["grpc-status-details-bin"].encode()) == DETAILS
         assert answer.fields[":status"] == "200"
         assert not answer.messages
 

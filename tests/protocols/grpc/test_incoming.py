@@ -1,0 +1,61 @@
+"""What a call receives: messages in order, and every byte of the window given back exactly once."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.wire.grpc import Code, GrpcError, framed
+from protocols.grpc.incoming import Incoming
+
+
+@given(st.lists(st.tuples(st.binary(max_size=50), st.booleans()), max_size=10), st.data())
+def test_every_byte_is_given_back_once_and_none_too_early(sent: list[tuple[bytes, bool]], data: st.DataObject) -> None:
+    wire = b"".join(framed(message, gzip=packed) for message, packed in sent)
+    incoming = Incoming(100, True)
+    fed = back = 0
+    taken: list[bytes] = []
+    while fed < len(wire) or len(taken) < len(sent):
+        action = data.draw(st.sampled_from(["feed", "take", "lend"]))
+        if action == "feed" and fed < len(wire):
+            size = data.draw(st.integers(1, len(wire) - fed))
+            incoming.feed(wire[fed : fed + size], size)
+            fed += size
+        elif incoming.ready:
+            message, earned = incoming.take()
+            assert message is not None
+            taken.append(message)
+            back += earned
+            assert incoming.lent == 0
+        elif action == "lend":  # only who finds nothing ready does so
+            before = incoming.lent
+            lent = incoming.lend()
+            assert incoming.lent - before == lent
+            back += lent
+        assert back <= fed
+    assert taken == [message for message, _ in sent]
+    incoming.end()
+    last, rest = incoming.take()
+    assert last is None
+    assert back + rest == len(wire)
+
+
+def test_what_was_not_taken_is_released_at_the_end() -> None:
+    incoming = Incoming(100, False)
+    incoming.feed(framed(b"abc") * 3, 24)
+    assert incoming.take() == (b"abc", 8)
+    assert incoming.release() == 16
+    assert incoming.release() == 0
+
+
+def test_an_error_comes_after_the_messages_before_it_and_drops_the_rest() -> None:
+    incoming = Incoming(100, False)
+    incoming.feed(framed(b"abc"), 8)
+    incoming.feed(b"\7\0\0\0\0", 5)
+    incoming.feed(framed(b"later"), 10)
+    assert incoming.take()[0] == b"abc"
+    for _ in range(2):
+        with pytest.raises(GrpcError) as refused:
+            incoming.take()
+        assert refused.value.code is Code.INTERNAL
