@@ -55,7 +55,7 @@ class _Call(msgspec.Struct, gc=False):
 
 
 class _Part(msgspec.Struct, gc=False):
-    text: str = ""
+    text: str | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -70,7 +70,7 @@ class _Message(msgspec.Struct, gc=False):
 
 
 class _Top(msgspec.Struct, gc=False):
-    token: str = ""
+    token: str | None = None
     logprob: float | None = None
     bytes: list[int] | None = None
 
@@ -84,7 +84,7 @@ class _Logprobs(msgspec.Struct, gc=False):
 
     content: list[_Token] | None = None
     refusal: list[_Token] | None = None
-    tokens: list[str] | None = None
+    tokens: list[str | None] | None = None
     token_logprobs: list[float | None] | None = None
     text_offset: list[int] | None = None
     top_logprobs: list[dict[str, float | None] | None] | None = None
@@ -191,7 +191,7 @@ def _message(message: _Message | None, call: Callable[[_Call], dict[str, Any]]) 
     content = message.content
     return {
         "role": message.role,
-        "content": "".join([part.text for part in content]) if isinstance(content, list) else content,
+        "content": "".join([part.text or "" for part in content]) if isinstance(content, list) else content,
         "reasoning_content": message.reasoning if message.reasoning_content is None else message.reasoning_content,
         "refusal": message.refusal,
         "tool_calls": [call(it) for it in message.tool_calls or ()],
@@ -354,6 +354,8 @@ def events(chunk: bytes, tell: Callable[[bytes], bytes]) -> list[bytes]:
     """Whole events as messages, in order; comments and ``[DONE]`` have none. Raises UpstreamError."""
     found = []
     for block in chunk.split(b"\n\n"):
+        if not block:
+            continue
         data = block[6:] if block.startswith(b"data: ") and b"\n" not in block else sse.parse(block).data
         if data and data != b"[DONE]":
             found.append(tell(data))
