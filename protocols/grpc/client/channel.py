@@ -23,7 +23,8 @@ from protocols.grpc.client.session import Session
 
 _R = TypeVar("_R")
 CONNECT_S: Final = 20.0
-_ATTEMPTS: Final = 2
+_ATTEMPTS: Final = 5
+_PAUSE_S: Final = 0.01
 _AGENT: Final = f"infer-gateway-python/{gateway.__version__}".encode()
 
 
@@ -55,7 +56,8 @@ class Channel:
     ) -> _R:
         """One message there, one back. Raises RpcError.
 
-        A call that the server has not looked at, because it was going away, is repeated once.
+        A call that the server says it has not looked at, because it goes away or has too many, is made again, up to
+        four times.
         """
         deadline = trio.current_time() + timeout
         for attempt in range(_ATTEMPTS):
@@ -64,6 +66,7 @@ class Channel:
             except RpcError as error:
                 if not error.unprocessed or attempt + 1 == _ATTEMPTS:
                     raise
+            await trio.sleep(_PAUSE_S * 2**attempt)
         raise AssertionError("unreachable")
 
     async def _once(self, path: str, request: Any, reply: type[_R], metadata: Sent, timeout: float) -> _R:
@@ -115,7 +118,7 @@ class Channel:
         raise AssertionError("unreachable")
 
     def _head(self, path: str, extra: list[Field]) -> list[Field]:
-        left = trio.current_effective_deadline() - trio.current_time()
+        left = max(0.0, trio.current_effective_deadline() - trio.current_time())  # -inf where it is cancelled
         return [
             (b":method", b"POST"),
             (b":scheme", b"http" if self._tls is None else b"https"),

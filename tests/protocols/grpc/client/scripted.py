@@ -10,6 +10,7 @@ import trio
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, PingReceived, RequestReceived, StreamEnded, StreamReset
+from h2.settings import Settings
 
 from protocols.grpc.client import Channel, connect
 
@@ -31,10 +32,12 @@ class Scripted:
         self.raw = b""
         self.closing = False
         self.mute = False
+        self.settings: dict[int, int] = {}
         self._answer = answer
         self._early = early
 
     async def run(self) -> None:
+        self.h2.local_settings = Settings(client=False, initial_values=self.settings)
         self.h2.initiate_connection()
         await self._flush()
         while not self.closing:
@@ -66,12 +69,16 @@ class Scripted:
 
 
 @asynccontextmanager
-async def scripted(answer: Answer, requests: list[int], early: bool = False) -> AsyncIterator[Channel]:
+async def scripted(
+    answer: Answer, requests: list[int], early: bool = False, settings: dict[int, int] | None = None
+) -> AsyncIterator[Channel]:
     """A channel to a server whose every request gets ``answer``; ``early``: at once, and its messages are not read."""
 
     async def serve(stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError):
-            await Scripted(stream, answer, requests, early).run()
+            server = Scripted(stream, answer, requests, early)
+            server.settings = settings or {}
+            await server.run()
 
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:

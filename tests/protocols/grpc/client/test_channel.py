@@ -314,17 +314,6 @@ def test_answers_nobody_takes_stop_the_server_and_nobody_else(port: int) -> None
     trio.run(main)
 
 
-def test_more_calls_than_a_connection_takes_wait(echo: Echo) -> None:
-    async def main(port: int) -> None:
-        async with channel_to(port) as channel, trio.open_nursery() as nursery:
-            for _ in range(20):
-                nursery.start_soon(channel.unary_unary, "/test.Echo/say", b"", bytes)
-        assert echo.calls == 20
-
-    with serving(echo, options=(("grpc.max_concurrent_streams", 2),)) as (_, port):
-        trio.run(main, port)
-
-
 def test_a_server_that_is_away_and_comes(echo: Echo) -> None:
     async def main() -> None:
         with serving(echo) as (_, port):

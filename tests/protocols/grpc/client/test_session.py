@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 from h2.errors import ErrorCodes
+from h2.settings import SettingCodes
 from hyperframe.frame import GoAwayFrame
 
 from gateway.wire.grpc import framed
@@ -164,7 +165,57 @@ def test_nothing_follows_half_a_frame() -> None:
     trio.run(main)
 
 
-def test_a_refused_call_is_repeated_once() -> None:
+def test_more_calls_than_a_connection_takes_wait() -> None:
+    """h2, at the server, ends a connection with a stream too many."""
+    waiting = []
+
+    def answer(server: Scripted, stream: int) -> None:
+        waiting.append(stream)
+        if len(waiting) == 2:
+            for each in waiting:
+                fine(server, each)
+            waiting.clear()
+
+    async def main() -> None:
+        requests = []
+        async with (
+            scripted(answer, requests, settings={SettingCodes.MAX_CONCURRENT_STREAMS: 2}) as channel,
+            trio.open_nursery() as nursery,
+        ):
+            for _ in range(20):
+                nursery.start_soon(channel.unary_unary, PATH, b"", bytes)
+        assert len(requests) == 20
+        assert requests == sorted(requests)  # on one connection
+
+    trio.run(main)
+
+
+def test_binary_metadata_in_one_field_and_such_that_is_none() -> None:
+    def answer(server: Scripted, stream: int) -> None:
+        heads(server, stream, *HEAD, ("a-bin", "AQ==, Ag"), ("b-bin", "!"), ("grpc-encoding", "identity"), ("c", "d"))
+        heads(server, stream, *OK, end=True)
+
+    async def main() -> None:
+        async with scripted(answer, []) as channel, channel.unary_stream(PATH, b"", bytes) as call:
+            assert await call.initial_metadata() == (("a-bin", b"\1"), ("a-bin", b"\2"), ("c", "d"))
+
+    trio.run(main)
+
+
+def test_a_call_in_a_cancelled_scope_is_cancelled() -> None:
+    async def main() -> None:
+        async with scripted(fine, []) as channel:
+            await channel.unary_unary(PATH, b"", bytes)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                assert dict(channel._head(PATH, []))[b"grpc-timeout"] == b"1n"  # cancelled since it last waited
+                await channel.unary_unary(PATH, b"", bytes)
+            assert scope.cancelled_caught
+
+    trio.run(main)
+
+
+def test_a_refused_call_is_repeated_and_at_last_given_up() -> None:
     def answer(server: Scripted, stream: int) -> None:
         if len(server.requests) == 1:
             server.h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
@@ -181,7 +232,7 @@ def test_a_refused_call_is_repeated_once() -> None:
         async with scripted(resetting(ErrorCodes.REFUSED_STREAM), requests) as channel:
             with pytest.raises(RpcError, match="UNAVAILABLE"):
                 await channel.unary_unary(PATH, b"", bytes)
-        assert len(requests) == 2
+        assert len(requests) == 5
 
     trio.run(main)
 
