@@ -156,7 +156,7 @@ def context(name: str, settings: Listeners) -> ssl.SSLContext | None:
             made.load_verify_locations(authorities)
         except OSError as error:
             raise OSError(f"cannot use the authorities in {authorities}: {error}") from error
-        made.verify_mode = ssl.CERT_OPTIONAL
+        made.verify_mode = ssl.CERT_OPTIONAL if name == "http" else ssl.CERT_REQUIRED
     return made
 
 
