@@ -136,7 +136,7 @@ class _Exchange:
         self._stream = stream
         self._session = Session(service.settings)
         self._scope = trio.CancelScope()
-        self._phase = "body"
+        self._phase = ""
         self._id = ""
         self._bodiless = self._unwatched = False
 
@@ -246,9 +246,12 @@ class _Exchange:
             await self._stream.send_bytes(reply.SerializeToString())
 
     def _enter(self, phase: str) -> None:
+        """Within a phase the deadline follows in steps of a sixteenth: moving it costs as much as reading a message."""
+        seconds: float = getattr(self._service.deadlines, phase) or math.inf
+        deadline = trio.current_time() + seconds
+        if phase != self._phase or deadline - self._scope.deadline >= seconds / 16:
+            self._scope.deadline = deadline
         self._phase = phase
-        seconds: float = getattr(self._service.deadlines, phase)
-        self._scope.deadline = trio.current_time() + seconds if seconds > 0 else math.inf
 
     def _late(self) -> Late:
         seconds = getattr(self._service.deadlines, self._phase)
