@@ -6,138 +6,18 @@ as absent. An answer that cannot be told in messages is an UpstreamError, for th
 
 from __future__ import annotations
 
-import json
 import struct
 from base64 import b64decode
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
-
-import msgspec
+from typing import Any, Final
 
 from gateway.errors import UpstreamError
 from gateway.wire import sse
+from protocols.grpc import said
 from protocols.grpc.generated.upb import inference as pb
-
-_T = TypeVar("_T")
-_Number = int | float | None
 
 REASONS: Final = {"stop": 1, "length": 2, "tool_calls": 3, "content_filter": 4, "function_call": 5}
 """Finish reasons by number. One that is none of them has still ended the choice: it counts as ``stop``."""
-
-# -- what is read of JSON -------------------------------------------------------------------------------------------
-
-
-class _Cached(msgspec.Struct, gc=False):
-    cached_tokens: _Number = None
-
-
-class _Reasoned(msgspec.Struct, gc=False):
-    reasoning_tokens: _Number = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: _Number = None
-    completion_tokens: _Number = None
-    total_tokens: _Number = None
-    prompt_tokens_details: _Cached | None = None
-    completion_tokens_details: _Reasoned | None = None
-
-
-class _Function(msgspec.Struct, gc=False):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _Call(msgspec.Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Part(msgspec.Struct, gc=False):
-    text: str | None = None
-
-
-class _Message(msgspec.Struct, gc=False):
-    """A whole message and a delta alike. Engines call what a model thinks by two names."""
-
-    role: str | None = None
-    content: str | list[_Part] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    tool_calls: list[_Call] | None = None
-
-
-class _Top(msgspec.Struct, gc=False):
-    token: str | None = None
-    logprob: float | None = None
-    bytes: list[int] | None = None
-
-
-class _Token(_Top, gc=False):
-    top_logprobs: list[_Top] | None = None
-
-
-class _Logprobs(msgspec.Struct, gc=False):
-    """Of chats (``content``, ``refusal``) and, in columns, of completions."""
-
-    content: list[_Token] | None = None
-    refusal: list[_Token] | None = None
-    tokens: list[str | None] | None = None
-    token_logprobs: list[float | None] | None = None
-    text_offset: list[int] | None = None
-    top_logprobs: list[dict[str, float | None] | None] | None = None
-
-
-class _Choice(msgspec.Struct, gc=False):
-    index: int | None = None
-    delta: _Message | None = None
-    message: _Message | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-
-
-class _Answer(msgspec.Struct, gc=False):
-    id: str | None = None
-    created: _Number = None
-    model: str | None = None
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    system_fingerprint: str | None = None
-    service_tier: str | None = None
-
-
-class _Vector(msgspec.Struct, gc=False):
-    embedding: str | list[float]
-    index: int | None = None
-
-
-class _Embeddings(msgspec.Struct, gc=False):
-    data: list[_Vector]
-    model: str | None = None
-    usage: _Usage | None = None
-
-
-class _Tokens(msgspec.Struct, gc=False):
-    count: int | None = None
-    max_model_len: int | None = None
-    tokens: list[int] | None = None
-
-
-_ANSWER: Final = msgspec.json.Decoder(_Answer)
-_EMBEDDINGS: Final = msgspec.json.Decoder(_Embeddings)
-_TOKENS: Final = msgspec.json.Decoder(_Tokens)
-
-
-def _read(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
-    try:
-        return decoder.decode(data)
-    except ValueError:
-        # NaN and halves of surrogate pairs, which engines write, are not JSON
-        document = json.loads(data, parse_constant=lambda _: None)
-        return decoder.decode(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _told(tell: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
@@ -155,7 +35,7 @@ def _told(tell: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
 # -- parts of messages ----------------------------------------------------------------------------------------------
 
 
-def _usage(usage: _Usage | None) -> dict[str, Any] | None:
+def _usage(usage: said.Usage | None) -> dict[str, Any] | None:
     if usage is None:
         return None
     prompt, completion = int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0)
@@ -175,17 +55,17 @@ def _finish(reason: str | None) -> int:
     return REASONS.get(reason, 1) if reason else 0
 
 
-def _call(call: _Call) -> dict[str, Any]:
+def _call(call: said.Call) -> dict[str, Any]:
     function = call.function
     called = None if function is None else {"name": function.name, "arguments": function.arguments}
     return {"id": call.id, "function": called}
 
 
-def _piece(call: _Call) -> dict[str, Any]:
+def _piece(call: said.Call) -> dict[str, Any]:
     return {"index": call.index, **_call(call)}
 
 
-def _message(message: _Message | None, call: Callable[[_Call], dict[str, Any]]) -> dict[str, Any]:
+def _message(message: said.Message | None, call: Callable[[said.Call], dict[str, Any]]) -> dict[str, Any]:
     if message is None:
         return {}
     content = message.content
@@ -198,7 +78,7 @@ def _message(message: _Message | None, call: Callable[[_Call], dict[str, Any]]) 
     }
 
 
-def _top(top: _Top) -> dict[str, Any]:
+def _top(top: said.Top) -> dict[str, Any]:
     return {
         "token": top.token,
         "logprob": top.logprob,
@@ -206,11 +86,11 @@ def _top(top: _Top) -> dict[str, Any]:
     }
 
 
-def _token(token: _Token) -> dict[str, Any]:
+def _token(token: said.Token) -> dict[str, Any]:
     return {**_top(token), "top_logprobs": [_top(top) for top in token.top_logprobs or ()]}
 
 
-def _chat_logprobs(logprobs: _Logprobs | None) -> dict[str, Any] | None:
+def _chat_logprobs(logprobs: said.Logprobs | None) -> dict[str, Any] | None:
     if logprobs is None:
         return None
     return {
@@ -219,7 +99,7 @@ def _chat_logprobs(logprobs: _Logprobs | None) -> dict[str, Any] | None:
     }
 
 
-def _completion_logprobs(logprobs: _Logprobs | None) -> dict[str, Any] | None:
+def _completion_logprobs(logprobs: said.Logprobs | None) -> dict[str, Any] | None:
     """Columns as rows; columns that engines leave out or cut short say nothing of their rows."""
     if logprobs is None:
         return None
@@ -233,7 +113,7 @@ def _completion_logprobs(logprobs: _Logprobs | None) -> dict[str, Any] | None:
     return {"tokens": rows}
 
 
-def _head(answer: _Answer) -> dict[str, Any]:
+def _head(answer: said.Answer) -> dict[str, Any]:
     return {
         "id": answer.id,
         "created": int(answer.created or 0),
@@ -243,7 +123,7 @@ def _head(answer: _Answer) -> dict[str, Any]:
     }
 
 
-def _chat_choice(choice: _Choice) -> dict[str, Any]:
+def _chat_choice(choice: said.Choice) -> dict[str, Any]:
     return {
         "index": choice.index,
         "message": _message(choice.message, _call),
@@ -252,7 +132,7 @@ def _chat_choice(choice: _Choice) -> dict[str, Any]:
     }
 
 
-def _delta_choice(choice: _Choice) -> dict[str, Any]:
+def _delta_choice(choice: said.Choice) -> dict[str, Any]:
     return {
         "index": choice.index,
         "delta": _message(choice.delta, _piece),
@@ -261,7 +141,7 @@ def _delta_choice(choice: _Choice) -> dict[str, Any]:
     }
 
 
-def _completion_choice(choice: _Choice) -> dict[str, Any]:
+def _completion_choice(choice: said.Choice) -> dict[str, Any]:
     return {
         "index": choice.index,
         "text": choice.text,
@@ -276,7 +156,7 @@ def _completion_choice(choice: _Choice) -> dict[str, Any]:
 @_told
 def chat(body: bytes) -> bytes:
     """A CreateChatCompletionResponse. Raises UpstreamError, as all of these."""
-    answer = _read(_ANSWER, body)
+    answer = said.read(said.ANSWER, body)
     choices = [_chat_choice(choice) for choice in answer.choices or ()]
     message = pb.CreateChatCompletionResponse(**_head(answer), service_tier=answer.service_tier, choices=choices)
     return message.SerializeToString()
@@ -285,7 +165,7 @@ def chat(body: bytes) -> bytes:
 @_told
 def completion(body: bytes) -> bytes:
     """A CreateCompletionResponse."""
-    answer = _read(_ANSWER, body)
+    answer = said.read(said.ANSWER, body)
     choices = [_completion_choice(choice) for choice in answer.choices or ()]
     return pb.CreateCompletionResponse(**_head(answer), choices=choices).SerializeToString()
 
@@ -293,7 +173,7 @@ def completion(body: bytes) -> bytes:
 @_told
 def embeddings(body: bytes) -> bytes:
     """A CreateEmbeddingResponse. Vectors in base64 are float32 in little-endian order: on the wire they stay that."""
-    answer = _read(_EMBEDDINGS, body)
+    answer = said.read(said.EMBEDDINGS, body)
     parts = [pb.CreateEmbeddingResponse(model=answer.model, usage=_usage(answer.usage)).SerializeToString()]
     for at, vector in enumerate(answer.data):
         given = vector.embedding
@@ -318,7 +198,7 @@ def _field(number: int, data: bytes) -> bytes:
 @_told
 def count(body: bytes) -> bytes:
     """A CountTokensResponse without the tokens."""
-    answer = _read(_TOKENS, body)
+    answer = said.read(said.TOKENS, body)
     found = len(answer.tokens or ()) if answer.count is None else answer.count
     return pb.CountTokensResponse(count=found, max_model_len=answer.max_model_len).SerializeToString()
 
@@ -326,7 +206,7 @@ def count(body: bytes) -> bytes:
 @_told
 def tokens(body: bytes) -> bytes:
     """A CountTokensResponse with the tokens."""
-    answer = _read(_TOKENS, body)
+    answer = said.read(said.TOKENS, body)
     return count(body) + pb.CountTokensResponse(tokens=answer.tokens or ()).SerializeToString()
 
 
@@ -336,7 +216,7 @@ def tokens(body: bytes) -> bytes:
 @_told
 def chat_event(data: bytes) -> bytes:
     """A StreamChatCompletionResponse."""
-    answer = _read(_ANSWER, data)
+    answer = said.read(said.ANSWER, data)
     choices = [_delta_choice(choice) for choice in answer.choices or ()]
     message = pb.StreamChatCompletionResponse(**_head(answer), service_tier=answer.service_tier, choices=choices)
     return message.SerializeToString()
@@ -345,7 +225,7 @@ def chat_event(data: bytes) -> bytes:
 @_told
 def completion_event(data: bytes) -> bytes:
     """A StreamCompletionResponse."""
-    answer = _read(_ANSWER, data)
+    answer = said.read(said.ANSWER, data)
     choices = [_completion_choice(choice) for choice in answer.choices or ()]
     return pb.StreamCompletionResponse(**_head(answer), choices=choices).SerializeToString()
 

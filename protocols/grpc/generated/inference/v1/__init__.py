@@ -1283,7 +1283,7 @@ class InferenceServiceStub(betterproto2_grpclib.ServiceStub):
 
     Roles and modes that engines add to are strings; closed sets are enums.
 
-    Metadata: `authorization: Bearer …` (or `x-api-key`), `x-request-id`, `x-session-id`, `traceparent`, `x-priority`.
+    Metadata: `authorization: Bearer …` (or `x-api-key`), `x-request-id`, `x-session-id`, `traceparent`.
     An answer's initial metadata has `x-request-id` and what is left of the caller's limits; of a call that fails before
     it has an answer, the trailing metadata has them. `grpc-timeout` is the deadline of the whole call. A call that fails
     ends with a status that has google.rpc details: always one ErrorInfo (domain "infer-gateway.dev"), beside it
@@ -1473,7 +1473,7 @@ class InferenceServiceBase(betterproto2_grpclib.ServiceBase):
 
     Roles and modes that engines add to are strings; closed sets are enums.
 
-    Metadata: `authorization: Bearer …` (or `x-api-key`), `x-request-id`, `x-session-id`, `traceparent`, `x-priority`.
+    Metadata: `authorization: Bearer …` (or `x-api-key`), `x-request-id`, `x-session-id`, `traceparent`.
     An answer's initial metadata has `x-request-id` and what is left of the caller's limits; of a call that fails before
     it has an answer, the trailing metadata has them. `grpc-timeout` is the deadline of the whole call. A call that fails
     ends with a status that has google.rpc details: always one ErrorInfo (domain "infer-gateway.dev"), beside it
