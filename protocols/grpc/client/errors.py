@@ -23,6 +23,8 @@ _KINDS: Final = {
     for kind in error_details_pb2.DESCRIPTOR.message_types_by_name.values()
 }
 
+_CODES: Final = {str(code.value).encode(): code for code in Code}
+
 # grpc doc/http-grpc-status-mapping.md
 _HTTP: Final = {
     400: Code.INTERNAL,
@@ -82,7 +84,7 @@ def ended(trailers: Mapping[bytes, bytes], metadata: Metadata) -> RpcError | Non
         return RpcError(Code.UNKNOWN, "the answer ended without a status", (), metadata)
     if status == b"0":
         return None
-    code = Code(int(status)) if status.isdigit() and int(status) in Code._value2member_map_ else Code.UNKNOWN
+    code = _CODES.get(status, Code.UNKNOWN)
     message = decode_text(trailers.get(b"grpc-message", b"").decode("latin-1"))
     return RpcError(code, message, _details(trailers.get(b"grpc-status-details-bin", b"")), metadata)
 
@@ -105,7 +107,7 @@ def _details(value: bytes) -> tuple[Message, ...]:
 def refused(status: bytes, content_type: bytes) -> RpcError | None:
     """What a head says that is not gRPC's; None where it is."""
     if status != b"200":
-        number = int(status) if status.isdigit() else 0
+        number = int(status[:3]) if status.isdigit() else 0
         name = http.HTTPStatus(number).phrase if number in http.HTTPStatus._value2member_map_ else ""
         return RpcError(_HTTP.get(number, Code.UNKNOWN), f"the answer is HTTP {number} {name}".rstrip())
     if not content_type.startswith(b"application/grpc"):

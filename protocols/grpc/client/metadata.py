@@ -59,8 +59,3 @@ def metadata(received: Iterable[Field]) -> Metadata:
         except ValueError:
             continue
     return tuple(pairs)
-
-
-def first(pairs: Metadata, name: str) -> Value | None:
-    """The first value of ``name``, or None."""
-    return next((value for key, value in pairs if key == name), None)
