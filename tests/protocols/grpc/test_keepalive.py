@@ -1,0 +1,76 @@
+"""Connections over time: who is silent is asked, who is dead is closed, who is old is asked to go."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock
+
+from gateway.wire.grpc import Code
+from protocols.grpc.limits import Limits
+from tests.protocols.grpc.rig import Rig, message, run
+
+
+def test_a_silent_client_that_answers_pings_keeps_its_call() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.memory_client()
+        held = client.open("Hold")
+        await client.send(held, message(b"x"), end=True)
+        with trio.move_on_after(600):
+            await client.answer(held)
+        assert 15 <= client.pings <= 21
+        rig.echo.gate.set()
+        assert (await client.answer(held)).status is Code.OK
+
+    run(scenario, Limits(ping_after=30, ping_timeout=20), clock=MockClock(autojump_threshold=0))
+
+
+def test_a_client_that_is_gone_without_a_word_is_cut() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.memory_client()
+        held = client.open("Hold")
+        await client.send(held, message(b"x"), end=True)
+        await rig.until(lambda: rig.echo.entered == 1)
+        started = trio.current_time()
+        await rig.until(lambda: rig.echo.left == 1, moving=True)
+        assert 50 <= trio.current_time() - started <= 54
+        await rig.until(lambda: not rig.server.connections, moving=True)
+
+    run(scenario, Limits(ping_after=30, ping_timeout=20), clock=MockClock(autojump_threshold=0))
+
+
+def test_an_old_connection_is_asked_to_go_and_its_call_finishes() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.memory_client()
+        held = client.open("Hold")
+        await client.send(held, message(b"x"), end=True)
+        await client.until(lambda: len(client.goaways) == 2)
+        assert 90 <= trio.current_time() <= 112
+        rig.echo.gate.set()
+        assert (await client.answer(held)).status is Code.OK
+        await client.until_closed()
+
+    run(scenario, Limits(max_age=100, age_grace=50), clock=MockClock(autojump_threshold=0))
+
+
+def test_after_its_grace_an_old_connection_is_cut() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.memory_client()
+        held = client.open("Hold")
+        await client.send(held, message(b"x"), end=True)
+        await client.until_closed()
+        assert 140 <= trio.current_time() <= 164
+        assert rig.echo.left == 1
+        assert client.answers[held].status is None
+
+    run(scenario, Limits(max_age=100, age_grace=50), clock=MockClock(autojump_threshold=0))
+
+
+def test_an_unused_connection_is_asked_to_go() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.memory_client()
+        assert (await client.call("Unary", b"x")).status is Code.OK
+        await client.until_closed()
+        assert 300 <= trio.current_time() <= 304
+        assert [goaway.error_code for goaway in client.goaways] == [0, 0]
+
+    run(scenario, Limits(idle_timeout=300), clock=MockClock(autojump_threshold=0))
