@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import trio
 import trio.testing
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hyperframe.frame import GoAwayFrame
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.wire.grpc import framed
 from protocols.grpc.client import Code, RpcError, connect
@@ -334,3 +340,54 @@ def test_a_silent_server_is_asked_for_a_sign_of_life(mute: bool) -> None:
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.01))
+
+
+def said() -> bytes:
+    """All that a server says that answers two calls and leaves."""
+    server = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
+    server.initiate_connection()
+    client = H2Connection(H2Configuration())
+    client.initiate_connection()
+    for stream in (1, 3):
+        client.send_headers(stream, [(":method", "POST"), (":path", "/"), (":scheme", "http"), (":authority", "x")])
+    server.receive_data(client.data_to_send())
+    for stream in (1, 3):
+        server.send_headers(stream, HEAD)
+        server.send_data(stream, framed(b"hello"))
+        server.send_headers(stream, (*OK, ("grpc-status-details-bin", "CAE")), end_stream=True)
+    server.ping(b"12345678")
+    return server.data_to_send() + GoAwayFrame(last_stream_id=3).serialize()
+
+
+SAID = said()
+
+
+@given(st.lists(st.tuples(st.integers(0, len(SAID) - 1), st.integers(0, 255)), max_size=4), st.integers(0, len(SAID)))
+def test_whatever_comes_every_call_ends(changes: list[tuple[int, int]], cut: int) -> None:
+    words = bytearray(SAID)
+    for at, byte in changes:
+        words[at] = byte
+
+    async def call(session: Session) -> None:
+        call = Call(session, lambda data: data, 1000)
+        fields = [(b":method", b"POST"), (b":path", b"/a/b"), (b":scheme", b"http"), (b":authority", b"x")]
+        with suppress(RpcError):
+            await session.open(call, lambda: fields)
+            await call.end()
+            while await call.receive() is not None:
+                pass
+
+    async def main() -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        session = Session(ours, float("inf"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.run)
+            nursery.start_soon(call, session)
+            nursery.start_soon(call, session)
+            await trio.testing.wait_all_tasks_blocked()
+            with suppress(trio.BrokenResourceError):
+                await theirs.send_all(words[:cut])
+                await theirs.send_all(words[cut:])
+                await theirs.send_eof()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
