@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import sys
 import threading
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.process import Program, eventually
+from tests.process import ROOT, Program, eventually
 from tests.whole.envoy import (
     DESTINATION,
     SUBSET,
@@ -274,6 +276,25 @@ def test_picker_that_dies_fails_open_or_closed_as_configured(tmp_path: Path) -> 
                     assert answer.json["served"] in names
                 with Picker(tmp_path / "again", names, port=int(address.rpartition(":")[2])):
                     assert eventually(lambda: ask(envoy.ports["closed"], PROMPT, x_pick=names[1]).status == 200)
+
+
+def test_documented_bootstrap_is_served_by_envoy(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "ext-proc.md").read_text()
+    (written,) = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "static_resources" in block]
+    with backends(2) as behind, Picker(tmp_path / "journal", [behind[1].name]) as running:
+        ports = {"9901": "0", "8080": "0", "9002": running.ready["ext_proc"].rpartition(":")[2]}
+        ports |= {f"800{at + 1}": backend.name.rpartition(":")[2] for at, backend in enumerate(behind)}
+        for documented, real in ports.items():
+            written = written.replace(f"port_value: {documented}", f"port_value: {real}")
+        resources = yaml.safe_load(written)["static_resources"]
+        with Envoy(resources["listeners"], resources["clusters"]) as envoy:
+            port = envoy.ports["ingress"]
+            answer = ask(port, PROMPT, x_request_id="documented", x_gateway_destination_endpoint="127.0.0.1:1")
+            assert answer.json["served"] == behind[1].name
+            assert running.told("documented")["served"] == behind[1].name
+            running.kill()
+            assert eventually(lambda: envoy.statistic("cluster.picker.membership_healthy") == 0)
+            assert ask(port, PROMPT).status == 200
 
 
 if sys.platform != "linux":

@@ -7,6 +7,7 @@ import json
 import re
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from openai import APIStatusError, OpenAI
@@ -120,3 +121,39 @@ def test_large_prompts_pass(stage: Stage, size: int) -> None:
     answer = ask(stage.port, body)  # what is too long for the context is refused by the engine itself
     assert answer.status in (200, 400)
     assert eventually(lambda: stage.metric("infer_gateway_requests_total", protocol="ext_proc") == 1)
+
+
+POOLED = """
+apiVersion: infer-gateway.dev/v1alpha1
+kind: GatewayConfiguration
+listeners:
+  extProc: {address: "127.0.0.1:0", pool: engines}
+---
+apiVersion: networking.serving.volcano.sh/v1alpha1
+kind: ModelServer
+metadata: {name: engines}
+spec:
+  inferenceEngine: vLLM
+  model: m
+  endpoints: [%s]
+"""
+
+
+def test_picker_of_a_pool_places_what_names_no_model_and_rewrites_what_does(tmp_path: Path) -> None:
+    with simulate("vllm", "m") as engine:
+        config = tmp_path / "gateway.yaml"
+        config.write_text(POOLED % engine.url)
+        with serve("-c", str(config)) as gateway:
+            listeners = [
+                listener("duplex", "listed", "picker", DUPLEX),
+                listener("streamed", "listed", "picker", ("STREAMED", "STREAMED")),
+            ]
+            clusters = [listed([engine.ready["http"]]), picker("picker", gateway.ready["ext_proc"])]
+            with Envoy(listeners, clusters) as envoy:
+                duplex, streamed = envoy.ports["duplex"], envoy.ports["streamed"]
+                assert eventually(lambda: ask(duplex, None, "/v1/models").status == 200)
+                assert [card["id"] for card in ask(duplex, None, "/v1/models").json["data"]] == ["m"]
+                assert ask(streamed, PROMPT).json["model"] == "m"
+                public = PROMPT.replace(b'"m"', b'"public"')
+                renamed = ask(duplex, public, x_gateway_model_name_rewrite="m")
+                assert (renamed.status, renamed.json["model"]) == (200, "public")
