@@ -100,10 +100,10 @@ class Call:
             gateway.ids.discard(self.request.id)
         record = self._record(error)
         if self.admission is not None:
-            self.admission.leave(record.ended, self._used(record))
+            self.admission.leave(record.ended, self._used(record, left=isinstance(error, _GONE)))
         gateway.finished(record)
 
-    def _used(self, record: Record) -> Usage | None:
+    def _used(self, record: Record, *, left: bool) -> Usage | None:
         """What the caller has to answer for: what engines did for it, if only on a prompt whose answer it did not wait
         for; not what they failed at.
         """
@@ -111,7 +111,7 @@ class Call:
             return self.decoder.usage
         if self.blind and self.admission is not None:
             return self.admission.expected
-        asked = record.status == CLIENT_GONE and self.tried > 0
+        asked = left and self.tried > 0
         return Usage(completion=record.tokens_out) if record.tokens_out or self.committed or asked else None
 
     # -- before any endpoint is asked -------------------------------------------------------------------------------
@@ -347,6 +347,8 @@ class Call:
         status, reason = 200 if self.committed else self.status, self.reason
         if isinstance(error, _GONE):
             status, reason = CLIENT_GONE, "client_gone"
+            if self.gateway.turn.now >= self.deadline:  # which the client keeps, too
+                status, reason = UpstreamTimeout.status, UpstreamTimeout.reason
         elif error is not None:
             told = error if isinstance(error, GatewayError) else GatewayError
             status, reason = told.status, told.reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -180,6 +181,22 @@ def test_a_request_deadline_bounds_all_attempts() -> None:
         exchange = FakeExchange()
         await with_watch(world, lambda: world.ask(exchange))
         assert exchange.said == [(5.25, "FAIL 504 upstream_timeout")]
+
+    run(scenario)
+
+
+def test_a_client_whose_own_deadline_has_passed_is_a_timeout() -> None:
+    """Its transport cancels the call at that moment, sooner than any watch."""
+
+    async def scenario() -> None:
+        for patience, told in ((3.0, (504, "upstream_timeout")), (2.0, (499, "client_gone"))):
+            world = World({A: [(200, [None])]})
+            world.prefer(A)
+            exchange = FakeExchange()
+            exchange.request = msgspec.structs.replace(exchange.request, deadline=trio.current_time() + 3.0)
+            with trio.move_on_after(patience):
+                await world.gateway.serve(exchange)
+            assert [(record.status, record.reason) for record in world.records] == [told]
 
     run(scenario)
 
