@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import signal
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +128,7 @@ POOLED = """
 apiVersion: infer-gateway.dev/v1alpha1
 kind: GatewayConfiguration
 listeners:
-  extProc: {address: "127.0.0.1:0", pool: engines}
+  extProc: {address: "127.0.0.1:0", pool: engines, response: %s}
 ---
 apiVersion: networking.serving.volcano.sh/v1alpha1
 kind: ModelServer
@@ -142,7 +143,7 @@ spec:
 def test_picker_of_a_pool_places_what_names_no_model_and_rewrites_what_does(tmp_path: Path) -> None:
     with simulate("vllm", "m") as engine:
         config = tmp_path / "gateway.yaml"
-        config.write_text(POOLED % engine.url)
+        config.write_text(POOLED % ("full", engine.url))
         with serve("-c", str(config)) as gateway:
             listeners = [
                 listener("duplex", "listed", "picker", DUPLEX),
@@ -157,3 +158,37 @@ def test_picker_of_a_pool_places_what_names_no_model_and_rewrites_what_does(tmp_
                 public = PROMPT.replace(b'"m"', b'"public"')
                 renamed = ask(duplex, public, x_gateway_model_name_rewrite="m")
                 assert (renamed.status, renamed.json["model"]) == (200, "public")
+
+
+STREAM = json.dumps({**json.loads(PROMPT), "stream": True, "max_tokens": 40, "ignore_eos": True}).encode()
+
+
+def test_skipped_answers_pass_untouched_and_are_estimated(tmp_path: Path) -> None:
+    with simulate("vllm", "m", "--itl", "0.01") as engine:
+        config = tmp_path / "gateway.yaml"
+        config.write_text(POOLED % ("skip", engine.url))
+        with serve("-c", str(config)) as gateway:
+            clusters = [listed([engine.ready["http"]]), picker("picker", gateway.ready["ext_proc"])]
+            with Envoy([listener("duplex", "listed", "picker", DUPLEX)], clusters) as envoy:
+                found = Stage([engine], gateway, envoy)
+                assert eventually(lambda: found.metric("infer_gateway_endpoint_up") == 1)
+                for body in (PROMPT, STREAM):
+                    answer = ask(found.port, body)
+                    assert answer.status == 200
+                assert answer.body.count(b"data: ") > 40
+                assert answer.body.endswith(b"data: [DONE]\n\n")
+                assert eventually(lambda: found.metric("infer_gateway_requests_total", code="200") == 2)
+                assert found.metric("infer_gateway_inflight_requests") == 0
+
+
+def test_picker_that_is_told_to_stop_sees_answers_to_their_end(stage: Stage) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", stage.port, timeout=20)
+    connection.request("POST", "/v1/chat/completions", STREAM, {"content-type": "application/json"})
+    response = connection.getresponse()
+    first = response.read1()
+    stage.gateway.signal(signal.SIGTERM)
+    said = first + response.read()
+    connection.close()
+    assert said.count(b"data: ") > 40
+    assert said.endswith(b"data: [DONE]\n\n")
+    assert stage.gateway.wait() == 0

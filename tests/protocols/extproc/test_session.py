@@ -324,3 +324,39 @@ def say_unchecked(said: list[Any]) -> None:
 def test_message_without_content_is_disorder() -> None:
     with pytest.raises(Disorder):
         Session(Settings()).receive(ours(trailers("request_trailers").__class__()))
+
+
+ANYTHING = [
+    heads("request_headers", REQUEST),
+    heads("request_headers", REQUEST, end=True),
+    body("request_body", PROMPT, True),
+    body("request_body", b'{"model":'),
+    body("request_body", b"", True),
+    trailers("request_trailers"),
+    heads("response_headers", RESPONSE),
+    heads("response_headers", RESPONSE, end=True),
+    body("response_body", b'"model'),
+    body("response_body", b'":"m-1"', True),
+    trailers("response_trailers"),
+]
+
+
+@given(
+    st.sampled_from(MODES), st.sampled_from(MODES), st.lists(st.sampled_from(ANYTHING), max_size=10), st.integers(0, 40)
+)
+def test_whatever_is_said_replies_keep_the_rules(up: Mode, down: Mode, said: list[Any], limit: int) -> None:
+    settings = Settings(request_mode=up, response_mode=down, max_body=limit)
+    player = Player(settings, modes=(up, down))
+    player.proxy.order.append("request_headers")
+    decided = 0
+    for message in said:
+        try:
+            player.say(message)
+        except (Disorder, BodyTooLarge):
+            break
+        except ValueError:  # what decides here reads any body as an object
+            assert not player.wanted.body.endswith(b"}")
+            break
+        decided += player.steps[-1].wanted is not None
+        assert decided <= 1
+        assert sum(step.ended for step in player.steps) <= 1
