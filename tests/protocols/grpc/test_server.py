@@ -383,3 +383,14 @@ def test_a_client_that_says_goodbye_first_gets_its_answers() -> None:
         await client.until_closed()
 
     run(scenario)
+
+
+def test_a_client_that_allows_no_table_of_fields_is_served() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        client.h2.update_settings({1: 0})
+        for _ in range(3):
+            assert (await client.call("Unary", b"x")).status is Code.OK
+        assert client.h2.decoder.max_allowed_table_size == 0
+
+    run(scenario)
