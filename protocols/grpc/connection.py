@@ -316,10 +316,11 @@ class Connection:
             stream.ended()
 
     def _on_reset(self, event: StreamReset) -> None:
+        """A client that resets calls it has had something from is a busy one; one that does not wait costs only us."""
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             self._abandon(stream)
-        if event.remote_reset:
+        if event.remote_reset and (stream is None or not stream.outgoing.started):
             self._nuisance("too many resets")
 
     def _on_window(self, event: WindowUpdated) -> None:
@@ -381,7 +382,7 @@ class Connection:
         self.lent += lent
         if self.lent > self.limits.max_unfinished:
             stream.fail(GrpcError(Code.RESOURCE_EXHAUSTED, "too many unfinished messages on this connection"))
-        elif lent:
+        if lent:
             self.give_back(stream, lent)
 
     def reset(self, stream: Stream, code: int) -> None:

@@ -262,3 +262,18 @@ def test_connections_beyond_the_limit_are_closed() -> None:
         assert (await first.call("Unary", b"x")).status is Code.OK
 
     run(scenario, Limits(max_connections=1))
+
+
+def test_resets_of_calls_that_were_answered_are_not_counted() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        for _ in range(50):
+            stream_id = client.open("Chat")
+            await client.send(stream_id, message(b"x"))
+            await client.until(lambda stream_id=stream_id: bool(client.answers[stream_id].messages))
+            client.h2.reset_stream(stream_id, 8)
+            await client.flush()
+        assert (await client.call("Unary", b"x")).status is Code.OK
+        assert not client.goaways
+
+    run(scenario, Limits(max_nuisance=10, nuisance_rate=0.0))
