@@ -31,6 +31,10 @@ def typed(name: str, **fields: Any) -> dict[str, Any]:
     return {"@type": f"type.googleapis.com/{name}", **fields}
 
 
+_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+HTTP2 = {_OPTIONS: typed(_OPTIONS, explicit_http_config={"http2_protocol_options": {}})}
+
+
 def listener(
     name: str, cluster: str, picker: str, modes: tuple[str, str], *, fail_open: bool = False, retries: int = 0
 ) -> dict[str, Any]:
@@ -92,10 +96,11 @@ def listener(
     }
 
 
-def picked() -> dict[str, Any]:
+def picked(name: str = "picked", *, http2: bool = False) -> dict[str, Any]:
     """Wherever the header says."""
     return {
-        "name": "picked",
+        **({"typed_extension_protocol_options": HTTP2} if http2 else {}),
+        "name": name,
         "type": "ORIGINAL_DST",
         "lb_policy": "CLUSTER_PROVIDED",
         "original_dst_lb_config": {"use_http_header": True, "http_header_name": DESTINATION},
@@ -122,9 +127,7 @@ def listed(addresses: Sequence[str], name: str = "listed") -> dict[str, Any]:
 
 def picker(name: str, address: str, *, checked: bool = False, tls: bool = False) -> dict[str, Any]:
     """A picker's cluster; ``checked``: known to be away before a request needs it."""
-    options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-    http2 = typed(options, explicit_http_config={"http2_protocol_options": {}})
-    cluster = {**_static(name, [address]), "typed_extension_protocol_options": {options: http2}}
+    cluster = {**_static(name, [address]), "typed_extension_protocol_options": HTTP2}
     if checked:
         cluster["health_checks"] = [
             {

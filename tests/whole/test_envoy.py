@@ -9,9 +9,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 
@@ -232,6 +234,41 @@ def test_bugs_are_answered(stage: Stage) -> None:
     assert stage.ask("direct", x_do="raise").status == 500
     assert stage.ask("list").status == 200
     assert "as the test wants it" in stage.picker.stderr
+
+
+@pytest.mark.parametrize("size", [3, 200_000])
+def test_grpc_and_its_trailers_pass(tmp_path: Path, size: int) -> None:
+    def echo(request: bytes, context: grpc.ServicerContext) -> bytes:
+        context.set_trailing_metadata([("said", "all")])
+        if request == b"bad":
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
+        return request
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    handlers = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("some.Engine", handlers)])
+    at = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        with (
+            Picker(tmp_path / "journal", [at]) as running,
+            Envoy(
+                [listener("grpc", "engines", "picker", DUPLEX)],
+                [picked("engines", http2=True), picker("picker", running.ready["ext_proc"])],
+            ) as envoy,
+            grpc.insecure_channel(f"127.0.0.1:{envoy.ports['grpc']}") as channel,
+        ):
+            call = channel.unary_unary("/some.Engine/Echo")
+            sent = b"x" * size
+            reply, outcome = call.with_call(sent, timeout=10, metadata=[("x-request-id", "good")])
+            assert reply == sent
+            assert ("said", "all") in outcome.trailing_metadata()
+            assert running.told("good")["finished"] is True
+            with pytest.raises(grpc.RpcError) as refused:
+                call(b"bad", timeout=10)
+            assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+    finally:
+        server.stop(None).wait()
 
 
 def test_many_at_once(stage: Stage) -> None:
