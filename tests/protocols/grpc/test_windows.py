@@ -117,11 +117,11 @@ def test_a_client_that_gives_no_window_holds_up_its_call_and_no_other() -> None:
         client.reading = False
         stalled = [client.open("Repeat") for _ in range(3)]
         for stream_id in stalled:
-            await client.send(stream_id, message(FOR_EVER + bytes(1000)), end=True)
+            await client.send(stream_id, message(FOR_EVER + bytes(100_000)), end=True)
         await client.until(lambda: all(client.answers[stream_id].data == 65535 for stream_id in stalled))
         await wait_all_tasks_blocked()
         (connection,) = rig.server.connections
-        assert all(stream.outgoing.size <= HIGH_WATER + 1020 for stream in connection.streams.values())
+        assert all(stream.outgoing.size <= HIGH_WATER + 100_020 for stream in connection.streams.values())
         client.reading = True
         assert (await client.call("Unary", bytes(100_000))).messages == [bytes(100_000)]
         assert rig.echo.left == 0
