@@ -292,11 +292,12 @@ class _Loading:
 
     def _warn_unseen(self) -> None:
         settings = self.settings
-        trusted, http = settings.auth.trusted_proxies, settings.listeners.http
-        if trusted is not None and trusted.subjects and http.client_ca_file is None:
+        trusted, listeners = settings.auth.trusted_proxies, settings.listeners
+        asked = listeners.http.client_ca_file or listeners.grpc.client_ca_file
+        if trusted is not None and trusted.subjects and asked is None:
             self.warnings.append(
                 f"{self.sections['auth']}: $.auth.trustedProxies.subjects: nobody is asked for a certificate "
-                "without listeners.http.clientCAFile"
+                "without listeners.http.clientCAFile or listeners.grpc.clientCAFile"
             )
 
     def _warn_unused(self, pools: dict[tuple[str, str], PoolSpec], routes: list[Route]) -> None:
