@@ -188,3 +188,25 @@ def test_who_does_not_read_the_answers_to_its_pings_is_not_read_from() -> None:
         client.stream.close()
 
     run(scenario, Limits(max_ping_strikes=10**9), clock=MockClock(autojump_threshold=0.05))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_connections_window_alone_moves_large_answers(at_once: bool) -> None:
+    """``at_once``: it is all there from the start; else it comes in parts, and the streams' windows never change."""
+
+    async def scenario(rig: Rig) -> None:
+        client = await rig.memory_client()
+        client.reading = False
+        client.h2.update_settings({4: 2**31 - 1})
+        if at_once:
+            client.h2.increment_flow_control_window(2**30)
+        streams = [client.open("Unary") for _ in range(2)]
+        for stream_id in streams:
+            await client.send(stream_id, message(bytes(400_000)), end=True)
+        while not all(client.answers[stream_id].ended for stream_id in streams):
+            await client.read()
+            if not at_once:
+                client.h2.increment_flow_control_window(10_000)
+        assert [client.answers[stream_id].messages for stream_id in streams] == [[bytes(400_000)]] * 2
+
+    run(scenario, clock=MockClock(autojump_threshold=0))
