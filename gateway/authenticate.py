@@ -21,7 +21,7 @@ import trio
 from gateway import proxies
 from gateway.auth import Keys, identity_by_proxy, identity_of, presented
 from gateway.config.access import Auth, Issuer, OAuth
-from gateway.errors import Overloaded, Unauthorized
+from gateway.errors import Overloaded, Unauthorized, Unverified
 from gateway.sources.introspection import Introspection
 from gateway.sources.jwks import KeySet
 from gateway.supervise import Loops
@@ -349,7 +349,7 @@ class Authenticator:
 
 
 def _unchecked() -> Overloaded:
-    return Overloaded("The gateway cannot check credentials at the moment.", retry_after=_RETRY_S)
+    return Unverified("The gateway cannot check credentials at the moment.", retry_after=_RETRY_S)
 
 
 @lru_cache(maxsize=4096)

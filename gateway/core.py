@@ -19,7 +19,7 @@ import trio
 from gateway.admission import Alarms
 from gateway.call import Attempt, Call, unlink
 from gateway.config.snapshot import Policy
-from gateway.errors import GatewayError, Overloaded, RateLimited, UpstreamError, UpstreamTimeout
+from gateway.errors import GatewayError, RateLimited, Stopping, UpstreamError, UpstreamTimeout
 from gateway.member import Member
 from gateway.meter import Record
 from gateway.pools import Pools
@@ -132,7 +132,7 @@ class Gateway:
         self.stopping = True
         for pool in self.pools.by_name().values():
             if pool.gate is not None:
-                pool.gate.close("the gateway is stopping", self.turn.now)
+                pool.gate.close(Stopping)
         for call in list(self.calls):
             if call.sending is not None:
                 call.sending.abort()
@@ -163,7 +163,7 @@ class Gateway:
                 await self._relay(call, attempt, upstream)
         except UpstreamError:
             if self.stopping:
-                raise Overloaded("the gateway is stopping", retry_after=1.0) from None
+                raise Stopping from None
             if call.stranded:  # as if refused: it has cost nothing, and what the endpoint is worth is known
                 raise UpstreamError(f"{member.id} gives no sign of life", status=503, retryable=True) from None
             if call.timed_out:

@@ -164,6 +164,21 @@ class Overloaded(GatewayError):
     reason = "overloaded"
 
 
+class QueueTimeout(Overloaded):
+    """It waited for room as long as may be."""
+
+
+class Stopping(Overloaded):
+    """The process is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__("the gateway is stopping; try again later", retry_after=1.0)
+
+
+class Unverified(Overloaded):
+    """Whoever could say who the caller is does not answer."""
+
+
 class NoEndpoints(GatewayError):
     """No endpoint of the pool is usable now."""
 

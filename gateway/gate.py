@@ -15,7 +15,7 @@ from typing import Final, cast
 import msgspec
 
 from gateway.config.sharing import Fairness
-from gateway.errors import Overloaded
+from gateway.errors import Overloaded, QueueTimeout
 from gateway.fairness import Flow, FlowStatistics, Order, Terms, Waiter
 from gateway.permit import Estimate, Permit, Place, Places, Spent, Ticket, Waiting
 from gateway.ports import Candidate
@@ -175,7 +175,8 @@ class Gate:
                 raise Overloaded("the queue is full; try again later", retry_after=min(max(wait, 1.0), _FAR))
             # room for whoever has fewer there: one caller's flood fills the queue for nobody else
             order.remove(longest)
-            self._refuse(longest, "the queue is full, and you have more in it than others", now)
+            full = "the queue is full, and you have more in it than others; try again later"
+            self._refuse(longest, Overloaded(full, retry_after=self._later(longest)))
 
     def wait(self, flow: Flow, terms: Terms) -> float:
         """Seconds until one more request of the flow would be released, 0 where that is not known."""
@@ -254,20 +255,24 @@ class Gate:
                 self._soonest = min(self._soonest, expires)
                 continue
             self.order.remove(waiter)
-            self._refuse(waiter, f"waited {now - waiter.since:.0f} s for an engine to have room", now)
+            waited = f"waited {now - waiter.since:.0f} s for an engine to have room; try again later"
+            self._refuse(waiter, QueueTimeout(waited, retry_after=self._later(waiter)))
 
-    def _refuse(self, waiter: Waiter, why: str, now: float) -> None:
+    def _refuse(self, waiter: Waiter, error: Overloaded) -> None:
         self.refused += 1
         ticket = _ticket(waiter)
         ticket.waiter = None
-        wait = min(max(self.wait(waiter.flow, waiter.terms), 1.0), _FAR)
-        ticket.waiting.refused(Overloaded(f"{why}; try again later", retry_after=wait))
+        ticket.waiting.refused(error)
 
-    def close(self, why: str, now: float) -> None:
+    def _later(self, waiter: Waiter) -> float:
+        """When to come again, in seconds."""
+        return min(max(self.wait(waiter.flow, waiter.terms), 1.0), _FAR)
+
+    def close(self, error: Callable[[], Overloaded]) -> None:
         """Nobody waits any more: all are refused."""
         for waiter in list(self.order.waiters()):
             self.order.remove(waiter)
-            self._refuse(waiter, why, now)
+            self._refuse(waiter, error())
 
     def dissolve(self, now: float) -> None:
         """There is no door any more: everybody is let in."""

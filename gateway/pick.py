@@ -166,8 +166,18 @@ async def pick(
                 yield picked
 
 
+def _direct(gateway: Gateway, request: InferenceRequest, pool: str) -> Direct:
+    """Under the name that a route there would give the model, if one leads there."""
+    with suppress(GatewayError):
+        target = gateway.route(request)
+        for part in (target, *target.fallbacks):
+            if part.pool == pool:
+                return Direct(pool, part.model, target.route)
+    return Direct(pool)
+
+
 async def _chosen(call: Call, pool: str | None, addresses: Addresses, fallbacks: int) -> Pick:
-    await call.admit(None if pool is None else Direct(pool))
+    await call.admit(None if pool is None else _direct(call.gateway, call.request, pool))
     attempt = next(call.attempts())
     members = (attempt.member, *call.next_best(fallbacks))
     named = {await addresses.of(member.endpoint): member for member in members}

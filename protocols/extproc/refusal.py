@@ -9,7 +9,16 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.errors import GatewayError, InvalidRequest, NoEndpoints, Overloaded, RateLimited
+from gateway.errors import (
+    GatewayError,
+    InvalidRequest,
+    NoEndpoints,
+    Overloaded,
+    QueueTimeout,
+    RateLimited,
+    Stopping,
+    Unverified,
+)
 from protocols.extproc import messages
 from protocols.extproc.fields import DROPPED
 
@@ -53,7 +62,11 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
         return f"inference error: {_CODES.get(self.status, 'Unknown')} - {self.message}"
 
 
-_OVERLOADS: Final = {"queue_timeout": (429, "rejected-ttl-expired"), "stopping": (503, "rejected-shutting-down")}
+_OVERLOADS: Final = {
+    QueueTimeout: (429, "rejected-ttl-expired"),
+    Stopping: (503, "rejected-shutting-down"),
+    Unverified: (503, ""),
+}
 
 
 def verdict(error: GatewayError, *, bodiless: bool = False) -> Verdict:
@@ -62,7 +75,7 @@ def verdict(error: GatewayError, *, bodiless: bool = False) -> Verdict:
         status, message = (500, _NO_PODS) if bodiless else (503, _NO_CANDIDATES)
         return Verdict(status, message, "rejected-no-endpoints")
     if isinstance(error, Overloaded):
-        status, dropped = _OVERLOADS.get(error.code or "", (429, "rejected-saturated"))
+        status, dropped = _OVERLOADS.get(type(error), (429, "rejected-saturated"))
         return Verdict(status, error.message, dropped)
     if isinstance(error, RateLimited):
         return Verdict(error.status, error.message, "rejected-rate-limited")

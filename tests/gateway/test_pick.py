@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -10,8 +11,10 @@ import trio
 
 from gateway.addresses import FRESH_S, Addresses
 from gateway.config.sharing import Fairness
-from gateway.errors import Forbidden, GatewayError, NoEndpoints
+from gateway.errors import Forbidden, GatewayError, ModelNotFound, NoEndpoints
+from gateway.grpc_doors import Picker
 from gateway.pick import Pick, pick
+from gateway.route import Target
 from gateway.types import Endpoint, Identity, InferenceRequest, Operation
 from tests.gateway.scripted import A, B, World, run, with_watch
 
@@ -300,5 +303,45 @@ def test_who_has_no_address_cannot_be_picked() -> None:
         with pytest.raises(NoEndpoints):
             async with pick(World({}).gateway, request(), addresses=nowhere) as found:
                 found.finish()
+
+    run(scenario)
+
+
+def test_a_picker_for_one_pool_goes_by_the_name_its_route_gives_the_model() -> None:
+    async def scenario() -> None:
+        world = World({})
+
+        async def renamed(found: Pick) -> None:
+            assert (found.model, found.addresses) == ("there", ("[fd00::3]:1",))
+            found.finish()
+
+        world.gateway.route = lambda request: Target("p", "here", (Target("q", "there"),), route="r")
+        await picked(world, renamed, pool="q")
+        assert [record.route for record in world.records] == ["r"]
+
+    run(scenario)
+
+
+def test_a_request_without_a_model_goes_where_there_is_no_choice() -> None:
+    async def scenario() -> None:
+        world = World({})
+        core = SimpleNamespace(gateway=world.gateway)
+        picker = Picker(core, 2)  # type: ignore[arg-type]
+        picker._addresses = Known()
+
+        def unknown(request: InferenceRequest) -> Target:
+            raise ModelNotFound("no such model")
+
+        world.gateway.route = unknown
+        with pytest.raises(ModelNotFound):
+            async with picker.pick(request("")):
+                pass
+        world.pools.apply(world.specs[:1])
+        async with picker.pick(request("")) as found:
+            assert len(found.addresses) == 2
+            found.finish()
+        with pytest.raises(ModelNotFound):
+            async with picker.pick(request("other")):
+                pass
 
     run(scenario)

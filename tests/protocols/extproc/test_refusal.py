@@ -10,8 +10,11 @@ from gateway.errors import (
     ModelNotFound,
     NoEndpoints,
     Overloaded,
+    QueueTimeout,
     RateLimited,
+    Stopping,
     Unauthorized,
+    Unverified,
 )
 from protocols.extproc import refusal
 from protocols.extproc.refusal import Late
@@ -23,12 +26,18 @@ CASES: list[tuple[GatewayError, int, str, str]] = [
     (NoEndpoints("x"), 503, NO_CANDIDATES, "rejected-no-endpoints"),
     (Overloaded("full"), 429, "inference error: ResourceExhausted - full", "rejected-saturated"),
     (
-        Overloaded("late", code="queue_timeout"),
+        QueueTimeout("late"),
         429,
         "inference error: ResourceExhausted - late",
         "rejected-ttl-expired",
     ),
-    (Overloaded("bye", code="stopping"), 503, "inference error: ServiceUnavailable - bye", "rejected-shutting-down"),
+    (
+        Stopping(),
+        503,
+        "inference error: ServiceUnavailable - the gateway is stopping; try again later",
+        "rejected-shutting-down",
+    ),
+    (Unverified("who?"), 503, "inference error: ServiceUnavailable - who?", ""),
     (RateLimited("slow"), 429, "inference error: ResourceExhausted - slow", "rejected-rate-limited"),
     (InvalidRequest("no"), 400, "inference error: BadRequest - no", ""),
     (
