@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 
+from h2 import connection
 from h2.config import H2Configuration
 from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
 from h2.events import Event
@@ -23,6 +24,7 @@ from protocols.grpc.outgoing import Outgoing
 _FAREWELLS = (ConnectionInputs.SEND_GOAWAY, ConnectionInputs.RECV_GOAWAY)
 _DEFAULT_WINDOW = 65535
 
+vars(connection)["repr"] = object.__repr__  # h2 spells out every frame it gets, for a log that nobody reads
 logging.getLogger("hpack").setLevel(logging.WARNING)  # below that it writes down every field, credentials too
 
 
