@@ -319,7 +319,7 @@ def test_documented_bootstrap_is_served_by_envoy(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "ext-proc.md").read_text()
     (written,) = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "static_resources" in block]
     with backends(2) as behind, Picker(tmp_path / "journal", [behind[1].name]) as running:
-        ports = {"9901": "0", "8080": "0", "9002": running.ready["ext_proc"].rpartition(":")[2]}
+        ports = {"9901": "0", "10000": "0", "9002": running.ready["ext_proc"].rpartition(":")[2]}
         ports |= {f"800{at + 1}": backend.name.rpartition(":")[2] for at, backend in enumerate(behind)}
         for documented, real in ports.items():
             written = written.replace(f"port_value: {documented}", f"port_value: {real}")
