@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from typing import TYPE_CHECKING
 
 from h2 import connection
 from h2.config import H2Configuration
 from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
 from h2.events import Event
 from h2.exceptions import ProtocolError
+from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes
 from h2.stream import StreamInputs
 
@@ -21,8 +23,12 @@ from gateway.wire import h2
 from protocols.grpc.limits import Limits
 from protocols.grpc.outgoing import Outgoing
 
+if TYPE_CHECKING:
+    from hyperframe.frame import Frame
+
 _FAREWELLS = (ConnectionInputs.SEND_GOAWAY, ConnectionInputs.RECV_GOAWAY)
 _DEFAULT_WINDOW = 65535
+_TURN = 64
 
 vars(connection)["repr"] = object.__repr__  # h2 spells out every frame it gets, for a log that nobody reads
 logging.getLogger("hpack").setLevel(logging.WARNING)  # below that it writes down every field, credentials too
@@ -33,6 +39,18 @@ class _Machine(H2ConnectionStateMachine):
 
     def process_input(self, input_: ConnectionInputs) -> list[Event]:
         return [] if input_ in _FAREWELLS else super().process_input(input_)
+
+
+class _Frames(FrameBuffer):
+    """A turn's worth of frames at a time: a read full of the smallest takes h2 a second."""
+
+    left = _TURN
+
+    def __next__(self) -> Frame:
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return super().__next__()
 
 
 class _Connection(H2Connection):
@@ -54,6 +72,7 @@ class Http2:
             H2Configuration(client_side=False, validate_inbound_headers=False, normalize_inbound_headers=False)
         )
         self._h2.state_machine = _Machine()
+        self._frames = self._h2.incoming_buffer = _Frames(server=True)
         self.collect = self._h2.data_to_send
 
     @property
@@ -78,8 +97,16 @@ class Http2:
         }
         return h2.settings(settings) + self.collect()
 
+    @property
+    def more(self) -> bool:
+        """Whether bytes that were received may say more: `receive` nothing else before."""
+        return not self._frames.left
+
     def receive(self, data: bytes) -> list[Event]:
-        """What the client's bytes say. Raises h2's ProtocolError: it has broken HTTP/2 and nothing can follow."""
+        """What the client's bytes say, as far as one turn goes. Raises h2's ProtocolError: it has broken HTTP/2 and
+        nothing can follow.
+        """
+        self._frames.left = _TURN
         try:
             return self._h2.receive_data(data)
         except ProtocolError:

@@ -78,7 +78,7 @@ def _understood(pseudo: dict[bytes, bytes], headers: tuple[tuple[bytes, bytes], 
     if not kind.startswith(_CONTENT_TYPE) or kind[len(_CONTENT_TYPE) :][:1] not in (b"", b"+", b";"):
         raise Unfit(415)
     if encoding not in (b"", b"identity", b"gzip"):
-        raise GrpcError(Code.UNIMPLEMENTED, f"grpc-encoding {encoding.decode('latin-1')} is not supported")
+        raise GrpcError(Code.UNIMPLEMENTED, f"grpc-encoding {encoding[:40].decode('latin-1')} is not supported")
     return Request(pseudo[b":path"], headers, _seconds(limit), encoding == b"gzip")
 
 

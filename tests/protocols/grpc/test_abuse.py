@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tracemalloc
 
 import hpack
@@ -277,3 +278,32 @@ def test_resets_of_calls_that_were_answered_are_not_counted() -> None:
         assert not client.goaways
 
     run(scenario, Limits(max_nuisance=10, nuisance_rate=0.0))
+
+
+def test_a_read_full_of_small_frames_takes_turns_with_everybody_else() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.raw()
+        unknown = hpack.Encoder().encode([*HEADERS[:3], (":path", "/none"), *TYPE])
+        await client.send_all(PREFACE + b"".join(h2.headers(n, unknown, True, 16384) for n in range(1, 1600, 2)))
+        await rig.until(lambda: bool(rig.server.connections))
+        (connection,) = rig.server.connections
+        seen = [0]
+        while seen[-1] < 1599:
+            await trio.lowlevel.checkpoint()
+            seen.append(connection._http2.last_id)
+        assert max(later - earlier for earlier, later in itertools.pairwise(seen)) <= 256
+
+    run(scenario)
+
+
+def test_what_a_refusal_repeats_of_a_request_is_little() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        answer = await client.call("/" + "x" * 3000, b"")
+        assert answer.status is Code.UNIMPLEMENTED
+        assert len(answer.text) < 300
+        answer = await client.call("Unary", b"", fields=[("grpc-encoding", "x" * 3000)])
+        assert answer.status is Code.UNIMPLEMENTED
+        assert len(answer.text) < 300
+
+    run(scenario)
