@@ -13,14 +13,31 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import trio
 
-from gateway.config.settings import OFF, TLS, Listeners, Settings
+from gateway.config.settings import OFF, TLS, ExtProcListener, Listeners, Settings
 from gateway.listen import Listener, open_listeners
 from protocols.http.listener import Limits
 from protocols.http.listener import Server as HttpServer
 from protocols.openai.serve import OpenAIApp
 
 if TYPE_CHECKING:
-    from gateway.grpc_doors import Core
+    from gateway import grpc_door, picker_door
+    from gateway.errors import GatewayError
+    from gateway.types import Identity, Operation
+    from protocols.openai import serve
+
+    class Core(serve.Core, grpc_door.Core, picker_door.Core, Protocol):
+        """What all of them stand on."""
+
+        def refused(
+            self,
+            operation: Operation,
+            error: GatewayError,
+            request_id: str,
+            identity: Identity | None,
+            protocol: str = "http",
+            /,
+        ) -> None: ...
+
 
 _log = logging.getLogger("infer_gateway")
 
@@ -90,10 +107,16 @@ class Doors:
     def build(self, core: Core, settings: Settings) -> None:
         """The servers, with ``core`` behind them."""
         self._servers["http"] = HttpServer(OpenAIApp(core), self._listeners["http"], _limits(settings))
-        if "grpc" in self._listeners or "ext_proc" in self._listeners:
-            from gateway import grpc_doors  # imports what HTTP alone can do without
+        wanted, at = settings.listeners, self._listeners
+        # what follows is imported where it is wanted: HTTP alone can do without
+        if "grpc" in at:
+            from gateway.grpc_door import inference_door
 
-            self._servers |= grpc_doors.servers(core, settings.listeners, self._listeners)
+            self._servers["grpc"] = inference_door(core, wanted.grpc, at["grpc"])
+        if "ext_proc" in at:
+            from gateway.picker_door import picker_doors
+
+            self._servers |= picker_doors(core, wanted.ext_proc or ExtProcListener(), at["ext_proc"], at["health"])
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:

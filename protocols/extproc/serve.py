@@ -8,7 +8,6 @@ holds is given back when it is left, at once when the client or the proxy has go
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -86,8 +85,9 @@ class Core(Protocol):
 
 
 class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds. ``body``: silence while a request arrives; ``pick``: identity, queue and choice; ``response``: until a
-    response begins, or while its request still streams; ``silence``: between two pieces of a response.
+    """Seconds; infinity is no bound. ``body``: silence while a request arrives; ``pick``: identity, queue and choice;
+    ``response``: until a response begins, or while its request still streams; ``silence``: between two pieces of a
+    response.
     """
 
     body: float = 60.0
@@ -247,7 +247,7 @@ class _Exchange:
 
     def _enter(self, phase: str) -> None:
         """Within a phase the deadline follows in steps of a sixteenth: moving it costs as much as reading a message."""
-        seconds: float = getattr(self._service.deadlines, phase) or math.inf
+        seconds: float = getattr(self._service.deadlines, phase)
         deadline = trio.current_time() + seconds
         if phase != self._phase or deadline - self._scope.deadline >= seconds / 16:
             self._scope.deadline = deadline

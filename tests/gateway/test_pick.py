@@ -12,8 +12,8 @@ import trio
 from gateway.addresses import FRESH_S, Addresses
 from gateway.config.sharing import Fairness
 from gateway.errors import Forbidden, GatewayError, ModelNotFound, NoEndpoints
-from gateway.grpc_doors import Picker
 from gateway.pick import Pick, pick
+from gateway.picker_door import Picker
 from gateway.route import Target
 from gateway.types import Endpoint, Identity, InferenceRequest, Operation
 from tests.gateway.scripted import A, B, World, run, with_watch
@@ -325,7 +325,7 @@ def test_a_picker_for_one_pool_goes_by_the_name_its_route_gives_the_model() -> N
 def test_a_request_without_a_model_goes_where_there_is_no_choice() -> None:
     async def scenario() -> None:
         world = World({})
-        core = SimpleNamespace(gateway=world.gateway)
+        core = SimpleNamespace(gateway=world.gateway, known=None, identify=None)
         picker = Picker(core, 2)  # type: ignore[arg-type]
         picker._addresses = Known()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -278,12 +279,12 @@ def test_answer_that_stops_is_broken_off() -> None:
     assert (core.picks[0].finished, core.inside) == (0, 0)
 
 
-def test_each_piece_gives_more_time_and_zero_is_no_limit() -> None:
+def test_each_piece_gives_more_time_and_infinity_is_no_limit() -> None:
     core, proxy = FakeCore(), Proxy()
 
     async def main() -> None:
         stream = FakeStream(proxy)
-        service = ExternalProcessor(core, deadlines=Deadlines(body=1, response=0, silence=4))
+        service = ExternalProcessor(core, deadlines=Deadlines(body=1, response=math.inf, silence=4))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service.process, stream)
             stream.say(HEADERS)

@@ -1,0 +1,78 @@
+"""What stands behind the endpoint picker's listeners: the core's picks as Envoy asks for them, and health. (IO)
+
+Imported only where it is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from gateway.addresses import Addresses
+from gateway.config.settings import ExtProcListener
+from gateway.core import Gateway
+from gateway.errors import GatewayError
+from gateway.listen import Listener
+from gateway.pick import Pick, pick
+from gateway.types import Headers, Identity, InferenceRequest, Operation
+from protocols.extproc import messages, serve, session
+from protocols.grpc.door import Door
+from protocols.grpc.health import Health
+from protocols.grpc.server import Server
+
+
+class Core(Protocol):
+    """What it stands on."""
+
+    @property
+    def gateway(self) -> Gateway: ...
+    def known(self, headers: Headers, peer: str, subject: str = "", /) -> Identity | None: ...
+    async def identify(self, headers: Headers, peer: str, subject: str = "", /) -> Identity: ...
+    def ready(self) -> bool: ...
+    def refused(
+        self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, protocol: str, /
+    ) -> None: ...
+
+
+class Picker:
+    """The core as the endpoint picker sees it."""
+
+    def __init__(self, core: Core, fallbacks: int) -> None:
+        self._core = core
+        self._fallbacks = fallbacks
+        self._addresses = Addresses()
+        self.known = core.known
+        self.identify = core.identify
+
+    def refused(self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, /) -> None:
+        self._core.refused(operation, error, request_id, identity, "ext_proc")
+
+    def pick(self, request: InferenceRequest, pool: str | None = None, /) -> AbstractAsyncContextManager[Pick]:
+        gateway = self._core.gateway
+        if pool is None and not request.model:  # no body to read it from: clear only where there is no choice
+            pools = gateway.pools.by_name()
+            pool = next(iter(pools)) if len(pools) == 1 else None
+        return pick(gateway, request, pool, addresses=self._addresses, fallbacks=self._fallbacks)
+
+
+def picker_doors(
+    core: Core, settings: ExtProcListener, listeners: Sequence[Listener], health_listeners: Sequence[Listener]
+) -> dict[str, Door]:
+    """What serves the listeners of these names: ext_proc, health."""
+    health = Health([messages.SERVICE], core.ready, unknown_serving=True)
+    times = settings.timeouts
+    processor = serve.ExternalProcessor(
+        Picker(core, settings.fallbacks),
+        pool=_full_name(settings.pool),
+        settings=session.Settings(response=session.Watch(settings.response), steering=settings.steering),
+        deadlines=serve.Deadlines(body=times.body, pick=times.pick, response=times.response, silence=times.silence),
+    )
+    return {
+        "ext_proc": Door(Server([processor, health], listeners), health, settings.linger),
+        "health": Door(Server([health], health_listeners), health, settings.linger),
+    }
+
+
+def _full_name(pool: str | None) -> str | None:
+    return pool if pool is None or "/" in pool else f"default/{pool}"
