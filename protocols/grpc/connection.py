@@ -335,16 +335,11 @@ class Connection:
             if stream is not None:
                 self.ready(stream)
         else:
-            self._on_more_window()
-
-    def _on_more_window(self) -> None:
-        for stream in self.streams.values():
-            if stream.outgoing.size:
-                self.ready(stream)
+            self._writer.more_window()
 
     def _on_settings(self, _: Event) -> None:
         self._nuisance("too many settings")
-        self._on_more_window()
+        self._writer.more_window()
 
     def _on_ping(self, _: Event) -> None:
         if self._pings.too_many(self.now):
@@ -409,6 +404,7 @@ class Connection:
         """A stream counts until its handler is done and its last frame is out, or nobody wants it."""
         done = not stream.running and (stream.outgoing.done or stream.closed)
         if done and self.streams.pop(stream.id, None) is not None:
+            self._writer.forget(stream)
             self.lent -= stream.incoming.lent
             self._return(stream.incoming.release())
             if not self.streams:

@@ -1,7 +1,8 @@
 """The single writer of a connection: gathers what all calls have to say into one send. (T)
 
-Invariant: a connection's own frames leave before those of its calls; calls take turns of `_QUANTUM` bytes. Nothing is
-taken from a call before the client has taken what was sent before, so that what waits, waits where it is bounded.
+Invariant: a connection's own frames leave before those of its calls; calls take turns of `_QUANTUM` bytes, of `_SHARE`
+where windows are short, and who has waited longest for a window is first to have of it. Nothing is taken from a call
+before the client has taken what was sent before, so that what waits, waits where it is bounded.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from protocols.grpc.stream import HIGH_WATER, Stream
 
 _BATCH: Final = 262144
 _QUANTUM: Final = 65536
+_SHARE: Final = 16384
 
 
 class Writer:
@@ -30,6 +32,8 @@ class Writer:
         self._turn = turn
         self._control = bytearray()
         self._ready: dict[Stream, None] = {}
+        self._held_up: dict[Stream, None] = {}  # by a window; who had something last is last
+        self._more_window = False
         self._bell = trio.lowlevel.ParkingLot()
         self._relief = trio.lowlevel.ParkingLot()
         self._finishing = False
@@ -49,6 +53,16 @@ class Writer:
         """``stream`` may have something to send."""
         self._ready[stream] = None
         self._wake()
+
+    def more_window(self) -> None:
+        """Any call may go on that waits for a window."""
+        if self._held_up:
+            self._more_window = True
+            self._wake()
+
+    def forget(self, stream: Stream) -> None:
+        """``stream`` has nothing to send any more."""
+        self._held_up.pop(stream, None)
 
     def finish(self) -> None:
         self._finishing = True
@@ -83,6 +97,9 @@ class Writer:
         parts = [bytes(self._control)]
         self._control.clear()
         size = 0
+        if self._more_window:
+            self._ready = self._held_up | self._ready
+            self._more_window = False
         while self._ready and size < _BATCH:
             stream = next(iter(self._ready))
             del self._ready[stream]
@@ -94,9 +111,14 @@ class Writer:
         return b"".join(parts)
 
     def _frames(self, stream: Stream) -> bytes:
-        frames, blocked = self._http2.frames(stream.id, stream.outgoing, _QUANTUM)
+        most = _SHARE if self._held_up else _QUANTUM
+        frames, blocked = self._http2.frames(stream.id, stream.outgoing, most)
         waiting = stream.outgoing.size
-        if waiting and not blocked:
+        if frames:
+            self.forget(stream)
+        if waiting and blocked:
+            self._held_up.setdefault(stream)
+        elif waiting:
             self._ready[stream] = None  # its next turn
         if frames or not waiting:
             stream.stalled_since = self._turn.now if waiting else None

@@ -210,3 +210,39 @@ def test_the_connections_window_alone_moves_large_answers(at_once: bool) -> None
         assert [client.answers[stream_id].messages for stream_id in streams] == [[bytes(400_000)]] * 2
 
     run(scenario, clock=MockClock(autojump_threshold=0))
+
+
+def test_calls_share_a_window_that_comes_in_small_parts() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.memory_client()
+        client.reading = False
+        client.h2.update_settings({4: 1 << 30})
+        streams = [client.open("Repeat") for _ in range(5)]
+        for stream_id in streams:
+            await client.send(stream_id, message(FOR_EVER + bytes(1000)), end=True)
+        for taken in range(16384, 41 * 16384, 16384):
+            await client.until(lambda taken=taken: sum(answer.data for answer in client.answers.values()) >= taken)
+            client.h2.increment_flow_control_window(16384)
+        had = [client.answers[stream_id].data for stream_id in streams]
+        assert min(had) > max(had) / 4
+
+    run(scenario, clock=MockClock(autojump_threshold=0))
+
+
+def test_calls_that_were_held_up_and_reset_are_forgotten() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        client.reading = False
+        for _ in range(5):
+            stream_id = client.open("Repeat")
+            await client.send(stream_id, message(FOR_EVER + bytes(1000)), end=True)
+        await client.until(lambda: sum(answer.data for answer in client.answers.values()) >= 65535)
+        (connection,) = rig.server.connections
+        await rig.until(lambda: len(connection._writer._held_up) == 5)
+        for stream_id in client.answers:
+            client.h2.reset_stream(stream_id, 8)
+        await client.flush()
+        await rig.until(lambda: not connection.streams)
+        assert not connection._writer._held_up
+
+    run(scenario)
