@@ -17,8 +17,6 @@ from protocols.openai.parse import parse
 
 PROTOCOL: Final = "ext_proc"
 _OPERATIONS: Final = {operation.value: operation for operation in Operation}
-_ID_BYTES: Final = bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123)) + b"._:-"
-_ID_LIMIT: Final = 128
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -31,12 +29,6 @@ class Wanted(msgspec.Struct, frozen=True):
     path: str
     body: bytes | None = None
     only: tuple[str, ...] | None = None
-
-    @property
-    def request_id(self) -> str:
-        """The client's or the proxy's, "" for one that cannot go into logs as it stands."""
-        given = self.head.named.get("x-request-id", b"")
-        return given.decode() if len(given) <= _ID_LIMIT and not given.translate(None, _ID_BYTES) else ""
 
 
 def operation(path: str, body: bytes) -> Operation | None:

@@ -8,10 +8,8 @@ holds is given back when it is left, at once when the client or the proxy has go
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from itertools import count
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -19,6 +17,7 @@ import trio
 from grpclib.const import Cardinality, Handler
 
 from gateway.errors import GatewayError
+from gateway.request_id import RequestIds
 from gateway.types import Headers, Identity, InferenceRequest, Operation
 from gateway.wire.grpc import Code, GrpcError
 from protocols.extproc import messages, refusal
@@ -111,8 +110,7 @@ class ExternalProcessor:
         self.pool = pool
         self.settings = settings or Settings()
         self.deadlines = deadlines or Deadlines()
-        self._prefix = f"req-{os.urandom(6).hex()}-"
-        self._serial = count(1)
+        self.ids = RequestIds()
 
     def __mapping__(self) -> dict[str, Handler]:
         kinds = messages.ProcessingRequest, messages.ProcessingResponse
@@ -121,9 +119,6 @@ class ExternalProcessor:
     async def process(self, stream: Stream) -> None:
         """Serve one stream. Raises GrpcError where nothing but a status can be answered."""
         await _Exchange(self, stream).run()
-
-    def next_id(self) -> str:
-        return f"{self._prefix}{next(self._serial):x}"
 
 
 class _Exchange:
@@ -152,7 +147,7 @@ class _Exchange:
             except (GrpcError, trio.BrokenResourceError, trio.ClosedResourceError):
                 raise
             except Exception:  # noqa: BLE001  the boundary of one request: a bug ends it alone
-                self._id = self._id or self._service.next_id()
+                self._id = self._id or self._service.ids.next()
                 _log.exception("request %s failed unexpectedly", self._id)
                 error = GatewayError(f"The endpoint picker failed unexpectedly on request {self._id}.")
         if self._scope.cancelled_caught:
@@ -165,7 +160,7 @@ class _Exchange:
         if wanted is None:
             return
         service, session = self._service, self._session
-        self._id = wanted.request_id or service.next_id()
+        self._id = service.ids.of(wanted.head.named.get("x-request-id"))
         self._bodiless = wanted.body is None
         self._enter("pick")
         request = await self._request(wanted)
@@ -262,7 +257,7 @@ class _Exchange:
         """Answer the client in place of an endpoint; a response under way can only be broken off."""
         if self._session.responding:
             raise GrpcError(Code.DEADLINE_EXCEEDED if isinstance(error, Late) else Code.INTERNAL, error.message)
-        self._id = self._id or self._service.next_id()
+        self._id = self._id or self._service.ids.next()
         verdict = refusal.verdict(error, bodiless=self._bodiless)
         with trio.move_on_after(_LAST_WORDS_S):
             await self._send([refusal.reply(error, verdict, self._id)])

@@ -7,10 +7,8 @@ traceback in the log under the same id, and nothing else. A client that resets i
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -18,6 +16,7 @@ from grpclib.const import Cardinality, Handler
 
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound
 from gateway.ports import Exchange
+from gateway.request_id import RequestIds
 from gateway.types import Headers, Identity, InferenceRequest, ModelCard, Operation
 from protocols.grpc import answers, translate
 from protocols.grpc.exchange import GrpcExchange, Stream
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("infer_gateway.grpc")
 _PREFIX: Final = "/inference.v1.InferenceService/"
-_ID_CHARACTERS: Final = bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123)) + b"._:-"
-_ID_LIMIT: Final = 128
 _OWNER: Final = "infer-gateway"
 _PAGE: Final = 100
 _PAGE_MAX: Final = 1000
@@ -86,8 +83,7 @@ class Inference:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._prefix = f"req-{os.urandom(6).hex()}-"
-        self._serial = count(1)
+        self._ids = RequestIds()
 
     def __mapping__(self) -> dict[str, Handler]:
         unary, stream = Cardinality.UNARY_UNARY, Cardinality.UNARY_STREAM
@@ -130,11 +126,7 @@ class Inference:
         return known if known is not None else await core.identify(headers, peer, subject)
 
     def _request_id(self, headers: Headers) -> str:
-        """The client's, if it is one that can go into logs and headers as it stands; else the process's next."""
-        for name, given in headers:
-            if name == b"x-request-id" and 0 < len(given) <= _ID_LIMIT and not given.translate(None, _ID_CHARACTERS):
-                return given.decode()
-        return f"{self._prefix}{next(self._serial):x}"
+        return self._ids.of(next((given for name, given in headers if name == b"x-request-id"), None))
 
     # -- models -----------------------------------------------------------------------------------------------------
 

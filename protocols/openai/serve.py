@@ -7,9 +7,7 @@ log under the same id, and nothing else.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Awaitable, Coroutine, Sequence
-from itertools import count
 from typing import Any, Final, Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -18,6 +16,7 @@ import trio
 
 from gateway.errors import GatewayError, MethodNotAllowed, ModelNotFound, NotFound
 from gateway.ports import Exchange
+from gateway.request_id import RequestIds
 from gateway.types import Headers, Identity, InferenceRequest, ModelCard, Operation
 from gateway.wire.h1 import Request
 from protocols.openai import errors
@@ -30,8 +29,6 @@ _PATHS: Final[dict[Operation, str]] = {operation: operation.value for operation 
 _MODELS: Final = (b"/v1/models", b"/models")
 _EVENTS: Final = (b"content-type", b"text/event-stream")
 _UNHELD: Final = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
-_ID_BYTES: Final = bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123)) + b"._:-"
-_ID_LIMIT: Final = 128
 _OWNER: Final = "infer-gateway"
 
 
@@ -150,12 +147,11 @@ class OpenAIApp:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._prefix = f"req-{os.urandom(6).hex()}-"
-        self._serial = count(1)
+        self._ids = RequestIds()
 
     async def __call__(self, http: HttpReply) -> None:
         request = http.request
-        request_id = self._request_id(request)
+        request_id = self._ids.of(request.header(b"x-request-id"))
         operation = _operation(request.target)
         if operation is None or request.method != b"POST":
             await self._look_up(http, operation, request_id)
@@ -187,16 +183,9 @@ class OpenAIApp:
 
     async def refuse(self, http: HttpReply, error: GatewayError) -> None:
         """Answer a request that failed before it got here."""
-        field = (b"x-request-id", self._request_id(http.request).encode())
+        field = (b"x-request-id", self._ids.of(http.request.header(b"x-request-id")).encode())
         body = errors.body(error, _operation(http.request.target))
         await http.respond(error.status, (field, *errors.fields(error)), body)
-
-    def _request_id(self, request: Request) -> str:
-        """The client's, if it is one that can go into logs and headers as it stands; else the process's next."""
-        given = request.header(b"x-request-id")
-        if given and len(given) <= _ID_LIMIT and not given.translate(None, _ID_BYTES):
-            return given.decode()
-        return f"{self._prefix}{next(self._serial):x}"
 
     # -- what is not inference ----------------------------------------------------------------------------------
 

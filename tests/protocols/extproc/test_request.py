@@ -67,13 +67,6 @@ def test_fairness_id_tells_strangers_apart_but_nobody_else() -> None:
     assert identified(Identity("known"), head).user == "known"
 
 
-@pytest.mark.parametrize(
-    ("given", "read"), [(b"abc-1", "abc-1"), (b"a b", ""), (b"\xff", ""), (b"x" * 129, ""), (b"", "")]
-)
-def test_request_ids_that_cannot_go_into_logs_are_not_used(given: bytes, read: str) -> None:
-    assert Wanted(Head((), {"x-request-id": given}), "").request_id == read
-
-
 def test_only_the_name_changes() -> None:
     assert renamed(COMPLETION, "a/b") == COMPLETION.replace(b'"m"', b'"a/b"')
     assert json.loads(renamed(CHAT, 'q"'))["model"] == 'q"'
