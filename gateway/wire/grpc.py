@@ -85,6 +85,10 @@ class Messages:
         Raises GrpcError: RESOURCE_EXHAUSTED for more than the limit; INTERNAL for a prefix or gzip that is none, and
         for a compressed message where no encoding was agreed on.
         """
+        return [inflated(message, self._limit) if packed else message for packed, message in self.cut(data)]
+
+    def cut(self, data: bytes) -> list[tuple[int, bytes]]:
+        """As `feed`, but as they came: whether each is in gzip, and its bytes. A window full of them is small."""
         if self._pending:
             self._pending += data
             if len(self._pending) < self._wanted:
@@ -100,8 +104,7 @@ class Messages:
             end = start + _PREFIX.size + size
             if end > len(data):
                 break
-            message = data[start + _PREFIX.size : end]
-            messages.append(inflated(message, self._limit) if flag else message)
+            messages.append((flag, data[start + _PREFIX.size : end]))
             start = end
         self._keep(data, start)
         return messages

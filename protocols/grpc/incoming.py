@@ -1,14 +1,15 @@
 """What one call has received: messages in order, and how much of the window its handler has earned back. (P)
 
 Invariant: a byte is given back once, and not before its message was taken or is the very next one that is awaited; what
-is given back for an awaited message that is not whole yet is on loan (`lent`), so that its owner can bound it.
+is given back for an awaited message that is not whole yet is on loan (`lent`), so that its owner can bound it. What was
+compressed is so until it is taken: a window full of gzip holds a thousand times its size.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-from gateway.wire.grpc import Code, GrpcError, Messages
+from gateway.wire.grpc import Code, GrpcError, Messages, inflated
 
 _PREFIX = 5
 
@@ -16,11 +17,12 @@ _PREFIX = 5
 class Incoming:
     """``error``: why bytes were refused; later ones are dropped. ``ended``: the client has said everything."""
 
-    __slots__ = ("_held", "_messages", "_parser", "ended", "error", "lent")
+    __slots__ = ("_held", "_limit", "_messages", "_parser", "ended", "error", "lent")
 
     def __init__(self, limit: int, gzip: bool) -> None:
+        self._limit = limit
         self._parser = Messages(limit, gzip)
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[tuple[int, bytes]] = deque()
         self._held = 0
         self.lent = 0
         self.ended = False
@@ -36,7 +38,7 @@ class Incoming:
         self._held += cost
         if self.error is None:
             try:
-                self._messages.extend(self._parser.feed(data))
+                self._messages.extend(self._parser.cut(data))
             except GrpcError as error:
                 self.error = error
 
@@ -51,11 +53,21 @@ class Incoming:
             if self.error is not None:
                 raise self.error
             return None, self.release()
-        message = self._messages.popleft()
+        packed, message = self._messages.popleft()
         earned = max(0, min(self._held, len(message) + _PREFIX - self.lent))
+        if packed:
+            message = self._inflated(message)
         self._held -= earned
         self.lent = 0
         return message, earned
+
+    def _inflated(self, message: bytes) -> bytes:
+        try:
+            return inflated(message, self._limit)
+        except GrpcError as error:
+            self.error = error
+            self._messages.clear()
+            raise
 
     def lend(self) -> int:
         """What the awaited message has taken so far: given back although it is not whole."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,3 +61,27 @@ def test_an_error_comes_after_the_messages_before_it_and_drops_the_rest() -> Non
         with pytest.raises(GrpcError) as refused:
             incoming.take()
         assert refused.value.code is Code.INTERNAL
+
+
+def test_what_is_compressed_is_so_until_it_is_taken() -> None:
+    incoming = Incoming(10_000_000, True)
+    bomb = framed(bytes(10_000_000), gzip=True)
+    tracemalloc.start()
+    for _ in range(10):
+        incoming.feed(bomb, len(bomb))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+    assert incoming.take() == (bytes(10_000_000), len(bomb))
+    assert incoming.release() == 9 * len(bomb)
+
+
+def test_gzip_that_is_none_is_the_last_that_is_heard() -> None:
+    incoming = Incoming(100, True)
+    incoming.feed(framed(b"abc") + b"\1\0\0\0\1x" + framed(b"later"), 22)
+    assert incoming.take()[0] == b"abc"
+    for _ in range(2):
+        with pytest.raises(GrpcError) as refused:
+            incoming.take()
+        assert refused.value.code is Code.INTERNAL
+    assert incoming.release() == 14
