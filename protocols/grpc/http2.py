@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from h2 import connection
 from h2.config import H2Configuration
-from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
+from h2.connection import AllowedStreamIDs, ConnectionInputs, H2Connection, H2ConnectionStateMachine
 from h2.events import Event
 from h2.exceptions import ProtocolError
 from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes
-from h2.stream import StreamInputs
+from h2.stream import H2Stream, StreamInputs
 
 from gateway.wire import h2
 from protocols.grpc.limits import Limits
@@ -59,6 +59,14 @@ class _Connection(H2Connection):
         if len(self.streams) & 63 == 63:
             _ = super().open_inbound_streams  # forgets those that are closed
         return 0
+
+    def _begin_new_stream(self, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
+        stream = super()._begin_new_stream(stream_id, allowed_ids)
+        vars(stream)["_initialize_content_length"] = _unread  # gRPC has no use for it; for h2 a wrong one ends them all
+        return stream
+
+
+def _unread(_: object) -> None: ...
 
 
 class Http2:

@@ -307,3 +307,16 @@ def test_what_a_refusal_repeats_of_a_request_is_little() -> None:
         assert len(answer.text) < 300
 
     run(scenario)
+
+
+@pytest.mark.parametrize("length", ["1", "999", "-1", "x", "1, 2"])
+def test_a_wrong_content_length_is_nobody_elses_business(length: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        held = client.open("Hold")
+        await client.send(held, message(b"x"), end=True)
+        assert (await client.call("Unary", b"y", fields=[("content-length", length)])).messages == [b"y"]
+        rig.echo.gate.set()
+        assert (await client.answer(held)).status is Code.OK
+
+    run(scenario)
