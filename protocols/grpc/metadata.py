@@ -1,59 +1,61 @@
-"""Metadata between header fields and what grpclib's services handle. (P)"""
+"""Metadata of a call, between names with values and header fields. (P)
+
+Invariant: nothing that HTTP/2 or gRPC keeps for itself gets out as metadata, and none of it comes in as such.
+Source: grpc doc/PROTOCOL-HTTP2.md, Custom-Metadata.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, TypeAlias
 
-from multidict import MultiDict
-
-from gateway.types import Headers
 from gateway.wire.grpc import decode_binary, encode_binary
 
-Value = str | bytes
-Metadata = Mapping[str, Value] | Iterable[tuple[str, Value]]
+Value: TypeAlias = str | bytes
+Metadata: TypeAlias = tuple[tuple[str, Value], ...]
+"""Names in lower case with their values, in order. Values of names that end in ``-bin`` are bytes, others text."""
 
-_OURS = frozenset((b"te", b"content-type", b"user-agent"))
-_NAME = re.compile(r"[0-9a-z_.\-]+")
-_TEXT = re.compile(r"[ -~]*")
+Sent: TypeAlias = Mapping[str, Value] | Sequence[tuple[str, Value]]
+"""Metadata as a caller gives it."""
 
+Field: TypeAlias = tuple[bytes, bytes]
 
-def decoded(headers: Headers) -> MultiDict[Value]:
-    """The caller's metadata: ``-bin`` values as bytes (left out if they are none), others as text."""
-    metadata: MultiDict[Value] = MultiDict()
-    for name, value in headers:
-        if name.startswith(b"grpc-") or name in _OURS:
-            continue
-        key = name.decode("latin-1")
-        if not name.endswith(b"-bin"):
-            metadata.add(key, value.decode("latin-1"))
-            continue
-        for part in value.split(b","):  # one field may carry several values
-            try:
-                metadata.add(key, decode_binary(part))
-            except ValueError:
-                continue
-    return metadata
+_NAME: Final = re.compile(r"[0-9a-z_.-]+")
+_TEXT: Final = re.compile(r"[ -~]*")
+_OURS: Final = frozenset({"content-type", "te", "user-agent", "host", "connection", "transfer-encoding"})
 
 
-def encoded(metadata: Metadata | None) -> list[tuple[bytes, bytes]]:
-    """Metadata as fields. Raises ValueError for a name or a value that cannot be sent, or that gRPC itself sends."""
-    items = metadata.items() if isinstance(metadata, Mapping) else metadata or ()
-    return [(_name(key), _value(key, value)) for key, value in items]
+def fields(metadata: Sent) -> list[Field]:
+    """Header fields for ``metadata``. Raises ValueError naming what cannot be sent, never its value."""
+    pairs = metadata.items() if isinstance(metadata, Mapping) else metadata
+    return [(name.encode(), _encoded(name, value)) for name, value in pairs]
 
 
-def _name(key: str) -> bytes:
-    name = key.encode()
-    if not _NAME.fullmatch(key) or key.startswith("grpc-") or name in _OURS:
-        raise ValueError(f"{key!r} cannot be the name of metadata")
-    return name
-
-
-def _value(key: str, value: Value) -> bytes:
-    if key.endswith("-bin"):
-        if not isinstance(value, bytes):
-            raise ValueError(f"the value of {key!r} has to be bytes")
+def _encoded(name: str, value: Value) -> bytes:
+    if name in _OURS or name.startswith("grpc-") or not _NAME.fullmatch(name):
+        raise ValueError(f"not a name of metadata: {name!r}")
+    if name.endswith("-bin") is isinstance(value, str):
+        raise ValueError(f"{name} takes {'bytes' if name.endswith('-bin') else 'text'}")
+    if isinstance(value, bytes):
         return encode_binary(value)
-    if not isinstance(value, str) or not _TEXT.fullmatch(value):
-        raise ValueError(f"the value of {key!r} has to be printable ASCII")
+    if not _TEXT.fullmatch(value):
+        raise ValueError(f"the value of {name} is not printable ASCII")
     return value.encode()
+
+
+def metadata(received: Iterable[Field]) -> Metadata:
+    """What of ``received`` is metadata. A binary value that is none is left out."""
+    pairs: list[tuple[str, Value]] = []
+    for field, value in received:
+        name = field.decode("ascii", "replace")
+        if name.startswith((":", "grpc-")) or name in _OURS:
+            continue
+        if not name.endswith("-bin"):
+            pairs.append((name, value.decode("latin-1")))
+            continue
+        try:  # several values may share a field (commas are no base64)
+            pairs += [(name, decode_binary(part.strip())) for part in value.split(b",")]
+        except ValueError:
+            continue
+    return tuple(pairs)

@@ -103,7 +103,7 @@ class Stream:
 
     @property
     def metadata(self) -> MultiDict[md.Value]:
-        return md.decoded(self.headers)
+        return MultiDict(md.metadata(self.headers))
 
     @property
     def deadline(self) -> Deadline | None:
@@ -195,11 +195,11 @@ class Stream:
     async def send_message(self, message: Any) -> None:
         await self.send_bytes(self._connection.codec.encode(message))
 
-    async def send_initial_metadata(self, *, metadata: md.Metadata | None = None) -> None:
+    async def send_initial_metadata(self, *, metadata: md.Sent | None = None) -> None:
         """Send the initial metadata now rather than with the first message. Raises RuntimeError the second time."""
         if self.outgoing.started:
             raise RuntimeError("the initial metadata has been sent")
-        self.outgoing.start(md.encoded(metadata))
+        self.outgoing.start(md.fields(metadata or ()))
         self._connection.ready(self)
 
     def trailers(self, fields: Headers) -> None:
@@ -212,10 +212,10 @@ class Stream:
         status: Status | Code = Status.OK,
         status_message: str | None = None,
         status_details: Any = None,
-        metadata: md.Metadata | None = None,
+        metadata: md.Sent | None = None,
     ) -> None:
         """End the call. Without it the call ends when its handler returns or raises."""
-        self.trailers(md.encoded(metadata))
+        self.trailers(md.fields(metadata or ()))
         self._end(_from_grpclib(status, status_message, status_details))
 
     async def cancel(self) -> None:

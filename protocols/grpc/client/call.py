@@ -17,7 +17,7 @@ from gateway.wire.grpc import Code, GrpcError, Messages, framed
 from protocols.grpc.client import errors
 from protocols.grpc.client.codec import encoded
 from protocols.grpc.client.errors import RpcError
-from protocols.grpc.client.metadata import Field, Metadata, metadata
+from protocols.grpc.metadata import Field, Metadata, metadata
 
 if TYPE_CHECKING:
     from protocols.grpc.client.session import Session

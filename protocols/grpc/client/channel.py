@@ -18,8 +18,8 @@ from gateway.wire.grpc import MAX_MESSAGE, Code, as_timeout
 from protocols.grpc.client.call import Call
 from protocols.grpc.client.codec import decoder
 from protocols.grpc.client.errors import RpcError
-from protocols.grpc.client.metadata import Field, Sent, fields
 from protocols.grpc.client.session import Session
+from protocols.grpc.metadata import Field, Sent, fields
 
 _R = TypeVar("_R")
 CONNECT_S: Final = 20.0

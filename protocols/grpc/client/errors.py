@@ -15,7 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from h2.errors import ErrorCodes
 
 from gateway.wire.grpc import Code, decode_binary, decode_text
-from protocols.grpc.client.metadata import Metadata
+from protocols.grpc.metadata import Metadata
 
 _M = TypeVar("_M", bound=Message)
 _KINDS: Final = {

@@ -12,8 +12,8 @@ from typing import Any, Final, TypeVar
 
 from protocols.grpc.client.call import Call
 from protocols.grpc.client.channel import Channel
-from protocols.grpc.client.metadata import Sent
 from protocols.grpc.generated.inference import v1
+from protocols.grpc.metadata import Sent
 
 _R = TypeVar("_R")
 _SERVICE: Final = "/inference.v1.InferenceService/"

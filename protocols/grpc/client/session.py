@@ -24,7 +24,7 @@ from hyperframe.frame import Frame, GoAwayFrame
 from gateway.wire.grpc import Code
 from protocols.grpc.client.call import Call
 from protocols.grpc.client.errors import RpcError, reset
-from protocols.grpc.client.metadata import Field
+from protocols.grpc.metadata import Field
 
 WINDOW: Final = 1024 * 1024
 """Bytes a server may send on one call before they are taken."""

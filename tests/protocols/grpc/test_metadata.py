@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.wire.grpc import Code
 from protocols.grpc.client.errors import ended, refused
-from protocols.grpc.client.metadata import fields, metadata
+from protocols.grpc.metadata import fields, metadata
 
 NAMES = st.from_regex(r"\Ax-[0-9a-z_.-]{0,8}\Z").filter(lambda name: not name.endswith("-bin"))
 TEXTS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E))
