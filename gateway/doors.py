@@ -168,7 +168,8 @@ def context(name: str, settings: Listeners) -> ssl.SSLContext | None:
     if tls is None:
         return _own(name, settings)
     made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    made.set_alpn_protocols(["http/1.1" if name == "http" else "h2"])
+    if name == "http":  # others say themselves what they speak
+        made.set_alpn_protocols(["http/1.1"])
     try:
         made.load_cert_chain(tls.cert_file, tls.key_file)
     except OSError as error:

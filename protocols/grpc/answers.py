@@ -198,16 +198,21 @@ def _field(number: int, data: bytes) -> bytes:
 @_told
 def count(body: bytes) -> bytes:
     """A CountTokensResponse without the tokens."""
-    answer = said.read(said.TOKENS, body)
-    found = len(answer.tokens or ()) if answer.count is None else answer.count
-    return pb.CountTokensResponse(count=found, max_model_len=answer.max_model_len).SerializeToString()
+    return _counted(said.read(said.TOKENS, body)).SerializeToString()
 
 
 @_told
 def tokens(body: bytes) -> bytes:
     """A CountTokensResponse with the tokens."""
     answer = said.read(said.TOKENS, body)
-    return count(body) + pb.CountTokensResponse(tokens=answer.tokens or ()).SerializeToString()
+    message = _counted(answer)
+    message.tokens.extend(answer.tokens or ())
+    return message.SerializeToString()
+
+
+def _counted(answer: said.Tokens) -> pb.CountTokensResponse:
+    found = len(answer.tokens or ()) if answer.count is None else answer.count
+    return pb.CountTokensResponse(count=found, max_model_len=answer.max_model_len)
 
 
 # -- events -----------------------------------------------------------------------------------------------------------

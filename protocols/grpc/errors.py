@@ -41,7 +41,6 @@ BY_CODE: Final[dict[tuple[int, str], Row]] = {
     (400, "unsupported_parameter"): Row(Code.INVALID_ARGUMENT, "UNSUPPORTED_PARAMETER"),
     (400, "content_filter"): Row(Code.INVALID_ARGUMENT, "CONTENT_POLICY_VIOLATION"),
     (400, "content_policy_violation"): Row(Code.INVALID_ARGUMENT, "CONTENT_POLICY_VIOLATION"),
-    (401, "invalid_api_key"): Row(Code.UNAUTHENTICATED, "INVALID_API_KEY"),
     (404, "model_not_found"): Row(Code.NOT_FOUND, "MODEL_NOT_FOUND"),
     (429, "insufficient_quota"): Row(Code.RESOURCE_EXHAUSTED, "INSUFFICIENT_QUOTA", quota=True),
     (429, "overloaded"): Row(Code.UNAVAILABLE, "OVERLOADED", retry=True),

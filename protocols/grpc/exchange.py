@@ -45,7 +45,7 @@ class GrpcExchange:
     ``failure`` is what the call has to end with, None while all is well.
     """
 
-    __slots__ = ("_body", "_sent", "_stream", "_tell", "failure", "id", "request", "started")
+    __slots__ = ("_parts", "_sent", "_stream", "_tell", "failure", "id", "request", "started")
 
     request: InferenceRequest
 
@@ -55,7 +55,7 @@ class GrpcExchange:
         self._stream = stream
         self._tell = tell
         self.id = request_id
-        self._body = b""
+        self._parts: list[bytes] = []
         self._sent = False
 
     async def start(self, status: int, headers: Headers, /) -> None:
@@ -67,7 +67,7 @@ class GrpcExchange:
     async def send(self, chunk: bytes, /) -> None:
         """Raises UpstreamError for an answer that no message can tell."""
         if not self.request.stream:
-            self._body += chunk
+            self._parts.append(chunk)
             return
         full = False
         for message in answers.events(chunk, self._tell):
@@ -80,7 +80,7 @@ class GrpcExchange:
         """The last event, or the whole answer. Raises UpstreamError as `send`."""
         if self.request.stream:
             await self.send(chunk)
-        elif self._stream.send_soon(self._tell(self._body + chunk)):
+        elif self._stream.send_soon(self._tell(b"".join((*self._parts, chunk)))):
             await self._stream.room()
 
     def keep_alive(self) -> None:

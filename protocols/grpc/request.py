@@ -14,7 +14,6 @@ from gateway.types import Headers
 from gateway.wire import grpc
 from gateway.wire.grpc import Code, GrpcError
 
-ACCEPT_ENCODING = (b"grpc-accept-encoding", b"identity,gzip")
 _CONTENT_TYPE = b"application/grpc"
 _FIELD_COST = 32  # what HTTP/2 adds to the length of each
 _NOT_IN_HTTP2 = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
