@@ -19,6 +19,7 @@ from gateway.addresses import Addresses
 from gateway.call import Attempt, Call
 from gateway.errors import GatewayError, NoEndpoints, UpstreamError
 from gateway.member import Member
+from gateway.ports import Decoder
 from gateway.types import Headers, InferenceRequest, Usage
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Pick:
         self.model = attempt.model
         self.done = False
         self.failure: GatewayError | None = None
+        self._foreign = False
 
     @property
     def limits(self) -> Headers:
@@ -96,7 +98,7 @@ class Pick:
         if decoder.progress == 2:
             call.committed = True
             call.answered(call.heard)
-        self.failure = decoder.error
+        self._heed(decoder)
 
     def finish(self) -> None:
         """The response is whole, or none will be shown: then what was expected of it is taken for what it was."""
@@ -106,10 +108,17 @@ class Pick:
             return
         if not decoder.ended:
             decoder.finish()
-        self.failure = decoder.error
+        self._heed(decoder)
         if self.failure is None:
             call.committed = True
             call.answered(call.gateway.turn.now)
+
+    def _heed(self, decoder: Decoder) -> None:
+        """What makes no sense is the engine's failure, but where nobody knows what was asked: health, metrics …"""
+        if decoder.error is not None and self._call.request.view is None:
+            self._call.decoder, self._foreign = None, True
+        else:
+            self.failure = decoder.error
 
     def _move(self, member: Member | None) -> None:
         """The proxy was sent on by the endpoint it was to go to first."""
@@ -128,9 +137,9 @@ class Pick:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         call, failure = self._call, self.failure
-        if failure is not None and not call.committed:
+        if failure is not None:
             call.status, call.reason = failure.status, failure.reason
-        call.blind = self.done and call.decoder is None and failure is None
+        call.blind = self.done and call.decoder is None and failure is None and not self._foreign
         gone = None if error is not None or self.done else ClientGone("the client has left")
         self._end(error or failure or gone)
         if gone is not None:

@@ -11,7 +11,7 @@ import trio
 
 from gateway.addresses import FRESH_S, Addresses
 from gateway.config.sharing import Fairness
-from gateway.errors import Forbidden, GatewayError, ModelNotFound, NoEndpoints
+from gateway.errors import Forbidden, GatewayError, ModelNotFound, NoEndpoints, UpstreamTimeout
 from gateway.pick import Pick, pick
 from gateway.picker_door import Picker
 from gateway.route import Target
@@ -35,8 +35,9 @@ class Known(Addresses):
 
 def request(model: str = "m", *, stream: bool = True, only: tuple[str, ...] | None = None) -> InferenceRequest:
     return InferenceRequest(
-        "r1", Operation.CHAT, model, b"{}", stream=stream, only=only, identity=Identity(user="u"), protocol="ext_proc"
-    )
+        "r1", Operation.CHAT, model, b"{}", stream=stream, only=only, identity=Identity(user="u"), protocol="ext_proc",
+        view=SimpleNamespace(model=model),
+    )  # fmt: skip
 
 
 def fair() -> World:
@@ -159,7 +160,43 @@ def test_an_answer_that_breaks_off_is_a_failure_of_its_engine() -> None:
             assert found.failure is not None
 
         await picked(world, what)
-        assert [record.status for record in world.records] == [200]
+        assert [(record.status, record.reason) for record in world.records] == [(200, "upstream_error")]
+        assert idle(world)
+
+    run(scenario)
+
+
+def test_what_nobody_knows_the_meaning_of_says_nothing_of_its_engine() -> None:
+    async def scenario() -> None:
+        world = World({})
+
+        async def what(found: Pick) -> None:
+            found.responded(200, ())
+            found.feed(b"token")
+            found.finish()
+            assert found.failure is None
+
+        for _ in range(5):
+            await picked(world, what, msgspec.structs.replace(request(), body=b"", view=None))
+        assert [(record.status, record.reason, record.tokens_out) for record in world.records] == [(200, "", 0)] * 5
+        assert not any(member.health.blocked_until > 0 for member in world.pools["p"].members)
+        assert idle(world)
+
+    run(scenario)
+
+
+def test_an_engine_that_falls_silent_is_judged_by_it() -> None:
+    async def scenario() -> None:
+        world = World({})
+
+        async def what(found: Pick) -> None:
+            raise UpstreamTimeout("nothing came")
+
+        for _ in range(5):
+            with pytest.raises(UpstreamTimeout):
+                await picked(world, what)
+        assert [(record.status, record.reason) for record in world.records] == [(504, "upstream_timeout")] * 5
+        assert any(member.health.blocked_until > 0 for member in world.pools["p"].members)
         assert idle(world)
 
     run(scenario)
