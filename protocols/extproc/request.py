@@ -20,7 +20,7 @@ _OPERATIONS: Final = {operation.value: operation for operation in Operation}
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A request whose endpoint has to be chosen now. ``body`` is None where there is none, or none is shown.
+    """A request whose endpoint has to be chosen now. ``body`` is None where none is shown, ``bodiless`` where none is.
 
     ``only``: see `gateway.types.InferenceRequest`. ``path`` is "" where the proxy tells none.
     """
@@ -29,6 +29,7 @@ class Wanted(msgspec.Struct, frozen=True):
     path: str
     body: bytes | None = None
     only: tuple[str, ...] | None = None
+    bodiless: bool = False
 
 
 def operation(path: str, body: bytes) -> Operation | None:

@@ -161,7 +161,7 @@ class _Exchange:
             return
         service, session = self._service, self._session
         self._id = service.ids.of(wanted.head.named.get("x-request-id"))
-        self._bodiless = wanted.body is None
+        self._bodiless = wanted.bodiless
         self._enter("pick")
         request = await self._request(wanted)
         async with service.core.pick(request, service.pool) as pick:

@@ -130,7 +130,7 @@ class Session:
         self._head = fields.read(part.headers)
         self._hint(message)
         if part.end_of_stream or self._mode_in in _UNREAD:
-            return self._decide("request_headers", None)
+            return self._decide("request_headers", None, bodiless=part.end_of_stream)
         self._phase = _Phase.BODY
         return _CONTINUE if self._mode_in is not Mode.DUPLEX else _NOTHING
 
@@ -172,13 +172,13 @@ class Session:
         if steering is not None:
             self._only = subset.within(subset.parsed(steering.decode("latin-1")) or (), self._only)
 
-    def _decide(self, due: str, body: bytes | None) -> Step:
+    def _decide(self, due: str, body: bytes | None, *, bodiless: bool = False) -> Step:
         """``due``: what is to be answered with the decision."""
         self._phase = _Phase.DECIDING
         self._due = due
         self._body = [] if body is None else [body]
         path = self._head.named.get(":path", b"").decode("latin-1")
-        return Step(wanted=Wanted(self._head, path, body, self._only))
+        return Step(wanted=Wanted(self._head, path, body, self._only, bodiless))
 
     # -- the decision -------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import trio.testing
 
 from gateway.errors import NoEndpoints
 from gateway.types import Usage
+from protocols.extproc.messages import Mode
 from protocols.extproc.serve import ExternalProcessor
 from protocols.extproc.session import Settings
 from tests.protocols.extproc.fakes import FakeCore, played
@@ -120,6 +121,14 @@ def test_no_backend_at_all() -> None:
     proxy = play(FakeCore(error=NoEndpoints("none")), heads("request_headers", [("hi", "mom")], end=True))
     text = "inference error: Internal - no pods available in datastore"
     assert_refused(proxy, 500, text, "rejected-no-endpoints")
+
+
+@pytest.mark.parametrize("mode", [Mode.STREAMED, Mode.NONE])
+def test_no_backend_for_a_body_that_is_not_shown(mode: Mode) -> None:
+    first = heads("request_headers", [("hi", "mom")], modes=(mode, mode))
+    proxy = play(FakeCore(error=NoEndpoints("none")), first)
+    text = "inference error: ServiceUnavailable - failed to find endpoint candidates"
+    assert_refused(proxy, 503, text, "rejected-no-endpoints")
 
 
 @pytest.mark.parametrize("subset", [["192.168.1.1:8000", "192.168.1.2:8000", "192.168.1.3:8000"], ["192.168.1.3:8000"]])
