@@ -18,6 +18,7 @@ from gateway.errors import (
     RateLimited,
     Stopping,
     Unverified,
+    UpstreamTimeout,
 )
 from protocols.extproc import messages
 from protocols.extproc.fields import DROPPED
@@ -48,6 +49,13 @@ class Late(GatewayError):
         super().__init__(message)
         self.status = status
         self.dropped = dropped
+
+
+class Silent(Late, UpstreamTimeout):
+    """What took too long is the endpoint's answer."""
+
+    code = UpstreamTimeout.code
+    reason = UpstreamTimeout.reason
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):

@@ -8,6 +8,7 @@ holds is given back when it is left, at once when the client or the proxy has go
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
@@ -21,7 +22,7 @@ from gateway.request_id import RequestIds
 from gateway.types import Headers, Identity, InferenceRequest, Operation
 from gateway.wire.grpc import Code, GrpcError
 from protocols.extproc import messages, refusal
-from protocols.extproc.refusal import Late
+from protocols.extproc.refusal import Late, Silent
 from protocols.extproc.request import Wanted, identified, inference, named, operation
 from protocols.extproc.session import Disorder, Session, Settings, Step, Watch
 
@@ -137,7 +138,7 @@ class _Exchange:
 
     async def run(self) -> None:
         error: GatewayError | None = None
-        with self._scope:
+        with self._scope as scope:
             try:
                 await self._walk()
             except GatewayError as raised:
@@ -150,7 +151,7 @@ class _Exchange:
                 self._id = self._id or self._service.ids.next()
                 _log.exception("request %s failed unexpectedly", self._id)
                 error = GatewayError(f"The endpoint picker failed unexpectedly on request {self._id}.")
-        if self._scope.cancelled_caught:
+        if scope.cancelled_caught:
             error = self._late()
         if error is not None:
             await self._refuse(error)
@@ -159,27 +160,35 @@ class _Exchange:
         wanted = await self._wanted()
         if wanted is None:
             return
-        service, session = self._service, self._session
+        service = self._service
         self._id = service.ids.of(wanted.head.named.get("x-request-id"))
         self._bodiless = wanted.bodiless
         self._enter("pick")
         request = await self._request(wanted)
         async with service.core.pick(request, service.pool) as pick:
-            settings = service.settings
-            replies = session.routed(
-                pick.addresses,
-                self._id,
-                asked=named(request),
-                model=pick.model,
-                extra=pick.limits,
-                scores=_scores(pick) if settings.scores else None,
-            )
-            self._enter("response")
-            await self._send(replies)
-            if settings.response is Watch.SKIP:
-                pick.finish()
-            else:
-                await self._follow(pick)
+            self._scope.deadline = math.inf
+            with trio.CancelScope() as self._scope:
+                await self._pass(request, pick)
+            if self._scope.cancelled_caught:
+                raise self._late()  # inside: the endpoint is to blame, and is judged by it
+
+    async def _pass(self, request: InferenceRequest, pick: Pick) -> None:
+        """Let the request go where it was told to, and look on."""
+        settings = self._service.settings
+        replies = self._session.routed(
+            pick.addresses,
+            self._id,
+            asked=named(request),
+            model=pick.model,
+            extra=pick.limits,
+            scores=_scores(pick) if settings.scores else None,
+        )
+        self._enter("response")
+        await self._send(replies)
+        if settings.response is Watch.SKIP:
+            pick.finish()
+        else:
+            await self._follow(pick)
 
     async def _wanted(self) -> Wanted | None:
         """The request once it is whole; None for a stream that ends before, or that only lets us look on."""
@@ -251,7 +260,8 @@ class _Exchange:
     def _late(self) -> Late:
         seconds = getattr(self._service.deadlines, self._phase)
         status, dropped, text = _LATE[self._phase]
-        return Late(text.format(seconds), status, dropped)
+        kind = Silent if self._phase in ("response", "silence") else Late
+        return kind(text.format(seconds), status, dropped)
 
     async def _refuse(self, error: GatewayError) -> None:
         """Answer the client in place of an endpoint; a response under way can only be broken off."""

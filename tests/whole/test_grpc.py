@@ -497,7 +497,23 @@ def test_an_engine_that_dies_mid_stream_is_told_of() -> None:
         assert eventually(lambda: stub.Check(health_pb2.HealthCheckRequest(), timeout=30).status == down)
 
 
-# -- the end of the process -------------------------------------------------------------------------------------------
+# -- connections, and the end of the process ----------------------------------------------------------------------
+
+
+def test_connections_that_grow_old_cost_no_call(tmp_path: Path, engine: InferGateway) -> None:
+    file = written(tmp_path, pool("m", [engine]), settings(listeners={"grpc": {"maxConnectionAge": "100ms"}}))
+    with serve("-c", file) as gateway, channel_to(gateway) as channel:
+        seen: list[grpc.ChannelConnectivity] = []
+        channel.subscribe(seen.append)
+        call = stream(channel, "StreamChatCompletion")
+
+        def again() -> bool:
+            assert ask(channel).choices
+            *_, last = call(streamed(max_tokens=20), timeout=30)
+            assert last.usage.completion_tokens == 20
+            return seen.count(grpc.ChannelConnectivity.READY) > 2
+
+        assert eventually(again)
 
 
 def refuses(channel: grpc.Channel) -> bool:
@@ -577,8 +593,9 @@ def test_a_second_sigterm_cuts(slow: InferGateway) -> None:
         gateway.signal(signal.SIGTERM)
         assert refuses(channel)
         gateway.signal(signal.SIGTERM)
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(grpc.RpcError) as raised:
             list(call)
+        assert (raised.value.code(), reason(raised.value)) == (grpc.StatusCode.UNAVAILABLE, "STREAM_INTERRUPTED")
         assert gateway.wait() == 0
     assert freed(slow)
 

@@ -262,6 +262,31 @@ def test_embeddings_and_bodiless_requests_pass(tmp_path: Path, engines: list[Inf
         assert eventually(lambda: metric(gateway, "infer_gateway_requests_total", operation="/v1/embeddings") == 1)
 
 
+def test_what_is_no_inference_sets_no_engine_aside(tmp_path: Path, engines: list[InferGateway]) -> None:
+    """Its answers are not JSON, or nothing at all."""
+    with picking("-c", written(tmp_path, pool("m", engines))) as gateway, envoy(gateway, engines) as port:
+        for path in ("/health", "/metrics"):
+            assert [ask(port, None, path).status for _ in range(8)] == [200] * 8
+        assert ask(port, body()).status == 200
+        assert metric(gateway, "infer_gateway_endpoint_up") == 2
+        assert metric(gateway, "infer_gateway_requests_total", reason="upstream_error") == 0
+
+
+def test_an_engine_that_does_not_answer_is_set_aside(tmp_path: Path, engines: list[InferGateway]) -> None:
+    times = {"listeners": {"extProc": {"timeouts": {"response": "200ms"}, "healthAddress": unused_address()}}}
+    with simulate("vllm", "m", "--fail", "hang") as hung:
+        file = written(tmp_path, pool("m", [hung, engines[0]]), settings(**times))
+        with picking("-c", file) as gateway, envoy(gateway, [hung, engines[0]]) as port:
+            late = {"code": "504", "reason": "upstream_timeout", "protocol": "ext_proc"}
+            for _ in range(8):
+                answer = ask(port, body())
+                dropped = answer.headers.get("x-llm-d-request-dropped-reason")
+                assert (answer.status, dropped) in [(200, None), (504, "evicted-timeout")]
+            assert eventually(lambda: metric(gateway, "infer_gateway_endpoint_up", endpoint=hung.ready["http"]) == 0)
+            assert metric(gateway, "infer_gateway_requests_total", **late) == 3
+            assert metric(gateway, "infer_gateway_requests_total", code="499") == 0
+
+
 def test_sigterm_is_told_before_anything_ends(tmp_path: Path, engines: list[InferGateway]) -> None:
     """Proxies that have not noticed are still served; a stream under way is counted to its end; then 0."""
     health = unused_address()
