@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from gateway.core import Gateway
 
 _REFUSALS: Final = (429, 503, 529)
+MAX_KEPT: Final = 32 * 1024 * 1024
+"""Bytes of an answer that are kept until it is whole. Of a larger one nothing is known: any file may come this way."""
 
 
 class Direct(msgspec.Struct, frozen=True):
@@ -66,6 +68,7 @@ class Pick:
         self.done = False
         self.failure: GatewayError | None = None
         self._foreign = False
+        self._kept = 0
 
     @property
     def limits(self) -> Headers:
@@ -98,7 +101,11 @@ class Pick:
         if decoder.progress == 2:
             call.committed = True
             call.answered(call.heard)
+        else:
+            self._kept += len(data)
         self._heed(decoder)
+        if self._kept > MAX_KEPT:
+            call.decoder, self._foreign = None, call.request.view is None
 
     def finish(self) -> None:
         """The response is whole, or none will be shown: then what was expected of it is taken for what it was."""

@@ -12,7 +12,7 @@ import trio
 from gateway.addresses import FRESH_S, Addresses
 from gateway.config.sharing import Fairness
 from gateway.errors import Forbidden, GatewayError, ModelNotFound, NoEndpoints, UpstreamTimeout
-from gateway.pick import Pick, pick
+from gateway.pick import MAX_KEPT, Pick, pick
 from gateway.picker_door import Picker
 from gateway.route import Target
 from gateway.types import Endpoint, Identity, InferenceRequest, Operation
@@ -180,6 +180,30 @@ def test_what_nobody_knows_the_meaning_of_says_nothing_of_its_engine() -> None:
             await picked(world, what, msgspec.structs.replace(request(), body=b"", view=None))
         assert [(record.status, record.reason, record.tokens_out) for record in world.records] == [(200, "", 0)] * 5
         assert not any(member.health.blocked_until > 0 for member in world.pools["p"].members)
+        assert idle(world)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_of_an_answer_that_is_larger_than_any_nothing_is_kept(known: bool) -> None:
+    async def scenario() -> None:
+        world = fair()
+        gate = world.pools["p"].gate
+        assert gate is not None
+
+        async def what(found: Pick) -> None:
+            found.responded(200, ())
+            for _ in range(MAX_KEPT // 1_000_000 + 1):
+                found.feed(b":" + bytes(1_000_000))
+            assert found._call.decoder is None
+            found.feed(b"token")
+            found.finish()
+
+        asked = request() if known else msgspec.structs.replace(request(), body=b"", view=None)
+        await picked(world, what, asked)
+        assert [(record.status, record.reason, record.tokens_out) for record in world.records] == [(200, "", 0)]
+        assert (sum(flow.served for flow in gate.flows(0.0)) > 0) is known
         assert idle(world)
 
     run(scenario)
