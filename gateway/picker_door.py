@@ -19,6 +19,7 @@ from gateway.types import Headers, Identity, InferenceRequest, Operation
 from protocols.extproc import messages, serve, session
 from protocols.grpc.door import Door
 from protocols.grpc.health import Health
+from protocols.grpc.limits import Limits
 from protocols.grpc.server import Server
 
 
@@ -68,8 +69,10 @@ def picker_doors(
         settings=session.Settings(response=session.Watch(settings.response), steering=settings.steering),
         deadlines=serve.Deadlines(body=times.body, pick=times.pick, response=times.response, silence=times.silence),
     )
+    # a body may come in one message: the session then says what is wrong with it, before the stream's own limit does
+    limits = Limits(max_message=2 * processor.settings.max_body)
     return {
-        "ext_proc": Door(Server([processor, health], listeners), health, settings.linger),
+        "ext_proc": Door(Server([processor, health], listeners, limits), health, settings.linger),
         "health": Door(Server([health], health_listeners), health, settings.linger),
     }
 

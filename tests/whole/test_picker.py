@@ -18,6 +18,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from protocols.extproc import messages
 from tests.process import InferGateway, eventually, serve, simulate, together
 from tests.whole import raw
 from tests.whole.envoy import Answer, Envoy, ask, listed, listener, picker, unused_address
@@ -285,6 +286,26 @@ def test_an_engine_that_does_not_answer_is_set_aside(tmp_path: Path, engines: li
             assert eventually(lambda: metric(gateway, "infer_gateway_endpoint_up", endpoint=hung.ready["http"]) == 0)
             assert metric(gateway, "infer_gateway_requests_total", **late) == 3
             assert metric(gateway, "infer_gateway_requests_total", code="499") == 0
+
+
+def test_too_large_a_body_is_told_so_though_it_comes_in_one_message(
+    tmp_path: Path, engines: list[InferGateway]
+) -> None:
+    head, large = messages.ProcessingRequest(), messages.ProcessingRequest()
+    for name, value in ((":method", b"POST"), (":path", b"/v1/chat/completions")):
+        head.request_headers.headers.headers.add(key=name, raw_value=value)
+    large.request_body.body = body(x="y" * 34_000_000)
+    with (
+        picking("-c", written(tmp_path, pool("m", engines))) as gateway,
+        grpc.insecure_channel(gateway.ready["ext_proc"]) as channel,
+    ):
+        call = channel.stream_stream(
+            "/envoy.service.ext_proc.v3.ExternalProcessor/Process",
+            request_serializer=messages.ProcessingRequest.SerializeToString,
+            response_deserializer=messages.ProcessingResponse.FromString,
+        )
+        answers = call(iter([head, large]), timeout=30)
+        assert [answer.immediate_response.status.code for answer in answers] == [413]
 
 
 def test_sigterm_is_told_before_anything_ends(tmp_path: Path, engines: list[InferGateway]) -> None:
