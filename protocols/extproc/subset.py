@@ -17,17 +17,17 @@ def parsed(hint: str | list[str] | None) -> tuple[str, ...] | None:
 
 
 def within(wanted: Iterable[str], allowed: tuple[str, ...] | None) -> tuple[str, ...]:
-    """What of ``wanted`` lies in ``allowed``; of "ip" and "ip:port" the narrower remains."""
+    """What of ``wanted`` lies in ``allowed``; of "ip" and "ip:port" the narrower remains. Either may have thousands."""
     if allowed is None:
         return tuple(wanted)
-    found = (_narrower(one, other) for one in wanted for other in allowed)
-    return tuple(dict.fromkeys(filter(None, found)))
-
-
-def _narrower(one: str, other: str) -> str:
-    if one == other or _host(one) == other:
-        return one
-    return other if _host(other) == one else ""
+    exact = frozenset(allowed)
+    ports: dict[str, list[str]] = {}
+    for other in allowed:
+        ports.setdefault(_host(other), []).append(other)
+    found: dict[str, None] = {}
+    for one in wanted:
+        found.update(dict.fromkeys((one,) if one in exact or _host(one) in exact else ports.get(one, ())))
+    return tuple(found)
 
 
 def _host(address: str) -> str:

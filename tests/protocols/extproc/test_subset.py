@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from protocols.extproc import subset
 from protocols.extproc.subset import parsed, within
 
 
@@ -38,3 +39,14 @@ def test_hints(hint: str | list[str] | None, names: tuple[str, ...] | None) -> N
 )
 def test_the_narrower_remains(wanted: list[str], allowed: tuple[str, ...] | None, both: tuple[str, ...]) -> None:
     assert within(wanted, allowed) == both
+
+
+def test_each_name_is_looked_at_once_or_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that names thousands, a proxy that allows thousands: their product is the pause of everybody."""
+    seen: list[str] = []
+    host = subset._host
+    monkeypatch.setattr(subset, "_host", lambda name: seen.append(name) or host(name))
+    wanted = [f"10.0.{n % 250}.{n // 250}:81" for n in range(2000)]
+    allowed = tuple(f"10.0.{n % 250}.{n // 250}:80" for n in range(2000))
+    assert within([*wanted, allowed[7]], allowed) == (allowed[7],)
+    assert len(seen) <= 2 * (len(wanted) + len(allowed))
