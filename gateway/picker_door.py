@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.addresses import Addresses
 from gateway.config.settings import ExtProcListener
@@ -21,6 +21,9 @@ from protocols.grpc.door import Door
 from protocols.grpc.health import Health
 from protocols.grpc.limits import Limits
 from protocols.grpc.server import Server
+
+_HANG_UPS: Final = 20_000.0
+"""Streams that a proxy may reset at once: behind one connection of it are all its clients."""
 
 
 class Core(Protocol):
@@ -70,7 +73,7 @@ def picker_doors(
         deadlines=serve.Deadlines(body=times.body, pick=times.pick, response=times.response, silence=times.silence),
     )
     # a body may come in one message: the session then says what is wrong with it, before the stream's own limit does
-    limits = Limits(max_message=2 * processor.settings.max_body)
+    limits = Limits(max_message=2 * processor.settings.max_body, max_nuisance=_HANG_UPS, nuisance_rate=_HANG_UPS / 10)
     return {
         "ext_proc": Door(Server([processor, health], listeners, limits), health, settings.linger),
         "health": Door(Server([health], health_listeners), health, settings.linger),

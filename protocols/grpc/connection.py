@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("infer_gateway.grpc")
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 _LINGER_S: Final = 1.0
+_RAPID_S: Final = 1.0
 _SHOWN: Final = 200
 """What is told of a path: its sender needs three bytes to have it told again."""
 _ALIVE, _FAREWELL = b"alive?  ", b"farewell"
@@ -322,11 +323,15 @@ class Connection:
             stream.ended()
 
     def _on_reset(self, event: StreamReset) -> None:
-        """A client that resets calls it has had something from is a busy one; one that does not wait costs only us."""
+        """A client that resets calls it has waited for, or had something from, has lost patience with them, perhaps
+        with all at once; one that does not wait costs only us.
+        """
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             self._abandon(stream)
-        if event.remote_reset and (stream is None or not stream.outgoing.started):
+        if event.remote_reset and (
+            stream is None or not (stream.outgoing.started or self.now - stream.begun > _RAPID_S)
+        ):
             self._nuisance("too many resets")
 
     def _on_window(self, event: WindowUpdated) -> None:

@@ -68,7 +68,8 @@ class Stream:
         self.method = method
         self.path = request.path
         self.headers: Headers = request.headers
-        self.deadline_at = math.inf if request.timeout == math.inf else connection.now + request.timeout
+        self.begun = connection.now
+        self.deadline_at = math.inf if request.timeout == math.inf else self.begun + request.timeout
         self.scope = trio.CancelScope(deadline=self.deadline_at)
         self.incoming = Incoming(connection.limits.max_message, request.gzip)
         self.outgoing = Outgoing(stream_id)

@@ -320,3 +320,16 @@ def test_a_wrong_content_length_is_nobody_elses_business(length: str) -> None:
         assert (await client.answer(held)).status is Code.OK
 
     run(scenario)
+
+
+def test_resets_of_calls_that_were_waited_for_are_not_counted() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.memory_client()
+        streams = [client.open("Hold") for _ in range(100)]
+        await client.flush()
+        await trio.sleep(2)
+        for stream_id in streams:
+            client.h2.reset_stream(stream_id, 8)
+        assert (await client.call("Unary", b"x")).status is Code.OK
+
+    run(scenario, Limits(max_nuisance=10, nuisance_rate=0.0), clock=MockClock(autojump_threshold=0))
