@@ -212,6 +212,23 @@ def test_the_connections_window_alone_moves_large_answers(at_once: bool) -> None
     run(scenario, clock=MockClock(autojump_threshold=0))
 
 
+def test_a_large_answer_lets_small_ones_pass() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.memory_client()
+        client.h2.update_settings({4: 1 << 30})
+        client.h2.increment_flow_control_window(1 << 24)
+        large, *small = [client.open("Hold") for _ in range(20)]
+        for stream_id, size in ((large, 900_000), *((stream_id, 1) for stream_id in small)):
+            await client.send(stream_id, message(bytes(size)), end=True)
+        await rig.until(lambda: rig.echo.entered == 20)
+        rig.echo.gate.set()
+        await client.until(lambda: all(client.answers[stream_id].ended for stream_id in small))
+        assert not client.answers[large].ended
+        assert (await client.answer(large)).status is Code.OK
+
+    run(scenario, clock=MockClock(autojump_threshold=0))
+
+
 def test_calls_share_a_window_that_comes_in_small_parts() -> None:
     async def scenario(rig: Rig) -> None:
         client = await rig.memory_client()
