@@ -178,11 +178,17 @@ class Listeners(Section, frozen=True):
             ("admin", self.admin),
             ("extProc", self.ext_proc),
         ):
-            if listener is None or listener.address == OFF or listener.port == 0:
-                continue
-            first = taken.setdefault((listener.host, listener.port), name)
-            if first != name:
-                raise Fault(f".{name}.address", f"{listener.address} is the {first} listener's already")
+            if listener is not None and listener.address != OFF:
+                _take(taken, name, f".{name}.address", (listener.host, listener.port))
+        if self.ext_proc is not None:
+            _take(taken, "extProc health", ".extProc.healthAddress", self.ext_proc.health)
+
+
+def _take(taken: dict[tuple[str, int], str], name: str, path: str, address: tuple[str, int]) -> None:
+    """Raises Fault where another listener has the address; port 0 is nobody's."""
+    host, port = address
+    if port and taken.setdefault(address, name) != name:
+        raise Fault(path, f"{host}:{port} is the {taken[address]} listener's already")
 
 
 # --- the walk of a request --------------------------------------------------------------------------------------------

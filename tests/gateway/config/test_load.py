@@ -701,6 +701,18 @@ drainTimeout: 1m30s
         ),
         ("listeners: {extProc: {pool: nope}}", '$.listeners.extProc.pool: no pool "default/nope"'),
         (
+            'listeners: {grpc: {address: "127.0.0.1:8080"}}',
+            "$.listeners.grpc.address: 127.0.0.1:8080 is the http listener's already",
+        ),
+        (
+            'listeners: {extProc: {healthAddress: "127.0.0.1:9090"}}',
+            "$.listeners.extProc.healthAddress: 127.0.0.1:9090 is the admin listener's already",
+        ),
+        (
+            'listeners: {grpc: {address: "127.0.0.1:9003"}, extProc: {}}',
+            "$.listeners.extProc.healthAddress: 127.0.0.1:9003 is the grpc listener's already",
+        ),
+        (
             "listeners: {http: {tls: {certFile: c, keyFile: k}}}",
             "$.listeners.http.tls.certFile: cannot read c: No such file",
         ),
