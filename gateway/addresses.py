@@ -22,6 +22,7 @@ FRESH_S: Final = 30.0
 AGAIN_S: Final = 5.0
 """What was not found is looked up again sooner."""
 
+HOSTS_MAX: Final = 10_000
 PATIENCE_S: Final = 1.0
 FIRST_S: Final = 5.0
 
@@ -75,8 +76,7 @@ class Addresses:
             ipaddress.ip_address(host)
         except ValueError:
             return "", -math.inf
-        self._found[host] = host, math.inf
-        return self._found[host]
+        return self._store(host, host, math.inf)
 
     def _ask(self, host: str) -> _Question:
         question = self._questions.get(host)
@@ -91,7 +91,7 @@ class Addresses:
             await question.answered.wait()
         if patience.cancelled_caught:
             self._keep(host, "")
-        return self._found[host][0]
+        return self._known(host)[0]
 
     async def _resolve(self, host: str) -> None:
         try:
@@ -104,7 +104,13 @@ class Addresses:
 
     def _keep(self, host: str, found: str) -> None:
         address = found or self._known(host)[0]
-        self._found[host] = address, trio.current_time() + (FRESH_S if address else AGAIN_S)
+        self._store(host, address, trio.current_time() + (FRESH_S if address else AGAIN_S))
+
+    def _store(self, host: str, address: str, until: float) -> tuple[str, float]:
+        if host not in self._found and len(self._found) >= HOSTS_MAX:
+            self._found.clear()  # endpoints come and go
+        self._found[host] = address, until
+        return address, until
 
     async def _look_up(self, host: str) -> str:
         try:

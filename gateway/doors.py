@@ -103,6 +103,8 @@ class Doors:
                 continue
             listeners = self._listeners[name] = await open_listeners(host, port, context(name, settings))
             self.addresses[name] = listeners[0].address
+        if "health" in self.addresses:
+            _log.info("health of the endpoint picker on %s", text(self.addresses["health"]))
 
     def build(self, core: Core, settings: Settings) -> None:
         """The servers, with ``core`` behind them."""

@@ -214,7 +214,7 @@ class Session:
         changed = [(fields.DESTINATION, destination.encode())]
         if body:
             changed.append(("content-length", b"%d" % len(body)))
-        if "x-request-id" not in self._head.named:
+        if self._head.named.get("x-request-id") != request_id.encode():  # none, or one not fit for logs
             changed.append(("x-request-id", request_id.encode()))
         return Mutation(changed, self._head.control)
 

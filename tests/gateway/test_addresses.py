@@ -124,3 +124,16 @@ def test_the_system_is_who_is_asked() -> None:
         assert await Addresses().of(at("localhost")) in ("127.0.0.1:1", "[::1]:1")
 
     trio.run(scenario)
+
+
+def test_hosts_that_come_and_go_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.addresses.HOSTS_MAX", 3)
+
+    async def scenario() -> None:
+        known = Slow(0, a="10.0.0.1")
+        for number in range(10):
+            assert await known.of(at(f"10.1.0.{number}")) == f"10.1.0.{number}:1"
+            assert await known.of(at("a")) == "10.0.0.1:1"
+            assert len(known._found) <= 3
+
+    run(scenario)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.errors import BodyTooLarge
 from protocols.extproc.messages import Mode
 from protocols.extproc.session import Disorder, Session, Settings, Watch
-from tests.protocols.extproc.proxy import DESTINATION, Proxy, body, heads, hint, ours, theirs, trailers
+from tests.protocols.extproc.proxy import DESTINATION, Proxy, body, heads, hint, mutated, ours, theirs, trailers
 
 MODES = [Mode.NONE, Mode.STREAMED, Mode.BUFFERED, Mode.BUFFERED_PARTIAL, Mode.DUPLEX]
 REQUEST = [
@@ -42,7 +42,8 @@ class Player:
             self._hear(step.replies)
             if step.wanted is not None:
                 asked = "m" if step.wanted.body else ""
-                self._hear(self.session.routed(self.where, "made-up", asked=asked, model=self.model))
+                id = step.wanted.head.named.get("x-request-id", b"made-up").decode()
+                self._hear(self.session.routed(self.where, id, asked=asked, model=self.model))
         return self
 
     def _hear(self, replies: Any) -> None:
@@ -163,6 +164,15 @@ def test_without_a_body_headers_are_all_there_is_to_answer(mode: Mode) -> None:
     assert player.proxy.value("x-request-id") == "made-up"
     player.say(heads("response_headers", [(":status", "204")], end=True))
     assert player.steps[-1].ended
+
+
+def test_an_id_that_is_not_fit_for_logs_is_not_sent_on() -> None:
+    session = Session(Settings())
+    said = [*((name, value) for name, value in REQUEST if name != "x-request-id"), ("x-request-id", "two\nlines")]
+    session.receive(ours(heads("request_headers", said, end=True)))
+    (reply,) = session.routed(["a:1"], "made-up")
+    changed = dict(mutated([], theirs(reply).request_headers.response.header_mutation))
+    assert changed["x-request-id"] == b"made-up"
 
 
 def test_empty_body_is_one_empty_piece() -> None:
