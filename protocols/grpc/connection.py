@@ -284,6 +284,7 @@ class Connection:
             self._begin(stream_id, request)
         except Malformed:
             self._reset(stream_id, h2.PROTOCOL_ERROR)
+            self._nuisance("requests that are none")
         except Unfit as unfit:
             answer = Outgoing(stream_id)
             answer.refuse(unfit.status)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from h2 import connection
 from h2.config import H2Configuration
 from h2.connection import AllowedStreamIDs, ConnectionInputs, H2Connection, H2ConnectionStateMachine
 from h2.events import Event
-from h2.exceptions import ProtocolError
+from h2.exceptions import DenialOfServiceError, ProtocolError
 from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes
 from h2.stream import H2Stream, StreamInputs
@@ -24,11 +25,12 @@ from protocols.grpc.limits import Limits
 from protocols.grpc.outgoing import Outgoing
 
 if TYPE_CHECKING:
-    from hyperframe.frame import Frame
+    from hyperframe.frame import Frame, HeadersFrame
 
 _FAREWELLS = (ConnectionInputs.SEND_GOAWAY, ConnectionInputs.RECV_GOAWAY)
 _DEFAULT_WINDOW = 65535
 _TURN = 64
+_UPDATES = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*.){3}", re.DOTALL)  # RFC 7541 §4.2 has at most two
 
 vars(connection)["repr"] = object.__repr__  # h2 spells out every frame it gets, for a log that nobody reads
 logging.getLogger("hpack").setLevel(logging.WARNING)  # below that it writes down every field, credentials too
@@ -42,15 +44,26 @@ class _Machine(H2ConnectionStateMachine):
 
 
 class _Frames(FrameBuffer):
-    """A turn's worth of frames at a time: a read full of the smallest takes h2 a second."""
+    """A turn's worth of frames at a time: a read full of the smallest takes h2 a second. Blocks of fields end at
+    ``most`` bytes: h2's own limit is a megabyte, which takes a second, too.
+    """
 
     left = _TURN
+
+    def __init__(self, most: int) -> None:
+        super().__init__(server=True)
+        self._most = most
 
     def __next__(self) -> Frame:
         if not self.left:
             raise StopIteration
         self.left -= 1
         return super().__next__()
+
+    def _update_header_buffer(self, f: Frame | None) -> Frame | None:
+        if sum(len(part.data) for part in self._headers_buffer) > self._most:
+            raise DenialOfServiceError("a block of fields without end")
+        return super()._update_header_buffer(f)
 
 
 class _Connection(H2Connection):
@@ -59,6 +72,11 @@ class _Connection(H2Connection):
         if len(self.streams) & 63 == 63:
             _ = super().open_inbound_streams  # forgets those that are closed
         return 0
+
+    def _receive_headers_frame(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
+        if _UPDATES.match(frame.data):
+            raise ProtocolError("more changes of the table than can be meant")
+        return super()._receive_headers_frame(frame)
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
         stream = super()._begin_new_stream(stream_id, allowed_ids)
@@ -80,7 +98,7 @@ class Http2:
             H2Configuration(client_side=False, validate_inbound_headers=False, normalize_inbound_headers=False)
         )
         self._h2.state_machine = _Machine()
-        self._frames = self._h2.incoming_buffer = _Frames(server=True)
+        self._frames = self._h2.incoming_buffer = _Frames(4 * limits.max_headers)
         self.collect = self._h2.data_to_send
 
     @property

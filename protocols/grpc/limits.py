@@ -21,9 +21,9 @@ class Limits(msgspec.Struct, frozen=True):
     none within ``ping_timeout``. A client may ping every ``min_ping_interval``, and whenever it has been sent
     something; more than ``max_ping_strikes`` beyond that end the connection.
 
-    ``max_nuisance`` calls reset within a second and before any reply, settings and empty frames may come at once, and
-    ``nuisance_rate`` a second. ``handshake_timeout`` runs over TLS and the first frame; ``write_timeout`` is time
-    without progress.
+    ``max_nuisance`` malformed requests, calls reset within a second and before any reply, settings and empty frames may
+    come at once, and ``nuisance_rate`` a second. ``handshake_timeout`` runs over TLS and the first frame;
+    ``write_timeout`` is time without progress.
     ``max_age``, give or take a tenth, is when a connection is asked to go; after ``age_grace`` more seconds it is cut.
     """
 

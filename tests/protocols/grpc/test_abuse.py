@@ -90,6 +90,8 @@ BROKEN = {
     "more than the window": (h2.headers(1, CALL, False, 16384) + h2.data(1, bytes(16384)) * 65, 3),
     "a push": (h2.frame(5, 4, 1, b"\0\0\0\2" + CALL), 1),
     "settings of odd length": (h2.frame(4, 0, 0, bytes(5)), 6),
+    "a table that changes all the time": (h2.headers(1, b"\x20\x3f\x81\x05\x20" + CALL, True, 16384), 1),
+    "fields without end": (h2.headers(1, b"\0\1a\x7f\xff\xff\xff\x7f" + bytes(300_000), True, 16384), CALM),
     "a bomb of fields": (
         h2.headers(1, hpack.Encoder().encode([("x", "y" * 3000)]) + b"\xbe" * 16000, True, 16384),
         CALM,
@@ -333,3 +335,12 @@ def test_resets_of_calls_that_were_waited_for_are_not_counted() -> None:
         assert (await client.call("Unary", b"x")).status is Code.OK
 
     run(scenario, Limits(max_nuisance=10, nuisance_rate=0.0), clock=MockClock(autojump_threshold=0))
+
+
+def test_requests_that_are_none_are_not_put_up_with_for_ever() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.raw()
+        await client.send_all(PREFACE + b"".join(h2.headers(n, b"\x82", True, 16384) for n in range(1, 4001, 2)))
+        assert goaway(await left(client)) == CALM
+
+    run(scenario)
