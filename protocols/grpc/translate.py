@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -23,6 +24,9 @@ _STREAM: Final[dict[str, Any]] = {"stream": True, "stream_options": {"include_us
 _BINARY: Final[dict[str, Any]] = {"encoding_format": "base64"}
 _NOT_EXTRA: Final = frozenset({"stream", "stream_options", "encoding_format"})
 _EXTRA: Final = "extra_body_json"
+_LISTS: Final = frozenset({"messages", "tools", "prompt", "input"})
+MAX_ITEMS: Final = 65536
+"""Messages with all their parts and calls, tools, or prompts, in one request."""
 _ENCODE: Final = msgspec.json.Encoder().encode
 _JSON: Final = msgspec.json.Decoder()
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -46,12 +50,29 @@ def tokenize(message: pb.CountTokensRequest) -> bytes:
 
 
 def _body(message: Message, more: Mapping[str, Any]) -> bytes:
+    _check_count(message)
     members = _members(message, "")
     extra = members.pop(_EXTRA, None)
     if extra is not None:
         _add(members, extra)
     members.update(more)
     return _ENCODE(members)
+
+
+@cache
+def _lists(kind: Any) -> tuple[str, ...]:
+    return tuple(name for name in kind.fields_by_name.keys() if name in _LISTS)  # noqa: SIM118 — no dict
+
+
+def _check_count(message: Any) -> None:
+    """Empty messages take two bytes each: what is a thousand times as large here must not be made of them."""
+    for name in _lists(message.DESCRIPTOR):
+        value = getattr(message, name)
+        count = 0 if isinstance(value, str) else len(value)
+        if name == "messages" and count <= MAX_ITEMS:
+            count += sum(len(each.parts.parts) + len(each.tool_calls) for each in value)
+        if count > MAX_ITEMS:
+            raise InvalidRequest(f"'{name}' must not have more than {MAX_ITEMS} items.", param=name)
 
 
 def _members(message: Message, at: str) -> dict[str, Any]:

@@ -287,3 +287,20 @@ def fill(draw: Any, message: Any, depth: int) -> None:
             getattr(message, field.name).extend(draw(st.lists(BY_TYPE[field.type], max_size=2)))
         else:
             setattr(message, field.name, draw(BY_TYPE[field.type]))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pb.CreateChatCompletionRequest.FromString(b"\x12\0" * (translate.MAX_ITEMS + 1)),
+        pb.CreateChatCompletionRequest(
+            messages=[pb.ChatMessage(parts=pb.ContentParts(parts=[pb.ContentPart()] * 1000))] * 66
+        ),
+        pb.CreateChatCompletionRequest(messages=[pb.ChatMessage(tool_calls=[pb.ToolCall()] * 1000)] * 66),
+        pb.CreateChatCompletionRequest(tools=[pb.Tool()] * (translate.MAX_ITEMS + 1)),
+        pb.CreateCompletionRequest(prompt=[pb.Prompt()] * (translate.MAX_ITEMS + 1)),
+    ],
+)
+def test_nothing_is_made_of_more_than_anybody_means(message: Any) -> None:
+    with pytest.raises(InvalidRequest, match="more than 65536 items"):
+        translate.generation(message, stream=False)
