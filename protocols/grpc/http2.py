@@ -61,7 +61,7 @@ class _Frames(FrameBuffer):
         return super().__next__()
 
     def _update_header_buffer(self, f: Frame | None) -> Frame | None:
-        if sum(len(part.data) for part in self._headers_buffer) > self._most:
+        if self._headers_buffer and sum(len(part.data) for part in self._headers_buffer) > self._most:
             raise DenialOfServiceError("a block of fields without end")
         return super()._update_header_buffer(f)
 
