@@ -230,6 +230,8 @@ class Connection:
         elif verdict is Verdict.REFUSE:
             self._refuse_more()
         for stream in list(self.streams.values()):
+            if stream.overdue(now - self.limits.message_timeout):
+                stream.fail(GrpcError(Code.DEADLINE_EXCEEDED, "the rest of the request does not come"))
             if stream.stalled_since is not None and now - stream.stalled_since > self.limits.write_timeout:
                 self.reset(stream, h2.CANCEL)
 

@@ -40,20 +40,21 @@ class Stream(Protocol):
 
 
 class GrpcExchange:
-    """`gateway.ports.Exchange` over a call. ``tell`` makes a message of a whole answer or, of a stream, of an event.
+    """`gateway.ports.Exchange` over a call. ``tell`` makes a message of a whole answer or, of a stream, of an event; it
+    is known once the request is.
 
     ``failure`` is what the call has to end with, None while all is well.
     """
 
-    __slots__ = ("_parts", "_sent", "_stream", "_tell", "failure", "id", "request", "started")
+    __slots__ = ("_parts", "_sent", "_stream", "failure", "id", "request", "started", "tell")
 
     request: InferenceRequest
 
-    def __init__(self, stream: Stream, request_id: str, tell: Callable[[bytes], bytes]) -> None:
+    def __init__(self, stream: Stream, request_id: str) -> None:
         self.started = False
         self.failure: GrpcError | None = None
         self._stream = stream
-        self._tell = tell
+        self.tell: Callable[[bytes], bytes] = bytes
         self.id = request_id
         self._parts: list[bytes] = []
         self._sent = False
@@ -70,7 +71,7 @@ class GrpcExchange:
             self._parts.append(chunk)
             return
         full = False
-        for message in answers.events(chunk, self._tell):
+        for message in answers.events(chunk, self.tell):
             self._sent = True
             full = self._stream.send_soon(message)
         if full:
@@ -80,7 +81,7 @@ class GrpcExchange:
         """The last event, or the whole answer. Raises UpstreamError as `send`."""
         if self.request.stream:
             await self.send(chunk)
-        elif self._stream.send_soon(self._tell(b"".join((*self._parts, chunk)))):
+        elif self._stream.send_soon(self.tell(b"".join((*self._parts, chunk)))):
             await self._stream.room()
 
     def keep_alive(self) -> None:

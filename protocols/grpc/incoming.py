@@ -33,6 +33,11 @@ class Incoming:
         """Whether `take` answers without waiting: a message, the end or an error."""
         return bool(self._messages) or self.ended or self.error is not None
 
+    @property
+    def torn(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return not self._parser.whole
+
     def feed(self, data: bytes, cost: int) -> None:
         """Bytes of a DATA frame that took ``cost`` of the window."""
         self._held += cost
@@ -44,7 +49,7 @@ class Incoming:
 
     def end(self) -> None:
         self.ended = True
-        if self.error is None and not self._parser.whole:
+        if self.error is None and self.torn:
             self.error = GrpcError(Code.INTERNAL, "the request ends within a message")
 
     def take(self) -> tuple[bytes | None, int]:

@@ -18,6 +18,7 @@ from gateway.errors import GatewayError, InvalidRequest, ModelNotFound
 from gateway.ports import Exchange
 from gateway.request_id import RequestIds
 from gateway.types import Headers, Identity, InferenceRequest, ModelCard, Operation
+from gateway.wire.grpc import GrpcError
 from protocols.grpc import answers, translate
 from protocols.grpc.exchange import GrpcExchange, Stream
 from protocols.grpc.generated.upb import inference as pb
@@ -105,15 +106,18 @@ class Inference:
     # -- inference --------------------------------------------------------------------------------------------------
 
     async def _infer(self, method: Method, stream: Stream) -> None:
-        message = await stream.recv_message()
-        exchange = GrpcExchange(stream, self._request_id(stream.headers), method.answer(message))
-        await _ended(exchange, self._walk(method, message, stream, exchange))
+        exchange = GrpcExchange(stream, self._request_id(stream.headers))
+        await _ended(exchange, self._walk(method, stream, exchange))
 
-    async def _walk(self, method: Method, message: Any, stream: Stream, exchange: GrpcExchange) -> None:
-        """One call through the core. Raises GatewayError for one that does not get there."""
+    async def _walk(self, method: Method, stream: Stream, exchange: GrpcExchange) -> None:
+        """One call through the core; strangers' messages are not read. Raises GatewayError for one that does not get
+        there.
+        """
         identity: Identity | None = None
         try:
             identity = await self._identity(stream)
+            message = await stream.recv_message()
+            exchange.tell = method.answer(message)
             exchange.request = _request(method, message, stream, exchange.id, identity)
             await self._core.serve(exchange)
         except GatewayError as error:
@@ -132,14 +136,14 @@ class Inference:
 
     async def _look_up(self, tell: Callable[[Any, Sequence[ModelCard]], Message], stream: Stream) -> None:
         """``tell``: the answer, from the message and the models that the caller may use."""
-        message = await stream.recv_message()
-        exchange = GrpcExchange(stream, self._request_id(stream.headers), bytes)
-        await _ended(exchange, self._looked_up(tell, message, stream, exchange))
+        exchange = GrpcExchange(stream, self._request_id(stream.headers))
+        await _ended(exchange, self._looked_up(tell, stream, exchange))
 
     async def _looked_up(
-        self, tell: Callable[[Any, Sequence[ModelCard]], Message], message: Any, stream: Stream, exchange: GrpcExchange
+        self, tell: Callable[[Any, Sequence[ModelCard]], Message], stream: Stream, exchange: GrpcExchange
     ) -> None:
-        answer = tell(message, self._core.models(await self._identity(stream)))
+        cards = self._core.models(await self._identity(stream))
+        answer = tell(await stream.recv_message(), cards)
         await exchange.start(200, ())
         stream.send_soon(answer.SerializeToString())
 
@@ -163,6 +167,8 @@ async def _ended(exchange: GrpcExchange, work: Awaitable[None]) -> None:
     """Do ``work``. Raises GrpcError for what the call then has to end with; only cancellation passes beside it."""
     try:
         await work
+    except GrpcError:
+        raise  # what came is no message
     except GatewayError as error:
         await exchange.fail(error)
     except Exception:  # noqa: BLE001  the boundary of one call: a bug ends it alone

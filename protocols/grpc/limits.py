@@ -23,7 +23,9 @@ class Limits(msgspec.Struct, frozen=True):
 
     ``max_nuisance`` malformed requests, calls reset within a second and before any reply, settings and empty frames may
     come at once, and ``nuisance_rate`` a second. ``handshake_timeout`` runs over TLS and the first frame;
-    ``write_timeout`` is time without progress.
+    ``message_timeout`` is time in which nothing comes of a message that has begun or is the only one of its call,
+    ``write_timeout`` time in which nothing is taken.
+
     ``max_age``, give or take a tenth, is when a connection is asked to go; after ``age_grace`` more seconds it is cut.
     """
 
@@ -34,6 +36,7 @@ class Limits(msgspec.Struct, frozen=True):
     window: int = 1024 * 1024
     connection_window: int = 8 * 1024 * 1024
     max_connections: int = 16384
+    message_timeout: float = 30.0
     handshake_timeout: float = 10.0
     write_timeout: float = 60.0
     idle_timeout: float = 3600.0

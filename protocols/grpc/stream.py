@@ -75,6 +75,7 @@ class Stream:
         self.outgoing = Outgoing(stream_id)
         self.closed = False
         self.owed = 0
+        self.heard = connection.now
         self.stalled_since: float | None = None
         self.running = True
         self._connection = connection
@@ -260,11 +261,19 @@ class Stream:
     def received(self, data: bytes, cost: int) -> None:
         """Bytes from the client that took ``cost`` of the window."""
         self.incoming.feed(data, cost)
+        self.heard = self._connection.now
         if self._awaiting:
             if self.incoming.ready:
                 self._arrival.unpark_all()
             else:
                 self._connection.lend(self)
+
+    def overdue(self, since: float) -> bool:
+        """Whether the handler waits for a message that has to be on its way, and nothing of it has come after
+        ``since``.
+        """
+        owed = self.incoming.torn or not (self.method.client_streaming or self._received)
+        return self._awaiting and owed and self.heard < since
 
     def fail(self, error: GrpcError) -> None:
         """Nothing more is received: the handler gets ``error``."""

@@ -26,6 +26,7 @@ class FakeStream:
         self.deadline_at = deadline_at
         self.peer_address, self.subject = "192.0.2.7", "proxy"
         self.message = message
+        self.taken = False
         self.initial: dict[str, str] | None = None
         self.trailing: list[tuple[bytes, bytes]] = []
         self.sent: list[bytes] = []
@@ -34,6 +35,7 @@ class FakeStream:
 
     async def recv_message(self) -> Any:
         await trio.lowlevel.checkpoint()
+        self.taken = True
         return self.message
 
     async def send_initial_metadata(self, *, metadata: Any = None) -> None:

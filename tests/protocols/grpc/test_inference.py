@@ -277,6 +277,7 @@ def test_who_is_not_known_is_refused_before_the_message_is_looked_at() -> None:
     stream, error, details = failing("CreateChatCompletion", core, pb.CreateChatCompletionRequest())
     assert error.code is Code.UNAUTHENTICATED
     assert details["ErrorInfo"].reason == "INVALID_API_KEY"
+    assert not stream.taken
     assert b"www-authenticate" not in dict(stream.trailing)
     assert [refusal[3] for refusal in core.refusals] == [None]
 
@@ -386,5 +387,6 @@ def test_models_are_told_to_nobody_unknown(name: str) -> None:
         raise Unauthorized
 
     asked = getattr(pb, f"{name}Request")()
-    _, error, _ = failing(name, FakeCore(empty, CARDS, known=nobody), asked)
+    stream, error, _ = failing(name, FakeCore(empty, CARDS, known=nobody), asked)
     assert error.code is Code.UNAUTHENTICATED
+    assert not stream.taken

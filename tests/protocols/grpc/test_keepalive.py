@@ -74,3 +74,22 @@ def test_an_unused_connection_is_asked_to_go() -> None:
         assert [goaway.error_code for goaway in client.goaways] == [0, 0]
 
     run(scenario, Limits(idle_timeout=300), clock=MockClock(autojump_threshold=0))
+
+
+def test_a_request_that_does_not_come_is_not_waited_for() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.memory_client()
+        silent, torn, slow, patient = (client.open(name) for name in ("Unary", "Chat", "Unary", "Chat"))
+        await client.send(torn, message(b"whole") + message(b"torn")[:-1])
+        whole = message(b"12345")
+        for piece in (whole[:1], whole[1:4], whole[4:]):
+            await client.send(slow, piece, end=piece == whole[4:])
+            with trio.move_on_after(20):
+                await client.until_closed()
+        for call in (silent, torn):
+            assert (await client.answer(call)).status is Code.DEADLINE_EXCEEDED
+        assert (await client.answer(slow)).status is Code.OK
+        await client.send(patient, message(b"at last"), end=True)  # between messages nothing is due
+        assert (await client.answer(patient)).status is Code.OK
+
+    run(scenario, Limits(message_timeout=30), clock=MockClock(autojump_threshold=0))
