@@ -1,7 +1,9 @@
 """h2 as a gRPC server uses it: the state of the connection and its windows; what is sent on streams is framed here. (P)
 
-h2's own framing and its HPACK encoder are left out on the way back: they are two thirds of a small call's CPU. Counting
-streams is left to the caller: h2 ends a connection over one too many, and looks at all of them for each.
+h2's own framing and its HPACK encoder are left out on the way back: they are two thirds of a small call's CPU. On the
+way in, what calls mostly consist of is read here, at a tenth of what h2 takes for it: unpadded DATA frames of open
+streams within their windows. Everything else is h2's. Counting streams is left to the caller: h2 ends a connection over
+one too many, and looks at all of them for each.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from typing import TYPE_CHECKING
 from h2 import connection
 from h2.config import H2Configuration
 from h2.connection import AllowedStreamIDs, ConnectionInputs, H2Connection, H2ConnectionStateMachine
-from h2.events import Event
-from h2.exceptions import DenialOfServiceError, ProtocolError
+from h2.events import DataReceived, Event, StreamEnded
+from h2.exceptions import DenialOfServiceError, FrameTooLargeError, ProtocolError
 from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes
-from h2.stream import H2Stream, StreamInputs
+from h2.stream import H2Stream, StreamInputs, StreamState
 
 from gateway.wire import h2
 from protocols.grpc.limits import Limits
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 _FAREWELLS = (ConnectionInputs.SEND_GOAWAY, ConnectionInputs.RECV_GOAWAY)
 _DEFAULT_WINDOW = 65535
 _TURN = 64
+_HEAD, _FRAME_MAX, _END_STREAM = 9, 16384, 1
+_OPEN = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)
 _UPDATES = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*.){3}", re.DOTALL)  # RFC 7541 §4.2 has at most two
 
 vars(connection)["repr"] = object.__repr__  # h2 spells out every frame it gets, for a log that nobody reads
@@ -44,21 +48,16 @@ class _Machine(H2ConnectionStateMachine):
 
 
 class _Frames(FrameBuffer):
-    """A turn's worth of frames at a time: a read full of the smallest takes h2 a second. Blocks of fields end at
-    ``most`` bytes: h2's own limit is a megabyte, which takes a second, too.
-    """
-
-    left = _TURN
+    """Blocks of fields end at ``most`` bytes: h2's own limit is a megabyte, which takes it a second."""
 
     def __init__(self, most: int) -> None:
         super().__init__(server=True)
         self._most = most
 
-    def __next__(self) -> Frame:
-        if not self.left:
-            raise StopIteration
-        self.left -= 1
-        return super().__next__()
+    @property
+    def within_block(self) -> bool:
+        """Whether nothing but the rest of a block may follow."""
+        return bool(self._headers_buffer)
 
     def _update_header_buffer(self, f: Frame | None) -> Frame | None:
         if self._headers_buffer and sum(len(part.data) for part in self._headers_buffer) > self._most:
@@ -88,12 +87,17 @@ def _unread(_: object) -> None: ...
 
 
 class Http2:
-    """``collect`` hands out what h2 itself wants sent since it was last asked; it has to go out before later frames."""
+    """``collect`` hands out what h2 itself wants sent since it was last asked; it has to go out before later frames.
+    ``more``: whether bytes that were received say more: `receive` nothing else before.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._owed = 0
         self._opening = h2.NO_TABLE
+        self._rest = b""
+        self._greeted = False
+        self.more = False
         self._h2 = _Connection(
             H2Configuration(client_side=False, validate_inbound_headers=False, normalize_inbound_headers=False)
         )
@@ -123,21 +127,56 @@ class Http2:
         }
         return h2.settings(settings) + self.collect()
 
-    @property
-    def more(self) -> bool:
-        """Whether bytes that were received may say more: `receive` nothing else before."""
-        return not self._frames.left
-
     def receive(self, data: bytes) -> list[Event]:
-        """What the client's bytes say, as far as one turn goes. Raises h2's ProtocolError: it has broken HTTP/2 and
-        nothing can follow.
+        """What the client's bytes say, as far as one turn goes: a read full of the smallest frames takes a second. The
+        preface comes whole. Raises h2's ProtocolError: it has broken HTTP/2 and nothing can follow.
         """
-        self._frames.left = _TURN
+        data = self._rest + data if self._rest else data
         try:
-            return self._h2.receive_data(data)
+            return self._received(data)
         except ProtocolError:
             self._h2.clear_outbound_data_buffer()  # h2's GOAWAY says less than ours
             raise
+
+    def _received(self, data: bytes) -> list[Event]:
+        events: list[Event] = []
+        at, size, turn = 0, len(data), _TURN
+        if not self._greeted:
+            self._greeted, at = True, len(h2.PREFACE)
+            self._h2.receive_data(data[:at])
+        while size - at >= _HEAD and turn:
+            length = int.from_bytes(data[at : at + 3], "big")
+            if length > _FRAME_MAX:
+                raise FrameTooLargeError(f"a frame of {length} bytes")
+            end = at + _HEAD + length
+            if end > size:
+                break
+            if data[at + 3] or data[at + 4] > _END_STREAM or not self._data(data, at, end, events):
+                events += self._h2.receive_data(data[at:end])
+            at, turn = end, turn - 1
+        self._rest, self.more = data[at:], not turn
+        return events
+
+    def _data(self, data: bytes, at: int, end: int, events: list[Event]) -> bool:
+        """Read the DATA frame there, if it may come now; h2 knows what to say of any other."""
+        stream_id, length = int.from_bytes(data[at + 5 : at + _HEAD], "big"), end - at - _HEAD
+        stream, window = self._h2.streams.get(stream_id), self._h2._inbound_flow_control_window_manager
+        if stream is None or stream.state_machine.state not in _OPEN or self._frames.within_block:
+            return False
+        own = stream._inbound_window_manager
+        if length > own.current_window_size or length > window.current_window_size:
+            return False
+        own.current_window_size -= length
+        window.current_window_size -= length
+        ended = None
+        if data[at + 4]:
+            stream.state_machine.process_input(StreamInputs.RECV_END_STREAM)
+            ended = StreamEnded(stream_id=stream_id)
+        piece = data[at + _HEAD : end]
+        events.append(DataReceived(stream_id=stream_id, data=piece, flow_controlled_length=length, stream_ended=ended))
+        if ended is not None:
+            events.append(ended)
+        return True
 
     def frames(self, stream_id: int, outgoing: Outgoing, most: int) -> tuple[bytes, bool]:
         """The next frames of a stream with ``most`` bytes of messages, and whether the client's window holds up more.

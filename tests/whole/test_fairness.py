@@ -218,7 +218,7 @@ def test_a_real_engine_shows_its_slots_and_serves_who_has_had_less(tmp_path: Pat
             streams.close()
             assert eventually(lambda: engine.busy_slots() == 0)
 
-            flood = [crowd.ask("heavy", max_tokens=120, ignore_eos=True) for _ in range(14)]
+            flood = [crowd.ask("heavy", max_tokens=500, ignore_eos=True) for _ in range(14)]
             assert waits(gateway, 12)
             assert engine.busy_slots() <= 2
             light = crowd.ask("light", max_tokens=120, ignore_eos=True)

@@ -462,11 +462,18 @@ def test_what_fails_before_its_first_token_is_served_by_another(fault: str) -> N
         serve("--backend", f"vllm={failing.url}", "--backend", f"vllm={whole.url}") as gateway,
         channel_to(gateway) as channel,
     ):
-        for _ in range(8):
-            assert ask(channel).usage.completion_tokens == 5
-            assert list(stream(channel, "StreamChatCompletion")(streamed()))[-1].usage.completion_tokens == 5
-        assert state(failing)["requests"] > 1
-        assert metric(gateway, "infer_gateway_requests_total", protocol="grpc", code="200") == 16
+        made = 0
+        while (
+            metric(gateway, "infer_gateway_attempts_total", endpoint=failing.ready["http"]) < 3
+        ):  # the other is idle, too
+            whole_ones = [unary(channel, "CreateChatCompletion").future(chat(text=f"{made} {n}")) for n in range(4)]
+            streams = [stream(channel, "StreamChatCompletion")(streamed(text=f"{made} s {n}")) for n in range(4)]
+            assert all(each.result(30).usage.completion_tokens == 5 for each in whole_ones)
+            assert all(list(each)[-1].usage.completion_tokens == 5 for each in streams)
+            made += 8
+        tried = metric(gateway, "infer_gateway_attempts_total")
+        assert tried > metric(gateway, "infer_gateway_attempts_total", outcome="ok") == made
+        assert metric(gateway, "infer_gateway_requests_total", protocol="grpc", code="200") == made
 
 
 def test_an_engine_that_dies_mid_stream_is_told_of() -> None:
