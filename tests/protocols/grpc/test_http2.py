@@ -75,6 +75,7 @@ OPEN = h2.frame(HEADERS, 4, 1, CALL)
 @example([OPEN, h2.frame(0, 1, 1, b"x"), h2.frame(0, 0, 1, b"y")], 20_000, [])
 @example([OPEN, h2.frame(HEADERS, 0, 3, CALL), h2.frame(0, 0, 1, b"y")], 20_000, [])
 @example([OPEN, h2.frame(0, 0, 1, bytes(TOO_LONG))], 1 << 20, [])
+@example([OPEN, h2.frame(0, 8, 1, b"\1xy"), h2.frame(0, 9, 1, b"\1xy")], 20_000, [])
 def test_data_is_read_as_h2_reads_it(frames: list[bytes], window: int, cuts: list[int]) -> None:
     sent = h2.PREFACE + h2.settings({}) + b"".join(frames)
     ends = sorted({max(len(h2.PREFACE), min(cut, len(sent))) for cut in cuts} | {len(sent)})
