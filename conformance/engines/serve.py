@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from conformance.engines.mutation import Mutate, mutated
 from conformance.engines.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,9 +58,13 @@ async def serve_engine(
     host: str = "127.0.0.1",
     port: int = 0,
     *,
+    mutate: Mutate | None = None,
     task_status: trio.TaskStatus[Served] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve one engine until cancelled. Raises OSError if the address is taken, ValueError as `build`."""
+    """Serve one engine until cancelled, answering as ``mutate`` has it (see `mutation`).
+
+    Raises OSError if the address is taken, ValueError as `build`.
+    """
     from gateway.listen import open_listeners  # a command line that serves no engine needs none
     from protocols.http.listener import Limits, serve
 
@@ -69,5 +74,6 @@ async def serve_engine(
     address = listeners[0].socket.getsockname()
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
-        await nursery.start(serve, engine.handle, listeners, limits)
+        handle = engine.handle if mutate is None else mutated(engine.handle, mutate)
+        await nursery.start(serve, handle, listeners, limits)
         task_status.started(Served(engine, host, address[1]))
