@@ -1,0 +1,1 @@
+"""What each adapter relies on, one profile an engine or provider. (P)"""
