@@ -30,6 +30,14 @@ STEERING = (
 )
 """Members that reach into an engine: other tenants' cache blocks, scheduling order, pickled code. Not for clients."""
 
+NEEDED = frozenset(
+    ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "response_format", "structured_outputs",
+     "guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object", "regex", "ebnf",
+     "allowed_token_ids", "audio", "modalities", "prompt", "suffix", "echo", "logprobs", "top_logprobs",
+     "prompt_logprobs"),
+)  # fmt: skip
+"""Members by which a client's program reads the answer: without them it would be of another kind than is expected."""
+
 Members = dict[str, msgspec.Raw]
 Refuses = Callable[[Any, Mapping[str, Any]], bool]
 """(value, the other watched members decoded) → whether the engine would ignore or mistake this value."""
@@ -81,16 +89,18 @@ class Watch:
         return {name: raw for name, raw in zip(self._names, found, strict=True) if raw is not msgspec.UNSET}
 
     def refuse(self, members: Members) -> None:
-        """Raises Unsupported, naming the first member this engine would silently ignore."""
+        """Raises Unsupported, naming a member this engine would silently ignore; one that is needed comes first."""
         values = {name: msgspec.json.decode(raw) for name, raw in members.items()}
-        for name, value in values.items():
-            check = self._refused.get(name)
-            if check is not None and check(value, values):
-                raise unsupported(self._engine, name)
+        checks = self._refused
+        ignored = [name for name, value in values.items() if name in checks and checks[name](value, values)]
+        if ignored:
+            raise unsupported(self._engine, next((name for name in ignored if name in NEEDED), ignored[0]), ignored)
 
 
-def unsupported(engine: str, param: str, why: str = "") -> Unsupported:
-    return Unsupported(f"{engine} does not support '{param}'{why and ': ' + why}", param=param)
+def unsupported(engine: str, param: str, ignored: Iterable[str] = (), why: str = "") -> Unsupported:
+    """``ignored``: all that are, where ``param`` is one of several."""
+    droppable = () if param in NEEDED else ignored or (param,)
+    return Unsupported(f"{engine} does not support '{param}'{why and ': ' + why}", param=param, droppable=droppable)
 
 
 def members(body: bytes) -> Members:

@@ -129,7 +129,7 @@ def _response_format(body: dict[str, Any], wanted: Any) -> None:
     if not isinstance(wanted, dict) or wanted.get("type") == "text":
         return
     if "tools" in body:
-        raise dialect.unsupported("TGI", "response_format", "it cannot be combined with 'tools'")
+        raise dialect.unsupported("TGI", "response_format", why="it cannot be combined with 'tools'")
     if wanted.get("type") == "json_schema":
         wanted = {"type": "json_schema", "value": wanted.get("json_schema", wanted.get("value"))}
     elif wanted.get("type") == "json_object" and "value" not in wanted:

@@ -40,7 +40,7 @@ def generate(found: dialect.Members, stream: bool, lora: str | None) -> tuple[by
         parameters["stop"] = [stop] if isinstance(stop, str) else stop
     if best_of is not None and best_of > 1:
         if stream:
-            raise dialect.unsupported("TGI", "best_of", "not with 'stream'")
+            raise dialect.unsupported("TGI", "best_of", why="not with 'stream'")
         parameters["best_of"] = best_of
     if logprobs:
         parameters["top_n_tokens"] = logprobs
@@ -54,7 +54,7 @@ def _prompt(prompt: Any) -> str:
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str):
-        raise dialect.unsupported("TGI", "prompt", "one text it takes, not several and not token ids")
+        raise dialect.unsupported("TGI", "prompt", why="one text it takes, not several and not token ids")
     return prompt
 
 

@@ -55,10 +55,17 @@ class InvalidRequest(GatewayError):
 
 
 class Unsupported(InvalidRequest):
-    """A parameter the engine behind this model would silently ignore or cannot do: refused by name instead."""
+    """A parameter the engine behind this model would silently ignore or cannot do: refused by name instead.
+
+    ``droppable``: the members without which it would be asked, where an answer without them is of the same kind.
+    """
 
     code = "unsupported_parameter"
     reason = "unsupported"
+
+    def __init__(self, message: str, *, param: str | None = None, droppable: Iterable[str] = ()) -> None:
+        super().__init__(message, param=param)
+        self.droppable = tuple(droppable)
 
 
 class Unauthorized(GatewayError):
