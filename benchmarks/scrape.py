@@ -31,7 +31,7 @@ from gateway.scrape import Scrapes  # noqa: E402
 from gateway.types import Endpoint, Load  # noqa: E402
 from gateway.wire.exposition import Layout  # noqa: E402
 
-PAGE = HERE.parent / "tests" / "recordings" / "vllm" / "metrics.prom"
+PAGE = HERE.parent / "tests" / "recordings" / "vllm-0.32.0" / "metrics.prom"
 _VARIANTS = 64
 _SAMPLE = re.compile(rb"^(vllm:[^\n]*[} ])([0-9.e+]+)$", re.MULTILINE)
 

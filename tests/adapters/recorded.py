@@ -1,13 +1,11 @@
 """Recorded answers and the little that adapter tests share."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from gateway.ports import Decoder
 from gateway.types import Endpoint, Headers, InferenceRequest, Operation
-
-ROOT = Path(__file__).parent.parent / "recordings"
+from tests.recordings import folder
 
 
 class Answer(NamedTuple):
@@ -17,8 +15,9 @@ class Answer(NamedTuple):
 
 
 def answer(name: str) -> Answer:
-    """``engine/NAME`` as recorded."""
-    _, _, message = (ROOT / f"{name}.http").read_bytes().partition(b"\n")
+    """``engine/NAME`` as recorded; without a version, of the newest release."""
+    where, _, which = name.partition("/")
+    _, _, message = (folder(where) / f"{which}.http").read_bytes().partition(b"\n")
     head, _, body = message.partition(b"\r\n\r\n")
     status, *lines = head.split(b"\r\n")
     fields = [line.partition(b":") for line in lines]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from adapters import registry
 from gateway.types import Load
 from gateway.wire.exposition import Layout
+from tests.recordings import folder
 
-RECORDINGS = Path(__file__).parents[1] / "recordings"
 ADAPTERS = registry.load()
 
 
@@ -18,8 +16,8 @@ def load(engine: str, page: str | bytes) -> Load:
     return ADAPTERS[engine].parse_load(page.encode() if isinstance(page, str) else page, 1.0)
 
 
-def recorded(folder: str) -> bytes:
-    return (RECORDINGS / folder / "metrics.prom").read_bytes()
+def recorded(name: str) -> bytes:
+    return (folder(name) / "metrics.prom").read_bytes()
 
 
 VLLM = Load(
@@ -47,7 +45,7 @@ LLAMACPP = Load(
 
 
 @pytest.mark.parametrize(
-    ("engine", "folder", "expected"),
+    ("engine", "name", "expected"),
     [
         ("vllm", "vllm", VLLM),
         ("vllm", "vllm-lora-tools", VLLM_LORA),
@@ -55,8 +53,8 @@ LLAMACPP = Load(
         ("llamacpp", "llamacpp", LLAMACPP),
     ],
 )
-def test_pages_of_running_engines(engine: str, folder: str, expected: Load) -> None:
-    page = recorded(folder)
+def test_pages_of_running_engines(engine: str, name: str, expected: Load) -> None:
+    page = recorded(name)
     adapter, layout = ADAPTERS[engine], Layout()
     assert adapter.parse_load(page, 1.0) == expected
     assert adapter.parse_load(page, 1.0, layout) == expected

@@ -15,12 +15,13 @@ from adapters.stream import DONE, StreamDecoder
 from adapters.vllm import VLLM
 from gateway.errors import GatewayError, UpstreamError
 from gateway.types import Operation, Usage
-from tests.adapters.recorded import ROOT, answer, events, request, run, split
+from tests.adapters.recorded import answer, events, request, run, split
+from tests.recordings import ROOT
 
 STREAMS = sorted(
     str(path.relative_to(ROOT).with_suffix(""))
     for path in ROOT.glob("*/*stream*.http")
-    if b"text/event-stream" in path.read_bytes() and "messages" not in path.name
+    if b"text/event-stream" in path.read_bytes() and not path.name.startswith(("messages", "queue-full"))
 )
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'

@@ -14,8 +14,8 @@ import trio.testing
 from conformance.engines import Settings, build
 from conformance.engines.engine import Engine
 from gateway.wire import h1
+from tests.recordings import folder
 
-RECORDINGS = Path(__file__).parents[2] / "recordings"
 JSON = ((b"content-type", b"application/json"),)
 
 
@@ -119,12 +119,12 @@ class Recording:
 
 def recordings(engine: str) -> list[str]:
     """Names of those that can be sent again: the body is there, or there was none."""
-    found = (Recording(path) for path in (RECORDINGS / engine).glob("*.http"))
+    found = (Recording(path) for path in folder(engine).glob("*.http"))
     return sorted(each.name for each in found if each.sent is not None or each.method == "GET")
 
 
 def load(engine: str, name: str) -> Recording:
-    return Recording(RECORDINGS / engine / f"{name}.http")
+    return Recording(folder(engine) / f"{name}.http")
 
 
 _EXACT = {

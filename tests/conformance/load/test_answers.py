@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance.load.answers import Check, FullStreamCheck, QuickStreamCheck, WholeCheck
+from tests.recordings import folder
 
-RECORDINGS = Path(__file__).resolve().parents[2] / "recordings"
 END = b"data: [DONE]\n\n"
 
 
@@ -166,7 +165,7 @@ def test_whole_answers(value: object, wrong: str | None) -> None:
 @pytest.mark.parametrize("name", ["chat-stream", "chat-stream-contusage", "chat-n2-stream", "chat-stream-logprobs"])
 @pytest.mark.parametrize("engine_name", ["vllm", "sglang", "llamacpp"])
 def test_recorded_streams_of_real_engines_are_fine(engine_name: str, name: str) -> None:
-    text = (RECORDINGS / engine_name / f"{name}.http").read_bytes()
+    text = (folder(engine_name) / f"{name}.http").read_bytes()
     body = text.replace(b"\r\n", b"\n").partition(b"\n\n")[2]
     for check in (QuickStreamCheck(), FullStreamCheck(chat=True, usage=False)):
         assert check.feed(body) > 1
