@@ -31,8 +31,8 @@ STEERING = (
 """Members that reach into an engine: other tenants' cache blocks, scheduling order, pickled code. Not for clients."""
 
 NEEDED = frozenset(
-    ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "response_format", "structured_outputs",
-     "guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object", "regex", "ebnf",
+    ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "response_format", "regex", "ebnf",
+     "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object",
      "allowed_token_ids", "audio", "modalities", "prompt", "suffix", "echo", "logprobs", "top_logprobs",
      "prompt_logprobs"),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -71,6 +72,8 @@ class OpenAI:
     def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
         operation = request.operation
         path = self.path(operation, endpoint)
+        if endpoint.deployments:
+            path = deployed(operation, path, endpoint, model)
         watched = self._watch(request.body)
         body = request.body
         if watched:
@@ -149,6 +152,15 @@ class OpenAI:
             )
             for card in listing.data
         ]
+
+
+def deployed(operation: Operation, path: bytes, endpoint: Endpoint, model: str) -> bytes:
+    """The path of a model that is deployed under a name of its own, as at Azure; responses name it in the body."""
+    root = b"" if endpoint.base_path.endswith("/openai") else b"/openai"
+    path = path.removeprefix(b"/v1")
+    if operation is Operation.RESPONSES:
+        return root + path
+    return b"%b/deployments/%b%b" % (root, quote(model, safe="").encode(), path)
 
 
 def fixed_headers(request: InferenceRequest) -> tuple[tuple[bytes, bytes], ...]:

@@ -18,6 +18,7 @@ from adapters.sglang import SGLang
 from adapters.tgi import TGI
 from adapters.vllm import VLLM
 from gateway.ports import Adapter
+from gateway.types import Headers
 
 ENTRY_POINTS = "infer_gateway.adapters"
 """Third parties' group: each entry names a class or function that, called without arguments, returns an Adapter."""
@@ -26,6 +27,10 @@ BUILT_IN = (VLLM, SGLang, TGI, LlamaCpp, Ollama, TensorRT, OpenAI, DeepSeek, Gem
 
 PROBES = ("/v1/models", "/version", "/get_model_info", "/info", "/props", "/api/version")
 """GET each of these to learn which engine answers; see `detect`."""
+
+
+FIELDS: Mapping[str, Headers] = {"anthropic": ((b"anthropic-version", b"2023-06-01"),)}
+"""Header fields without which an engine does not say what it serves, by engine."""
 
 
 class Registry(Mapping[str, Adapter]):

@@ -363,7 +363,8 @@ def _prefix(endpoint: Endpoint, path: bytes, headers: Headers) -> bytes:
     default = 443 if endpoint.scheme == "https" else 80
     name = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     host = name if endpoint.port == default else f"{name}:{endpoint.port}"
-    line = b"%b%b HTTP/1.1\r\n" % (endpoint.base_path.encode(), path)
+    query = f"?{endpoint.query}".encode() if endpoint.query else b""
+    line = b"%b%b%b HTTP/1.1\r\n" % (endpoint.base_path.encode(), path, query)
     return line + h1.encode_fields([(b"host", host.encode()), *endpoint.headers, *headers])
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import random
 import signal
 import sys
@@ -81,7 +82,7 @@ def run(options: Options) -> int:
     """Run the gateway until it is told to stop; the exit code."""
     logs.configure(options.log_level)
     try:
-        backends = from_backends(_pair(backend) for backend in options.backends)
+        backends = from_backends((_pair(backend) for backend in options.backends), os.environ)
     except ConfigError as error:
         return _fail(BAD_USAGE, *error.problems)
     try:
@@ -171,6 +172,7 @@ class Program:
             self._rebuild,
             detect=registry.detect,
             detect_paths=registry.PROBES,
+            fields=registry.FIELDS,
         )
         self._scrapes = Scrapes(
             self._transport,

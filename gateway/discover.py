@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 import trio
 
+from gateway.config.resources import PROVIDERS
 from gateway.errors import GatewayError, UpstreamError
 from gateway.ports import Adapter, Transport
 from gateway.supervise import Loops
-from gateway.types import Endpoint, ModelCard, UpstreamRequest
+from gateway.types import Endpoint, Headers, ModelCard, UpstreamRequest
 
 _log = logging.getLogger("infer_gateway.discover")
 _UP_S: Final = 5.0
+_PROVIDER_S: Final = 60.0
 _DOWN_S: Final = (0.25, 0.5, 1.0)
 _TIMEOUT_S: Final = 5.0
 _SLOW_ANSWERS: Final = 3
 _BODY_MAX: Final = 4 << 20
 _HEADERS: Final = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"))
+
+NO_FIELDS: Final[Mapping[str, Headers]] = MappingProxyType({})
 
 Detect = Callable[[Mapping[str, bytes]], str | None]
 """The answers of an unknown engine by path → the engine's name, or None."""
@@ -39,7 +44,9 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Discovery:
-    """``changed`` is called, in this thread, whenever an endpoint's `Answer` is another than before."""
+    """``changed`` is called, in this thread, whenever an endpoint's `Answer` is another than before. ``fields``: what
+    some engines want to be told whenever they are asked, by engine.
+    """
 
     def __init__(
         self,
@@ -49,12 +56,14 @@ class Discovery:
         *,
         detect: Detect = lambda answers: None,
         detect_paths: Iterable[str] = (),
+        fields: Mapping[str, Headers] = NO_FIELDS,
     ) -> None:
         self._transport = transport
         self._adapters = adapters
         self._changed = changed
         self._detect = detect
         self._detect_paths = tuple(detect_paths)
+        self._fields = fields
         self._answers: dict[Endpoint, Answer] = {}
         self._loops = Loops(self._keep_asking, lambda endpoint: f"discovery of {endpoint.url}")
         self._asked = trio.lowlevel.ParkingLot()
@@ -89,7 +98,8 @@ class Discovery:
         while True:
             hurry = self._hurries[endpoint] = trio.Event()
             failures = await self._ask(endpoint, failures)
-            with trio.move_on_after(_DOWN_S[min(failures, len(_DOWN_S)) - 1] if failures else _UP_S):
+            up_s = _PROVIDER_S if endpoint.engine in PROVIDERS and endpoint.scheme == "https" else _UP_S
+            with trio.move_on_after(_DOWN_S[min(failures, len(_DOWN_S)) - 1] if failures else up_s):
                 await hurry.wait()
 
     async def _ask(self, endpoint: Endpoint, failures: int) -> int:
@@ -124,7 +134,7 @@ class Discovery:
         if engine not in self._adapters:
             engine = await self._recognise(endpoint)
         adapter = self._adapters[engine]
-        status, body = await self._get(endpoint, adapter.models_path())
+        status, body = await self._get(endpoint, adapter.models_path(), self._fields.get(engine, ()))
         if status != 200:
             path = adapter.models_path().decode()
             raise ValueError(f"GET {path} answered {status}; is it {engine}? An engine named `auto` is recognised")
@@ -142,11 +152,11 @@ class Discovery:
             raise ValueError("it answers like no engine that is known; name the engine instead of `auto`")
         return engine
 
-    async def _get(self, endpoint: Endpoint, path: bytes) -> tuple[int, bytes]:
+    async def _get(self, endpoint: Endpoint, path: bytes, fields: Headers = ()) -> tuple[int, bytes]:
         if endpoint.versioned and path.startswith(b"/v1/"):
             path = path[3:]  # the base path names another version
         body = b""
-        async with self._transport.send(endpoint, UpstreamRequest(b"GET", path, _HEADERS)) as upstream:
+        async with self._transport.send(endpoint, UpstreamRequest(b"GET", path, _HEADERS, extra=fields)) as upstream:
             while True:
                 data = await upstream.receive()
                 body += data

@@ -84,7 +84,8 @@ class Rule(msgspec.Struct, frozen=True):
 class Route(msgspec.Struct, frozen=True):
     """One ModelRoute. ``name`` is "namespace/name"; ``age`` sorts candidates, oldest first.
 
-    ``cards`` describe models beyond their names, where discovery knows more.
+    ``cards`` describe models beyond their names, where discovery knows more. ``drop``: members of a request that an
+    engine would ignore are left out rather than refused.
     """
 
     name: str
@@ -93,16 +94,20 @@ class Route(msgspec.Struct, frozen=True):
     rules: tuple[Rule, ...] = ()
     age: tuple[float, int, str] = (0.0, 0, "")
     cards: tuple[ModelCard, ...] = ()
+    drop: bool = False
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where to send a request. ``model`` replaces the client's name for it unless None; ``fallbacks`` come next."""
+    """Where to send a request. ``model`` replaces the client's name for it unless None; ``fallbacks`` come next.
+    ``drop`` as in `Route`.
+    """
 
     pool: str
     model: str | None = None
     fallbacks: tuple[Target, ...] = ()
     route: str = ""
     rule: str = ""
+    drop: bool = False
 
 
 class _Choice:
@@ -115,7 +120,7 @@ class _Choice:
         label = rule.name or str(index)
         self.match = rule.match
         self.sticky = rule.sticky
-        self.targets = _prepared(route.name, label, rule.shares, lora=lora)
+        self.targets = _prepared(route, label, rule.shares, lora=lora)
         self.steps = tuple(accumulate(share.weight for share in rule.shares))
         self.total = self.steps[-1]
         weighted = [n for n, share in enumerate(rule.shares) if share.weight]
@@ -136,9 +141,9 @@ class _Choice:
         return self.targets[bisect_right(self.steps, chance * self.total)]
 
 
-def _prepared(route: str, label: str, shares: tuple[Share, ...], *, lora: bool) -> tuple[Target, ...]:
+def _prepared(route: Route, label: str, shares: tuple[Share, ...], *, lora: bool) -> tuple[Target, ...]:
     # a LoRA is a name the engine itself knows: rewriting it would ask for the base model instead
-    plain = [Target(s.pool, None if lora else s.model, (), route, label) for s in shares]
+    plain = [Target(s.pool, None if lora else s.model, (), route.name, label, route.drop) for s in shares]
     return tuple(
         msgspec.structs.replace(target, fallbacks=(*plain[:index], *plain[index + 1 :]))
         for index, target in enumerate(plain)

@@ -108,6 +108,10 @@ class Endpoint(msgspec.Struct, frozen=True):
     ca_file: str = ""
     versioned: bool = False
     """The base path already names the API version: a leading /v1 of the adapter's path is dropped before joining."""
+    query: str = ""
+    """Goes behind every path, percent-encoded; it may hold credentials."""
+    deployments: bool = False
+    """Models are part of the path, as at Azure."""
 
     @property
     def id(self) -> str:

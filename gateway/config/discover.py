@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from gateway.config.document import ConfigError
+from gateway.config.fleet import credential, is_key
+from gateway.config.load import NO_VARIABLES
 from gateway.config.resources import engine_named
 from gateway.config.snapshot import Policy, PoolSpec, Snapshot, policy_of
-from gateway.config.url import endpoint
+from gateway.config.url import endpoint, is_loopback
 from gateway.route import Route, RouteTable, Rule, Share
 from gateway.types import Endpoint, ModelCard
 
@@ -20,16 +22,27 @@ NAMESPACE = "discovered"
 """Pools and routes made here are named discovered/MODEL."""
 
 
-def from_backends(backends: Iterable[tuple[str, str]]) -> list[Endpoint]:
+KEY_VARIABLES: Mapping[str, str] = {
+    "openai": "OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+    "deepseek": "DEEPSEEK_API_KEY",
+    "gemini": "GEMINI_API_KEY",
+    "huggingface": "HF_TOKEN",
+}
+"""Where the key of a provider is looked for that has no document to say so, as the providers' own clients do."""
+
+
+def from_backends(backends: Iterable[tuple[str, str]], environment: Mapping[str, str] = NO_VARIABLES) -> list[Endpoint]:
     """(engine, URL) pairs, as `--backend ENGINE=URL` gives them → endpoints to ask for their models.
 
-    The engine may be "auto". Raises ConfigError naming every pair that cannot be used.
+    The engine may be "auto". A provider's key is taken from ``environment`` (`KEY_VARIABLES`) if there is one, and sent
+    by https or within this machine only. Raises ConfigError naming every pair that cannot be used.
     """
     endpoints: list[Endpoint] = []
     problems: list[str] = []
     for engine, url in backends:
         try:
-            made = endpoint(url, engine_named(engine))
+            made = _with_key(endpoint(url, engine_named(engine)), environment)
         except ValueError as error:
             shown = url if "@" not in url else "…"  # what precedes an @ is a password
             problems.append(f"--backend {engine}={shown}: {error}")
@@ -40,6 +53,17 @@ def from_backends(backends: Iterable[tuple[str, str]]) -> list[Endpoint]:
     if problems:
         raise ConfigError(problems)
     return endpoints
+
+
+def _with_key(at: Endpoint, environment: Mapping[str, str]) -> Endpoint:
+    """Raises ValueError for a key that cannot be sent."""
+    variable = KEY_VARIABLES.get(at.engine, "")
+    key = environment.get(variable, "").strip()
+    if not key or not (at.scheme == "https" or is_loopback(at.host)):
+        return at
+    if not is_key(key):
+        raise ValueError(f"{variable} does not hold a key (printable ASCII without spaces)")
+    return msgspec.structs.replace(at, headers=(credential(at, key),))
 
 
 def discovered(snapshot: Snapshot, found: Mapping[Endpoint, Sequence[ModelCard]]) -> Snapshot:

@@ -9,12 +9,14 @@ import base64
 import binascii
 import posixpath
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import quote
 
 import msgspec
 
 from gateway.config.envelope import MATRIXINFER, Resource, SecretData
 from gateway.config.resources import (
+    API_VERSION,
     Auth,
     ExternalModelProvider,
     InferencePool,
@@ -41,8 +43,17 @@ class Fleet:
     ``unsettled``: settings are missing because they are broken, so that nothing can be said of names they define.
     """
 
-    def __init__(self, settings: Settings, secrets: Iterable[Resource], read: Read, *, unsettled: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        secrets: Iterable[Resource],
+        read: Read,
+        environment: Mapping[str, str],
+        *,
+        unsettled: bool = False,
+    ) -> None:
         self.settings = settings
+        self.environment = environment
         self.unsettled = unsettled
         self.secrets = {secret.name: secret for secret in secrets}
         self.read = read
@@ -82,6 +93,7 @@ class Fleet:
         spec: ExternalModelProvider = resource.content
         engine = engine_named(spec.provider_type)
         url = endpoint(spec.base_url, engine, keep_version=True)
+        url = msgspec.structs.replace(url, query=_query(spec), deployments=spec.api_version is not None)
         return PoolSpec(
             name=resource.name,
             engine=engine,
@@ -107,23 +119,34 @@ class Fleet:
         ]
         if spec.auth is not None:
             key = self._key(resource, spec.auth)
-            headers.append(_credential(spec.auth, at.engine, key))
+            headers.append(credential(at, key, spec.auth.scheme))
         ca_file = self.file(resource, "$.spec.caFile", spec.ca_file) if spec.ca_file else ""
         return msgspec.structs.replace(
             at, headers=tuple(headers), verify=not spec.insecure_skip_verify, ca_file=ca_file
         )
 
     def _key(self, resource: Resource, auth: Auth) -> str:
-        path = "$.spec.auth.secretRef" if auth.secret_ref else "$.spec.auth.keyFile"
-        raw = (
-            self._secret(resource, auth) if auth.secret_ref else self._file_content(resource, path, auth.key_file or "")
-        )
+        if auth.secret_ref is not None:
+            path, raw = "$.spec.auth.secretRef", self._secret(resource, auth)
+        elif auth.key_env is not None:
+            path, raw = "$.spec.auth.keyEnv", self._variable(resource, auth.key_env)
+        else:
+            path = "$.spec.auth.keyFile"
+            raw = self._file_content(resource, path, auth.key_file or "")
         if raw is None:
             return ""
         text = raw.decode("latin-1").strip()
-        if not _KEY.match(text):
+        if not is_key(text):
             self.problems.append(resource.problem(path, "does not hold a key (printable ASCII without spaces)"))
         return text
+
+    def _variable(self, resource: Resource, name: str) -> bytes | None:
+        text = self.environment.get(name)
+        if not text:
+            message = f"the environment variable {name} is {'not set' if text is None else 'empty'}"
+            self.problems.append(resource.problem("$.spec.auth.keyEnv", message))
+            return None
+        return text.encode("utf-8", "surrogateescape")
 
     def _secret(self, resource: Resource, auth: Auth) -> bytes | None:
         ref = auth.secret_ref
@@ -172,10 +195,24 @@ def secret_bytes(text: str) -> bytes | None:
         return None
 
 
-def _credential(auth: Auth, engine: str, key: str) -> tuple[bytes, bytes]:
-    scheme = auth.scheme or ("APIKey" if engine == "anthropic" else "Bearer")
+def is_key(text: str) -> bool:
+    """Whether it can be sent as one."""
+    return _KEY.match(text) is not None
+
+
+def credential(at: Endpoint, key: str, scheme: str | None = None) -> tuple[bytes, bytes]:
+    """The header that carries a key there; ``scheme`` None: as the provider wants it."""
     value = key.encode("latin-1")
-    return (b"x-api-key", value) if scheme == "APIKey" else (b"authorization", b"Bearer " + value)
+    if scheme == "Bearer" or (scheme is None and at.engine != "anthropic" and not at.deployments):
+        return b"authorization", b"Bearer " + value
+    return b"api-key" if at.deployments else b"x-api-key", value
+
+
+def _query(spec: ExternalModelProvider) -> str:
+    given = {name: value.reveal() for name, value in spec.query.items()}
+    if spec.api_version is not None:
+        given[API_VERSION] = spec.api_version
+    return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in given.items())
 
 
 def _with(common: Endpoint, url: Endpoint) -> Endpoint:

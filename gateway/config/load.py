@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -39,6 +40,9 @@ _FILES = re.compile(r"\$\.(?:tokenizers\[\d+\]|usage)\.file")
 _WRITTEN = "$.usage.file"
 
 
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
+
+
 def no_files(name: str) -> bytes:
     """For `load` where documents may name no files."""
     raise FileNotFoundError(2, "No such file or directory", name)
@@ -55,13 +59,14 @@ def load(
     *,
     kubernetes: bool = False,
     vocabulary: Callable[[bytes], Vocabulary] = no_vocabularies,
+    environment: Mapping[str, str] = NO_VARIABLES,
 ) -> Snapshot:
     """The configuration that ``documents`` make together. Raises ConfigError with all problems found.
 
     ``kubernetes`` says that selectors will be evaluated by someone, so that they deserve no warning. ``vocabulary``
-    makes one of a tokenizer file's content, or raises ValueError.
+    makes one of a tokenizer file's content, or raises ValueError. ``environment``: variables that keys may be in.
     """
-    loading = _Loading(read_file, vocabulary, kubernetes=kubernetes)
+    loading = _Loading(read_file, vocabulary, environment, kubernetes=kubernetes)
     for document in documents:
         loading.add(document)
     return loading.finish()
@@ -70,8 +75,16 @@ def load(
 class _Loading:
     """Resources met so far, and what is wrong with them."""
 
-    def __init__(self, read_file: Read, vocabulary: Callable[[bytes], Vocabulary], *, kubernetes: bool) -> None:
+    def __init__(
+        self,
+        read_file: Read,
+        vocabulary: Callable[[bytes], Vocabulary],
+        environment: Mapping[str, str],
+        *,
+        kubernetes: bool,
+    ) -> None:
         self.read_file = read_file
+        self.environment = environment
         self.vocabulary = vocabulary
         self.kubernetes = kubernetes
         self.problems: list[str] = []
@@ -234,7 +247,8 @@ class _Loading:
     # --- the whole ----------------------------------------------------------------------------------------------------
 
     def finish(self) -> Snapshot:
-        fleet = Fleet(self.settings, self.of_kind("Secret"), self.read_file, unsettled=self.unsettled)
+        secrets = self.of_kind("Secret")
+        fleet = Fleet(self.settings, secrets, self.read_file, self.environment, unsettled=self.unsettled)
         pools = self._pools(fleet)
         routes = [self._route(resource, pools) for resource in self.of_kind("ModelRoute")]
         state = shared_state(self.settings.state, self.of_kind("ModelRoute"), self.problems, self.warnings)
@@ -317,7 +331,8 @@ class _Loading:
                 resource.problem(f"$.spec.rules[{first + 1}]", f"never reached: rules[{first}] matches every request")
             )
         rules = [self._rule(resource, f"$.spec.rules[{n}]", rule, pools) for n, rule in enumerate(spec.rules)]
-        return Route(resource.name, spec.model_name, spec.lora_adapters, tuple(rules), resource.age)
+        drop = spec.unsupported == "drop"
+        return Route(resource.name, spec.model_name, spec.lora_adapters, tuple(rules), resource.age, drop=drop)
 
     def _rule(self, resource: Resource, path: str, rule: RuleSpec, pools: dict[tuple[str, str], PoolSpec]) -> Rule:
         shares = []

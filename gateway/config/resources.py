@@ -2,7 +2,8 @@
 
 Invariant: what decodes has passed every rule that can be judged by looking at one resource alone.
 Fields of our own: ModelServer ``endpoints``, ``schedulingProfile``, ``auth``, ``headers``, ``insecureSkipVerify``,
-``caFile``; provider ``keyFile`` and ``caFile``; rule ``stickyBy``.
+``caFile``; provider ``keyFile``, ``keyEnv``, ``caFile``, ``apiVersion``, ``query``; route ``unsupported``; rule
+``stickyBy``.
 """
 
 from __future__ import annotations
@@ -151,6 +152,7 @@ class ModelRoute(Section, frozen=True, kw_only=True):
     parent_refs: tuple[dict[str, Any], ...] = ()
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1, max_length=16)]
     rate_limit: RateLimit | None = None
+    unsupported: Literal["refuse", "drop"] = "refuse"
 
     def __post_init__(self) -> None:
         if not self.model_name and not self.lora_adapters:
@@ -219,16 +221,22 @@ class SecretRef(Section, frozen=True):
     optional: Literal[False] = False
 
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
 class Auth(Section, frozen=True):
-    """Where the key comes from (one of the two), and whether it travels as a bearer token or in x-api-key."""
+    """Where the key comes from (one of the three), and whether it travels as a bearer token or in x-api-key."""
 
     scheme: Literal["Bearer", "APIKey"] | None = None
     secret_ref: SecretRef | None = None
     key_file: Name | None = None
+    key_env: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.secret_ref is None) == (self.key_file is None):
-            raise ValueError("exactly one of secretRef and keyFile is needed")
+        if sum(source is not None for source in (self.secret_ref, self.key_file, self.key_env)) != 1:
+            raise ValueError("exactly one of secretRef, keyFile and keyEnv is needed")
+        if self.key_env is not None and not _VARIABLE.match(self.key_env):
+            raise Fault(".keyEnv", "not the name of an environment variable")
 
 
 RESERVED_HEADERS = frozenset(
@@ -304,11 +312,18 @@ class ModelServer(Section, frozen=True, kw_only=True):
         return msgspec.structs.replace(endpoint(listed.url, engine, port=port), labels=labels)
 
 
+API_VERSION = "api-version"
+"""What Azure calls it in a query."""
+
 # --- ExternalModelProvider, InferencePool, Secret ---------------------------------------------------------------------
 
 
 class ExternalModelProvider(Section, frozen=True, kw_only=True):
+    """``api_version``: models are deployments, as at Azure. ``query`` goes with every request, percent-encoded here."""
+
     provider_type: str = "OpenAI"
+    api_version: Name | None = None
+    query: dict[str, Hidden] = field(default_factory=dict)
     model: ModelName | None = None
     base_url: str = field(name="baseURL")
     insecure_skip_verify: bool = False
@@ -328,6 +343,13 @@ class ExternalModelProvider(Section, frozen=True, kw_only=True):
         if made.scheme != "https" and not is_loopback(made.host):
             raise Fault(".baseURL", "https is needed: a key would cross the network in the clear")
         check_headers(self.headers)
+        if self.api_version is not None:
+            if engine != "openai":
+                raise Fault(
+                    ".apiVersion", "only models of OpenAI's are deployed like that: it needs providerType OpenAI"
+                )
+            if API_VERSION in self.query:
+                raise Fault(member(".query", API_VERSION), "given as apiVersion already")
 
 
 class PoolSelector(Section, frozen=True):

@@ -157,6 +157,7 @@ def _route(route: Route) -> dict[str, Any]:
         "name": route.name,
         "modelName": route.model or None,
         "loraAdapters": list(route.loras),
+        "unsupported": "drop" if route.drop else "refuse",
         "rules": [
             {
                 "name": rule.name or str(index),
@@ -196,6 +197,7 @@ def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
         "labels": dict(endpoint.labels),
         "verify": endpoint.verify,
         "headers": {name.decode("ascii"): MASK for name, _ in endpoint.headers},
+        "query": {part.partition("=")[0]: MASK for part in endpoint.query.split("&") if part},
     }
 
 

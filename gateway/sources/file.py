@@ -78,7 +78,9 @@ def attempt(paths: Sequence[str | Path], *, kubernetes: bool = False) -> Reading
     snapshot = failure = None
     try:
         documents = reader.documents(paths)
-        snapshot = load(documents, reader.bytes_of, kubernetes=kubernetes, vocabulary=vocabulary)
+        snapshot = load(
+            documents, reader.bytes_of, kubernetes=kubernetes, vocabulary=vocabulary, environment=os.environ
+        )
         warnings = (*(f"{path}: there is nothing in it" for path in reader.empty), *snapshot.warnings)
         snapshot = msgspec.structs.replace(snapshot, warnings=warnings)
     except ConfigError as error:

@@ -113,3 +113,19 @@ def test_a_base_path_of_another_version_is_kept() -> None:
 def test_what_is_no_object_is_the_clients_mistake() -> None:
     with pytest.raises(InvalidRequest):
         sent(b"[1]")
+
+
+@pytest.mark.parametrize(
+    ("base_path", "operation", "path"),
+    [
+        ("", Operation.CHAT, b"/openai/deployments/my%20gpt/chat/completions"),
+        ("", Operation.EMBEDDINGS, b"/openai/deployments/my%20gpt/embeddings"),
+        ("/team/openai", Operation.CHAT, b"/deployments/my%20gpt/chat/completions"),
+        ("", Operation.RESPONSES, b"/openai/responses"),
+    ],
+)
+def test_a_deployment_is_part_of_the_path(base_path: str, operation: Operation, path: bytes) -> None:
+    at = Endpoint("openai", "https", "x", 443, base_path, deployments=True, versioned=bool(base_path))
+    made = ADAPTER.encode(request(b'{"model":"tiny"}', operation=operation), at, "my gpt")
+    assert made.path == path
+    assert json.loads(made.body) == {"model": "my gpt"}

@@ -112,6 +112,21 @@ def test_what_is_sent() -> None:
     assert body == b"{}"
 
 
+def test_an_endpoints_query_goes_with_every_request() -> None:
+    seen = []
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        seen.append(await request(stream))
+        await stream.send_all(OK)
+
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        at = Endpoint("openai", "http", "engine", 8000, "/base", query="api-version=1&b=c%20d")
+        assert await ask_at(transport, at) == b"ok"
+
+    run(serve, scenario)
+    assert seen[0].startswith(b"POST /base/v1/x?api-version=1&b=c%20d HTTP/1.1\r\n")
+
+
 def test_connections_are_reused_last_in_first_out() -> None:
     async def scenario(transport: HTTPTransport, net: Net) -> None:
         for _ in range(5):

@@ -11,7 +11,7 @@ import trio.testing
 
 from gateway.discover import Discovery
 from gateway.errors import UpstreamError
-from gateway.types import Endpoint, ModelCard, UpstreamRequest
+from gateway.types import Endpoint, Headers, ModelCard, UpstreamRequest
 
 A, B = Endpoint("fake", "http", "a", 1), Endpoint("auto", "http", "b", 1)
 Answer = bytes | UpstreamError | None
@@ -48,9 +48,11 @@ class Fleet:
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str], Answer] = {}
         self.asked: list[tuple[float, str]] = []
+        self.fields: list[Headers] = []
 
     def send(self, endpoint: Endpoint, request: UpstreamRequest, /) -> FakeSending:
         self.asked.append((trio.current_time(), endpoint.host))
+        self.fields.append(request.extra)
         return FakeSending(self.answers.get((endpoint.host, request.path.decode()), b""))
 
 
@@ -79,10 +81,11 @@ def run(scenario: Callable[[Discovery, Fleet, list[float]], Awaitable[None]]) ->
         fleet, changes = Fleet(), list[float]()
         discovery = Discovery(
             fleet,
-            {"fake": FakeAdapter()},  # type: ignore[dict-item]
+            {"fake": FakeAdapter(), "anthropic": FakeAdapter()},  # type: ignore[dict-item]
             lambda: changes.append(trio.current_time()),
             detect=lambda answers: "fake" if "/version" in answers else None,
             detect_paths=["/version"],
+            fields={"anthropic": ((b"version", b"1"),)},
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(discovery.run)
@@ -90,6 +93,20 @@ def run(scenario: Callable[[Discovery, Fleet, list[float]], Awaitable[None]]) ->
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_public_provider_is_asked_seldom_and_told_what_it_wants_to_be_told() -> None:
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        fleet.answers["p", "/v1/models"] = fleet.answers["a", "/v1/models"] = b"one"
+        discovery.watch([Endpoint("anthropic", "https", "p", 443)])
+        await trio.sleep(130)
+        assert fleet.asked == [(0, "p"), (60, "p"), (120, "p")]
+        assert set(fleet.fields) == {((b"version", b"1"),)}
+        discovery.watch([A])
+        await trio.sleep(1)
+        assert fleet.fields[-1] == ()
+
+    run(scenario)
 
 
 def test_what_answers_is_known_and_only_changes_are_told() -> None:

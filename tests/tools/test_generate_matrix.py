@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_a_cell_is_what_encoding_shows(column: Column, name: str, verdict: str) 
 
 def test_what_an_engine_has_no_operation_for_is_a_dash() -> None:
     class Mute(Ollama):
-        paths = {}
+        paths: ClassVar[dict[Operation, bytes]] = {}
 
     assert cell(Column("", Mute()), Operation.CHAT, {}) == "–"
 

@@ -45,6 +45,39 @@ def test_every_bad_backend_is_named_and_no_password_shown() -> None:
     ]
 
 
+KEYS = {"OPENAI_API_KEY": "sk-o", "ANTHROPIC_API_KEY": "sk-a", "GEMINI_API_KEY": " sk-g\n", "HF_TOKEN": "", "X": "x"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "url", "headers"),
+    [
+        ("openai", "https://api.openai.com/v1", ((b"authorization", b"Bearer sk-o"),)),
+        ("openai", "http://127.0.0.1:9", ((b"authorization", b"Bearer sk-o"),)),
+        ("openai", "http://10.0.0.1:9", ()),
+        ("anthropic", "https://a", ((b"x-api-key", b"sk-a"),)),
+        ("gemini", "https://g/v1beta/openai", ((b"authorization", b"Bearer sk-g"),)),
+        ("huggingface", "https://h", ()),
+        ("deepseek", "https://d", ()),
+        ("vllm", "https://v", ()),
+        ("auto", "https://v", ()),
+    ],
+)
+def test_a_provider_gets_its_own_key_from_the_environment(
+    engine: str, url: str, headers: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    (made,) = from_backends([(engine, url)], KEYS)
+    assert made.headers == headers
+    assert "sk-" not in repr(made)
+
+
+def test_a_variable_that_holds_no_key_is_named_and_not_quoted() -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_backends([("openai", "https://a")], {"OPENAI_API_KEY": "two words"})
+    assert caught.value.problems == [
+        "--backend openai=https://a: OPENAI_API_KEY does not hold a key (printable ASCII without spaces)"
+    ]
+
+
 def test_endpoints_of_one_model_form_one_pool() -> None:
     snapshot = discovered(
         Snapshot(), {A: [ModelCard("m")], B: [ModelCard("m"), ModelCard("n")], C: [ModelCard("m", max_model_len=9)]}

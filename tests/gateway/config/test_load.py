@@ -25,7 +25,7 @@ VOLCANO = "networking.serving.volcano.sh/v1alpha1"
 MATRIXINFER = "networking.matrixinfer.ai/v1alpha1"
 
 
-def loaded(text: str, files: dict[str, bytes] | None = None, folder: str = "", **options: bool) -> Snapshot:
+def loaded(text: str, files: dict[str, bytes] | None = None, folder: str = "", **options: Any) -> Snapshot:
     content = files or {}
     return load(parse("g.yaml", text.encode(), folder), lambda name: content.get(name) or no_files(name), **options)
 
@@ -506,7 +506,10 @@ def test_keys(kind: str, auth: str, header: tuple[bytes, bytes]) -> None:
             "providerType: Cohere",
             "$.spec.providerType: 'Cohere' is none of openai, anthropic, deepseek, gemini, huggingface",
         ),
-        ("auth: {}", "$.spec.auth: exactly one of secretRef and keyFile is needed"),
+        ("auth: {}", "$.spec.auth: exactly one of secretRef, keyFile and keyEnv is needed"),
+        ("auth: {keyFile: bad, keyEnv: A}", "$.spec.auth: exactly one of secretRef, keyFile and keyEnv is needed"),
+        ("auth: {keyEnv: A}", "$.spec.auth.keyEnv: the environment variable A is not set"),
+        ("auth: {keyEnv: A-B}", "$.spec.auth.keyEnv: not the name of an environment variable"),
         ("auth: {keyFile: gone}", "$.spec.auth.keyFile: cannot read gone: No such file or directory"),
         ("auth: {keyFile: bad}", "$.spec.auth.keyFile: does not hold a key (printable ASCII without spaces)"),
         (
@@ -568,6 +571,67 @@ def test_base_urls(url: str, accepted: bool) -> None:
 def test_a_providers_path_stands_for_the_version(url: str, path: str, versioned: bool) -> None:
     (endpoint,) = loaded(resource("ExternalModelProvider", "p", f"{{baseURL: '{url}'}}")).pools[0].endpoints
     assert (endpoint.base_path, endpoint.versioned) == (path, versioned)
+
+
+@pytest.mark.parametrize("resource_of", [provider, lambda spec: server("p", spec)])
+def test_keys_from_the_environment(resource_of: Any) -> None:
+    snapshot = loaded(resource_of("auth: {keyEnv: MY_KEY}"), environment={"MY_KEY": KEY + "\n"})
+    (endpoint,) = pool(snapshot, "default/p").endpoints
+    assert endpoint.headers == ((b"authorization", b"Bearer " + KEY.encode()),)
+    assert KEY not in repr(snapshot) + json.dumps(snapshot.public())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", "the environment variable MY_KEY is empty"),
+        (" ", "does not hold a key (printable ASCII without spaces)"),
+        (KEY + " x", "does not hold a key (printable ASCII without spaces)"),
+        ("\udc80", "does not hold a key (printable ASCII without spaces)"),
+    ],
+)
+def test_a_variable_that_holds_no_key_is_named_and_not_quoted(value: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(provider("auth: {keyEnv: MY_KEY}"), environment={"MY_KEY": value})
+    assert caught.value.problems == [f"g.yaml, document 1 (ExternalModelProvider/p): $.spec.auth.keyEnv: {message}"]
+
+
+def test_deployments_as_at_azure() -> None:
+    spec = f"apiVersion: 2024-10-21, model: gpt, auth: {{keyFile: k}}, query: {{a b: 'c&d', k: {KEY}}}"
+    snapshot = loaded(provider(spec), {"k": KEY.encode()})
+    (endpoint,) = pool(snapshot, "default/p").endpoints
+    assert endpoint.deployments
+    assert endpoint.query == f"a%20b=c%26d&k={KEY}&api-version=2024-10-21"
+    assert endpoint.headers == ((b"api-key", KEY.encode()),)
+    assert KEY not in repr(snapshot) + json.dumps(snapshot.public()) + endpoint.url
+    by_token = loaded(provider("apiVersion: v1, auth: {keyFile: k, scheme: Bearer}"), {"k": KEY.encode()})
+    assert pool(by_token, "default/p").endpoints[0].headers[0][0] == b"authorization"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            "providerType: gemini, apiVersion: v1",
+            "$.spec.apiVersion: only models of OpenAI's are deployed like that: it needs providerType OpenAI",
+        ),
+        ("apiVersion: v1, query: {api-version: x}", "$.spec.query.api-version: given as apiVersion already"),
+        ("apiVersion: ''", "$.spec.apiVersion: expected "),
+        ("query: {a: 1}", "$.spec.query.a: expected a string, got integer"),
+    ],
+)
+def test_versions_and_queries_refused(spec: str, message: str) -> None:
+    (problem,) = problems(provider(spec))
+    assert problem.startswith(f"document 1 (ExternalModelProvider/p): {message}")
+
+
+def test_what_a_route_does_with_unsupported_members() -> None:
+    for head, drop in (("modelName: m", False), ("modelName: m, unsupported: drop", True)):
+        snapshot = loaded(server() + server("b") + route(targets("{modelServerName: a}, {modelServerName: b}"), head))
+        target = snapshot.routes.match("m", "/", (), 0.0)
+        assert (target.drop, target.fallbacks[0].drop) == (drop, drop)
+        assert snapshot.public()["routes"][0]["unsupported"] == ("drop" if drop else "refuse")
+    assert "unsupported" in problems(server() + route(head="modelName: m, unsupported: ignore"))[0]
 
 
 def test_a_provider_and_a_server_of_one_name_stay_apart() -> None:
