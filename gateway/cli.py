@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gateway.app import Options
 
 BAD_USAGE, CRASHED = 2, 4
-_COMING = ("conformance", "top")
+_COMING = ("top",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     _add_demo(commands.add_parser("demo", help="the gateway with simulated engines behind it, nothing else needed"))
     _add_simulate(commands.add_parser("simulate", help="run one simulated engine"))
     _add_bench(commands.add_parser("bench", help="put load on any OpenAI URL and measure; or replay a trace"))
+    _add_conformance(commands.add_parser("conformance", help="test whether an engine or a gateway behaves as assumed"))
     check = commands.add_parser("check", help="validate configuration files")
     check.add_argument("files", nargs="+", metavar="FILE", type=Path)
     check.set_defaults(run=_check)
@@ -146,6 +147,13 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
     kinds = command.add_subparsers(metavar="[replay|fairness|limits]", required=False)
     _add_replay(kinds)
     _add_shared(kinds)
+
+
+def _add_conformance(command: argparse.ArgumentParser) -> None:
+    from conformance.suite.cli import add_arguments
+
+    add_arguments(command)
+    command.set_defaults(run=_conformance)
 
 
 def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -240,6 +248,12 @@ def _limits(arguments: argparse.Namespace) -> int:
     from conformance.fairness import cli
 
     return cli.limits(arguments)
+
+
+def _conformance(arguments: argparse.Namespace) -> int:
+    from conformance.suite import cli
+
+    return cli.run(arguments)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,147 @@
+"""The ``conformance`` command: what was asked for becomes a run, its results go to the terminal and into files. (IO)
+
+Invariant: exit code 0 means that every MUST held; 1 that one did not, or that nothing could be asked; 2 bad usage.
+Reports are written whatever happened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import trio
+
+from conformance import cases
+from conformance.suite import reports, select
+from conformance.suite.case import Case, Profile
+from conformance.suite.detect import detect
+from conformance.suite.outcome import Run, Server
+from conformance.suite.run import Runner
+from conformance.suite.target import Setup
+from conformance.suite.terminal import Terminal
+from conformance.suite.wire import Address, address
+
+FAILED, BAD_USAGE = 1, 2
+_NOWHERE = Address("127.0.0.1", 1)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command. Returns the exit code."""
+    try:
+        setup = _setup(args)
+        selects = select.parse(args.select)
+        if args.list:
+            return _list(_profiles(args, setup.engine), selects)
+    except ValueError as error:
+        sys.stderr.write(f"infer-gateway conformance: {error}\n")
+        return BAD_USAGE
+    return trio.run(_main, args, setup, selects)
+
+
+async def _main(args: argparse.Namespace, setup: Setup, selects: select.Selects) -> int:
+    started, began = time.time(), trio.current_time()
+    note = ""
+    if args.url:
+        setup, note = await detect(setup)
+    profiles = _profiles(args, setup.engine)
+    chosen = [case for profile in profiles for case in profile if selects(case)]
+    if not chosen:
+        sys.stderr.write(f"infer-gateway conformance: no case is selected by {args.select!r}\n")
+        return BAD_USAGE
+    terminal = Terminal(len(chosen), verbose=args.verbose)
+    terminal.write(f"{len(chosen)} cases of {', '.join(p.name for p in profiles)} against {_told(setup, args)}")
+    runner = Runner(setup, _deviations(profiles), terminal.tell)
+    with terminal:
+        results = await runner.run(chosen, parallel=args.parallel, limit=args.limit)
+    server = Server(_url_of(setup, args), setup.engine, setup.version, setup.model, setup.models)
+    names = tuple(profile.name for profile in profiles)
+    run = Run(server, names, tuple(results), trio.current_time() - began, started, suite_version(), note)
+    terminal.end(run)
+    return _save(run, args.report) or (FAILED if run.wrong(args.strict) else 0)
+
+
+def _save(run: Run, paths: Sequence[Path]) -> int:
+    code = 0
+    for path in paths:
+        try:
+            reports.save(run, path)
+        except OSError as error:
+            sys.stderr.write(f"infer-gateway conformance: {path} cannot be written: {error.strerror}\n")
+            code = FAILED
+    return code
+
+
+def _list(profiles: Sequence[Profile], selects: select.Selects) -> int:
+    lines = [_line(case) for profile in profiles for case in profile if selects(case)]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 0
+
+
+def _line(case: Case) -> str:
+    return f"{case.id:<48} {case.level:<6} {case.title}  [{case.source}]"
+
+
+def _setup(args: argparse.Namespace) -> Setup:
+    """Raises ValueError for options that make no sense together."""
+    if not (args.url or args.grpc or args.ext_proc or args.list):
+        raise ValueError("--url is needed: where is the server? (or --grpc, --ext-proc)")
+    where = address(args.url, insecure=args.insecure, ca=args.ca_file) if args.url else _NOWHERE
+    key = args.api_key or os.environ.get(args.api_key_env, "")
+    if args.api_key_env and not key:
+        raise ValueError(f"the environment variable {args.api_key_env} is not set")
+    return Setup(
+        address=where,
+        engine=args.engine or ("gateway" if {"gateway", "grpc", "epp"} & set(args.profile) else "auto"),
+        model=args.model,
+        key=key,
+        lora=args.lora,
+        lora_path=args.lora_path,
+        embedding_model=args.embedding_model,
+        behind=tuple(args.behind),
+        grpc=args.grpc,
+        ext_proc=args.ext_proc,
+        timeout=args.timeout,
+        extra=dict(args.set),
+    )
+
+
+def _profiles(args: argparse.Namespace, engine: str) -> list[Profile]:
+    """What was named; else what fits the engine; with gRPC and ext_proc wherever an address is given."""
+    names = list(args.profile)
+    if not names and (args.url or args.list):
+        names = ["openai", "gateway" if engine == "gateway" else f"engine/{engine}"]
+        if engine == "auto":
+            names = list(cases.MODULES)
+    names += ["grpc"] if args.grpc else []
+    names += ["epp"] if args.ext_proc else []
+    return [cases.profile(name) for name in dict.fromkeys(names)]
+
+
+def _deviations(profiles: Sequence[Profile]) -> dict[str, str]:
+    """Those of the engine's own profile; where a gateway's or none is asked for, nothing is forgiven."""
+    found: dict[str, str] = {}
+    for profile in profiles:
+        found |= profile.deviations
+    return {} if any(profile.name == "gateway" for profile in profiles) else found
+
+
+def _told(setup: Setup, args: argparse.Namespace) -> str:
+    version = f" {setup.version}" if setup.version else ""
+    return f"{setup.engine}{version} at {_url_of(setup, args)}, model {setup.model!r}"
+
+
+def _url_of(setup: Setup, args: argparse.Namespace) -> str:
+    where = setup.address if args.url else setup.grpc or setup.ext_proc or setup.address
+    return where.origin + where.root
+
+
+def suite_version() -> str:
+    try:
+        return version("infer-gateway")
+    except PackageNotFoundError:
+        return "unknown"
