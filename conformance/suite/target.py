@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -24,6 +24,9 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 MODELS = "/v1/models"
+Send = Callable[[Connection, str, str, Headers, bytes], Awaitable[None]]
+"""Puts a request on a connection: method, path, header fields, body. The answer may come before it is through."""
+
 _VERSIONED = re.compile(r"/v\d+\w*(/openai)?$")
 
 
@@ -50,18 +53,34 @@ class Setup(msgspec.Struct, frozen=True):
     extra: Mapping[str, str] = {}
 
 
+class Heard(Protocol):
+    """What came back, as reports show it: of HTTP an `Answer`, of gRPC a call. ``ended`` is 0 while it goes on."""
+
+    @property
+    def status(self) -> int | None: ...
+    @property
+    def fields(self) -> Headers: ...
+    @property
+    def body(self) -> bytes | bytearray: ...
+    @property
+    def ended(self) -> float: ...
+
+
 @dataclass
 class Trace:
-    """One exchange while it happens. ``headers`` hold the key; reports hide it."""
+    """One exchange while it happens. ``headers`` hold the key; reports hide it. ``command`` repeats it where curl
+    does not.
+    """
 
     method: str
     url: str
     headers: Headers
     body: bytes
     sent: float
-    answer: Answer | None = None
+    answer: Heard | None = None
     error: str = ""
     ended: float = 0.0
+    command: str = ""
 
 
 @dataclass
@@ -108,25 +127,35 @@ class Target:
         key: str | None = None,
         on: Connection | None = None,
         where: Address | None = None,
+        send: Send = Connection.send,
     ) -> AsyncIterator[Answer]:
         """Send a request, give its answer as it arrives; leaving closes the connection unless it is ``on`` another's.
 
         ``document`` is sent as JSON, ``body`` as it is; the method is POST with either, else GET. ``headers`` are
-        added, and replace those of the same name. Raises WireError if there is no answer.
+        added, and replace those of the same name; one that is "" is left out. ``send`` puts the request on the wire.
+        Raises WireError if there is no answer.
         """
         if on is None:
             async with (
                 self.connect(where) as connection,
                 self.open(
-                    path, document, method=method, body=body, headers=headers, key=key, on=connection, where=where
+                    path,
+                    document,
+                    method=method,
+                    body=body,
+                    headers=headers,
+                    key=key,
+                    on=connection,
+                    where=where,
+                    send=send,
                 ) as answer,
             ):
                 yield answer
             return
         trace = self._trace(path, document, method, body, headers, key, where)
         try:
-            trace.answer = await self._exchange(trace, on)
-            yield trace.answer
+            answer = trace.answer = await self._exchange(trace, on, send)
+            yield answer
         except WireError as error:
             trace.error = error.message
             raise
@@ -151,14 +180,15 @@ class Target:
         if body or method == "POST":
             fields |= {"content-type": "application/json", "content-length": str(len(body))}
         fields |= {name.lower(): value for name, value in headers}
+        fields = {name: value for name, value in fields.items() if value}
         url = (where or self.setup.address).origin + own
         trace = Trace(method or ("POST" if body else "GET"), url, list(fields.items()), body, trio.current_time())
         self.traces.append(trace)
         return trace
 
-    async def _exchange(self, trace: Trace, connection: Connection) -> Answer:
+    async def _exchange(self, trace: Trace, connection: Connection, send: Send) -> Answer:
         path = trace.url[len(connection.where.origin) :]
-        await connection.send(trace.method, path, trace.headers, trace.body)
+        await send(connection, trace.method, path, trace.headers, trace.body)
         status, fields = await connection.head()
         return Answer(connection, status, fields, trace.sent)
 

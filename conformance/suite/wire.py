@@ -106,6 +106,16 @@ class Connection:
 
     async def send(self, method: str, path: str, headers: Headers, body: bytes) -> None:
         """One request, whole."""
+        await self.send_raw(self._head(method, path, headers) + self._body(body, True))
+
+    async def begin(self, method: str, path: str, headers: Headers) -> None:
+        """The head of a request whose body `pour` sends: chunked if ``headers`` say so."""
+        await self.send_raw(self._head(method, path, headers))
+
+    async def pour(self, data: bytes, last: bool = False) -> None:
+        await self.send_raw(self._body(data, last))
+
+    def _head(self, method: str, path: str, headers: Headers) -> bytes:
         if self.requests and self._h11.our_state is not h11.IDLE:
             try:
                 self._h11.start_next_cycle()
@@ -114,9 +124,11 @@ class Connection:
         self.requests += 1
         self.answered = False
         head = h11.Request(method=method, target=path, headers=[("host", self.where.authority), *headers])
-        parts = [self._h11.send(head), self._h11.send(h11.Data(data=body)) if body else b""]
-        parts.append(self._h11.send(h11.EndOfMessage()))
-        await self.send_raw(b"".join(part for part in parts if part))
+        return self._h11.send(head) or b""
+
+    def _body(self, data: bytes, last: bool) -> bytes:
+        framed = self._h11.send(h11.Data(data=data)) if data else b""
+        return (framed or b"") + ((self._h11.send(h11.EndOfMessage()) or b"") if last else b"")
 
     async def send_raw(self, data: bytes) -> None:
         """Bytes as they are, for requests that h11 would not write."""
