@@ -43,7 +43,7 @@ def test_bad_values_are_named(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["conformance", "top"])
+@pytest.mark.parametrize("command", ["top"])
 def test_commands_to_come_are_not_taken_for_mistakes(command: str) -> None:
     done = run(command, "--any", "thing")
     assert done.returncode == 2
