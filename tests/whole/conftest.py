@@ -1,4 +1,5 @@
-"""What the tests share that do not break it: the demo, and a gateway before four simulated engines, as processes."""
+"""What the tests share: the demo, a gateway before simulated engines of each kind, and one whose engine can be told to
+fail, as processes."""
 
 from __future__ import annotations
 
@@ -8,14 +9,20 @@ import pytest
 from openai import OpenAI
 
 from tests.process import ANY_PORT, InferGateway, serve, simulate, together
+from tests.whole.troubled import Troubled
+from tests.whole.troubled import troubled as in_trouble
 
 ENGINES = ("vllm", "sglang", "tgi", "openai")
+PROVIDERS = ("deepseek",)
+"""Those that the demo does not have."""
 
 
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[InferGateway]:
     """One quick engine of each kind, named as in the demo: engine ENGINE serves the model `demo-ENGINE`."""
-    engines = {name: simulate(name, f"demo-{name}", "--ttft", "0.01", "--itl", "0.001") for name in ENGINES}
+    engines = {
+        name: simulate(name, f"demo-{name}", "--ttft", "0.01", "--itl", "0.001") for name in (*ENGINES, *PROVIDERS)
+    }
     with together(*engines.values()):
         backends = [word for name, engine in engines.items() for word in ("--backend", f"{name}={engine.url}")]
         with serve(*backends) as gateway:
@@ -25,6 +32,12 @@ def fleet() -> Iterator[InferGateway]:
 @pytest.fixture(scope="session")
 def demo() -> Iterator[InferGateway]:
     with InferGateway("demo", *ANY_PORT) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
+    with in_trouble(tmp_path_factory.mktemp("troubled")) as running:
         yield running
 
 
