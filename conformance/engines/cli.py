@@ -49,6 +49,10 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--max-queued", type=int, default=None, metavar="N", help="waiting requests; unset: no limit")
     sizes.add_argument("--max-model-len", type=int, default=0, metavar="N", help="longest prompt and answer together")
 
+    limits = parser.add_argument_group("limits of providers, in a minute")
+    limits.add_argument("--rate-limit-requests", type=_count, default=0, metavar="N", help="further ones get a 429")
+    limits.add_argument("--rate-limit-tokens", type=_count, default=0, metavar="N", help="prompts and answers together")
+
 
 def settings(args: argparse.Namespace) -> Settings:
     return Settings(
@@ -69,6 +73,8 @@ def settings(args: argparse.Namespace) -> Settings:
         max_running=args.max_running,
         max_queued=args.max_queued,
         max_model_len=args.max_model_len,
+        rate_limit_requests=args.rate_limit_requests,
+        rate_limit_tokens=args.rate_limit_tokens,
     )
 
 

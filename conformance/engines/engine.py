@@ -25,6 +25,7 @@ from conformance.engines.exposition import sizes
 from conformance.engines.faults import Fault, Faults
 from conformance.engines.forms import Choice, Form
 from conformance.engines.model import Buckets, Model, Ticket
+from conformance.engines.rates import Rates, elapse
 from conformance.engines.settings import Settings, release
 from protocols.http.exchange import HttpExchange
 
@@ -34,9 +35,12 @@ _BREAKS = ("stall", "cut", "error-event")
 
 
 class Refusal(Exception):
-    """A request ends with this answer instead."""
+    """A request ends with this answer instead; without a ``content_type`` it is the dialect's JSON.
 
-    def __init__(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
+    Of ``headers`` and the dialect's own those here win.
+    """
+
+    def __init__(self, status: int, body: bytes, content_type: bytes = b"", headers: Headers = ()) -> None:
         super().__init__(status)
         self.status, self.body, self.content_type, self.headers = status, body, content_type, headers
 
@@ -71,8 +75,14 @@ class Engine:
     buckets: ClassVar[Buckets] = Buckets()
     comment: ClassVar[bytes] = b": keep-alive\n\n"
     comment_every_s: ClassVar[float] = 0.0
-    """Silence in a stream after which a comment is sent; 0 is never."""
+    """Silence in a stream that has begun after which a comment is sent; 0 is never."""
+    fills_whole: ClassVar[bool] = False
+    """Before a whole answer blank lines are sent as comments are in a stream."""
     own_headers: ClassVar[Headers] = ()
+    json_type: ClassVar[bytes] = JSON
+    closes_on_error: ClassVar[bool] = False
+    rate_limits: ClassVar[Mapping[str, int]] = {}
+    """What a minute allows, by name; the settings' limits replace those on requests and those on tokens."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -86,6 +96,7 @@ class Engine:
         self.model = Model(batch, self.buckets, sizes(settings.model_len))
         self.faults = Faults(settings.fail, random.Random(settings.seed))
         self.comment_s = settings.keep_alive_comment or self.comment_every_s
+        self.rates = Rates({name: _limit(settings, name) or limit for name, limit in self.rate_limits.items()})
         self.requests = 0
         self.last: dict[str, Any] | None = None
         self._ids = random.Random(f"{settings.seed}/{settings.instance}")
@@ -126,6 +137,10 @@ class Engine:
         """The queue is full."""
         raise NotImplementedError
 
+    def limited(self, name: str, wait: float) -> Refusal:
+        """The limit called ``name`` is used up for ``wait`` more seconds."""
+        return self.error(429, f"Rate limit reached for {name}. Please try again in {elapse(wait)}.")
+
     def stream_error(self, message: str) -> bytes:
         """The last events of a stream that fails, as the engine sends them."""
         raise NotImplementedError
@@ -146,8 +161,17 @@ class Engine:
                     return
             await route(call)
         except Refusal as refusal:
-            headers = ((b"content-type", refusal.content_type), *self.answer_headers(call, None), *refusal.headers)
-            await exchange.respond(refusal.status, headers, refusal.body)
+            await self._refuse(call, refusal)
+
+    async def _refuse(self, call: Call, refusal: Refusal) -> None:
+        own = {name for name, _ in refusal.headers}
+        headers = tuple(field for field in self.answer_headers(call, None) if field[0] not in own)
+        kind = (b"content-type", refusal.content_type or self.json_type)
+        await call.exchange.start(refusal.status, (kind, *headers, *refusal.headers))
+        if self.closes_on_error:
+            await call.exchange.end(refusal.body)
+        else:
+            await call.exchange.finish(refusal.body)
 
     def _find(self, call: Call) -> Route:
         methods = self._routes.get(call.path)
@@ -177,10 +201,10 @@ class Engine:
     def not_object(self, call: Call, value: Any) -> Refusal:
         return self.error(400, "the body must be a JSON object")
 
-    async def reply(self, call: Call, body: Any, status: int = 200, content_type: bytes = JSON) -> None:
+    async def reply(self, call: Call, body: Any, status: int = 200, content_type: bytes = b"") -> None:
         """A whole answer; anything but bytes becomes JSON."""
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        headers = ((b"content-type", content_type), *self.answer_headers(call, None))
+        headers = ((b"content-type", content_type or self.json_type), *self.answer_headers(call, None))
         await call.exchange.respond(status, headers, data)
 
     # -- generation ---------------------------------------------------------------------------------------------
@@ -208,6 +232,7 @@ class Engine:
 
     async def generate(self, call: Call, ask: Ask, form: Form) -> None:
         """Queue the sequences and write the answer as they are made."""
+        self.charge(form.prompt_tokens, form.completion_tokens)
         try:
             ticket = self.model.submit([choice.generation for choice in form.choices])
         except QueueFull:
@@ -216,10 +241,18 @@ class Engine:
             if ask.stream:
                 await self._stream(call, ticket, form)
             else:
-                await ticket.wait_over()
+                await self._wait_whole(call, ticket, form)
                 await self._whole(call, form)
         for choice in form.choices:
             self.model.statistics.reasons[choice.plan.finish] += 1
+
+    def charge(self, prompt: int, completion: int) -> None:
+        """Take a request's tokens from what the minute allows. Raises Refusal."""
+        costs = {"requests": 1, "tokens": prompt + completion, "input-tokens": prompt, "output-tokens": completion}
+        now = trio.current_time()
+        exceeded = self.rates.take(costs, now)
+        if exceeded is not None:
+            raise self.limited(exceeded, self.rates.reset(now))
 
     async def _stream(self, call: Call, ticket: Ticket, form: Form) -> None:
         exchange = call.exchange
@@ -230,7 +263,7 @@ class Engine:
         if wrote:
             await exchange.send(form.begin())
         while left > 0:
-            if self.comment_s:
+            if self.comment_s and wrote:
                 await self._wait_commenting(exchange, ticket)
             else:
                 await ticket.wait()
@@ -266,16 +299,35 @@ class Engine:
         else:
             await call.exchange.finish(self.stream_error("simulated failure"))
 
+    async def _wait_whole(self, call: Call, ticket: Ticket, form: Form) -> None:
+        """Wait for all tokens, sending head and blank lines meanwhile where the dialect does."""
+        if not self.comment_s or not self.fills_whole:
+            await ticket.wait_over()
+            return
+        exchange = call.exchange
+        while not ticket.over:
+            with trio.move_on_after(self.comment_s):
+                await ticket.wait_over()
+                return
+            if not exchange.started:
+                await exchange.start(200, ((b"content-type", self.json_type), *self.answer_headers(call, form)))
+            await exchange.send(b"\n")
+
     async def _whole(self, call: Call, form: Form) -> None:
         exchange, fault = call.exchange, call.fault
-        body = form.whole()
-        headers = ((b"content-type", JSON), *self.answer_headers(call, form))
-        if fault is None or fault.kind not in _BREAKS:
-            await exchange.respond(200, headers, body)
+        body, begun = form.whole(), exchange.started
+        breaks = fault is not None and fault.kind in _BREAKS
+        if breaks and fault is not None and fault.kind == "error-event":
+            refusal = self.error(500, "simulated failure")
+            if not begun:
+                raise refusal
+            body, breaks = refusal.body, False
+        if not begun:
+            length = ((b"content-length", b"%d" % len(body)),) if breaks else ()
+            await exchange.start(200, ((b"content-type", self.json_type), *self.answer_headers(call, form), *length))
+        if not breaks:
+            await exchange.finish(body)
             return
-        if fault.kind == "error-event":
-            raise self.error(500, "simulated failure")
-        await exchange.start(200, (*headers, (b"content-length", b"%d" % len(body))))
         await exchange.send(body[: len(body) // 2])
         await self._break(call)
 
@@ -319,7 +371,7 @@ class Engine:
         elif fault.kind == "rubbish":
             sse = fault.word == "sse"
             body = b"data: {this is not JSON\n\n" if sse else b"<html>this is not JSON</html>"
-            await exchange.respond(200, ((b"content-type", b"text/event-stream" if sse else JSON),), body)
+            await exchange.respond(200, ((b"content-type", b"text/event-stream" if sse else self.json_type),), body)
         else:
             exchange.abort()
         return True
@@ -341,10 +393,17 @@ class Engine:
                 "generated_tokens": statistics.generated.total(),
                 "kv": {"blocks": batch.pool.capacity, "used": batch.pool.used, "kept": batch.pool.kept},
                 "loras": sorted(self.loras),
+                "rate_limits": self._rates(),
                 "fail": [rule.spec for rule in self.faults.rules],
                 "last": self.last,
             },
         )
+
+    def _rates(self) -> dict[str, Any]:
+        now = trio.current_time()
+        limits = self.rates.limits.items()
+        left = {name: {"limit": limit, "remaining": self.rates.remaining(name, now)} for name, limit in limits}
+        return {**left, "reset_s": self.rates.reset(now)} if left else left
 
     async def _set_faults(self, call: Call) -> None:
         """``{"fail": [SPEC, …]}`` replaces the specs in force and begins to count anew."""
@@ -354,6 +413,10 @@ class Engine:
         except ValueError as error:  # msgspec's errors are ValueErrors too
             raise Refusal(400, msgspec.json.encode({"error": str(error)})) from None
         await self.reply(call, {"fail": specs})
+
+
+def _limit(settings: Settings, name: str) -> int:
+    return settings.rate_limit_requests if name == "requests" else settings.rate_limit_tokens
 
 
 def _model(body: bytes, faults: Faults) -> str:

@@ -146,8 +146,16 @@ def _tool(fields: Fields, messages: list[Any]) -> tuple[dict[str, Any] | None, b
     if choice == "required":
         return functions[0], False
     last = messages[-1] if messages else {}
-    if isinstance(last, dict) and (last.get("role") == "tool" or last.get("type") == "function_call_output"):
+    if isinstance(last, dict) and _tells_result(last):
         return None, False
     said = chatml.said(messages).lower()
     names = ((function, str(function.get("name", "\0")).lower()) for function in functions)
     return next((f for f, name in names if name in said or name.replace("_", " ") in said), None), False
+
+
+def _tells_result(turn: Fields) -> bool:
+    """What a tool said, in any of the shapes."""
+    if turn.get("role") == "tool" or turn.get("type") == "function_call_output":
+        return True
+    content = turn.get("content")
+    return isinstance(content, list) and any(isinstance(b, dict) and b.get("type") == "tool_result" for b in content)

@@ -5,7 +5,7 @@ Invariant: every content block that starts stops, in order, and the stream ends 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -16,6 +16,9 @@ _STOPS = {"stop": "end_turn", "length": "max_tokens"}
 
 class Messages(Form):
     """Blocks are thinking, then text or tool_use."""
+
+    always_stop_sequence: ClassVar[bool] = False
+    """A whole answer has the member even where it is null."""
 
     def start_message(self) -> dict[str, Any]:
         return {
@@ -32,8 +35,15 @@ class Messages(Form):
     def stop_delta(self) -> dict[str, Any]:
         return {"stop_reason": self._reason(), "stop_sequence": self.choices[0].plan.matched}
 
-    def stop_usage(self) -> dict[str, int]:
+    def stop_usage(self) -> dict[str, Any]:
         return {"input_tokens": self.prompt_tokens, "output_tokens": self.completion_tokens}
+
+    def whole_usage(self) -> dict[str, Any]:
+        return {"input_tokens": self.prompt_tokens, "output_tokens": self.completion_tokens}
+
+    def signature(self, choice: Choice) -> str:
+        """What vouches for the thoughts; "" where nobody does."""
+        return ""
 
     def event(self, name: str, **members: Any) -> bytes:
         return event({"type": name, **members}, name)
@@ -58,13 +68,23 @@ class Messages(Form):
             block = 0 if at < plan.reasoning else min(plan.reasoning, 1)
             if at in (0, plan.reasoning):
                 if block:
-                    out.append(self.block_event("content_block_stop", 0))
-                out.append(self.block_event("content_block_start", block, content_block=self._block(choice, at)))
+                    out.append(self._block_stop(choice, 0))
+                out.append(self.block_start(choice, block, at))
             delta = self._delta(choice, at)
             out.append(self.block_event("content_block_delta", block, delta=delta))
         if stop == plan.length:
             out.append(self._closing(choice))
         return b"".join(out)
+
+    def block_start(self, choice: Choice, block: int, at: int) -> bytes:
+        return self.block_event("content_block_start", block, content_block=self._block(choice, at))
+
+    def _block_stop(self, choice: Choice, block: int) -> bytes:
+        out, signature = b"", self.signature(choice)
+        if signature and block == 0 and choice.plan.reasoning:
+            delta = {"type": "signature_delta", "signature": signature}
+            out = self.block_event("content_block_delta", 0, delta=delta)
+        return out + self.block_event("content_block_stop", block)
 
     def _block(self, choice: Choice, at: int) -> dict[str, Any]:
         if at < choice.plan.reasoning:
@@ -86,7 +106,7 @@ class Messages(Form):
         out = b""
         if plan.length:
             index = 1 if 0 < plan.reasoning < plan.length else 0
-            out = self.block_event("content_block_stop", index)
+            out = self._block_stop(choice, index)
         out += self.event("message_delta", delta=self.stop_delta(), usage=self.stop_usage())
         return out + self.event("message_stop")
 
@@ -95,7 +115,7 @@ class Messages(Form):
         content: list[dict[str, Any]] = []
         plan = choice.plan
         if plan.reasoning:
-            content.append({"type": "thinking", "thinking": plan.thoughts, "signature": ""})
+            content.append({"type": "thinking", "thinking": plan.thoughts, "signature": self.signature(choice)})
         if plan.tool is not None:
             content.append(
                 {"type": "tool_use", "id": choice.call_id, "name": plan.tool, "input": _arguments(plan.content)}
@@ -110,11 +130,9 @@ class Messages(Form):
             "model": self.ask.model,
             "stop_reason": self._reason(),
         }
-        if plan.matched is not None:
+        if plan.matched is not None or self.always_stop_sequence:
             answer["stop_sequence"] = plan.matched
-        return encode(
-            {**answer, "usage": {"input_tokens": self.prompt_tokens, "output_tokens": self.completion_tokens}}
-        )
+        return encode({**answer, "usage": self.whole_usage()})
 
 
 def _arguments(text: str) -> Any:

@@ -77,7 +77,7 @@ class HeldExchange:
         self._exchange, self._mutation = exchange, mutation
         self._status, self._headers = 200, Fields()
         self._chunks: list[bytes] = []
-        self._aborted = False
+        self._aborted = self._closing = False
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.started, self._status, self._headers = True, status, tuple(headers)
@@ -94,6 +94,10 @@ class HeldExchange:
         await self.start(status, headers)
         await self.finish(body)
 
+    async def end(self, chunk: bytes) -> None:
+        self._closing = True
+        await self.finish(chunk)
+
     def abort(self) -> None:
         self.finished = self._aborted = True
 
@@ -105,7 +109,8 @@ class HeldExchange:
             await exchange.start(self._mutation.status or self._status, self._fields())
             for part in parts[:-1]:
                 await exchange.send(part)
-            await (exchange.send if self._aborted else exchange.finish)(parts[-1])
+            last = exchange.end if self._closing else exchange.finish
+            await (exchange.send if self._aborted else last)(parts[-1])
         if self._aborted:
             exchange.abort()
 

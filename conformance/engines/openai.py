@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
+
+import trio
 
 from conformance.engines import intake, text, vectors
 from conformance.engines.ask import Ask
@@ -11,8 +14,8 @@ from conformance.engines.chat import Chat
 from conformance.engines.engine import Call, Engine, Headers, Refusal, Route
 from conformance.engines.forms import DONE, Form, encode, event
 from conformance.engines.openai_forms import DeepSeekChat, OpenAIChat, OpenAICompletion
+from conformance.engines.rates import elapse
 from conformance.engines.responses import Responses
-from conformance.engines.settings import Settings
 
 _CHAT_FIELDS = frozenset(
     (
@@ -57,8 +60,7 @@ _CHAT_FIELDS = frozenset(
 )
 _TYPES = {401: "authentication_error", 429: "requests", 500: "server_error", 503: "server_error"}
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
-REQUESTS_PER_MINUTE = 10_000
-TOKENS_PER_MINUTE = 2_000_000
+PER_MINUTE = {"requests": 1_000_000, "tokens": 1_000_000_000}
 
 
 class OpenAI(Engine):
@@ -68,10 +70,7 @@ class OpenAI(Engine):
     newest: ClassVar[str] = "2020-10-01"
     model_name: ClassVar[str] = "gpt-simulated"
     default_chat: ClassVar[type[Chat]] = OpenAIChat
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self._window = (0, 0, 0)
+    rate_limits: ClassVar[Mapping[str, int]] = PER_MINUTE
 
     def routes(self) -> Mapping[str, Mapping[str, Route]]:
         return {
@@ -98,7 +97,7 @@ class OpenAI(Engine):
 
     def busy(self, call: Call, ask: Ask) -> Refusal:
         refusal = self.error(429, "Rate limit reached for requests. Please try again in 1s.")
-        refusal.headers = ((b"retry-after", b"1"), (b"retry-after-ms", b"1000"))
+        refusal.headers = retry_after(1.0)
         return refusal
 
     def stream_error(self, message: str) -> bytes:
@@ -112,30 +111,29 @@ class OpenAI(Engine):
         if key and given != key:
             raise self.error(401, f"Incorrect API key provided: {given[:3]}***.", "invalid_request_error")
 
+    def limited(self, name: str, wait: float) -> Refusal:
+        what = f"Rate limit reached for {self.models[0]} on {name} per min: Limit {self.rates.limits[name]}."
+        refusal = self.error(429, f"{what} Please try again in {elapse(wait)}.", name)
+        refusal.headers = retry_after(wait)
+        return refusal
+
     def answer_headers(self, call: Call, form: Form | None) -> Headers:
         """What is left of this minute, and the request's id."""
-        minute = int(self.wall() // 60)
-        was, requests, tokens = self._window
-        if was != minute:
-            requests = tokens = 0
-        if form is not None:
-            requests, tokens = requests + 1, tokens + form.prompt_tokens + form.completion_tokens
-        self._window = (minute, requests, tokens)
-        limits = {
-            "limit-requests": REQUESTS_PER_MINUTE,
-            "limit-tokens": TOKENS_PER_MINUTE,
-            "remaining-requests": max(0, REQUESTS_PER_MINUTE - requests),
-            "remaining-tokens": max(0, TOKENS_PER_MINUTE - tokens),
-        }
-        reset = b"%ds" % (60 - int(self.wall()) % 60)
         return (
             (b"x-request-id", f"req_{self.new_id(32)}".encode()),
             (b"openai-version", b"2020-10-01"),
             (b"openai-processing-ms", b"1"),
-            *((f"x-ratelimit-{name}".encode(), b"%d" % value) for name, value in limits.items()),
-            (b"x-ratelimit-reset-requests", reset),
-            (b"x-ratelimit-reset-tokens", reset),
+            *self.limit_headers(),
         )
+
+    def limit_headers(self) -> Headers:
+        rates, now = self.rates, trio.current_time()
+        made: list[tuple[str, str]] = []
+        for name, limit in rates.limits.items():
+            reset = elapse(rates.reset(now))
+            made += [(f"limit-{name}", str(limit)), (f"remaining-{name}", str(rates.remaining(name, now)))]
+            made.append((f"reset-{name}", reset))
+        return tuple((f"x-ratelimit-{name}".encode(), value.encode()) for name, value in made)
 
     # -- checks -------------------------------------------------------------------------------------------------
 
@@ -199,6 +197,9 @@ class OpenAI(Engine):
     def reasons(self, model: str) -> bool:
         return "reason" in model.lower()
 
+    def thinks(self, fields: dict[str, Any]) -> bool:
+        return self.reasons(fields["model"])
+
     # -- endpoints ----------------------------------------------------------------------------------------------
 
     async def _chat(self, call: Call) -> None:
@@ -207,18 +208,23 @@ class OpenAI(Engine):
         form: type[Form] = self.default_chat
         if (fields.get("stream_options") or {}).get("include_obfuscation") is False:
             form = type(form.__name__, (form,), {"padding": None})
-        await self._run(call, intake.chat(fields, fields["model"]), form, "chatcmpl-", "messages")
+        ask = intake.chat(fields, fields["model"])
+        ask.reasons = self.thinks(fields)
+        await self._run(call, ask, form, "chatcmpl-", "messages")
 
     async def _completions(self, call: Call) -> None:
         fields = self.read(call, "prompt")
-        await self._run(call, intake.completion(fields, fields["model"]), OpenAICompletion, "cmpl-", "prompt")
+        ask = intake.completion(fields, fields["model"])
+        ask.reasons = self.reasons(ask.model)
+        await self._run(call, ask, OpenAICompletion, "cmpl-", "prompt")
 
     async def _responses(self, call: Call) -> None:
         fields = self.read(call, "input")
-        await self._run(call, intake.responses(fields, fields["model"]), Responses, "resp_", "input")
+        ask = intake.responses(fields, fields["model"])
+        ask.reasons = self.reasons(ask.model)
+        await self._run(call, ask, Responses, "resp_", "input")
 
     async def _run(self, call: Call, ask: Ask, form: type[Form], prefix: str, param: str) -> None:
-        ask.reasons = self.reasons(ask.model)
         ask.continuous_usage = False
         self.check_length(ask, param)
         id = prefix + self.new_id(29)
@@ -229,6 +235,7 @@ class OpenAI(Engine):
         fields = self.read(call, "input")
         prompts = intake.prompts(fields["input"])
         total = sum(text.count(prompt) for prompt in prompts)
+        self.charge(total, 0)
         data = vectors.listing(prompts, fields.get("dimensions"), fields.get("encoding_format"))
         usage = {"prompt_tokens": total, "total_tokens": total}
         await self.reply(call, {"object": "list", "data": data, "model": fields["model"], "usage": usage})
@@ -246,14 +253,21 @@ class OpenAI(Engine):
         return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "system"}
 
 
+def retry_after(seconds: float) -> Headers:
+    """How long to wait, rounded up to seconds and to milliseconds."""
+    milliseconds = math.ceil(seconds * 1000 - 1e-6)
+    return ((b"retry-after", b"%d" % -(-milliseconds // 1000)), (b"retry-after-ms", b"%d" % milliseconds))
+
+
 class DeepSeek(OpenAI):
-    """``/v1`` may be left out; silence is filled with comments."""
+    """``/v1`` may be left out; silence is filled with comments, or with blank lines before a whole answer."""
 
     kind: ClassVar[str] = "deepseek"
     newest: ClassVar[str] = "1"
     model_name: ClassVar[str] = "deepseek-reasoner"
     default_chat: ClassVar[type[Chat]] = DeepSeekChat
     comment_every_s: ClassVar[float] = 5.0
+    fills_whole: ClassVar[bool] = True
 
     def routes(self) -> Mapping[str, Mapping[str, Route]]:
         chat: dict[str, Route] = {"POST": self._chat}
@@ -266,6 +280,9 @@ class DeepSeek(OpenAI):
     def unknown_model(self, name: str) -> Refusal:
         return self.error(400, "Model Not Exist")
 
+    def limited(self, name: str, wait: float) -> Refusal:
+        return self.error(429, "Rate Limit Reached")
+
     def answer_headers(self, call: Call, form: Form | None) -> Headers:
         return ((b"x-ds-trace-id", self.new_id(32).encode()),)
 
@@ -275,3 +292,15 @@ class DeepSeek(OpenAI):
     def check_chat(self, fields: dict[str, Any]) -> None:
         fields.setdefault("max_completion_tokens", fields.pop("max_tokens", None))
         super().check_chat(fields)
+        if self.thinks(fields) and any(_thoughtless(message) for message in fields["messages"]):
+            raise self.error(400, "The reasoning_content in the thinking mode must be passed back to the API.")
+
+    def thinks(self, fields: dict[str, Any]) -> bool:
+        """``thinking`` overrules the model's name."""
+        kind = (fields.get("thinking") or {}).get("type")
+        return kind == "enabled" if kind else self.reasons(fields["model"])
+
+
+def _thoughtless(message: Any) -> bool:
+    """A call of a tool without the thoughts that led to it."""
+    return isinstance(message, dict) and bool(message.get("tool_calls")) and not message.get("reasoning_content")

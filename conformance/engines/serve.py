@@ -20,6 +20,7 @@ ENGINES: Final = {
     "tgi": "conformance.engines.tgi:Tgi",
     "openai": "conformance.engines.openai:OpenAI",
     "deepseek": "conformance.engines.openai:DeepSeek",
+    "anthropic": "conformance.engines.anthropic:Anthropic",
 }
 
 

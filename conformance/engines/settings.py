@@ -15,7 +15,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``max_queued`` counts requests that wait, on top of ``max_running``; None is no limit. ``max_model_len`` 0 is what
     the KV cache holds, at most 32768. ``instance`` goes into made-up ids, so that replicas with the same ``seed`` give
     the same text under different ids. ``version`` "" is the newest the dialect knows. ``chunk_tokens`` is the budget of
-    a step; 0 computes prompts beside the decoding, at no cost to it.
+    a step; 0 computes prompts beside the decoding, at no cost to it. ``rate_limit_requests`` and ``rate_limit_tokens``
+    are what a provider allows in a minute; 0 is more than anybody needs. Engines that are no providers have no limits.
     """
 
     models: tuple[str, ...] = ()
@@ -39,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     usage_details: bool = True
     tool_parser: bool = True
     keep_alive_comment: float = 0.0
+    rate_limit_requests: int = 0
+    rate_limit_tokens: int = 0
 
     @property
     def pace(self) -> Pace:

@@ -26,7 +26,7 @@ class Played:
         fields = [(name.lower(), value) for name, value in headers]
         self.request = h1.Request(method.encode(), path.encode(), fields, body, True, False, dict(fields))
         self.peer = "test"
-        self.started = self.finished = self.aborted = False
+        self.started = self.finished = self.aborted = self.closing = False
         self.status = 0
         self.headers: dict[str, str] = {}
         self.writes: list[tuple[float, bytes]] = []
@@ -45,6 +45,10 @@ class Played:
     async def respond(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
         await self.start(status, headers)
         await self.finish(body)
+
+    async def end(self, chunk: bytes) -> None:
+        self.closing = True
+        await self.finish(chunk)
 
     def abort(self) -> None:
         self.finished = self.aborted = True
