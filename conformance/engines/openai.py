@@ -69,6 +69,7 @@ class OpenAI(Engine):
     kind: ClassVar[str] = "openai"
     newest: ClassVar[str] = "2020-10-01"
     model_name: ClassVar[str] = "gpt-simulated"
+    owner: ClassVar[str] = "system"
     default_chat: ClassVar[type[Chat]] = OpenAIChat
     rate_limits: ClassVar[Mapping[str, int]] = PER_MINUTE
 
@@ -250,7 +251,7 @@ class OpenAI(Engine):
         await self.reply(call, self._card(name))
 
     def _card(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "system"}
+        return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": self.owner}
 
 
 def retry_after(seconds: float) -> Headers:
@@ -263,6 +264,7 @@ class DeepSeek(OpenAI):
     """``/v1`` may be left out; silence is filled with comments, or with blank lines before a whole answer."""
 
     kind: ClassVar[str] = "deepseek"
+    owner: ClassVar[str] = "deepseek"
     newest: ClassVar[str] = "1"
     model_name: ClassVar[str] = "deepseek-reasoner"
     default_chat: ClassVar[type[Chat]] = DeepSeekChat

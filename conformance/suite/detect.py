@@ -17,6 +17,15 @@ from conformance.suite.target import MODELS, Setup, Target
 
 PROBES = (MODELS, "/version", "/server_info", "/get_server_info", "/info", "/props", "/api/version")
 _PATIENCE = 5.0
+_OWN = {
+    "sglang": ("/get_server_info", "tokenizer_path"),
+    "tgi": ("/info", "max_total_tokens"),
+    "llamacpp": ("/props", "default_generation_settings"),
+    "ollama": ("/api/version", "version"),
+}
+"""Where an engine answers what no other does."""
+_OWNERS = (("trtllm", "tensorrt_llm"), ("trtllm", "nvidia"), ("deepseek", "deepseek"), ("gemini", "google"))
+"""By whom models are owned where nothing else tells."""
 
 Documents = Mapping[str, Any]
 """Path → the JSON document of its 200."""
@@ -30,7 +39,7 @@ async def detect(setup: Setup) -> tuple[Setup, str]:
     async def probe(path: str) -> None:
         with trio.move_on_after(_PATIENCE):
             try:
-                answer = await target.ask(path)
+                answer = await target.ask(path, headers=_anthropic(setup) if path == MODELS else ())
                 if answer.status == 200:
                     found[path] = json.loads(bytes(answer.body))
             except (Failure, ValueError, RecursionError):
@@ -52,6 +61,11 @@ async def detect(setup: Setup) -> tuple[Setup, str]:
     return completed, _odd(setup, target, seen, models)
 
 
+def _anthropic(setup: Setup) -> list[tuple[str, str]]:
+    """What Anthropic demands before it lists anything, beside what everybody else takes."""
+    return [("anthropic-version", "2023-06-01"), *([("x-api-key", setup.key)] if setup.key else [])]
+
+
 def _odd(setup: Setup, target: Target, seen: str, models: tuple[str, ...]) -> str:
     if not target.heard:
         return f"{setup.address.origin} does not answer"
@@ -65,22 +79,21 @@ def _odd(setup: Setup, target: Target, seen: str, models: tuple[str, ...]) -> st
 
 
 def engine(found: Documents) -> str:
-    """By what only one engine answers; "" if nothing OpenAI-like did."""
-    cards = found[MODELS].get("data") if isinstance(found.get(MODELS), dict) else None
+    """By what only one engine answers; "" if nothing OpenAI-like did. A listing that names an engine on a server that
+    does not answer as that engine is a gateway's.
+    """
+    listing = found.get(MODELS)
+    cards = listing.get("data") if isinstance(listing, dict) else None
     cards = [card for card in cards if isinstance(card, dict)] if isinstance(cards, list) else None
     owners = {str(card.get("owned_by")).lower() for card in cards or ()}
-    if "sglang" in owners or any("tokenizer_path" in _dict(found.get(p)) for p in ("/server_info", "/get_server_info")):
-        return "sglang"
-    if "max_total_tokens" in _dict(found.get("/info")):
-        return "tgi"
-    if "default_generation_settings" in _dict(found.get("/props")) or "llamacpp" in owners:
-        return "llamacpp"
-    if "vllm" in owners:
-        return "vllm"
-    if "version" in _dict(found.get("/api/version")):
-        return "ollama"
-    if owners & {"tensorrt_llm", "nvidia"}:
-        return "trtllm"
+    own = next((name for name, (path, member) in _OWN.items() if member in _dict(found.get(path))), "")
+    if own:
+        return own
+    if owners & {"vllm", "sglang", "llamacpp"}:
+        return "vllm" if "vllm" in owners and "version" in _dict(found.get("/version")) else "gateway"
+    for name, owner in _OWNERS:
+        if owner in owners:
+            return name
     if cards and all(card.get("type") == "model" for card in cards):
         return "anthropic"
     return "openai" if cards is not None else ""

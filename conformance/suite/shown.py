@@ -27,7 +27,7 @@ def exchange(trace: Trace, key: str, now: float) -> Exchange:
         headers=tuple((n, "…" if n in _SECRET else hidden(v, key)) for n, v in answer.fields) if answer else (),
         answer=hidden(_cut(bytes(answer.body)), key) if answer else "",
         error=trace.error,
-        command=hidden(curl(trace), key),
+        command=hidden(trace.command or curl(trace), key),
         seconds=(trace.ended or now) - trace.sent,
     )
 

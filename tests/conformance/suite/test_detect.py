@@ -1,0 +1,63 @@
+"""What a server is, by what it answers."""
+
+import json
+
+import pytest
+import trio
+
+from conformance.engines import Settings, serve_engine
+from conformance.suite.detect import detect, engine
+from conformance.suite.target import Setup
+from conformance.suite.wire import Address
+
+
+async def seen(kind: str, named: str = "auto", model: str = "") -> tuple[Setup, str]:
+    async with trio.open_nursery() as nursery:
+        settings = Settings(models=("org/one",), api_key="sk-1")
+        served = await nursery.start(serve_engine, kind, settings)
+        found = await detect(Setup(Address(served.host, served.port), named, model=model, key="sk-1"))
+        nursery.cancel_scope.cancel()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "tgi", "openai", "deepseek"])
+def test_simulated_engines_are_told_apart(kind: str) -> None:
+    setup, odd = trio.run(seen, kind)
+    assert (setup.engine, setup.model, odd) == (kind, "org/one", "")
+    assert bool(setup.version) == (kind in ("vllm", "sglang", "tgi"))
+
+
+def test_what_is_odd_is_said() -> None:
+    assert "looks like vllm, not sglang" in trio.run(seen, "vllm", "sglang")[1]
+    assert "does not list 'org/two'" in trio.run(seen, "vllm", "vllm", "org/two")[1]
+    assert trio.run(seen, "vllm", "gateway")[1] == ""
+
+
+def test_nothing_there() -> None:
+    setup, odd = trio.run(detect, Setup(Address("127.0.0.1", 1), "auto"))
+    assert (setup.engine, odd) == ("openai", "http://127.0.0.1:1 does not answer")
+
+
+def listing(owner: str, **more: object) -> dict[str, object]:
+    return {"/v1/models": {"data": [{"id": "m", "owned_by": owner, **more}]}}
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        (listing("vllm") | {"/version": {"version": "0.33.0"}}, "vllm"),
+        (listing("vllm"), "gateway"),
+        (listing("sglang"), "gateway"),
+        (listing("nvidia"), "trtllm"),
+        (listing("google"), "gemini"),
+        (listing("library") | {"/api/version": {"version": "0.33"}}, "ollama"),
+        (listing("x", type="model"), "anthropic"),
+        (listing("me"), "openai"),
+        ({"/props": {"default_generation_settings": {}}}, "llamacpp"),
+        ({}, ""),
+        ({"/v1/models": []}, ""),
+        ({"/v1/models": {"data": "no"}, "/version": [1], "/info": None}, ""),
+    ],
+)
+def test_who_answers_so(found: dict[str, object], wanted: str) -> None:
+    assert engine(json.loads(json.dumps(found))) == wanted
