@@ -94,7 +94,7 @@ def _tools(model: str) -> Iterator[Request]:
         "chat-tools": _chat(model, 8, tools=[_TOOL]),
         "chat-tools-auto": _chat(model, 8, tools=[_TOOL], tool_choice="auto"),
         "chat-tools-required": _chat(model, 200, tools=[_TOOL], tool_choice="required"),
-        "chat-tools-forced": _chat(model, 200, tools=[_TOOL], tool_choice=_FORCED),
+        "chat-tools-forced": _chat(model, 200, tools=[_TOOL], tool_choice=_FORCED, stream=False),
         "chat-tools-forced-stream": _chat(model, 200, tools=[_TOOL], tool_choice=_FORCED, stream=True),
     }
     yield from (Request(name, CHAT, _body(document)) for name, document in documents.items())
@@ -130,8 +130,8 @@ def _refused(model: str) -> Iterator[Request]:
     odd = [{"role": "robot", "content": "x"}]
     documents = {
         "err-bad-role": _chat(model, 8, messages=odd),
-        "err-context-too-long": _chat(model, 8, messages=long),
-        "err-context-too-long-stream": _chat(model, 8, messages=long, stream=True),
+        "err-context-too-long": _chat(model, messages=long),
+        "err-context-too-long-stream": _chat(model, messages=long, stream=True),
         "err-empty-messages": _chat(model, 8, messages=[]),
         "err-max-tokens-huge": _chat(model, 100000),
         "err-max-tokens-negative": _chat(model, -1),
