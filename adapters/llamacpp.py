@@ -32,6 +32,7 @@ class _Listing(msgspec.Struct):
 class LlamaCpp(OpenAI):
     name = "llamacpp"
     title = "llama.cpp"
+    rationed = None
     vocabulary = vocabulary.LlamaCpp()
     paths = ALL_PATHS
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {

@@ -13,14 +13,14 @@ from urllib.parse import quote
 
 import msgspec
 
-from adapters import dialect, failure
+from adapters import dialect, failure, rations
 from adapters.named import MessagesDecoder, ResponsesDecoder
 from adapters.stream import StreamDecoder
 from adapters.vocabulary import Vocabulary
 from adapters.whole import Misframed, Restreamed, WholeDecoder
 from gateway.errors import NotFound, UpstreamError
 from gateway.ports import Decoder
-from gateway.types import Endpoint, Headers, InferenceRequest, Load, ModelCard, Operation, UpstreamRequest
+from gateway.types import Endpoint, Headers, InferenceRequest, Load, ModelCard, Operation, Ration, UpstreamRequest
 from gateway.wire import splice
 from gateway.wire.exposition import Layout
 
@@ -64,6 +64,8 @@ class OpenAI:
     """Members of chat and completion requests that this engine would drop without a word."""
     vocabulary: ClassVar[Vocabulary | None] = None
     """Of its metrics page; providers have none."""
+    rationed: ClassVar[rations.Names | None] = rations.OPENAI
+    """How answers tell what the provider will still take; engines of one's own do not ration."""
 
     def __init__(self, trusted: frozenset[str] = frozenset()) -> None:
         self.trusted = trusted
@@ -127,7 +129,14 @@ class OpenAI:
         return StreamDecoder(request)
 
     def error(self, status: int, headers: Headers, body: bytes, /) -> UpstreamError:
-        return failure.of_answer(status, headers, body)
+        error = failure.of_answer(status, headers, body)
+        if status == 429 and error.retry_after is None:
+            left = self.ration(headers)
+            error.retry_after = left.wait or None if left is not None else None
+        return error
+
+    def ration(self, headers: Headers, /) -> Ration | None:
+        return None if self.rationed is None else rations.read(headers, self.rationed)
 
     def metrics_path(self) -> bytes:
         return b"" if self.vocabulary is None else self.vocabulary.path

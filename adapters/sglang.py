@@ -23,6 +23,7 @@ class SGLang(OpenAI):
 
     name = "sglang"
     title = "SGLang"
+    rationed = None
     vocabulary = vocabulary.SGLang()
     paths = ALL_PATHS
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {

@@ -32,6 +32,7 @@ class _Info(msgspec.Struct):
 class TGI(OpenAI):
     name = "tgi"
     title = "TGI"
+    rationed = None
     vocabulary = vocabulary.TGI()
     paths: ClassVar[Mapping[Operation, bytes]] = {
         Operation.CHAT: b"/v1/chat/completions",

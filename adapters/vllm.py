@@ -35,6 +35,7 @@ class VLLM(OpenAI):
 
     name = "vllm"
     title = "vLLM"
+    rationed = None
     vocabulary = vocabulary.VLLM()
     paths = ALL_PATHS
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {

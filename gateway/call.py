@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -19,14 +19,23 @@ import trio
 from gateway.admission import Admission
 from gateway.auth import allowed
 from gateway.config.snapshot import Policy
-from gateway.errors import Forbidden, GatewayError, NoEndpoints, Overloaded, UpstreamError, UpstreamTimeout
+from gateway.errors import (
+    Forbidden,
+    GatewayError,
+    NoEndpoints,
+    Overloaded,
+    Unsupported,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from gateway.member import Member
 from gateway.meter import CLIENT_GONE, Record
 from gateway.pool import Placement, Pool
 from gateway.ports import Decoder, Exchange, Sending
 from gateway.schedule.ask import Ask
 from gateway.schedule.explain import Explanation
-from gateway.types import Endpoint, Headers, InferenceRequest, Usage
+from gateway.types import Endpoint, Headers, InferenceRequest, UpstreamRequest, Usage
+from gateway.wire import splice
 
 if TYPE_CHECKING:
     from gateway.core import Gateway, Target
@@ -39,6 +48,8 @@ _MUTE_S: Final = 10.0
 _FULL: Final = (429, 503, 529)
 _DEBUG: Final = (b"x-debug-schedule", b"1")
 """A request with this header has its placement explained, in a header of the answer."""
+DROPPED: Final = b"x-infer-gateway-dropped"
+"""Names the members of a request that its engine was not given, comma-separated."""
 
 
 class Call:
@@ -48,7 +59,8 @@ class Call:
 
     __slots__ = (
         "__weakref__", "_ask", "_done", "_held", "_held_since", "_owns_id", "_ranking", "_target", "admission", "blind",
-        "committed", "deadline", "decoder", "endpoint", "exchange", "expires", "explanation", "first_token", "gateway",
+        "committed", "deadline", "decoder", "dropped", "endpoint", "exchange", "expires", "explanation", "first_token",
+        "gateway",
         "heard", "last_sent", "member", "placement", "pool", "reason", "request", "sending", "started", "status",
         "stranded", "timed_out", "tried",
     )  # fmt: skip
@@ -73,6 +85,7 @@ class Call:
         self.pool = ""
         self.endpoint = ""
         self.tried = 0
+        self.dropped: tuple[str, ...] = ()
         self._held = b""
         self._held_since = 0.0
         self.committed = self.blind = False
@@ -161,6 +174,11 @@ class Call:
             ask.counted(exact)
         return exact
 
+    @property
+    def lenient(self) -> bool:
+        """Whether what an engine would ignore is left out rather than refused."""
+        return self._target is not None and self._target.drop
+
     # -- endpoints ----------------------------------------------------------------------------------------------------
 
     def attempts(self) -> Iterator[Attempt]:
@@ -171,7 +189,7 @@ class Call:
         tried: set[Endpoint] = set()
         wait = math.inf
         left_out = ""
-        for part in (target, *target.fallbacks):
+        for part in self._parts(target):
             pool = gateway.pools.get(part.pool)
             if pool is None:
                 continue
@@ -200,6 +218,13 @@ class Call:
             f"no endpoint for model '{self.request.model}' is ready; try again shortly",
             retry_after=wait if wait < math.inf else 1.0,
         )
+
+    def _parts(self, target: Target) -> Sequence[Target]:
+        """The target and its fallbacks in their order; those where nobody is to be asked now come last."""
+        if not target.fallbacks:
+            return (target,)
+        pools, now = self.gateway.pools, self.gateway.turn.now
+        return sorted((target, *target.fallbacks), key=lambda part: not pools.usable(part.pool, now))
 
     def next_best(self, count: int) -> list[Member]:
         """Those that would be tried next in the pool of the attempt under way, which is the last one then."""
@@ -291,12 +316,16 @@ class Call:
         assert self.decoder is not None
         self.committed = True
         if not self.exchange.started:  # a keep-alive may have started it
-            headers: Headers = ((b"content-type", self.decoder.content_type),)
-            if self.admission is not None:
-                headers = (*headers, *self.admission.headers)
-            if self.explanation is not None and self.gateway.debug_header and _DEBUG in self.request.headers:
-                headers = (*headers, (b"x-schedule-decision", self.explanation.as_field()))
-            await self.exchange.start(200, headers)
+            await self.exchange.start(200, ((b"content-type", self.decoder.content_type), *self._fields()))
+
+    def _fields(self) -> Headers:
+        """What the client is told beside the answer."""
+        headers: Headers = () if self.admission is None else self.admission.headers
+        if self.dropped:
+            headers = (*headers, (DROPPED, ", ".join(self.dropped).encode("ascii", "replace")))
+        if self.explanation is not None and self.gateway.debug_header and _DEBUG in self.request.headers:
+            headers = (*headers, (b"x-schedule-decision", self.explanation.as_field()))
+        return headers
 
     @property
     def deserted(self) -> bool:
@@ -325,12 +354,16 @@ class Call:
                 return
             if self._held.startswith(b":"):  # passed on in our own words, which do not stand in failover's way
                 self._held = b""
-                self.exchange.keep_alive()
+                self._comment()
             else:
                 nursery.start_soon(self._release)
         elif now - self.last_sent >= self.gateway.keep_alive_s:
             self.last_sent = now
-            self.exchange.keep_alive()
+            self._comment()
+
+    def _comment(self) -> None:
+        """Should it begin the reply, it tells what is known by now; a failover may have more to tell, and cannot."""
+        self.exchange.keep_alive(() if self.exchange.started else self._fields())
 
     async def _release(self) -> None:
         if self._done or self.committed or not self._held or self not in self.gateway.calls:
@@ -394,6 +427,32 @@ class Attempt:
         self.failure: GatewayError | None = None
         self.delay = pool.policy.retry_interval if call.tried else 0.0
         call.hasten(pool.policy)
+
+    def encoded(self) -> UpstreamRequest:
+        """What the endpoint is sent: without the members it would ignore, where the route wants it so. Raises
+        GatewayError.
+        """
+        call, member = self.call, self.member
+        request = call.named_request()
+        dropped: tuple[str, ...] = ()
+        while True:
+            try:
+                encoded = member.adapter.encode(request, member.endpoint, self.model)
+            except Unsupported as error:
+                request = self._without(request, error)
+                dropped = (*dropped, *error.droppable)
+            else:
+                call.dropped = dropped
+                return encoded
+
+    def _without(self, request: InferenceRequest, error: Unsupported) -> InferenceRequest:
+        """The request without what ``error`` is about; raises it if that cannot be."""
+        if not self.call.lenient or not error.droppable:
+            raise error
+        body = splice.remove(request.body, error.droppable)
+        if len(body) == len(request.body):
+            raise error
+        return msgspec.structs.replace(request, body=body)
 
     def __enter__(self) -> Endpoint:
         member, call = self.member, self.call

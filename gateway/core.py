@@ -49,6 +49,9 @@ class Target(Protocol):
     def route(self) -> str: ...
     @property
     def fallbacks(self) -> tuple[Target, ...]: ...
+    @property
+    def drop(self) -> bool:
+        """Whether members that an engine would ignore are left out rather than refused."""
 
 
 class RetryBudget:
@@ -153,11 +156,14 @@ class Gateway:
     async def _try(self, call: Call, attempt: Attempt) -> None:
         """One endpoint, one request to it, one answer to the client. Raises GatewayError if that failed."""
         member = attempt.member
-        request = member.adapter.encode(call.named_request(), member.endpoint, attempt.model)
+        request = attempt.encoded()
         call.expires = min(self.turn.now + attempt.policy.first_token, call.deadline)
         call.sending = sending = self.transport.send(member.endpoint, request)
         try:
             async with sending as upstream:
+                ration = member.adapter.ration(upstream.headers)
+                if ration is not None:
+                    member.health.rationed(self.turn.now, ration)
                 if not 200 <= upstream.status < 300:
                     raise await _refusal(member, upstream)
                 await self._relay(call, attempt, upstream)

@@ -17,6 +17,7 @@ from typing import Final
 
 from gateway.config.settings import HealthSettings
 from gateway.outliers import ERRING, SLOW, STUCK, Figures, Finding, Peers, ratio_of
+from gateway.types import Ration
 
 FAILING: Final = "failing"
 """Failed several times in a row."""
@@ -42,13 +43,14 @@ class Health:
 
     ``heard`` is for the readers of answers to write: when something last showed that it generates. ``why`` is empty
     while the circuit is closed. ``blocked_until`` is all that `usable` looks at: infinity where only an event ends it.
-    Until ``aside_until`` it is full, eased in or to be tried.
+    Until ``aside_until`` it is full, eased in, to be tried, or has few tokens left of its provider's ration.
     """
 
     __slots__ = (
         "_awake_since", "_bar", "_closed_at", "_gap", "_opened_at", "_polled", "_ramp_until", "_stranded", "_watched",
         "aside_until", "blocked_until", "consecutive", "cool_until", "draining", "figures", "full_until", "heard",
-        "open_until", "openings", "probes", "settings", "up", "why",
+        "open_until", "openings", "probes", "requests_left", "requests_until", "settings", "tokens_left",
+        "tokens_until", "up", "why",
     )  # fmt: skip
 
     def __init__(self, settings: HealthSettings = _DEFAULTS, *, joins: bool = False) -> None:
@@ -62,7 +64,8 @@ class Health:
         self.heard = self.open_until = self.cool_until = self.full_until = self.blocked_until = -math.inf
         self._opened_at = self._closed_at = self._polled = self._watched = self._awake_since = -math.inf
         self._ramp_until = self.aside_until = -math.inf
-        self._gap = self._bar = math.inf
+        self.requests_until = self.tokens_until = -math.inf
+        self.requests_left = self.tokens_left = self._gap = self._bar = math.inf
         self._stranded = False
         if joins:
             self._ramp(math.inf)
@@ -168,6 +171,30 @@ class Health:
         self.cool_until = now + min(retry_after, _MAX_COOL_S)
         self._settle()
 
+    def rationed(self, now: float, ration: Ration) -> None:
+        """Its provider told what it will still take. Where that is nothing it is left alone until there is more."""
+        self.requests_left, self.tokens_left = ration.requests, ration.tokens
+        self.requests_until = now + min(ration.requests_reset, _MAX_COOL_S)
+        self.tokens_until = now + min(ration.tokens_reset, _MAX_COOL_S)
+        self._spare(now)
+
+    def spend(self, now: float, tokens: float) -> None:
+        """A request with a prompt of so many tokens goes there: so much less is left, until the provider tells anew."""
+        self.requests_left -= 1.0
+        self.tokens_left -= tokens
+        self._spare(now)
+
+    def affords(self, now: float, tokens: float) -> bool:
+        """Whether a prompt of so many tokens is within what its provider will still take."""
+        return tokens <= self.tokens_left or now >= self.tokens_until
+
+    def _spare(self, now: float) -> None:
+        if self.requests_left < 1.0:
+            self.cool_until = max(self.cool_until, self.requests_until)
+        if self.tokens_left < 1.0:
+            self.cool_until = max(self.cool_until, self.tokens_until)
+        self._settle()
+
     def refused(self, now: float) -> None:
         """The endpoint is full: others come first for a moment."""
         self.full_until = now + _FULL_S
@@ -217,7 +244,7 @@ class Health:
             self.blocked_until = math.inf
         else:
             self.blocked_until = max(self.open_until, self.cool_until)
-        self.aside_until = math.inf if self.why else max(self.full_until, self._ramp_until)
+        self.aside_until = math.inf if self.why else max(self.full_until, self._ramp_until, self.tokens_until)
 
     def _open(self, now: float, why: str, stranded: bool = False) -> float:
         """Seconds until it is half open."""

@@ -37,6 +37,7 @@ class Direct(msgspec.Struct, frozen=True):
     model: str | None = None
     route: str = ""
     fallbacks: tuple[Direct, ...] = ()
+    drop: bool = False
 
 
 class Forwarded:
@@ -51,7 +52,7 @@ class Forwarded:
     async def send(self, chunk: bytes, /) -> None: ...
     async def finish(self, chunk: bytes = b"", /) -> None: ...
     async def fail(self, error: GatewayError, /) -> None: ...
-    def keep_alive(self) -> None: ...
+    def keep_alive(self, headers: Headers = (), /) -> None: ...
 
 
 class Pick:

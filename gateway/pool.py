@@ -104,9 +104,11 @@ class Pool:
         """
         now = ask.now
         if self.gate is None:
-            roomy, full = _parted(members, lambda member: member.health.full_until <= now)
+            roomy, full = _parted(
+                members, lambda each: each.health.full_until <= now and each.health.affords(now, ask.tokens)
+            )
         else:
-            roomy, full = _parted(members, lambda member: member.more(now) > 0.0)
+            roomy, full = _parted(members, lambda each: each.more(now) > 0.0 and each.health.affords(now, ask.tokens))
             if full and self.profile.at_home(ask, members):
                 return (members,)
         if self.profile.at_home(ask, roomy):
@@ -218,6 +220,8 @@ class Placement:
         self.stream = ask.request.stream
         pool.profile.placed(ask, member)  # first: if a plugin of somebody's fails, nothing has been counted
         self.probe = member.place()
+        if member.health.requests_until > now or member.health.tokens_until > now:
+            member.health.spend(now, ask.tokens)
         if pool.told is not None:
             pool.told(pool.name, member.id, ask)
         self.uncached = uncached = ask.uncached(member.id)

@@ -61,6 +61,11 @@ class Pools:
     def get(self, name: str) -> Pool | None:
         return self._pools.get(name)
 
+    def usable(self, name: str, now: float) -> bool:
+        """Whether the pool has an endpoint that may be given requests now."""
+        pool = self._pools.get(name)
+        return pool is not None and any(member.usable(now) for member in pool.members)
+
     def members(self) -> list[Member]:
         return [member for pool in self._pools.values() for member in pool.members]
 

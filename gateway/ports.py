@@ -7,7 +7,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import GatewayError, UpstreamError
-from gateway.types import Demand, Endpoint, Headers, InferenceRequest, Load, ModelCard, Taken, UpstreamRequest, Usage
+from gateway.types import (
+    Demand,
+    Endpoint,
+    Headers,
+    InferenceRequest,
+    Load,
+    ModelCard,
+    Ration,
+    Taken,
+    UpstreamRequest,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from gateway.schedule.ask import Ask
@@ -32,10 +43,11 @@ class Exchange(Protocol):
     async def fail(self, error: GatewayError, /) -> None:
         """Answer with the protocol's error; once started, its in-stream error, and then close."""
 
-    def keep_alive(self) -> None:
+    def keep_alive(self, headers: Headers = (), /) -> None:
         """Let whoever waits on a silent stream see life (SSE: a comment); nothing where the protocol has no such thing.
 
-        Called between two `send`s, from another task, at most every few seconds; starts the reply if need be.
+        Called between two `send`s, from another task, at most every few seconds; starts the reply, with ``headers``,
+        if need be.
         """
 
 
@@ -77,6 +89,9 @@ class Adapter(Protocol):
 
     def error(self, status: int, headers: Headers, body: bytes, /) -> UpstreamError:
         """For any other answer: the engine's own message, normalised, and whether another endpoint may be tried."""
+
+    def ration(self, headers: Headers, /) -> Ration | None:
+        """What an answer, of whatever status, says its provider will still take; None where it says nothing."""
 
     def models_path(self) -> bytes:
         """GET this to learn what an endpoint serves."""

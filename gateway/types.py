@@ -182,6 +182,26 @@ class Taken(msgspec.Struct, frozen=True, gc=False):
     at: float = 0.0
 
 
+class Ration(msgspec.Struct, frozen=True, gc=False):
+    """What a provider will still take of us: requests and tokens left, and the seconds until there are more of each.
+
+    Infinity left: nothing is said of it.
+    """
+
+    requests: float = math.inf
+    requests_reset: float = 0.0
+    tokens: float = math.inf
+    tokens_reset: float = 0.0
+
+    @property
+    def wait(self) -> float:
+        """Seconds until it takes anything at all; 0 if it does now."""
+        return max(
+            self.requests_reset if self.requests < 1 else 0.0,
+            self.tokens_reset if self.tokens < 1 else 0.0,
+        )
+
+
 class ModelCard(msgspec.Struct, frozen=True):
     """One model an endpoint serves. ``parent`` names the base model if this is a LoRA."""
 

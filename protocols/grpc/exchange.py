@@ -84,7 +84,7 @@ class GrpcExchange:
         elif self._stream.send_soon(self.tell(b"".join((*self._parts, chunk)))):
             await self._stream.room()
 
-    def keep_alive(self) -> None:
+    def keep_alive(self, headers: Headers = (), /) -> None:
         """Nothing: HTTP/2 has pings of its own."""
 
     async def fail(self, error: GatewayError, /) -> None:

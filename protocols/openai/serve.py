@@ -115,11 +115,11 @@ class OpenAIExchange:
                 return
         self._http.start_nowait(status, (self._id_field, errors.JSON, *headers))
 
-    def keep_alive(self) -> None:
+    def keep_alive(self, headers: Headers = (), /) -> None:
         """A comment in an event stream (SDKs skip it), which it starts with status 200 if the client asked for one."""
         if not self.started and self.request.stream:
             self.started = self._streaming = True
-            self._http.start_nowait(200, (self._id_field, _EVENTS, *_UNHELD))
+            self._http.start_nowait(200, (self._id_field, _EVENTS, *headers, *_UNHELD))
         if self._streaming:
             self._http.send_soon(b": keep-alive\n\n")
 

@@ -17,7 +17,17 @@ from gateway.ports import Candidate
 from gateway.route import Target
 from gateway.schedule.ask import Ask
 from gateway.schedule.profile import Profile, Weighted
-from gateway.types import Endpoint, Headers, InferenceRequest, Load, ModelCard, Operation, UpstreamRequest, Usage
+from gateway.types import (
+    Endpoint,
+    Headers,
+    InferenceRequest,
+    Load,
+    ModelCard,
+    Operation,
+    Ration,
+    UpstreamRequest,
+    Usage,
+)
 from gateway.wire.exposition import Layout
 
 A, B, C = (Endpoint("fake", "http", name, 1) for name in "abc")
@@ -66,11 +76,17 @@ class FakeAdapter:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
+        self.ignored: dict[str, tuple[str, ...]] = {}
+        self.bodies: list[bytes] = []
 
     def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
         self.ids.append(request.id)
         if model == "picky":
             raise Unsupported("n is not supported", param="n")
+        for name in self.ignored.get(endpoint.host, ()):
+            if b'"%b"' % name.encode() in request.body:
+                raise Unsupported(f"{name} is not supported", param=name, droppable=(name,))
+        self.bodies.append(request.body)
         return UpstreamRequest(b"POST", b"/" + model.encode())
 
     def decoder(self, request: InferenceRequest, status: int, headers: Headers, /) -> FakeDecoder:
@@ -84,6 +100,10 @@ class FakeAdapter:
             retryable=status in (429, 502, 503),
             retry_after=None if retry_after != retry_after else retry_after,
         )
+
+    def ration(self, headers: Headers, /) -> Ration | None:
+        left = dict(headers).get(b"left")
+        return None if left is None else Ration(*map(float, left.split()))
 
     def metrics_path(self) -> bytes:
         return b""
@@ -160,9 +180,10 @@ class FakeSending:
 
 
 class FakeExchange:
-    def __init__(self, model: str = "m", *, stream: bool = True) -> None:
-        self.request = InferenceRequest("r1", Operation.CHAT, model, b"{}", stream=stream)
+    def __init__(self, model: str = "m", *, stream: bool = True, body: bytes = b"{}") -> None:
+        self.request = InferenceRequest("r1", Operation.CHAT, model, body, stream=stream)
         self.started = False
+        self.headers: dict[bytes, bytes] = {}
         self.said: list[tuple[float, str]] = []
 
     def _say(self, what: str) -> None:
@@ -170,6 +191,7 @@ class FakeExchange:
 
     async def start(self, status: int, headers: Headers, /) -> None:
         self.started = True
+        self.headers = dict(headers)
 
     async def send(self, chunk: bytes, /) -> None:
         await trio.lowlevel.checkpoint()
@@ -182,7 +204,9 @@ class FakeExchange:
     async def fail(self, error: GatewayError, /) -> None:
         self._say(f"FAIL {error.status} {error.code}")
 
-    def keep_alive(self) -> None:
+    def keep_alive(self, headers: Headers = (), /) -> None:
+        if not self.started:
+            self.headers = dict(headers)
         self.started = True
         self._say(":")
 
@@ -222,11 +246,12 @@ class World:
         for member in pools.members():
             member.up = True
         self.pools = pools
+        self.drop = False
         self.records: list[Record] = []
         self.gateway = Gateway(
             pools,
             self.transport,
-            lambda request: Target("p", request.model, (Target("q"),)),
+            lambda request: Target("p", request.model, (Target("q"),), drop=self.drop),
             finished=self.records.append,
         )
 

@@ -87,6 +87,139 @@ def test_a_4xx_and_a_refusal_by_the_adapter_are_never_retried() -> None:
     run(scenario)
 
 
+ODD = b'{"n":2,"seed":7,"x":1}'
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_an_engine_would_ignore_is_refused_or_left_out_as_the_route_says(stream: bool) -> None:
+    async def scenario() -> None:
+        world = World({A: [(200, [b"one!"])]})
+        world.adapter.ignored["a"] = world.adapter.ignored["b"] = ("n", "seed")
+        exchange = FakeExchange(stream=stream, body=ODD)
+        assert await world.ask(exchange) == ["FAIL 400 unsupported_parameter"]
+        world.drop = True
+        exchange = FakeExchange(stream=stream, body=ODD)
+        assert await world.ask(exchange) == ["one!", "END"]
+        assert world.adapter.bodies == [b'{"x":1}']
+        assert exchange.headers[b"x-infer-gateway-dropped"] == b"n, seed"
+        exchange = FakeExchange("picky", body=ODD)  # needed, or in no member of the body
+        assert await world.ask(exchange) == ["FAIL 400 unsupported_parameter"]
+
+    run(scenario)
+
+
+def test_each_engine_is_spared_what_it_does_not_know_and_the_header_is_of_the_one_that_answered() -> None:
+    async def scenario() -> None:
+        world = World({A: [(503, [b"full"])], B: [(200, [b"one!"])]})
+        world.drop = True
+        world.prefer(A)
+        world.adapter.ignored = {"a": ("n",), "b": ("seed",)}
+        exchange = FakeExchange(body=ODD)
+        assert await world.ask(exchange) == ["one!", "END"]
+        assert world.adapter.bodies == [b'{"seed":7,"x":1}', b'{"n":2,"x":1}']
+        assert exchange.headers[b"x-infer-gateway-dropped"] == b"seed"
+        plain = FakeExchange(body=b"{}")
+        world.transport.scripts[B] = [(200, [b"two!"])]
+        await world.ask(plain)
+        assert b"x-infer-gateway-dropped" not in plain.headers
+
+    run(scenario)
+
+
+def test_a_comment_that_begins_the_reply_tells_what_was_left_out() -> None:
+    async def scenario() -> None:
+        world = World({A: [(200, [3.0, b"one!"])]})
+        world.drop = True
+        world.prefer(A)
+        world.gateway.keep_alive_s = 1.0
+        world.adapter.ignored["a"] = ("n",)
+        exchange = FakeExchange(body=ODD)
+        await with_watch(world, lambda: world.ask(exchange))
+        assert exchange.said[0][1] == ":"
+        assert exchange.headers[b"x-infer-gateway-dropped"] == b"n"
+
+    run(scenario)
+
+
+def test_a_third_party_that_names_what_is_not_there_is_not_asked_for_ever() -> None:
+    async def scenario() -> None:
+        world = World({A: [(200, [b"one!"])]})
+        world.drop = True
+        world.adapter.ignored = {"a": ("deep",), "b": ("deep",)}
+        exchange = FakeExchange(body=b'{"x":{"deep":1}}')
+        assert await world.ask(exchange) == ["FAIL 400 unsupported_parameter"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("left", "first", "later"),
+    [
+        (b"0 5", "b", "a"),  # no request left for 5 s
+        (b"0 600", "b", "b"),  # bounded, but by more than what is waited for here
+        (b"1 5", "a", "a"),
+        (b"inf 0 0 5", "b", "a"),
+        (b"inf 0 1 5", "a", "a"),  # the prompt is one token, as far as anybody knows
+        (b"inf 0 0.5 5", "b", "a"),
+    ],
+)
+def test_an_endpoint_whose_ration_is_used_up_is_left_alone_until_there_is_more(
+    left: bytes, first: str, later: str
+) -> None:
+    async def scenario() -> None:
+        world = World({A: [(200, [b"one!"])] * 9, B: [(200, [b"one!"])] * 9}, headers=((b"left", left),))
+        world.prefer(A)
+        await world.ask(FakeExchange())
+        world.transport.headers = ()
+        await world.ask(FakeExchange())
+        assert world.transport.log[-1] == f"kept {first}"
+        await trio.sleep(6)
+        await world.ask(FakeExchange())
+        assert world.transport.log[-1] == f"kept {later}"
+
+    run(scenario)
+
+
+def test_what_is_sent_meanwhile_counts_against_the_ration() -> None:
+    async def scenario() -> None:
+        world = World({A: [(200, [b"one!"])] * 9, B: [(200, [b"one!"])] * 9}, headers=((b"left", b"2 5"),))
+        world.prefer(A)
+        await world.ask(FakeExchange())
+        world.transport.headers = ()
+        for _ in range(3):
+            await world.ask(FakeExchange())
+        assert [entry for entry in world.transport.log if entry.startswith("to")] == ["to a", "to a", "to a", "to b"]
+
+    run(scenario)
+
+
+def test_a_prompt_beyond_what_is_left_goes_elsewhere_and_a_short_one_does_not() -> None:
+    async def scenario() -> None:
+        world = World({A: [(200, [b"one!"])] * 9, B: [(200, [b"one!"])] * 9}, headers=((b"left", b"inf 0 100 5"),))
+        world.prefer(A)
+        await world.ask(FakeExchange())
+        world.transport.headers = ()
+        await world.ask(FakeExchange(body=b'{"x":"%b"}' % (b"x" * 1000)))
+        assert world.transport.log[-1] == "kept b"
+        await world.ask(FakeExchange())
+        assert world.transport.log[-1] == "kept a"
+
+    run(scenario)
+
+
+def test_a_pool_that_is_left_alone_gives_way_to_the_rules_next_target() -> None:
+    async def scenario() -> None:
+        world = World({A: [(200, [b"a!"])], B: [(200, [b"b!"])], C: [(200, [b"c!"])]})
+        for member in world.pools["p"].members:
+            member.cool(0.0, 5.0)
+        assert await world.ask(FakeExchange()) == ["c!", "END"]
+        world.transport.scripts.pop(C)
+        assert (await world.ask(FakeExchange()))[-1] == "END"  # rather than nobody
+        assert [entry for entry in world.transport.log if entry.startswith("to")][:2] == ["to c", "to c"]
+
+    run(scenario)
+
+
 def test_an_error_after_the_first_token_is_the_last_event() -> None:
     async def scenario() -> None:
         for broken in (b"err", b"", UpstreamError("reset", retryable=True)):
