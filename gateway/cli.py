@@ -150,10 +150,15 @@ def _add_bench(command: argparse.ArgumentParser) -> None:
 
 
 def _add_conformance(command: argparse.ArgumentParser) -> None:
+    from conformance.record import cli as record
     from conformance.suite.cli import add_arguments
 
     add_arguments(command)
     command.set_defaults(run=_conformance)
+    kinds = command.add_subparsers(metavar="[record]", required=False)
+    recording = kinds.add_parser("record", help="write down how a live engine answers, without keys and hosts")
+    record.add_arguments(recording)
+    recording.set_defaults(run=record.run)
 
 
 def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

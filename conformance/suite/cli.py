@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from conformance.suite.wire import Address
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, alone: bool = True) -> None:
-    """Declare the options. Not ``alone``: the parser has a command beside, which has a --url of its own."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     _add_target(parser.add_argument_group("what is tested"))
     _add_choice(parser.add_argument_group("which cases"))
     out = parser.add_argument_group("results")
