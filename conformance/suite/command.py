@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -44,10 +45,29 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _main(args: argparse.Namespace, setup: Setup, selects: select.Selects) -> int:
+    """A signal ends the run early: whoever stops it wants its report, and no success."""
+    code = FAILED
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            runner = Runner(setup)
+
+            async def listen() -> None:
+                async for number in signals:
+                    if not runner.stop(f"{signal.Signals(number).name} ended the run"):
+                        nursery.cancel_scope.cancel()
+
+            nursery.start_soon(listen)
+            code = await _tested(runner, args, selects)
+            nursery.cancel_scope.cancel()
+    return code
+
+
+async def _tested(runner: Runner, args: argparse.Namespace, selects: select.Selects) -> int:
     started, began = time.time(), trio.current_time()
     note = ""
     if args.url:
-        setup, note = await detect(setup)
+        runner.setup, note = await detect(runner.setup)
+    setup = runner.setup
     profiles = _profiles(args, setup.engine)
     chosen = [case for profile in profiles for case in profile if selects(case)]
     if not chosen:
@@ -55,12 +75,18 @@ async def _main(args: argparse.Namespace, setup: Setup, selects: select.Selects)
         return BAD_USAGE
     terminal = Terminal(len(chosen), verbose=args.verbose)
     terminal.write(f"{len(chosen)} cases of {', '.join(p.name for p in profiles)} against {_told(setup, args)}")
-    runner = Runner(setup, _deviations(profiles), terminal.tell)
+    runner.deviations, runner.tell = _deviations(profiles), terminal.tell
     with terminal:
         results = await runner.run(chosen, parallel=args.parallel, limit=args.limit)
-    server = Server(_url_of(setup, args), setup.engine, setup.version, setup.model, setup.models)
-    names = tuple(profile.name for profile in profiles)
-    run = Run(server, names, tuple(results), trio.current_time() - began, started, suite_version(), note)
+    run = Run(
+        server=Server(_url_of(setup, args), setup.engine, setup.version, setup.model, setup.models),
+        profiles=tuple(profile.name for profile in profiles),
+        results=tuple(results),
+        seconds=trio.current_time() - began,
+        started=started,
+        suite=suite_version(),
+        note="; ".join(filter(None, (note, runner.ended_by))),
+    )
     terminal.end(run)
     return _save(run, args.report) or (FAILED if run.wrong(args.strict) else 0)
 

@@ -31,24 +31,38 @@ _SHOWN = 12
 class Runner:
     """One run. ``deviations``: patterns of case ids with the reasons why failing them is foretold."""
 
-    def __init__(self, setup: Setup, deviations: Mapping[str, str], tell: Tell = lambda result: None) -> None:
+    def __init__(
+        self, setup: Setup, deviations: Mapping[str, str] | None = None, tell: Tell = lambda result: None
+    ) -> None:
         self.setup = setup
-        self.deviations = deviations
+        self.deviations = deviations or {}
         self.tell = tell
         self.heard = False
         self.hanging = False
+        self.ended_by = ""  # why the run was over before its cases were
+        self._scope: trio.CancelScope | None = None
 
     async def run(self, cases: Sequence[Case], *, parallel: int = 8, limit: float = math.inf) -> list[Result]:
         """``limit``: seconds for all of them; what has not begun by then is reported as not run."""
         found: dict[str, Result] = {}
-        with trio.move_on_after(limit):
+        with trio.move_on_after(limit) as self._scope:
             await self._together([case for case in cases if not case.alone], parallel, found)
             await self._together([case for case in cases if case.alone], 1, found)
+        if self._scope.cancelled_caught and not self.ended_by:
+            self.ended_by = f"the run's {limit:g} s were over"
         for case in cases:
             if case.id not in found:
-                found[case.id] = result(case, Kind.FAILED, message=f"not finished: the run's {limit:g} s were over")
+                found[case.id] = result(case, Kind.FAILED, message=f"not finished: {self.ended_by}")
                 self.tell(found[case.id])
         return [found[case.id] for case in cases]
+
+    def stop(self, why: str) -> bool:
+        """End the run now; what has not finished is reported as such. False if nothing runs yet."""
+        if self._scope is None:
+            return False
+        self.ended_by = self.ended_by or why
+        self._scope.cancel()
+        return True
 
     async def _together(self, cases: Sequence[Case], parallel: int, found: dict[str, Result]) -> None:
         waiting = iter(cases)
