@@ -25,6 +25,7 @@ _REASONS = {
     "pause_turn": "stop",
     "repetition": "stop",
     "max_tokens": "length",
+    "model_context_window_exceeded": "length",
     "abort": "length",  # cut short by the engine: the text is not whole, which is what "length" tells a client
     "tool_use": "tool_calls",
     "safety": "content_filter",

@@ -15,7 +15,7 @@ from adapters.stream import MendingDecoder
 from adapters.vllm import GUIDED, NOT_OPENAI_ON_ENGINES
 from adapters.whole import Answer, MendedWhole
 from gateway.ports import Decoder
-from gateway.types import Endpoint, Headers, InferenceRequest, Operation, UpstreamRequest
+from gateway.types import Endpoint, Headers, InferenceRequest, Operation
 from gateway.wire import splice
 
 
@@ -64,6 +64,7 @@ class HuggingFace(OpenAI):
 class Ollama(_MaxTokens):
     name = "ollama"
     title = "Ollama"
+    rationed = None
     paths: ClassVar[Mapping[Operation, bytes]] = {
         Operation.CHAT: b"/v1/chat/completions",
         Operation.COMPLETIONS: b"/v1/completions",
@@ -91,6 +92,7 @@ class TensorRT(OpenAI):
 
     name = "trtllm"
     title = "TensorRT-LLM"
+    rationed = None
     vocabulary = vocabulary.TensorRT()
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {**NOT_OPENAI_ON_ENGINES, "structured_outputs": dialect.always}
 
@@ -137,17 +139,3 @@ def _count_thoughts(counts: usage.Counts | None) -> None:
     counts.completion_tokens = max(written, counts.total_tokens - (counts.prompt_tokens or 0))
     if counts.completion_tokens > written and not counts.reasoning_tokens:
         counts.reasoning_tokens = counts.completion_tokens - written
-
-
-class Anthropic(OpenAI):
-    """Anthropic's own API for clients that speak it; it is not translated from or to OpenAI chats."""
-
-    name = "anthropic"
-    title = "Anthropic"
-    paths: ClassVar[Mapping[Operation, bytes]] = {Operation.MESSAGES: b"/v1/messages"}
-
-    def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
-        sent = super().encode(request, endpoint, model)
-        version = next((v for n, v in request.headers if n == b"anthropic-version"), b"2023-06-01")
-        extra = (*sent.extra, (b"anthropic-version", version))
-        return UpstreamRequest(sent.method, sent.path, sent.headers, sent.body, extra)

@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
+from adapters.anthropic import Anthropic
 from adapters.llamacpp import LlamaCpp
 from adapters.openai import OpenAI
-from adapters.providers import Anthropic, DeepSeek, Gemini, HuggingFace, Ollama, TensorRT
+from adapters.providers import DeepSeek, Gemini, HuggingFace, Ollama, TensorRT
 from adapters.sglang import SGLang
 from adapters.tgi import TGI
 from adapters.vllm import VLLM

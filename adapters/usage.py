@@ -15,6 +15,7 @@ _Count = int | float | None
 class Details(msgspec.Struct, gc=False):
     cached_tokens: _Count = None
     reasoning_tokens: _Count = None
+    thinking_tokens: _Count = None
 
 
 class Counts(msgspec.Struct):
@@ -77,5 +78,5 @@ def _cached(counts: Counts) -> int:
 
 def _reasoning(counts: Counts) -> int:
     details = counts.completion_tokens_details or counts.output_tokens_details
-    nested = details.reasoning_tokens if details is not None else None
+    nested = (details.reasoning_tokens or details.thinking_tokens) if details is not None else None
     return int(nested or counts.reasoning_tokens or 0)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from adapters.anthropic import Anthropic
 from adapters.llamacpp import LlamaCpp
 from adapters.openai import OpenAI
-from adapters.providers import Anthropic, DeepSeek, Gemini, HuggingFace, Ollama, TensorRT
+from adapters.providers import DeepSeek, Gemini, HuggingFace, Ollama, TensorRT
 from adapters.registry import PROBES, detect, load
 from adapters.sglang import SGLang
 from adapters.tgi import TGI
@@ -92,7 +93,7 @@ def test_vllm_and_sglang_serve_every_operation_in_its_place(operation: Operation
         (TGI(), Operation.RERANK),
         (TGI(), Operation.DETOKENIZE),
         (HuggingFace(), Operation.EMBEDDINGS),
-        (Anthropic(), Operation.CHAT),
+        (Anthropic(), Operation.COMPLETIONS),
         (DeepSeek(), Operation.EMBEDDINGS),
     ],
 )
