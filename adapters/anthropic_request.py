@@ -24,8 +24,15 @@ BUDGETS: Final = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16_384, 
 """Tokens of thinking by ``reasoning_effort``."""
 _LEAST_BUDGET: Final = 1024
 
+_ENGINES: Final = (
+    "best_of", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "bad_words", "regex",
+    "ebnf", "allowed_token_ids", "prompt_logprobs", "use_beam_search", "structured_outputs", "chat_template_kwargs", "echo",
+)  # fmt: skip
+"""Members that open engines have of their own."""
+
 REFUSED: Final[Mapping[str, dialect.Refuses]] = {
     **GUIDED,
+    **dict.fromkeys(_ENGINES, dialect.always),
     "n": dialect.above_one,
     "temperature": dialect.above_one,
     "logprobs": dialect.always,
@@ -44,9 +51,8 @@ REFUSED: Final[Mapping[str, dialect.Refuses]] = {
 
 _DROPPED: Final = frozenset(
     ("stream_options", "metadata", "store", "service_tier", "moderation", "safety_identifier", "prompt_cache_key",
-     "prompt_cache_options", "prompt_cache_retention", "verbosity", "n", "logprobs", "top_logprobs", "logit_bias",
-     "presence_penalty", "frequency_penalty", "seed", "functions", "function_call", "audio", "modalities", "prediction",
-     "web_search_options", *GUIDED, *dialect.STEERING),
+     "prompt_cache_options", "prompt_cache_retention", "verbosity", *(REFUSED.keys() - {"temperature"}),
+     *dialect.STEERING),
 )  # fmt: skip
 """Members that change nothing in the answer, what passes of those that are refused, and what steers an engine."""
 

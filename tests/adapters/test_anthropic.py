@@ -203,7 +203,7 @@ def test_no_effort_and_what_the_client_says_in_anthropics_words() -> None:
 
 
 def test_what_is_unknown_goes_along_and_what_is_of_no_consequence_does_not() -> None:
-    assert sent(container="x", min_p=0.1) == {**sent(), "container": "x", "min_p": 0.1}
+    assert sent(container="x", speed="fast") == {**sent(), "container": "x", "speed": "fast"}
     idle = {"store": True, "metadata": {"a": "b"}, "service_tier": "flex", "n": 1, "seed": None, "logprobs": False}
     assert sent(**idle, presence_penalty=0, priority=3, modalities=["text"]) == sent()
 
@@ -224,6 +224,8 @@ def test_what_is_unknown_goes_along_and_what_is_of_no_consequence_does_not() -> 
         {"prediction": {"type": "content"}},
         {"web_search_options": {"a": 1}},
         {"guided_json": SCHEMA},
+        {"min_p": 0.1},
+        {"chat_template_kwargs": {"a": 1}},
         {"response_format": {"type": "json_object"}},
         {"tools": [{"type": "custom", "custom": {"name": "f"}}]},
         {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {}}},
