@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from adapters import anthropic_request, dialect
+from adapters import anthropic_request, dialect, rations
 from adapters.anthropic_reply import AnthropicRestreamed, AnthropicStream, AnthropicWhole
 from adapters.openai import OpenAI, content_type, fixed_headers, own_headers
 from adapters.whole import Misframed
@@ -26,6 +26,7 @@ class Anthropic(OpenAI):
 
     name = "anthropic"
     title = anthropic_request.TITLE
+    rationed = rations.ANTHROPIC
     paths: ClassVar[Mapping[Operation, bytes]] = {
         Operation.MESSAGES: b"/v1/messages",
         Operation.CHAT: b"/v1/messages",

@@ -134,11 +134,16 @@ class Discovery:
         if engine not in self._adapters:
             engine = await self._recognise(endpoint)
         adapter = self._adapters[engine]
-        status, body = await self._get(endpoint, adapter.models_path(), self._fields.get(engine, ()))
+        status, body = await self._get(endpoint, adapter.models_path(), self._told(engine, endpoint))
         if status != 200:
             path = adapter.models_path().decode()
             raise ValueError(f"GET {path} answered {status}; is it {engine}? An engine named `auto` is recognised")
         return Answer(True, engine, _unmoved(known.cards, adapter.parse_models(body)))
+
+    def _told(self, engine: str, endpoint: Endpoint) -> Headers:
+        """What this engine wants to be told, as far as its endpoint's own fields do not."""
+        own = dict(endpoint.headers)
+        return [field for field in self._fields.get(engine, ()) if field[0] not in own]
 
     async def _recognise(self, endpoint: Endpoint) -> str:
         """Which engine an endpoint configured as "auto" is. Raises ValueError if it is none that is known."""

@@ -101,10 +101,13 @@ def test_a_public_provider_is_asked_seldom_and_told_what_it_wants_to_be_told() -
         discovery.watch([Endpoint("anthropic", "https", "p", 443)])
         await trio.sleep(130)
         assert fleet.asked == [(0, "p"), (60, "p"), (120, "p")]
-        assert set(fleet.fields) == {((b"version", b"1"),)}
+        assert [*map(tuple, fleet.fields)] == [((b"version", b"1"),)] * 3
+        discovery.watch([Endpoint("anthropic", "https", "p", 443, headers=((b"version", b"2"),))])
+        await trio.sleep(1)
+        assert not fleet.fields[-1]
         discovery.watch([A])
         await trio.sleep(1)
-        assert fleet.fields[-1] == ()
+        assert not fleet.fields[-1]
 
     run(scenario)
 
