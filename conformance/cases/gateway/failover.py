@@ -20,7 +20,14 @@ from conformance.suite.wire import Address
 _BEHIND = ("behind",)
 _RETRIES = "facts of SDKs: what a gateway could mend it mends, for clients try again two times themselves"
 _MOST_TRIES = 12
+_GOOD = 20
 _MOST_ATTEMPTS = 5
+
+
+async def _in_credit(target: Target) -> None:
+    """Serve a few requests well: gateways retry a share of what they serve."""
+    for _ in range(_GOOD):
+        (await target.ask(CHAT, target.chat(max_tokens=1))).expect(200)
 
 
 async def _replaced(target: Target, spec: str, stream: bool) -> None:
@@ -28,6 +35,7 @@ async def _replaced(target: Target, spec: str, stream: bool) -> None:
     engines = await behind.simulators(target)
     if len(engines) < 2:
         target.skip("needs two engines --behind that serve the model")
+    await _in_credit(target)
     for victim in engines:
         before = await behind.requests(target, [victim])
         async with behind.failing(target, [victim], spec):
@@ -57,7 +65,6 @@ def _replacing(name: str, title: str, spec: str) -> None:
 _replacing("refused", "An engine closes without an answer", "refuse")
 _replacing("503", "An engine says 503", "503")
 _replacing("429", "An engine says 429", "429")
-_replacing("error-first", "An engine fails before its first token", "error-event:0")
 
 
 @PROFILE.case(
@@ -187,6 +194,7 @@ async def heeded(target: Target) -> None:
     engines = await behind.simulators(target)
     if len(engines) < 2:
         target.skip("needs two engines --behind that serve the model")
+    await _in_credit(target)
     for victim in engines:
         (before,) = await behind.requests(target, [victim])
         async with behind.failing(target, [victim], "503:3"):

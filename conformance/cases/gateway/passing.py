@@ -18,9 +18,9 @@ _STEERING = (
 )  # fmt: skip
 
 
-async def _body(target: Target, marker: str, **members: Any) -> dict[str, Any]:
-    """The body of a small chat as the engine got it."""
-    answer = target.may_refuse(await target.ask(CHAT, target.chat(marker, **members)), *members)
+async def _body(target: Target, marker: str, rest: str = "", **members: Any) -> dict[str, Any]:
+    """The body of a small chat as the engine got it: its text is ``marker`` and ``rest``."""
+    answer = target.may_refuse(await target.ask(CHAT, target.chat(marker + rest, **members)), *members)
     answer.expect(200)
     got: dict[str, Any] = json.loads((await behind.received(target, marker))["body"])
     return got
@@ -66,9 +66,9 @@ async def numbers(target: Target) -> None:
 )
 async def text(target: Target) -> None:
     marker = "conformance-text"
-    said = f'{marker} "quoted" \\ \x00\x1f\x7f é 漢字 👩‍👩‍👧 \u2028 </script> {{"model": "other"}} data: [DONE]'
-    got = await _body(target, said)
-    check.equal(got["messages"][-1]["content"], said, "the prompt at the engine")
+    rest = ' "quoted" \\ \x00\x1f\x7f é 漢字 👩‍👩‍👧 \u2028 </script> {"model": "other"} data: [DONE]'
+    got = await _body(target, marker, rest)
+    check.equal(got["messages"][-1]["content"], marker + rest, "the prompt at the engine")
 
 
 @PROFILE.case(
