@@ -21,6 +21,7 @@ ENGINES: Final = {
     "openai": "conformance.engines.openai:OpenAI",
     "deepseek": "conformance.engines.openai:DeepSeek",
     "anthropic": "conformance.engines.anthropic:Anthropic",
+    "llamacpp": "conformance.engines.llamacpp:LlamaCpp",
 }
 
 

@@ -115,7 +115,8 @@ class Recording:
         words = first.lstrip("# ").split()
         self.method, self.path = words[0], words[1]
         self.status = int(status.split()[1])
-        self.headers = dict(field.split(": ", 1) for field in fields)
+        parts = (field.partition(":") for field in fields)
+        self.headers = {name.lower(): value.strip() for name, _, value in parts}
         sent = path.with_name(path.name.replace(".http", ".request.json"))
         self.sent = sent.read_bytes() if sent.exists() else None
         self.extra = [(b"x-request-id", b"req-abc-123")] if "X-Request-Id" in first else []

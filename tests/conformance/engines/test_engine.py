@@ -315,14 +315,20 @@ def test_unknown_engine_or_fault() -> None:
         build("vllm", Settings(fail=("explode",)))
 
 
+PATHS = {"anthropic": "/v1/messages", "gemini": "/v1beta/openai/chat/completions"}
+
+
 @pytest.mark.parametrize("kind", list(ENGINES))
 def test_nonsense_gets_an_answer(kind: str) -> None:
+    path = PATHS.get(kind, CHAT)
+    headers = (*JSON, (b"anthropic-version", b"2023-06-01"))
+
     async def script(engine: Engine) -> None:
         for body in (b"{", b"[]", b"null", b"\xff", b"{}"):
-            answer = await ask(engine, CHAT, body)
+            answer = await ask(engine, path, body, headers=headers)
             assert 400 <= answer.status <= 500
-        assert (await ask(engine, "/nowhere")).status == 404
-        assert (await ask(engine, CHAT)).status == 405
+        assert (await ask(engine, "/nowhere", headers=headers)).status == 404
+        assert (await ask(engine, path, headers=headers)).status == (404 if kind == "llamacpp" else 405)
 
     play(kind, served(), script)
 
