@@ -99,14 +99,14 @@ async def last_event(target: Target) -> None:
 )
 async def closes(target: Target) -> None:
     engines = await behind.simulators(target)
-    async with behind.failing(target, engines, "cut:3"):
-        async with target.open(CHAT, target.chat(max_tokens=16, stream=True)) as answer:
-            if await _read(answer):
-                with trio.move_on_after(2) as scope:
-                    await answer.connection.silence()
-                check.true(
-                    not scope.cancelled_caught, "a stream broke, its connection stays open", "closed", "open after 2 s"
-                )
+    document = target.chat(max_tokens=16, stream=True)
+    async with behind.failing(target, engines, "cut:3"), target.open(CHAT, document) as answer:
+        if await _read(answer):
+            with trio.move_on_after(2) as scope:
+                await answer.connection.silence()
+            check.true(
+                not scope.cancelled_caught, "a stream broke, its connection stays open", "closed", "open after 2 s"
+            )
 
 
 @PROFILE.case(
