@@ -84,7 +84,7 @@ class OpenAIExchange:
     `send` and `finish` are the transport's own: nothing stands between a chunk and the socket.
     """
 
-    __slots__ = ("_http", "_id_field", "_operation", "_streaming", "finish", "request", "send", "started")
+    __slots__ = ("_http", "_id_fields", "_operation", "_streaming", "finish", "request", "send", "started")
 
     request: InferenceRequest
 
@@ -94,7 +94,7 @@ class OpenAIExchange:
         self.finish = http.finish
         self._http = http
         self._operation = operation
-        self._id_field = (b"x-request-id", request_id.encode())
+        self._id_fields = _id_fields(request_id, operation)
         self._streaming = False
 
     async def start(self, status: int, headers: Headers, /) -> None:
@@ -109,17 +109,17 @@ class OpenAIExchange:
             if name == b"content-type":
                 if value.startswith(b"text/event-stream"):
                     self._streaming = True
-                    self._http.start_nowait(status, (self._id_field, *headers, *_UNHELD))
+                    self._http.start_nowait(status, (*self._id_fields, *headers, *_UNHELD))
                 else:
-                    self._http.start_nowait(status, (self._id_field, *headers))
+                    self._http.start_nowait(status, (*self._id_fields, *headers))
                 return
-        self._http.start_nowait(status, (self._id_field, errors.JSON, *headers))
+        self._http.start_nowait(status, (*self._id_fields, errors.JSON, *headers))
 
     def keep_alive(self, headers: Headers = (), /) -> None:
         """A comment in an event stream (SDKs skip it), which it starts with status 200 if the client asked for one."""
         if not self.started and self.request.stream:
             self.started = self._streaming = True
-            self._http.start_nowait(200, (self._id_field, _EVENTS, *headers, *_UNHELD))
+            self._http.start_nowait(200, (*self._id_fields, _EVENTS, *headers, *_UNHELD))
         if self._streaming:
             self._http.send_soon(b": keep-alive\n\n")
 
@@ -130,7 +130,7 @@ class OpenAIExchange:
             return
         if not self.started:
             self.started = True
-            fields = (self._id_field, *errors.fields(error))
+            fields = (*self._id_fields, *errors.fields(error))
             await http.respond(error.status, fields, errors.body(error, self._operation))
             return
         if self._streaming:
@@ -183,9 +183,9 @@ class OpenAIApp:
 
     async def refuse(self, http: HttpReply, error: GatewayError) -> None:
         """Answer a request that failed before it got here."""
-        field = (b"x-request-id", self._ids.of(http.request.header(b"x-request-id")).encode())
-        body = errors.body(error, _operation(http.request.target))
-        await http.respond(error.status, (field, *errors.fields(error)), body)
+        operation = _operation(http.request.target)
+        ids = _id_fields(self._ids.of(http.request.header(b"x-request-id")), operation)
+        await http.respond(error.status, (*ids, *errors.fields(error)), errors.body(error, operation))
 
     # -- what is not inference ----------------------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ class OpenAIApp:
             _log.exception("request %s failed unexpectedly", request_id)
             bug = _bug(request_id)
             status, fields, body = bug.status, errors.fields(bug), errors.body(bug)
-        await http.respond(status, (*fields, (b"x-request-id", request_id.encode())), body)
+        await http.respond(status, (*fields, *_id_fields(request_id, operation)), body)
 
     async def _document(self, http: HttpReply, path: bytes) -> tuple[int, bytes]:
         """Status and body of what a GET asks for."""
@@ -227,6 +227,14 @@ class OpenAIApp:
         headers = http.request.headers
         known = self._core.known(headers, http.peer, http.subject)
         return known if known is not None else await self._core.identify(headers, http.peer, http.subject)
+
+
+def _id_fields(request_id: str, operation: Operation | None) -> Headers:
+    """The id by the name that the operation's SDKs look for; Anthropic's has one of its own."""
+    value = request_id.encode()
+    if operation is Operation.MESSAGES:
+        return ((b"x-request-id", value), (b"request-id", value))
+    return ((b"x-request-id", value),)
 
 
 def _operation(target: bytes) -> Operation | None:
