@@ -38,6 +38,9 @@ class AnthropicMessages(Messages):
         start = super().block_start(choice, block, at)
         return start + PING if at == 0 else start
 
+    def failure(self, message: str) -> bytes:
+        return b""
+
     def start_message(self) -> dict[str, Any]:
         return {**super().start_message(), "usage": self._usage(min(1, self.completion_tokens))}
 

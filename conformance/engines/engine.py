@@ -279,7 +279,7 @@ class Engine:
             if over and left > 0:
                 await exchange.finish(form.end())
                 return
-        await self._break(call)
+        await self._break(call, form)
 
     async def _wait_commenting(self, exchange: HttpExchange, ticket: Ticket) -> None:
         """Wait, with a comment in the stream whenever it has been silent for long."""
@@ -290,14 +290,15 @@ class Engine:
                 return
             await exchange.send(self.comment)
 
-    async def _break(self, call: Call) -> None:
+    async def _break(self, call: Call, form: Form) -> None:
         assert call.fault is not None
         if call.fault.kind == "cut":
             call.exchange.abort()
         elif call.fault.kind == "stall":
             await trio.sleep_forever()
         else:
-            await call.exchange.finish(self.stream_error("simulated failure"))
+            message = "simulated failure"
+            await call.exchange.finish(form.failure(message) or self.stream_error(message))
 
     async def _wait_whole(self, call: Call, ticket: Ticket, form: Form) -> None:
         """Wait for all tokens, sending head and blank lines meanwhile where the dialect does."""
@@ -329,7 +330,7 @@ class Engine:
             await exchange.finish(body)
             return
         await exchange.send(body[: len(body) // 2])
-        await self._break(call)
+        await self._break(call, form)
 
     # -- faults and the simulator's own endpoints ---------------------------------------------------------------
 

@@ -76,6 +76,10 @@ class Form:
         """What follows the last token."""
         return b""
 
+    def failure(self, message: str) -> bytes:
+        """What ends a stream that fails; b"" where the dialect has one way for all its streams."""
+        return b""
+
     def whole(self) -> bytes:
         """The answer to a request that is not streamed."""
         raise NotImplementedError

@@ -52,6 +52,9 @@ class Messages(Form):
         """An event about one content block."""
         return self.event(name, index=index, **members)
 
+    def failure(self, message: str) -> bytes:
+        return self.event("error", error={"type": "api_error", "message": message})
+
     def _reason(self) -> str:
         plan = self.choices[0].plan
         if plan.tool is not None and plan.finish == "stop":

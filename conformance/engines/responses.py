@@ -142,6 +142,10 @@ class Responses(Form):
         item = self._item(at, "completed", text)
         return [*out, self._event("response.output_item.done", output_index=index, item=item)]
 
+    def failure(self, message: str) -> bytes:
+        failed = {**self.response("failed", [], None), "error": {"code": "server_error", "message": message}}
+        return self._event("response.failed", response=failed)
+
     def end(self) -> bytes:
         status = self._status
         return self._event(f"response.{status}", response=self.response(status, self.output(), self.usage()))

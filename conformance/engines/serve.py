@@ -22,6 +22,7 @@ ENGINES: Final = {
     "deepseek": "conformance.engines.openai:DeepSeek",
     "anthropic": "conformance.engines.anthropic:Anthropic",
     "llamacpp": "conformance.engines.llamacpp:LlamaCpp",
+    "ollama": "conformance.engines.ollama:Ollama",
 }
 
 
