@@ -188,7 +188,7 @@ class Engine:
         """The body, which must be a JSON object. Raises Refusal as the dialect does."""
         try:
             fields = msgspec.json.decode(call.body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self.bad_json(call, error) from None
         if not isinstance(fields, dict):
             raise self.not_object(call, fields)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
+import msgspec
 import trio
 
-from conformance.engines import intake, text, vectors
+from conformance.engines import intake, openai_checks, text, vectors
 from conformance.engines.ask import Ask
 from conformance.engines.chat import Chat
 from conformance.engines.engine import Call, Engine, Headers, Refusal, Route
@@ -147,8 +149,11 @@ class OpenAI(Engine):
         for name in fields:
             if known is not None and name not in known:
                 raise self.error(400, f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
+        if not isinstance(fields["model"], str):
+            message = "Invalid type for 'model': expected a string, but got something else instead."
+            raise self.error(400, message, param="model", code="invalid_type")
         if fields["model"] not in self.models:
-            raise self.unknown_model(str(fields["model"]))
+            raise self.unknown_model(fields["model"])
         return fields
 
     def bad_json(self, call: Call, error: Exception) -> Refusal:
@@ -158,21 +163,19 @@ class OpenAI(Engine):
         message = f"The model `{name}` does not exist or you do not have access to it."
         return self.error(404, message, code="model_not_found")
 
-    def check_chat(self, fields: dict[str, Any]) -> None:
-        def refuse(name: str, message: str, code: str = "invalid_value") -> Refusal:
-            return self.error(400, message, param=name, code=code)
+    def check(self, fields: dict[str, Any], shape: type[msgspec.Struct]) -> None:
+        """Raises Refusal for what is wrong with a request of this shape."""
+        flaw = openai_checks.flaw(fields, shape)
+        if flaw is not None:
+            message, param, code = flaw
+            raise self.error(400, message, param=param, code=code)
 
-        if not isinstance(fields["messages"], list) or not fields["messages"]:
-            raise refuse("messages", "Invalid 'messages': empty array. Expected an array with minimum length 1.")
-        if fields.get("stream_options") and not fields.get("stream"):
-            raise refuse("stream_options", "The 'stream_options' parameter is only allowed when 'stream' is enabled.")
+    def check_chat(self, fields: dict[str, Any]) -> None:
+        self.check(fields, openai_checks.ChatRequest)
         if fields.get("max_tokens") is not None and self.reasons(fields["model"]):
             message = "Unsupported parameter: 'max_tokens' is not supported with this model."
-            raise refuse("max_tokens", f"{message} Use 'max_completion_tokens' instead.", "unsupported_parameter")
-        for name, low, high in (("temperature", 0, 2), ("top_p", 0, 1), ("n", 1, 128), ("top_logprobs", 0, 20)):
-            self._check_range(fields, name, low, high)
-        for name in ("max_tokens", "max_completion_tokens"):
-            self._check_range(fields, name, 1, 1_000_000_000)
+            message = f"{message} Use 'max_completion_tokens' instead."
+            raise self.error(400, message, param="max_tokens", code="unsupported_parameter")
 
     def _check_range(self, fields: dict[str, Any], name: str, low: float, high: float) -> None:
         value = fields.get(name)
@@ -215,6 +218,7 @@ class OpenAI(Engine):
 
     async def _completions(self, call: Call) -> None:
         fields = self.read(call, "prompt")
+        self.check(fields, openai_checks.CompletionRequest)
         ask = intake.completion(fields, fields["model"])
         ask.reasons = self.reasons(ask.model)
         await self._run(call, ask, OpenAICompletion, "cmpl-", "prompt")
@@ -234,6 +238,7 @@ class OpenAI(Engine):
 
     async def _embeddings(self, call: Call) -> None:
         fields = self.read(call, "input")
+        self.check(fields, openai_checks.EmbeddingsRequest)
         prompts = intake.prompts(fields["input"])
         total = sum(text.count(prompt) for prompt in prompts)
         self.charge(total, 0)
@@ -245,7 +250,7 @@ class OpenAI(Engine):
         await self.reply(call, {"object": "list", "data": [self._card(name) for name in self.models]})
 
     async def _one_model(self, call: Call) -> None:
-        name = call.path.removeprefix("/v1/models/")
+        name = unquote(call.path.removeprefix("/v1/models/"))
         if name not in self.models:
             raise self.unknown_model(name)
         await self.reply(call, self._card(name))

@@ -6,7 +6,7 @@ Invariant: everything read is kept, so that a report can show what came up to th
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import trio
@@ -55,7 +55,7 @@ class Answer:
             pass
         return bytes(self.body)
 
-    async def events(self) -> AsyncIterator[sse.Event]:
+    async def events(self) -> AsyncGenerator[sse.Event, None]:
         """Events as they arrive, comments included; ends with the body."""
         parser = sse.Parser()
         while data := await self.chunk():

@@ -34,10 +34,19 @@ async def created(target: Target) -> None:
         check.at_most(each.created, 10_000_000_000, f"created of {each.id}, in seconds,")
 
 
-@PROFILE.case("models.one", "A model can be retrieved, its slashes escaped", source=_ONE)
-async def one(target: Target) -> None:
-    answer = target.may_refuse(await target.ask(f"{MODELS}/{quoted(target.setup.model)}"))
+async def _retrieved(target: Target, path: str, other: str) -> None:
+    """The model at ``path``; the case is skipped if it is not there by its ``other`` path either."""
+    answer = await target.ask(f"{MODELS}/{path}")
+    if answer.status != 200 and (await target.ask(f"{MODELS}/{other}")).status != 200:
+        target.may_refuse(answer)
     check.equal(conform(answer.expect(200).json, Model, "the model").id, target.setup.model, "the model's id")
+
+
+@PROFILE.case(
+    "models.one", "A model can be retrieved, its slashes escaped", source=f"{_ONE}; openai-python escapes them"
+)
+async def one(target: Target) -> None:
+    await _retrieved(target, quoted(target.setup.model), target.setup.model)
 
 
 @PROFILE.case(
@@ -47,8 +56,7 @@ async def slash(target: Target) -> None:
     """curl sends the slash as it is."""
     if "/" not in target.setup.model:
         target.skip("the model's id has no slash")
-    answer = target.may_refuse(await target.ask(f"{MODELS}/{target.setup.model}"))
-    check.equal(conform(answer.expect(200).json, Model, "the model").id, target.setup.model, "the model's id")
+    await _retrieved(target, target.setup.model, quoted(target.setup.model))
 
 
 @PROFILE.case("models.unknown", "A model there is none of is a 404", source=_ONE)
