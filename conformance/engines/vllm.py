@@ -17,7 +17,12 @@ from conformance.engines.vllm_forms import VllmChat, VllmCompletion, VllmMessage
 
 _FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0)
 _WHOLE = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0)
-_TYPES = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError", 503: "Service Unavailable"}
+_TYPES = {
+    **{status.value: status.phrase for status in HTTPStatus},
+    400: "BadRequestError",
+    404: "NotFoundError",
+    500: "InternalServerError",
+}
 _METRICS = b"text/plain; version=1.0.0; charset=utf-8"
 _BUSY = (
     "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
@@ -70,7 +75,7 @@ class Vllm(Engine):
     # -- shapes -------------------------------------------------------------------------------------------------
 
     def error(self, status: int, message: str, kind: str = "", param: str | None = None, code: str = "") -> Refusal:
-        kind = kind or _TYPES.get(status) or HTTPStatus(status).phrase
+        kind = kind or _TYPES.get(status, "Unknown Error")
         body = {"message": message, "type": kind, "param": param, "code": status}
         if self.release < (0, 10, 1):
             return self._refusal(status, {"object": "error", **body})

@@ -205,7 +205,12 @@ def test_every_stream_ends_whole() -> None:
         play(kind, Settings(models=("m", "m-reason")), script)
 
 
-FAULTS: list[tuple[str, int, bool]] = [("503", 503, False), ("status:500", 500, False), ("429:7", 429, False)]
+FAULTS: list[tuple[str, int, bool]] = [
+    ("503", 503, False),
+    ("status:500", 500, False),
+    ("429:7", 429, False),
+    ("529", 529, False),
+]
 
 
 @pytest.mark.parametrize(("spec", "status", "stream"), FAULTS)
