@@ -22,6 +22,8 @@ ENGINES: Final = {
     "deepseek": "conformance.engines.openai:DeepSeek",
     "anthropic": "conformance.engines.anthropic:Anthropic",
     "llamacpp": "conformance.engines.llamacpp:LlamaCpp",
+    "gemini": "conformance.engines.gemini:Gemini",
+    "huggingface": "conformance.engines.huggingface:HuggingFace",
     "ollama": "conformance.engines.ollama:Ollama",
 }
 
