@@ -25,6 +25,7 @@ ENGINES: Final = {
     "gemini": "conformance.engines.gemini:Gemini",
     "huggingface": "conformance.engines.huggingface:HuggingFace",
     "ollama": "conformance.engines.ollama:Ollama",
+    "trtllm": "conformance.engines.trtllm:TensorRT",
 }
 
 
