@@ -42,6 +42,18 @@ def condensed(report: Document, through: Document | None = None, wheel: str = ""
     }
 
 
+def merged(first: Document, second: Document) -> Document:
+    """The first run, with what it skipped and the second, of the same server started otherwise, did not."""
+    asked = {result["case"]: result for result in second["results"] if result["kind"] != "skipped"}
+    results = [asked.get(r["case"], r) if r["kind"] == "skipped" else r for r in first["results"]]
+    return {**first, "results": results, "seconds": first["seconds"] + second["seconds"]}
+
+
+def held(report: Document) -> list[str]:
+    """The musts that failed and are not known of the engine."""
+    return [r["case"] for r in report["results"] if r["kind"] == "failed" and r["level"] == "must"]
+
+
 def _part(report: Document) -> Document:
     results = report["results"]
     counts = {kind: sum(result["kind"] == kind for result in results) for kind in KINDS}

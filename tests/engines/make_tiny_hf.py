@@ -21,7 +21,7 @@ import numpy as np
 from tests.engines.make_tiny_model import MERGES, SPECIAL, TEMPLATE
 
 SEED = 20261121
-LAYERS, WIDTH, HIDDEN, HEADS, KV_HEADS, CONTEXT, RANK = 2, 128, 256, 4, 2, 4096, 8
+LAYERS, WIDTH, HIDDEN, HEADS, KV_HEADS, CONTEXT, RANK = 2, 128, 256, 4, 2, 32768, 8
 TOOL_CALL = ["<tool_call>", "</tool_call>"]
 WIDE = "éöß€你好😀"
 """Characters of several bytes, each a token of its own."""

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import httpx
 
@@ -32,11 +33,41 @@ BROKEN = ("torchvision", "torchaudio", "torchcodec")
 """Come with the wheel, do not fit its torch, and are not needed."""
 KEY = "tiny-key"
 
+LORA = "tiny-lora"
+FULL_AT = 5
+
+
+class Kind(NamedTuple):
+    """A kind of start: vLLM's options, and what the suite is told of it. ``since``: the release that has them all."""
+
+    options: Sequence[str]
+    told: Sequence[str]
+    since: tuple[int, int] = (0, 0)
+
+
 KINDS = {
-    "lora": ("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2"),
-    "limits": ("--api-key", KEY, "--max-num-seqs", "2", "--max-num-queued-reqs", "5", "--enable-request-id-headers"),
+    "full": Kind(
+        (
+            *(
+                "--enable-lora",
+                "--max-lora-rank",
+                "16",
+                "--max-loras",
+                "2",
+                "--lora-modules",
+                f"{LORA}={MODEL / 'lora'}",
+            ),
+            *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+        ),
+        ("--lora", LORA, "--lora-path", str(MODEL / "lora")),
+    ),
+    "limited": Kind(
+        ("--api-key", KEY, "--max-num-seqs", "2", "--max-num-queued-reqs", str(FULL_AT), "--enable-request-id-headers"),
+        ("--api-key", KEY, "--set", f"full_at={FULL_AT}", "--select", "auth or key or full", "--parallel", "1"),
+        since=(0, 30),
+    ),
 }
-"""Kinds of start. Limits know options that old releases do not."""
+"""With LoRAs and tools; and with a key, two sequences at once and room for five requests in all."""
 
 _START_S, _STOP_S = 300.0, 30.0
 _ENVIRONMENT = {
@@ -67,8 +98,12 @@ def environment(version: str) -> Path:
 
 def _beside(version: str) -> Sequence[str]:
     """What a release of its day came with, where its wheel does not say so."""
-    number = tuple(int(part) for part in version.split(".")[:2])
-    return ("transformers<5",) if number < (0, 20) else ()
+    return ("transformers<5",) if release(version) < (0, 20) else ()
+
+
+def release(version: str) -> tuple[int, ...]:
+    """Major and minor number."""
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def _interpreter() -> str:
@@ -86,14 +121,13 @@ def model() -> Path:
 
 
 class VLLM:
-    """Running and healthy inside its block; ``url`` is its base URL without /v1, ``key`` what it asks for."""
+    """Running and healthy inside its block; ``url`` is its base URL without /v1."""
 
-    def __init__(self, version: str = NEWEST, kind: str = "lora") -> None:
+    def __init__(self, version: str = NEWEST, kind: str = "full") -> None:
         self.version = version
-        self.key = KEY if kind == "limits" else ""
         self.url = f"http://127.0.0.1:{_free_port()}"
         self.log = CACHE / f"vllm-{version}-{kind}.log"
-        self._options = KINDS[kind]
+        self._options = KINDS[kind].options
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> VLLM:
@@ -123,7 +157,7 @@ class VLLM:
     def _arguments(self) -> Iterator[str]:
         yield from ("--model", str(model() / "model"), "--served-model-name", "tiny")
         yield from ("--host", "127.0.0.1", "--port", self.url.rpartition(":")[2], "--enforce-eager")
-        yield from ("--block-size", "32", "--max-model-len", "2048", *self._options)
+        yield from ("--block-size", "32", "--max-model-len", "16384", *self._options)
 
     def _wait_healthy(self) -> None:
         assert self._process is not None
