@@ -18,9 +18,9 @@ from conformance.suite.case import Level
 from conformance.suite.target import CHAT, Target
 from conformance.suite.wire import Address, WireError
 
-_BOUND_S = 6.0
-"""SGLang itself looks up to four seconds later whether anybody waits for an answer that is not streamed."""
 _LONG = 1000
+"""Tokens of an answer that nobody waits for to the end."""
+_TOO_QUICK_S = 1.0
 _SOURCE = "vLLM, SGLang and TGI abort a request when its connection closes; LiteLLM #13774"
 
 
@@ -46,14 +46,30 @@ async def _taken(target: Target, engines: Sequence[Address]) -> None:
         target.skip("the engine was done before its gauges showed the request")
 
 
-async def _freed(target: Target, engines: Sequence[Address], what: str) -> None:
+async def _freed(target: Target, engines: Sequence[Address], whole: float, what: str) -> None:
+    """Within a third of what the ``whole`` answer takes, or it could have come to its end."""
+
     async def idle() -> bool:
         return await behind.busy(target, engines) == 0
 
-    seconds = await behind.until(idle, _BOUND_S)
+    bound = whole / 3
+    seconds = await behind.until(idle, bound)
     if seconds is None:
-        check.fail(f"the engine still works for a client that left {what}", f"none within {_BOUND_S:g} s", "at work")
+        check.fail(f"the engine still works for a client that left {what}", f"none within {bound:.1f} s", "at work")
     target.note(f"free after {seconds:.2f} s")
+
+
+async def _whole(target: Target) -> float:
+    """Seconds that all of a long answer takes, from what a short and a shorter one do. Skips for quick engines."""
+    took = []
+    for tokens in (8, 40):
+        began = trio.current_time()
+        (await target.ask(CHAT, target.chat("Tell a very long story.", max_tokens=tokens))).expect(200)
+        took.append(trio.current_time() - began)
+    whole = (took[1] - took[0]) / 32 * _LONG
+    if whole < _TOO_QUICK_S:
+        target.skip(f"the engine makes {_LONG} tokens in {whole:.1f} s: too quick to tell")
+    return whole
 
 
 def _long(target: Target, **members: object) -> dict[str, object]:
@@ -62,19 +78,19 @@ def _long(target: Target, **members: object) -> dict[str, object]:
 
 @PROFILE.case("leave.stream", "…in the middle of a stream", source=_SOURCE, alone=True, needs=("behind",))
 async def stream(target: Target) -> None:
-    engines = await _settled(target)
+    engines, whole = await _settled(target), await _whole(target)
     async with target.open(CHAT, _long(target, stream=True)) as answer:
         answer.expect(200)
         await answer.chunk()
         await _taken(target, engines)
-    await _freed(target, engines, "in the middle of a stream")
+    await _freed(target, engines, whole, "in the middle of a stream")
 
 
 @PROFILE.case("leave.whole", "…while a whole answer is made", source=_SOURCE, alone=True, needs=("behind",))
 async def whole(target: Target) -> None:
-    engines = await _settled(target)
+    engines, seconds = await _settled(target), await _whole(target)
     await _leaves(target, engines, _long(target))
-    await _freed(target, engines, "before its whole answer")
+    await _freed(target, engines, seconds, "before its whole answer")
 
 
 async def _leaves(target: Target, engines: Sequence[Address], document: dict[str, object]) -> None:
@@ -113,13 +129,13 @@ async def unanswered(target: Target) -> None:
     "leave.many", "…twenty clients at once", source=_SOURCE, alone=True, needs=("behind",), level=Level.SHOULD
 )
 async def many(target: Target) -> None:
-    engines = await _settled(target)
+    engines, whole = await _settled(target), await _whole(target)
     async with AsyncExitStack() as stack:
         for _ in range(20):
             answer = await stack.enter_async_context(target.open(CHAT, _long(target, stream=True)))
             answer.expect(200)
         await _taken(target, engines)
-    await _freed(target, engines, "with nineteen others")
+    await _freed(target, engines, whole, "with nineteen others")
 
 
 @PROFILE.case(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 import trio
 
 from conformance.cases.gateway import behind
@@ -86,10 +88,10 @@ async def not_held(target: Target) -> None:
     engines = await behind.simulators(target)
     async with behind.failing(target, engines, "stall:3"):
         with trio.move_on_after(_IN_TIME_S):
-            async with target.open(CHAT, target.chat(stream=True, max_tokens=16)) as answer:
-                answer.expect(200)
+            document = target.chat(stream=True, max_tokens=16)
+            async with target.open(CHAT, document) as answer, aclosing(answer.expect(200).events()) as events:
                 said = 0
-                async for event in answer.events():
+                async for event in events:
                     said += '"content"' in (event.data or "") and '"content":""' not in (event.data or "").replace(
                         " ", ""
                     )

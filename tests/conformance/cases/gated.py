@@ -1,4 +1,4 @@
-"""The gateway as cases meet it: the program before two simulated engines, with a key, a limited key and a picker. (IO)"""
+"""The gateway as cases meet it: the program before two simulated engines, with keys and a picker. (IO)"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.whole.fleet import pool, settings, wait_scraped, written
 MODEL = "m"
 KEY = "conformance-test-key"
 LIMITED = "conformance-limited-key"
-FIRST_TOKEN_S = 2
+FIRST_TOKEN_S = 3
 
 
 def _key(key: str, tier: str) -> dict[str, str]:
