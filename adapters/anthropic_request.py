@@ -26,7 +26,8 @@ _LEAST_BUDGET: Final = 1024
 
 _ENGINES: Final = (
     "best_of", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "bad_words", "regex",
-    "ebnf", "allowed_token_ids", "prompt_logprobs", "use_beam_search", "structured_outputs", "chat_template_kwargs", "echo",
+    "ebnf", "allowed_token_ids", "prompt_logprobs", "use_beam_search", "structured_outputs",
+    "chat_template_kwargs", "echo",
 )  # fmt: skip
 """Members that open engines have of their own."""
 

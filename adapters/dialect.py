@@ -82,7 +82,7 @@ class Watch:
         """The watched members present in ``body``. Raises InvalidRequest if it is no JSON object."""
         try:
             found = msgspec.structs.astuple(self._decoder.decode(body))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidRequest(f"the body is not a JSON object: {error}") from None
         if found == self._blank:
             return {}
@@ -107,7 +107,7 @@ def members(body: bytes) -> Members:
     """All top-level members; the last of a name counts. Raises InvalidRequest if the body is no JSON object."""
     try:
         return msgspec.json.decode(body, type=Members)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not a JSON object: {error}") from None
 
 

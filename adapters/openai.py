@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from adapters import dialect, failure, rations
+from adapters import dialect, failure, messages, rations
 from adapters.named import MessagesDecoder, ResponsesDecoder
 from adapters.stream import StreamDecoder
 from adapters.vocabulary import Vocabulary
@@ -64,6 +64,8 @@ class OpenAI:
     """Members of chat and completion requests that this engine would drop without a word."""
     vocabulary: ClassVar[Vocabulary | None] = None
     """Of its metrics page; providers have none."""
+    limit: ClassVar[str] = "max_completion_tokens"
+    """The member by which a chat's tokens are limited where the limit does not come from a chat's client."""
     rationed: ClassVar[rations.Names | None] = rations.OPENAI
     """How answers tell what the provider will still take; engines of one's own do not ration."""
 
@@ -73,6 +75,8 @@ class OpenAI:
 
     def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
         operation = request.operation
+        if operation is Operation.MESSAGES and self.in_chats(endpoint):
+            return messages.encoded(self, request, endpoint, model, self.limit)
         path = self.path(operation, endpoint)
         if endpoint.deployments:
             path = deployed(operation, path, endpoint, model)
@@ -86,6 +90,10 @@ class OpenAI:
                 body = splice.remove(body, stolen)
         body = self.translate(request, body, endpoint, model)
         return UpstreamRequest(b"POST", path, fixed_headers(request), body, own_headers(request))
+
+    def in_chats(self, endpoint: Endpoint | None = None) -> bool:
+        """Whether Messages are asked for as chats: at this endpoint, or (None) at some."""
+        return Operation.MESSAGES not in self.paths and Operation.CHAT in self.paths
 
     def path(self, operation: Operation, endpoint: Endpoint) -> bytes:
         """Where this engine does it. A base path that names a version, as SDKs take it, is not followed by another."""
@@ -109,6 +117,11 @@ class OpenAI:
         return body
 
     def decoder(self, request: InferenceRequest, status: int, headers: Headers, /) -> Decoder:
+        if request.operation is Operation.MESSAGES and self.in_chats():
+            return messages.told(request, self._decoder(messages.asked_as_chat(request), headers))
+        return self._decoder(request, headers)
+
+    def _decoder(self, request: InferenceRequest, headers: Headers) -> Decoder:
         kind = content_type(headers)
         if not request.stream:
             return Misframed() if kind.startswith(b"text/event-stream") else self.whole(request, headers)

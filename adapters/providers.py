@@ -22,6 +22,8 @@ from gateway.wire import splice
 class _MaxTokens(OpenAI):
     """For those that know ``max_tokens`` only: a limit by its newer name would be ignored."""
 
+    limit = "max_tokens"
+
     def translate(self, request: InferenceRequest, body: bytes, endpoint: Endpoint, model: str) -> bytes:
         if request.operation is Operation.CHAT:
             limit = dialect.members(body).get("max_completion_tokens")

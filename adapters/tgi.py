@@ -32,6 +32,7 @@ class _Info(msgspec.Struct):
 class TGI(OpenAI):
     name = "tgi"
     title = "TGI"
+    limit = "max_tokens"
     rationed = None
     vocabulary = vocabulary.TGI()
     paths: ClassVar[Mapping[Operation, bytes]] = {
@@ -63,6 +64,8 @@ class TGI(OpenAI):
         self._watch = dialect.Watch(self.title, self.refused, also=("n", "stream"))
 
     def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
+        if request.operation is Operation.MESSAGES:
+            return super().encode(request, endpoint, model)
         path = self.path(request.operation, endpoint)
         found = dialect.members(request.body)
         lora = model if model in dict(endpoint.labels).get(LORAS, "").split(",") else None

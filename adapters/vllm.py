@@ -31,7 +31,9 @@ GUIDED: Mapping[str, dialect.Refuses] = dict.fromkeys(_GUIDED, dialect.always)
 
 
 class VLLM(OpenAI):
-    """An endpoint labelled ``version`` with less than 0.12 keeps ``guided_*`` and ``best_of``."""
+    """An endpoint labelled ``version`` with less than 0.12 keeps ``guided_*`` and ``best_of``; with less than 0.11.2 it
+    gets Messages as chats.
+    """
 
     name = "vllm"
     title = "vLLM"
@@ -46,13 +48,20 @@ class VLLM(OpenAI):
         "ebnf": dialect.always,
     }
 
+    def in_chats(self, endpoint: Endpoint | None = None) -> bool:
+        return endpoint is None or (bool(endpoint.labels) and _older(_version(endpoint), (0, 11, 2)))
+
     def refuse(self, watched: dialect.Members, endpoint: Endpoint) -> None:
-        if endpoint.labels and _older(dict(endpoint.labels).get("version", ""), (0, 12)):
+        if endpoint.labels and _older(_version(endpoint), (0, 12)):
             watched = {name: raw for name, raw in watched.items() if name not in _SINCE_0_12}
         super().refuse(watched, endpoint)
 
 
-def _older(version: str, than: tuple[int, int]) -> bool:
+def _version(endpoint: Endpoint) -> str:
+    return dict(endpoint.labels).get("version", "")
+
+
+def _older(version: str, than: tuple[int, ...]) -> bool:
     """Whether a version such as "0.11.2" precedes ``than``; an empty or odd one does not."""
-    numbers = version.removeprefix("v").split(".")[:2]
-    return len(numbers) == 2 and all(n.isdigit() for n in numbers) and tuple(map(int, numbers)) < than
+    numbers = version.removeprefix("v").split(".")[: max(2, len(than))]
+    return len(numbers) >= 2 and all(n.isdigit() for n in numbers) and tuple(map(int, numbers)) < than
