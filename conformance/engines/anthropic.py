@@ -29,7 +29,7 @@ _TYPES = {
 
 
 class Anthropic(Engine):
-    """``x-api-key`` is demanded when a key is set, ``anthropic-version`` always."""
+    """A key is demanded when one is set, in ``x-api-key`` or as a bearer; ``anthropic-version`` always."""
 
     kind: ClassVar[str] = "anthropic"
     newest: ClassVar[str] = "2023-06-01"
@@ -83,7 +83,8 @@ class Anthropic(Engine):
         return self.error(400, "Input should be a valid dictionary")
 
     def authorize(self, call: Call) -> None:
-        key, given = self.settings.api_key, call.header(b"x-api-key")
+        key = self.settings.api_key
+        given = call.header(b"x-api-key") or call.header(b"authorization").removeprefix("Bearer ")
         if key and not given:
             raise self.error(401, "x-api-key header is required")
         if key and given != key:
@@ -112,7 +113,7 @@ class Anthropic(Engine):
     def read(self, call: Call, *required: str) -> dict[str, Any]:
         """The body, checked; of a model that is served."""
         fields = self.decode(call)
-        found = anthropic_checks.flaw(fields, ("model", *required))
+        found = anthropic_checks.flaw(fields, ("model", *required), call.header(b"anthropic-version"))
         if found is not None:
             raise self.error(400, found)
         if fields["model"] not in self.models:
@@ -132,7 +133,7 @@ class Anthropic(Engine):
         fields = self.read(call, "messages", "max_tokens")
         ask = intake.messages(fields, fields["model"])
         thinking = (fields.get("thinking") or {}).get("type")
-        ask.reasons = thinking == "enabled" or ("reason" in ask.model.lower() and thinking != "disabled")
+        ask.reasons = thinking in ("enabled", "adaptive") or ("reason" in ask.model.lower() and thinking != "disabled")
         ask.tool_forced = False
         self.check_length(ask)
         id = f"msg_{self.new_id(24)}"
@@ -158,14 +159,15 @@ class Anthropic(Engine):
         rest = names[names.index(after) + 1 :] if after in names else names
         shown = rest[: int(limit)]
         ends = {"first_id": shown[0] if shown else None, "last_id": shown[-1] if shown else None}
-        await self.reply(call, {"data": [_card(n) for n in shown], "has_more": len(rest) > len(shown), **ends})
+        await self.reply(call, {"data": [self._card(n) for n in shown], "has_more": len(rest) > len(shown), **ends})
 
     async def _one_model(self, call: Call) -> None:
         name = call.path.removeprefix("/v1/models/")
         if name not in self.models:
             raise self.error(404, f"model: {name}")
-        await self.reply(call, _card(name))
+        await self.reply(call, self._card(name))
 
-
-def _card(name: str) -> dict[str, Any]:
-    return {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
+    def _card(self, name: str) -> dict[str, Any]:
+        longest = self.settings.model_len
+        card = {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
+        return {**card, "lifecycle": "active", "max_input_tokens": longest, "max_tokens": longest}

@@ -11,12 +11,13 @@ from typing import Any
 from conformance.engines.anthropic_forms import signature
 
 Fields = dict[str, Any]
-VERSIONS = ("2023-01-01", "2023-06-01")
+VERSIONS = ("2023-01-01", "2023-06-01", "2026-10-21")
 _KNOWN = frozenset(
     (
         "cache_control",
         "container",
         "context_management",
+        "diagnostics",
         "inference_geo",
         "max_tokens",
         "mcp_servers",
@@ -49,13 +50,14 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "stream": (bool, "boolean"),
     "model": (str, "string"),
 }
-_RANGES = {"temperature": (0, 1), "top_p": (0, 1), "max_tokens": (1, 1_000_000_000)}
+_RANGES = {"temperature": (0, 1), "top_p": (0, 1), "max_tokens": (0, 1_000_000_000)}
 
 
-def flaw(fields: Fields, required: tuple[str, ...]) -> str | None:
-    """The first thing wrong with a body, or None."""
+def flaw(fields: Fields, required: tuple[str, ...], version: str) -> str | None:
+    """The first thing wrong with a body, or None. From 2026 on system prompts may be turns."""
     found = _missing(fields, required) or _unknown(fields) or _mistyped(fields) or _out_of_range(fields)
-    return found or _turns(fields) or _thinking(fields)
+    roles = ("user", "assistant", "system") if version >= "2026" else ("user", "assistant")
+    return found or _turns(fields, roles) or _thinking(fields)
 
 
 def _missing(fields: Fields, required: tuple[str, ...]) -> str | None:
@@ -84,27 +86,27 @@ def _out_of_range(fields: Fields) -> str | None:
     return None
 
 
-def _turns(fields: Fields) -> str | None:
+def _turns(fields: Fields, roles: tuple[str, ...]) -> str | None:
     turns = fields["messages"]
     if not turns:
         return "messages: at least one message is required"
     for at, turn in enumerate(turns):
-        found = _turn(at, turn)
+        found = _turn(at, turn, roles)
         if found:
             return found
-    if turns[0]["role"] != "user":
+    if turns[0]["role"] == "assistant":
         return 'messages: first message must use the "user" role'
     return _results(turns)
 
 
-def _turn(at: int, turn: Any) -> str | None:
+def _turn(at: int, turn: Any, roles: tuple[str, ...]) -> str | None:
     if not isinstance(turn, dict):
         return f"messages.{at}: Input should be a valid dictionary"
     role = turn.get("role")
-    if role == "system":
+    if role == "system" and role not in roles:
         what = 'The Messages API accepts a top-level `system` parameter, not "system" as an input message role.'
         return f'messages: Unexpected role "system". {what}'
-    if role not in ("user", "assistant"):
+    if role not in roles:
         return f"messages.{at}.role: Input should be 'user' or 'assistant'"
     if turn.get("content") is None:
         return f"messages.{at}.content: Field required"

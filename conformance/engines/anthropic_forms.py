@@ -61,6 +61,7 @@ class AnthropicMessages(Messages):
             "cache_read_input_tokens": read,
             "cache_creation": {"ephemeral_5m_input_tokens": created, "ephemeral_1h_input_tokens": 0},
             "output_tokens": output,
+            "output_tokens_details": {"thinking_tokens": min(output, self.reasoning_tokens)},
             "service_tier": "standard",
         }
 

@@ -153,7 +153,8 @@ def test_the_cache_is_told_of_when_asked_for() -> None:
     [
         ((), 401, "authentication_error"),
         (((b"x-api-key", b"no"),), 401, "authentication_error"),
-        (((b"authorization", b"Bearer k"),), 401, "authentication_error"),
+        (((b"authorization", b"Bearer no"),), 401, "authentication_error"),
+        (((b"authorization", b"Bearer k"), (b"anthropic-version", b"2026-10-21")), 200, ""),
         (((b"x-api-key", b"k"),), 400, "invalid_request_error"),
         (((b"x-api-key", b"k"), (b"anthropic-version", b"2000-01-01")), 400, "invalid_request_error"),
         (((b"x-api-key", b"k"), (b"anthropic-version", b"2023-06-01")), 200, ""),
@@ -176,7 +177,7 @@ def test_key_and_version(headers: tuple[tuple[bytes, bytes], ...], status: int, 
         ({"max_tokens": None}, "max_tokens: Field required"),
         ({"n": 2}, "n: Extra inputs are not permitted"),
         ({"max_tokens": "4"}, "max_tokens: Input should be a valid integer"),
-        ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
+        ({"max_tokens": -1}, "max_tokens: Input should be greater than or equal to 0"),
         ({"max_tokens": 10**6}, "max_tokens: 1000000 > 32768"),
         ({"temperature": 1.5}, "temperature: Input should be less than or equal to 1"),
         ({"messages": []}, "messages: at least one message is required"),
@@ -215,6 +216,16 @@ def test_thoughts_that_come_back_unchanged_are_taken() -> None:
     turns = [ASKED, {"role": "assistant", "content": [thought, *CALL["content"]]}, RESULT]  # type: ignore[misc]
     body = message(messages=turns, thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=1030)
     assert one(body).status == 200
+
+
+@pytest.mark.parametrize(("version", "status"), [(b"2023-06-01", 400), (b"2026-10-21", 200)])
+def test_system_prompts_as_turns(version: bytes, status: int) -> None:
+    async def script(engine: Engine) -> None:
+        body = message(messages=[{"role": "system", "content": "Be brief."}, ASKED])
+        answer = await ask(engine, PATH, body, headers=(*JSON, (b"anthropic-version", version)))
+        assert answer.status == status
+
+    play("anthropic", served(), script)
 
 
 def test_unknown_models_and_paths() -> None:
