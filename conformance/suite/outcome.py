@@ -18,6 +18,7 @@ class Kind(enum.StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     DEVIATED = "deviated"  # failed as its engine's profile foretells
+    NOTED = "noted"  # an INFO that is otherwise than asked: worth knowing, no more
     SKIPPED = "skipped"
 
 
@@ -96,7 +97,7 @@ class Run(msgspec.Struct, frozen=True):
     def badge(self) -> str:
         """One line to paste: what passed of what was asked."""
         found = self.count()
-        asked = sum(found.values()) - found[Kind.SKIPPED]
+        asked = sum(found.values()) - found[Kind.SKIPPED] - found[Kind.NOTED]
         what = " ".join(filter(None, (self.server.engine, self.server.version)))
         extra = f", {found[Kind.DEVIATED]} known deviations" if found[Kind.DEVIATED] else ""
         verdict = "conforms" if asked and not self.wrong() else "does not conform"

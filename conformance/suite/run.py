@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 import trio
 
 from conformance.suite import shown
-from conformance.suite.case import Case
+from conformance.suite.case import Case, Level
 from conformance.suite.check import Failure, Skip
 from conformance.suite.outcome import Kind, Result, result
 from conformance.suite.target import Setup, Target
@@ -96,7 +96,7 @@ class Runner:
         if target.heard:
             kind, message = self._judged(case, kind, message)
         now = trio.current_time()
-        traces = target.traces[-_SHOWN:] if kind in (Kind.FAILED, Kind.DEVIATED) else []
+        traces = target.traces[-_SHOWN:] if kind in (Kind.FAILED, Kind.DEVIATED, Kind.NOTED) else []
         exchanges = tuple(shown.exchange(trace, self.setup.key, now) for trace in traces)
         return result(
             case, kind, now - began, message, expected=expected, got=got, notes=tuple(target.notes), exchanges=exchanges
@@ -117,7 +117,9 @@ class Runner:
             raise Failure(f"not done after {timeout:g} s{_waiting_for(target)}")
 
     def _judged(self, case: Case, kind: Kind, message: str) -> tuple[Kind, str]:
-        """A failure that the engine's profile foretells is a deviation."""
+        """A failure that the engine's profile foretells is a deviation; an INFO is never held against anybody."""
+        if kind is Kind.FAILED and case.level is Level.INFO:
+            return Kind.NOTED, message
         reason = next((why for pattern, why in self.deviations.items() if fnmatchcase(case.id, pattern)), None)
         if reason is None or kind is Kind.SKIPPED:
             return kind, message

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_STYLES = {Kind.PASSED: "green", Kind.FAILED: "bold red", Kind.DEVIATED: "yellow", Kind.SKIPPED: "dim"}
+_STYLES = {
+    Kind.PASSED: "green",
+    Kind.FAILED: "bold red",
+    Kind.DEVIATED: "yellow",
+    Kind.NOTED: "blue",
+    Kind.SKIPPED: "dim",
+}
 
 
 def plain(text: str) -> str:
@@ -93,12 +99,21 @@ def _closing(run: Run) -> Iterator[str]:
     if deviated:
         yield f"\n{len(deviated)} known deviations of {run.server.engine}, which its adapter makes good:"
         yield from (f"  {result.case}: {result.message}" for result in deviated)
+    noted = [result for result in run.results if result.kind is Kind.NOTED]
+    if noted:
+        yield f"\n{len(noted)} worth knowing:"
+        yield from (f"  {result.case}: {result.title} – {_short(result)}" for result in noted)
     skipped = Counter(result.message for result in run.results if result.kind is Kind.SKIPPED)
     if skipped:
         yield f"\n{sum(skipped.values())} skipped:"
         yield from (f"  {count} × {why}" for why, count in skipped.most_common())
     yield f"\n{run.note}" if run.note else ""
     yield f"{run.badge()}   [{run.seconds:.1f} s, suite {run.suite}]"
+
+
+def _short(result: Result) -> str:
+    got = "" if result.got is None else f" (got {result.got[:120]})"
+    return f"not so: {result.message}{got}"
 
 
 def _failure(result: Result) -> Iterator[str]:

@@ -13,12 +13,13 @@ from itertools import groupby
 from conformance.suite.case import Level
 from conformance.suite.outcome import Exchange, Kind, Result, Run
 
-_ORDER = (Kind.FAILED, Kind.DEVIATED, Kind.PASSED, Kind.SKIPPED)
+_ORDER = (Kind.FAILED, Kind.DEVIATED, Kind.NOTED, Kind.PASSED, Kind.SKIPPED)
 
 _STYLE = """
 :root { color-scheme: light dark; --line: light-dark(#d9dce1, #383c44); --soft: light-dark(#f5f6f8, #1c1f24);
   --passed: light-dark(#157f3b, #4cc27a); --failed: light-dark(#c62828, #ff7b72);
   --deviated: light-dark(#9a5b00, #e3a547);
+  --noted: light-dark(#2a62b8, #7fb0f5);
   --skipped: light-dark(#6a7078, #8b929b); --back: light-dark(#fff, #14161a); --text: light-dark(#1b1e23, #e4e7eb) }
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 72rem; padding: 2rem 1.25rem 4rem; background: var(--back); color: var(--text);
@@ -29,7 +30,8 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; ma
 dt { color: var(--skipped) } dd { margin: 0; overflow-wrap: anywhere }
 .bar { display: flex; height: 10px; border-radius: 5px; overflow: hidden; margin: 1rem 0 .75rem; gap: 2px }
 .bar i { display: block } .passed { --c: var(--passed) } .failed { --c: var(--failed) }
-.deviated { --c: var(--deviated) } .skipped { --c: var(--skipped) } .bar i { background: var(--c) }
+.deviated { --c: var(--deviated) } .noted { --c: var(--noted) } .skipped { --c: var(--skipped) }
+.bar i { background: var(--c) }
 nav label { margin-right: 1rem; color: var(--c); cursor: pointer }
 details, .plain { border-top: 1px solid var(--line); padding: .45rem 0 } summary { cursor: pointer; list-style: none }
 .row { display: grid; grid-template-columns: 5.5rem minmax(12rem, 22rem) 1fr 4rem; gap: .75rem; align-items: baseline }
@@ -40,7 +42,8 @@ pre { background: var(--soft); padding: .6rem .8rem; border-radius: 6px; overflo
   overflow-wrap: anywhere; max-height: 24rem; margin: .3rem 0 }
 .level { color: var(--skipped); font-size: .85em }
 body:has(#passed:not(:checked)) article.passed, body:has(#failed:not(:checked)) article.failed,
-body:has(#deviated:not(:checked)) article.deviated, body:has(#skipped:not(:checked)) article.skipped { display: none }
+body:has(#deviated:not(:checked)) article.deviated,
+body:has(#noted:not(:checked)) article.noted, body:has(#skipped:not(:checked)) article.skipped { display: none }
 @media (max-width: 45rem) { .row { grid-template-columns: 5rem 1fr } .row .title, .time { grid-column: 2 }
   .why, .more { margin-left: 0 } }
 """

@@ -229,6 +229,18 @@ def test_deviations_are_forgiven_only_if_the_server_answered() -> None:
     assert (better.kind, better.message) == (Kind.PASSED, "foretold to deviate, but does not: its lists are empty")
 
 
+def test_an_info_is_told_and_never_held_against_anybody() -> None:
+    async def main(script: Script) -> Result:
+        profile = fresh()
+        asks(profile, level=Level.INFO)
+        async with scripted(script) as setup:
+            return (await play(setup, profile))["openai.asks"]
+
+    told = trio.run(main, answering(b'HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n{"a":[]}'))
+    assert (told.kind, told.message) == (Kind.NOTED, "the answer has no 'a.0'")
+    assert trio.run(main, answering(b"")).kind is Kind.FAILED
+
+
 def test_keys_are_in_nothing_that_is_shown() -> None:
     async def echoes(stream: trio.SocketStream) -> None:
         await stream.receive_some(65536)
