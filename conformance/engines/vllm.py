@@ -1,4 +1,4 @@
-"""A simulated vLLM OpenAI server, 0.9 to 0.33: routes, checks and error texts as recorded from 0.32. (T)"""
+"""A simulated vLLM OpenAI server, 0.6 to 0.33: routes, checks and error texts as recorded from 0.32. (T)"""
 
 from __future__ import annotations
 
@@ -59,7 +59,6 @@ class Vllm(Engine):
             "/v1/models": {get: self._models},
             "/v1/chat/completions": {post: self._chat},
             "/v1/completions": {post: self._completions},
-            "/v1/responses": {post: self._responses},
             "/v1/embeddings": {post: self._embeddings},
             "/tokenize": {post: self._tokenize},
             "/detokenize": {post: self._detokenize},
@@ -68,8 +67,11 @@ class Vllm(Engine):
         }
         routes |= {path: {post: self._rerank} for path in ("/rerank", "/v1/rerank", "/v2/rerank")}
         routes |= {path: {post: self._score} for path in ("/score", "/v1/score")}
+        if self.release >= (0, 10):
+            routes["/v1/responses"] = {post: self._responses}
         if self.release >= (0, 11, 2):
             routes["/v1/messages"] = {post: self._messages}
+            routes["/v1/messages/count_tokens"] = {post: self._count}
         return routes
 
     # -- shapes -------------------------------------------------------------------------------------------------
@@ -208,6 +210,11 @@ class Vllm(Engine):
     async def _messages(self, call: Call) -> None:
         fields = self.read(call, "messages", "max_tokens")
         await self._run(call, intake.messages(fields, self.served(fields)), VllmMessages, "chatcmpl-")
+
+    async def _count(self, call: Call) -> None:
+        fields = self.read(call, "messages")
+        prompt = intake.messages(fields, self.served(fields)).prompts[0]
+        await self.reply(call, {"input_tokens": text.count(prompt), "context_management": None})
 
     async def _run(self, call: Call, ask: Ask, form: type[Form], prefix: str) -> None:
         ask.adapter = ask.model if ask.model in self.loras else ""

@@ -1,4 +1,6 @@
-"""vLLM's metrics page: names and labels of 0.33, and of the releases before that named things differently. (P)"""
+"""vLLM's metrics page: names and labels of 0.33, and of the releases before, back to 0.6, that named things
+differently. (P)
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from conformance.engines.exposition import Page, merged
 from conformance.engines.model import Model
 
 _REASONS = ("stop", "length", "abort", "error", "repetition")
+_CACHES = ("device", "host", "p2p", "disk", "external_unspecified")
 _SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
 
 
@@ -20,7 +23,7 @@ def page(
 ) -> bytes:
     """``loras`` maps (running, waiting) adapter lists to the time they were last the case; None without LoRA."""
     out = Page()
-    base = {"engine": "0", "model_name": name}
+    base = {"engine": "0", "model_name": name} if version >= (0, 9) else {"model_name": name}
     _scheduler(out, model, base, version)
     _counters(out, model, base, version)
     _histograms(out, model, base, version)
@@ -30,7 +33,7 @@ def page(
             for (running, waiting), at in loras.items()
         ]
         out.family("vllm:lora_requests_info", "gauge", "Running stats on lora requests.", samples)
-    _cache_config(out, model)
+    _cache_config(out, model, version)
     return out.encode()
 
 
@@ -51,15 +54,23 @@ def _scheduler(out: Page, model: Model, base: dict[str, str], version: tuple[int
         out.one("vllm:kv_cache_usage_perc", "gauge", "KV-cache usage. 1 means 100 percent usage.", usage, base)
     if version < (0, 11):
         out.one("vllm:gpu_cache_usage_perc", "gauge", "GPU KV-cache usage. 1 means 100 percent usage.", usage, base)
+    if version < (0, 9):
+        _first_engine(out, model, base)
+
+
+def _first_engine(out: Page, model: Model, base: dict[str, str]) -> None:
+    """What only the engine of the first releases had. A hit rate of -1 is one of a cache that is off."""
+    made = model.statistics
+    rate = made.cached / made.queried if made.queried else 0.0
+    out.one("vllm:num_requests_swapped", "gauge", "Number of requests swapped to CPU.", 0, base)
+    out.one("vllm:cpu_cache_usage_perc", "gauge", "CPU KV-cache usage. 1 means 100 percent usage.", 0, base)
+    out.one("vllm:gpu_prefix_cache_hit_rate", "gauge", "GPU prefix cache block hit rate.", rate, base)
+    out.one("vllm:cpu_prefix_cache_hit_rate", "gauge", "CPU prefix cache block hit rate.", -1, base)
 
 
 def _counters(out: Page, model: Model, base: dict[str, str], version: tuple[int, ...]) -> None:
     made = model.statistics
-    prefixes = ["vllm:prefix_cache"] if version >= (0, 9, 2) else []
-    prefixes += ["vllm:gpu_prefix_cache"] if (0, 9) <= version < (0, 11) else []
-    for prefix in prefixes:
-        out.one(f"{prefix}_queries_total", "counter", "Prefix cache queries, in tokens.", made.queried, base)
-        out.one(f"{prefix}_hits_total", "counter", "Prefix cache hits, in tokens.", made.cached, base)
+    _caches(out, model, base, version)
     preemptions = model.batch.preemptions
     out.one("vllm:num_preemptions_total", "counter", "Cumulative number of preemptions.", preemptions, base)
     prompt, generated = made.prompt.total(), made.generated.total()
@@ -69,8 +80,11 @@ def _counters(out: Page, model: Model, base: dict[str, str], version: tuple[int,
         samples = [({**base, "source": source}, value) for source, value in by_source]
         out.family("vllm:prompt_tokens_by_source_total", "counter", "Prompt tokens by source.", samples)
         out.one("vllm:prompt_tokens_cached_total", "counter", "Cached prompt tokens.", made.cached, base)
+    if version >= (0, 32):
+        by_cache = [({**base, "source": source}, made.cached if source == "device" else 0) for source in _CACHES]
+        out.family("vllm:prompt_tokens_cached_by_source_total", "counter", "Cached tokens by source.", by_cache)
     out.one("vllm:generation_tokens_total", "counter", "Number of generation tokens processed.", generated, base)
-    finished = [({**base, "finished_reason": reason}, made.reasons[reason]) for reason in _REASONS]
+    finished = [({**base, "finished_reason": reason}, made.reasons[reason]) for reason in _reasons(version)]
     out.family("vllm:request_success_total", "counter", "Count of successfully processed requests.", finished)
     if version >= (0, 32):
         name = {"model_name": base["model_name"]}
@@ -79,31 +93,54 @@ def _counters(out: Page, model: Model, base: dict[str, str], version: tuple[int,
         out.family("vllm:admission_rejections_total", "counter", "Requests rejected at admission.", rejected)
 
 
+def _reasons(version: tuple[int, ...]) -> tuple[str, ...]:
+    return _REASONS if version >= (0, 12) else _REASONS[:3]
+
+
+def _caches(out: Page, model: Model, base: dict[str, str], version: tuple[int, ...]) -> None:
+    made = model.statistics
+    prefixes = ["vllm:prefix_cache"] if version >= (0, 9, 2) else []
+    prefixes += ["vllm:gpu_prefix_cache"] if (0, 9) <= version < (0, 11) else []
+    for prefix in prefixes:
+        out.one(f"{prefix}_queries_total", "counter", "Prefix cache queries, in tokens.", made.queried, base)
+        out.one(f"{prefix}_hits_total", "counter", "Prefix cache hits, in tokens.", made.cached, base)
+    if version >= (0, 11, 2):
+        for prefix, about in (("external_prefix_cache", "External prefix cache"), ("mm_cache", "Multi-modal cache")):
+            out.one(f"vllm:{prefix}_queries_total", "counter", f"{about} queries.", 0, base)
+            out.one(f"vllm:{prefix}_hits_total", "counter", f"{about} hits.", 0, base)
+
+
 def _histograms(out: Page, model: Model, base: dict[str, str], version: tuple[int, ...]) -> None:
     made = model.statistics
     first, whole = merged(made.first.values()), merged(made.whole.values())
     out.histogram("vllm:request_prompt_tokens", "Number of prefill tokens processed.", [(base, made.prompt_sizes)])
     out.histogram("vllm:request_generation_tokens", "Number of generation tokens.", [(base, made.output_sizes)])
     out.histogram("vllm:time_to_first_token_seconds", "Time to first token in seconds.", [(base, first)])
-    step = "inter_token_latency" if version >= (0, 10, 2) else "time_per_output_token"
-    out.histogram(f"vllm:{step}_seconds", "Time between output tokens in seconds.", [(base, made.step)])
+    steps = ["inter_token_latency"] if version >= (0, 10, 2) else []
+    steps += ["time_per_output_token"] if version < (0, 12) else []
+    for step in steps:
+        out.histogram(f"vllm:{step}_seconds", "Time between output tokens in seconds.", [(base, made.step)])
     out.histogram("vllm:e2e_request_latency_seconds", "E2E request latency in seconds.", [(base, whole)])
     out.histogram("vllm:request_queue_time_seconds", "Time spent in WAITING phase.", [(base, made.queued)])
 
 
-def _cache_config(out: Page, model: Model) -> None:
+def _cache_config(out: Page, model: Model, version: tuple[int, ...]) -> None:
     batch = model.batch
     values = {
         "block_size": str(batch.block_size),
         "cache_dtype": "auto",
-        "effective_attention_block_size": str(batch.block_size),
         "enable_prefix_caching": "True",
-        "engine": "0",
         "gpu_memory_utilization": "0.92",
-        "hash_block_size": "None",
-        "kv_cache_size_tokens": str(batch.block_size * batch.pool.capacity),
         "num_cpu_blocks": "None",
         "num_gpu_blocks": str(batch.pool.capacity),
         "num_gpu_blocks_override": "None",
     }
+    if version >= (0, 9):
+        values["engine"] = "0"
+    if version >= (0, 31):
+        values |= {
+            "effective_attention_block_size": str(batch.block_size),
+            "hash_block_size": "None",
+            "kv_cache_size_tokens": str(batch.block_size * batch.pool.capacity),
+        }
     out.one("vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig", 1, values)

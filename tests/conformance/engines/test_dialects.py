@@ -14,6 +14,7 @@ import trio.testing
 from conformance.engines import Settings
 from conformance.engines.engine import Engine
 from tests.conformance.engines.played import JSON, ask, play
+from tests.recordings import folder
 
 CHAT = "/v1/chat/completions"
 
@@ -53,6 +54,66 @@ def test_vllm_releases(version: str, nested: bool, fields: set[str], usage: str,
         assert f"vllm:{step}_seconds_bucket{{" in shown
 
     play("vllm", Settings(models=("reasoner",), version=version), script)
+
+
+@pytest.mark.parametrize(
+    ("version", "has", "has_not"),
+    [
+        (
+            "0.6.6.post1",
+            {
+                *("gpu_cache_usage_perc", "cpu_cache_usage_perc", "gpu_prefix_cache_hit_rate", "num_requests_swapped"),
+                "time_per_output_token_seconds",
+            },
+            {"kv_cache_usage_perc", "gpu_prefix_cache_queries_total", "inter_token_latency_seconds"},
+        ),
+        ("0.9.1", {"gpu_cache_usage_perc", "gpu_prefix_cache_hits_total"}, {"gpu_prefix_cache_hit_rate"}),
+        (
+            "0.10.2",
+            {
+                *("gpu_cache_usage_perc", "kv_cache_usage_perc", "gpu_prefix_cache_hits_total"),
+                *("prefix_cache_hits_total", "time_per_output_token_seconds", "inter_token_latency_seconds"),
+            },
+            {"engine_sleep_state", "num_requests_swapped"},
+        ),
+        (
+            "0.11.2",
+            {"kv_cache_usage_perc", "engine_sleep_state", "mm_cache_hits_total", "time_per_output_token_seconds"},
+            {"gpu_cache_usage_perc", "prompt_tokens_cached_total"},
+        ),
+        (
+            "0.20.2",
+            {"num_requests_waiting_by_reason", "prompt_tokens_cached_total"},
+            {"time_per_output_token_seconds", "admission_rejections_total"},
+        ),
+        ("0.33.0", {"admission_rejections_total", "prompt_tokens_cached_by_source_total"}, {"gpu_cache_usage_perc"}),
+    ],
+)
+def test_vllm_vocabularies(version: str, has: set[str], has_not: set[str]) -> None:
+    async def script(engine: Engine) -> None:
+        for _ in range(2):
+            await ask(engine, CHAT, chat(messages=[{"role": "user", "content": "word " * 100}]))
+        shown = await page(engine)
+        found = {line.split()[2].removeprefix("vllm:") for line in shown.splitlines() if line.startswith("# TYPE")}
+        assert has <= found
+        assert not has_not & found
+        assert ('{engine="0"' in shown) is (version != "0.6.6.post1")
+        if "gpu_prefix_cache_hit_rate" in has:
+            rate = next(line for line in shown.splitlines() if line.startswith("vllm:gpu_prefix_cache_hit_rate{"))
+            assert 0 < float(rate.split()[1]) < 1
+
+    play("vllm", served(version=version), script)
+
+
+def test_vllm_knows_what_was_recorded() -> None:
+    recorded = (folder("vllm") / "metrics.prom").read_text()
+
+    async def script(engine: Engine) -> None:
+        kinds = {line.split()[2]: line.split()[3] for line in recorded.splitlines() if line.startswith("# TYPE")}
+        shown = [line.split()[2:4] for line in (await page(engine)).splitlines() if line.startswith("# TYPE")]
+        assert all(kinds[name] == kind for name, kind in shown)
+
+    play("vllm", served(version="0.32.0"), script)
 
 
 def test_vllm_adapters_come_and_go() -> None:
@@ -293,6 +354,48 @@ def test_deepseek_thinks_aloud_and_splits_its_prompt() -> None:
         assert usage["prompt_cache_hit_tokens"] + usage["prompt_cache_miss_tokens"] == usage["prompt_tokens"]
 
     play("deepseek", Settings(models=("m-reason",)), script)
+
+
+def test_deepseek_fills_silence() -> None:
+    async def script(engine: Engine) -> None:
+        whole = await ask(engine, CHAT, chat())
+        assert whole.body.startswith(b"\n\n\n{")
+        assert whole.writes[0][0] == 5.0
+        assert whole.json["choices"][0]["message"]["content"]
+        stream = await ask(engine, CHAT, chat(stream=True))
+        assert stream.body.startswith(b": keep-alive\n\n: keep-alive\n\n")
+        assert [each for each in stream.events if each != "[DONE]"]
+
+    play("deepseek", served(ttft=16.0), script)
+
+
+@pytest.mark.parametrize(("fault", "end"), [("error-event:1", b'"code":null}}'), ("cut:1", b"")])
+def test_deepseek_fails_after_its_blank_lines(fault: str, end: bytes) -> None:
+    async def script(engine: Engine) -> None:
+        whole = await ask(engine, CHAT, chat())
+        assert (whole.status, whole.aborted) == (200, fault == "cut:1")
+        assert whole.body.startswith(b"\n")
+        assert whole.body.endswith(end)
+
+    play("deepseek", served(ttft=6.0, fail=(fault,)), script)
+
+
+def test_deepseek_wants_the_thoughts_before_a_call_back() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "1", "content": "found"}
+
+    async def script(engine: Engine) -> None:
+        async def status(model: str, turn: dict[str, Any], **more: Any) -> int:
+            return (await ask(engine, CHAT, chat(model=model, messages=[turn, result], **more))).status
+
+        assert await status("m-reason", turn) == 400
+        assert await status("m-reason", {**turn, "reasoning_content": "hm"}) == 200
+        assert await status("m-reason", turn, thinking={"type": "disabled"}) == 200
+        assert await status("m", turn) == 200
+        assert await status("m", turn, thinking={"type": "enabled"}) == 400
+
+    play("deepseek", Settings(models=("m", "m-reason")), script)
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang", "openai"])
