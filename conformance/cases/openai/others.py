@@ -12,12 +12,12 @@ from conformance.suite.target import Target
 _TEXT = "The quick brown fox."
 
 
-async def _offered(target: Target, path: str, document: dict[str, Any]) -> dict[str, Any]:
+async def _offered(target: Target, path: str, document: dict[str, Any]) -> Any:
     answer = target.may_refuse(await target.ask(path, {"model": target.setup.model, **document}), "model")
     if answer.status != 200:
         target.skip(f"{path} answers {answer.status}: {check.shown(answer.text)[:120]}")
     target.note(f"{path} is offered")
-    return check.kind(answer.json, dict, "the answer")
+    return answer.json
 
 
 @PROFILE.case(
@@ -26,9 +26,9 @@ async def _offered(target: Target, path: str, document: dict[str, Any]) -> dict[
 async def rerank(target: Target) -> None:
     documents = ["A train leaves.", _TEXT]
     found = await _offered(target, "/v1/rerank", {"query": _TEXT, "documents": documents})
-    results = check.kind(check.member(found, "results"), list, "results")
+    results = found if isinstance(found, list) else check.kind(check.member(found, "results"), list, "results")
     check.equal(sorted(check.member(each, "index", "a result") for each in results), [0, 1], "the indices")
-    scores = [check.kind(check.member(each, "relevance_score"), (int, float), "a score") for each in results]
+    scores = [check.kind(each.get("relevance_score", each.get("score")), (int, float), "a score") for each in results]
     check.equal(scores, sorted(scores, reverse=True), "the scores, best first,")
 
 

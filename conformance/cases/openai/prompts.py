@@ -75,7 +75,8 @@ async def many(target: Target) -> None:
 @PROFILE.case(
     "prompts.image",
     "An image for a model that sees none is refused, or left out; it breaks nothing",
-    source=f"{_MESSAGES}: content parts, type image_url",
+    source=f"{_MESSAGES}: content parts, type image_url; a 5xx is repeated by SDKs",
+    level=Level.SHOULD,
 )
 async def image(target: Target) -> None:
     pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

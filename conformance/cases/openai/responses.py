@@ -55,6 +55,18 @@ async def usage(target: Target) -> None:
 
 
 @PROFILE.case(
+    "responses.usage-details",
+    "Usage tells cached and reasoning tokens",
+    source=f"{RESPONSE}: usage.input_tokens_details and output_tokens_details are required",
+    level=Level.SHOULD,
+)
+async def usage_details(target: Target) -> None:
+    found = conform(await _answered(target), Response, "the response").usage
+    check.true(found and found.input_tokens_details, "usage has no input_tokens_details")
+    check.true(found and found.output_tokens_details, "usage has no output_tokens_details")
+
+
+@PROFILE.case(
     "responses.incomplete",
     "A response cut by max_output_tokens is incomplete and says why",
     source=f"{RESPONSE}: incomplete_details",
@@ -90,7 +102,10 @@ async def events(target: Target) -> None:
 
 
 @PROFILE.case(
-    "responses.numbers", "Events are numbered one after the other", source=f"{RESPONSE_EVENTS}: sequence_number"
+    "responses.numbers",
+    "Events are numbered one after the other",
+    source=f"{RESPONSE_EVENTS}: sequence_number",
+    level=Level.SHOULD,
 )
 async def numbers(target: Target) -> None:
     stream = await _streamed(target)

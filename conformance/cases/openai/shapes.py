@@ -234,10 +234,10 @@ class OutputDetails(Shape):
 
 class ResponseUsage(Shape):
     input_tokens: Count
-    input_tokens_details: InputDetails
     output_tokens: Count
-    output_tokens_details: OutputDetails
     total_tokens: Count
+    input_tokens_details: InputDetails | None = None
+    output_tokens_details: OutputDetails | None = None
 
 
 class Incomplete(Shape):

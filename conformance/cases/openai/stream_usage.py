@@ -56,14 +56,16 @@ async def null_elsewhere(target: Target) -> None:
 
 @PROFILE.case(
     "stream.usage-unasked",
-    "Usage that was not asked for is not told, nor is there a chunk without choices",
+    "Without usage asked for there is no chunk without choices",
     source=f"{STREAM_OPTIONS}; clients read choices[0] of every chunk",
 )
 async def unasked(target: Target) -> None:
     _without(await target.streamed(), "without stream_options")
 
 
-@PROFILE.case("stream.usage-false", "include_usage: false asks for no usage", source=STREAM_OPTIONS)
+@PROFILE.case(
+    "stream.usage-false", "Nor is there one where include_usage is false", source=f"{STREAM_OPTIONS}: include_usage"
+)
 async def refused(target: Target) -> None:
     _without(await target.streamed(stream_options={"include_usage": False}), "with include_usage: false")
 
@@ -72,7 +74,13 @@ def _without(stream: Stream, when: str) -> None:
     well_ended(stream)
     empty = [chunk for chunk in stream.chunks if not chunk.get("choices")]
     check.equal(empty, [], f"the chunks without choices {when}")
-    check.equal(_said(stream), [], f"the chunks with usage {when}")
+
+
+@PROFILE.case(
+    "stream.usage-only-when-asked", "Usage is told when it is asked for", source=STREAM_OPTIONS, level=Level.SHOULD
+)
+async def only_when_asked(target: Target) -> None:
+    check.equal(_said(await target.streamed()), [], "the chunks with usage that nobody asked for")
 
 
 @PROFILE.case(
