@@ -18,6 +18,7 @@ JSON: Final = (b"content-type", b"application/json")
 _DO_NOT_RETRY: Final = (b"x-should-retry", b"false")
 _ANTHROPIC_TYPES: Final = {
     401: "authentication_error",
+    402: "billing_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
@@ -42,17 +43,17 @@ def fields(error: GatewayError) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def body(error: GatewayError, operation: Operation | None = None) -> bytes:
+def body(error: GatewayError, operation: Operation | None = None, request_id: str = "") -> bytes:
     """The whole answer of a request for ``operation`` (None: no operation's path)."""
     if operation is Operation.MESSAGES:
-        return _anthropic(error)
+        return _anthropic(error, request_id)
     return msgspec.json.encode({"error": _object(error)})
 
 
-def event(error: GatewayError, operation: Operation) -> bytes:
+def event(error: GatewayError, operation: Operation, request_id: str = "") -> bytes:
     """The last event of a stream that had begun; no ``[DONE]`` follows it."""
     if operation is Operation.MESSAGES:
-        return b"event: error\ndata: %b\n\n" % _anthropic(error)
+        return b"event: error\ndata: %b\n\n" % _anthropic(error, request_id)
     if operation is Operation.RESPONSES:
         # the event's own members stand at the top (sequence_number is required; what was sent is not counted here)
         about = _object(error)
@@ -65,6 +66,7 @@ def _object(error: GatewayError) -> dict[str, str | None]:
     return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
 
 
-def _anthropic(error: GatewayError) -> bytes:
+def _anthropic(error: GatewayError, request_id: str) -> bytes:
     kind = _ANTHROPIC_TYPES.get(error.status) or ("api_error" if error.status >= 500 else "invalid_request_error")
-    return msgspec.json.encode({"type": "error", "error": {**_object(error), "type": kind}})
+    envelope = {"type": "error", "error": {**_object(error), "type": kind}, "request_id": request_id or None}
+    return msgspec.json.encode(envelope)

@@ -84,7 +84,9 @@ class OpenAIExchange:
     `send` and `finish` are the transport's own: nothing stands between a chunk and the socket.
     """
 
-    __slots__ = ("_http", "_id_fields", "_operation", "_streaming", "finish", "request", "send", "started")
+    __slots__ = (
+        "_http", "_id_fields", "_operation", "_request_id", "_streaming", "finish", "request", "send", "started",
+    )  # fmt: skip
 
     request: InferenceRequest
 
@@ -94,6 +96,7 @@ class OpenAIExchange:
         self.finish = http.finish
         self._http = http
         self._operation = operation
+        self._request_id = request_id
         self._id_fields = _id_fields(request_id, operation)
         self._streaming = False
 
@@ -131,10 +134,10 @@ class OpenAIExchange:
         if not self.started:
             self.started = True
             fields = (*self._id_fields, *errors.fields(error))
-            await http.respond(error.status, fields, errors.body(error, self._operation))
+            await http.respond(error.status, fields, errors.body(error, self._operation, self._request_id))
             return
         if self._streaming:
-            await http.end(errors.event(error, self._operation))
+            await http.end(errors.event(error, self._operation, self._request_id))
         else:
             http.abort()
 
@@ -184,8 +187,9 @@ class OpenAIApp:
     async def refuse(self, http: HttpReply, error: GatewayError) -> None:
         """Answer a request that failed before it got here."""
         operation = _operation(http.request.target)
-        ids = _id_fields(self._ids.of(http.request.header(b"x-request-id")), operation)
-        await http.respond(error.status, (*ids, *errors.fields(error)), errors.body(error, operation))
+        request_id = self._ids.of(http.request.header(b"x-request-id"))
+        ids = _id_fields(request_id, operation)
+        await http.respond(error.status, (*ids, *errors.fields(error)), errors.body(error, operation, request_id))
 
     # -- what is not inference ----------------------------------------------------------------------------------
 
@@ -197,11 +201,11 @@ class OpenAIApp:
                 raise _not_allowed(request, "POST")
             status, body = await self._document(http, _path(request.target))
         except GatewayError as error:
-            status, fields, body = error.status, errors.fields(error), errors.body(error, operation)
+            status, fields, body = error.status, errors.fields(error), errors.body(error, operation, request_id)
         except Exception:  # noqa: BLE001  the boundary of one request: a bug ends it alone
             _log.exception("request %s failed unexpectedly", request_id)
             bug = _bug(request_id)
-            status, fields, body = bug.status, errors.fields(bug), errors.body(bug)
+            status, fields, body = bug.status, errors.fields(bug), errors.body(bug, operation, request_id)
         await http.respond(status, (*fields, *_id_fields(request_id, operation)), body)
 
     async def _document(self, http: HttpReply, path: bytes) -> tuple[int, bytes]:

@@ -69,14 +69,15 @@ def test_bodies(operation: Operation | None) -> None:
         (ModelNotFound("no"), "not_found_error"),
         (RateLimited("no"), "rate_limit_error"),
         (Overloaded("no"), "overloaded_error"),
+        (UpstreamError("no", status=402), "billing_error"),
         (UpstreamTimeout("no"), "timeout_error"),
         (BROKEN, "api_error"),
         (GatewayError("no"), "api_error"),
     ],
 )
 def test_the_envelope_of_messages(error: GatewayError, kind: str) -> None:
-    envelope = json.loads(errors.body(error, Operation.MESSAGES))
-    assert envelope["type"] == "error"
+    envelope = json.loads(errors.body(error, Operation.MESSAGES, "req-7"))
+    assert (envelope["type"], envelope["request_id"]) == ("error", "req-7")
     assert envelope["error"]["type"] == kind
     assert envelope["error"]["message"] == error.message
     assert envelope["error"]["code"] == error.code
@@ -91,9 +92,13 @@ def test_the_last_event_of_a_broken_stream(operation: Operation) -> None:
 
 
 def test_the_last_event_of_broken_messages() -> None:
-    name, data = errors.event(BROKEN, Operation.MESSAGES).removesuffix(b"\n\n").split(b"\n")
+    name, data = errors.event(BROKEN, Operation.MESSAGES, "req-7").removesuffix(b"\n\n").split(b"\n")
     assert name == b"event: error"
-    assert json.loads(data.removeprefix(b"data: ")) == {"type": "error", "error": {**ABOUT, "type": "api_error"}}
+    assert json.loads(data.removeprefix(b"data: ")) == {
+        "type": "error",
+        "error": {**ABOUT, "type": "api_error"},
+        "request_id": "req-7",
+    }
 
 
 def test_the_last_event_of_a_broken_response() -> None:

@@ -158,8 +158,10 @@ def test_a_bad_body_never_reaches_the_core() -> None:
 
 def test_a_bad_body_of_messages_reads_as_anthropics() -> None:
     http = ask(b"POST", b"/v1/messages", b"{}")
-    assert json.loads(http.body)["type"] == "error"
+    envelope = json.loads(http.body)
+    assert (envelope["type"], envelope["request_id"].encode()) == ("error", http.field(b"request-id"))
     assert error(http)["param"] == "model"
+    assert json.loads(ask(b"GET", b"/v1/messages").body)["request_id"]
 
 
 @pytest.mark.parametrize("given", [b"abc", b"A-1._:z", b"x" * 128])
