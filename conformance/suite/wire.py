@@ -7,6 +7,7 @@ leaves a connection that can only be closed.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -58,12 +59,14 @@ def address(url: str, *, insecure: bool = False, ca: str = "") -> Address:
     return Address(parts.hostname, parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"), insecure, ca)
 
 
-async def dial(where: Address) -> trio.abc.Stream:
-    """A connected stream. Raises WireError."""
+async def dial(where: Address, protocols: Sequence[str] = ()) -> trio.abc.Stream:
+    """A connected stream; over TLS one of ``protocols`` is agreed on. Raises WireError."""
     try:
         stream: trio.abc.Stream = await trio.open_tcp_stream(where.host, where.port)
         if where.tls:
             context = ssl.create_default_context(cafile=where.ca or None)
+            if protocols:
+                context.set_alpn_protocols(list(protocols))
             if where.insecure:
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             stream = trio.SSLStream(stream, context, server_hostname=where.host, https_compatible=True)
