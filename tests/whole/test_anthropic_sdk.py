@@ -185,6 +185,7 @@ def test_refused(
         ("400", anthropic.BadRequestError, 400, 0),
         ("429:0.02", anthropic.RateLimitError, 429, 2),
         ("503:0.02", anthropic.InternalServerError, 503, 2),
+        ("529:0.02", anthropic.InternalServerError, 503, 2),
         ("500", anthropic.InternalServerError, 500, 0),
         ("refuse", anthropic.InternalServerError, 502, 0),
         ("rubbish", anthropic.InternalServerError, 502, 0),
