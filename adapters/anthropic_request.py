@@ -14,7 +14,6 @@ import msgspec
 
 from adapters import dialect
 from adapters.shapes import absent, arguments, data_url, invalid, read
-from adapters.vllm import GUIDED
 
 TITLE: Final = "Anthropic"
 DEFAULT_MAX_TOKENS: Final = 4096
@@ -27,12 +26,12 @@ _LEAST_BUDGET: Final = 1024
 _ENGINES: Final = (
     "best_of", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "bad_words", "regex",
     "ebnf", "allowed_token_ids", "prompt_logprobs", "use_beam_search", "structured_outputs",
-    "chat_template_kwargs", "echo",
+    "chat_template_kwargs", "echo", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+    "guided_json_object",
 )  # fmt: skip
 """Members that open engines have of their own."""
 
 REFUSED: Final[Mapping[str, dialect.Refuses]] = {
-    **GUIDED,
     **dict.fromkeys(_ENGINES, dialect.always),
     "n": dialect.above_one,
     "temperature": dialect.above_one,
@@ -172,13 +171,15 @@ def translated(body: bytes, model: str) -> bytes:
 
 
 def _limit(out: dict[str, Any], found: dialect.Members) -> None:
-    """``max_tokens``, and the thinking that has to fit into it."""
+    """``max_tokens``, and the thinking that has to fit into it. Who has not kept the thoughts that led to calls cannot
+    have more of them: the answer would be a 400.
+    """
     given = _get(_LIMIT, found, "max_completion_tokens")
     if given is None:
         given = _get(_LIMIT, found, "max_tokens")
     out["max_tokens"] = DEFAULT_MAX_TOKENS if given is None else given
     effort = _get(_TEXT, found, "reasoning_effort") if "reasoning_effort" in found else None
-    if effort is None or "thinking" in out:
+    if effort is None or "thinking" in out or (effort in BUDGETS and not _thoughtful(out["messages"])):
         return
     if effort == "none":
         out["thinking"] = {"type": "disabled"}
@@ -194,6 +195,16 @@ def _limit(out: dict[str, Any], found: dialect.Members) -> None:
     else:
         budget = min(budget, given // 2)
     out["thinking"] = {"type": "enabled", "budget_tokens": budget}
+
+
+def _thoughtful(turns: Blocks) -> bool:
+    """Whether every turn that calls tools begins with thoughts."""
+    answers = [turn["content"] for turn in turns if turn["role"] == "assistant" and isinstance(turn["content"], list)]
+    return all(
+        said[0].get("type") in ("thinking", "redacted_thinking")
+        for said in answers
+        if any(block.get("type") == "tool_use" for block in said)
+    )
 
 
 def _sampling(out: dict[str, Any], found: dialect.Members) -> None:

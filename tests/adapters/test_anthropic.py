@@ -195,6 +195,15 @@ def test_an_effort_is_a_budget_within_the_limit(effort: str) -> None:
         sent(reasoning_effort=effort, max_tokens=2047)
 
 
+def test_there_is_no_thinking_where_the_thoughts_behind_calls_were_not_kept() -> None:
+    call = {"role": "assistant", "tool_calls": [asked("f", "{}")]}
+    result = {"role": "tool", "tool_call_id": "c1", "content": "1"}
+    assert "thinking" not in sent([*HI, call, result], reasoning_effort="low")
+    kept = {**call, "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}]}
+    assert sent([*HI, kept, result], reasoning_effort="low")["thinking"]["type"] == "enabled"
+    assert sent([*HI, call, result], reasoning_effort="none")["thinking"] == {"type": "disabled"}
+
+
 def test_no_effort_and_what_the_client_says_in_anthropics_words() -> None:
     assert sent(reasoning_effort="none")["thinking"] == {"type": "disabled"}
     said = {"type": "adaptive"}
@@ -289,19 +298,27 @@ JSON = st.recursive(
 NAMES = st.sampled_from(
     ["messages", "max_tokens", "stop", "tools", "tool_choice", "user", "reasoning_effort", "response_format", "n", "x"]
 )
+EFFORT = st.fixed_dictionaries({}, optional={"reasoning_effort": st.sampled_from(["low", "none"])})
 PARTS = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "image_url", "file", "refusal"]) | JSON},
     optional={"text": JSON, "image_url": JSON, "file": JSON, "cache_control": JSON},
 )
 MESSAGES = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "tool", "system"]) | JSON},
-    optional={"content": st.lists(PARTS, max_size=3) | JSON, "tool_calls": JSON, "tool_call_id": JSON},
+    optional={
+        "content": st.lists(PARTS, max_size=3) | JSON,
+        "tool_calls": st.just([asked("f", "{}")]) | JSON,
+        "tool_call_id": JSON,
+        "thinking_blocks": st.lists(st.dictionaries(st.just("type") | st.text(max_size=3), JSON, max_size=2)) | JSON,
+    },
 )
 
 
-@given(st.dictionaries(NAMES, JSON, max_size=4), st.lists(MESSAGES, max_size=3) | JSON)
-def test_whatever_is_asked_is_translated_or_the_callers_mistake(members: dict[str, Any], messages: Any) -> None:
-    body = json.dumps({"model": "m", "messages": messages, **members}).encode()
+@given(st.dictionaries(NAMES, JSON, max_size=4), EFFORT, st.lists(MESSAGES, max_size=3) | JSON)
+def test_whatever_is_asked_is_translated_or_the_callers_mistake(
+    members: dict[str, Any], effort: dict[str, str], messages: Any
+) -> None:
+    body = json.dumps({"model": "m", "messages": messages, **members, **effort}).encode()
     with contextlib.suppress(InvalidRequest):
         assert json.loads(Anthropic().encode(request(body), endpoint(), "m").body)["model"] == "m"
 
