@@ -1,0 +1,69 @@
+"""vLLM's metrics page, where it is told apart from other engines'. (T)"""
+
+from __future__ import annotations
+
+from conformance.cases.engines.shared.held import held
+from conformance.cases.engines.shared.page import Page, Sample
+from conformance.cases.engines.shared.signals import quiet, read, until
+from conformance.cases.engines.vllm.profile import API, PROFILE, SIGNALS, known_release
+from conformance.suite import check
+from conformance.suite.case import Level
+from conformance.suite.target import Target
+
+_RENAMED = (
+    ((0, 9, 2), "vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+    ((0, 9, 2), "vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
+    ((0, 10, 2), "vllm:inter_token_latency_seconds_count", "vllm:time_per_output_token_seconds_count"),
+)
+"""From this release on, the newer name; before, the older one."""
+
+
+@PROFILE.case("metrics.release", "Metrics have the names of the release", source="vLLM's changelog", level=Level.SHOULD)
+async def names_of_release(target: Target) -> None:
+    version = known_release(target)
+    await target.streamed(max_tokens=4)
+    page = await read(target, SIGNALS)
+    for since, newer, older in _RENAMED:
+        name = newer if version >= since else older
+        check.true(page.series(name), f"vLLM {target.setup.version} has no {name} on its metrics page", name)
+
+
+@PROFILE.case("metrics.block-size", "cache_config_info tells the block size", source="vLLM 0.9, cache_config_info")
+async def block_size(target: Target) -> None:
+    page = await read(target, SIGNALS)
+    check.true(page.series("vllm:cache_config_info"), "there is no vllm:cache_config_info on the metrics page")
+    size = page.label("vllm:cache_config_info", "block_size")
+    check.matches(size, r"^[1-9]\d{0,5}$", "the label block_size of vllm:cache_config_info")
+    blocks = page.label("vllm:cache_config_info", "num_gpu_blocks")
+    target.note(f"{blocks} blocks of {size} tokens")
+
+
+@PROFILE.case("metrics.labels", "Requests are counted by model and rank", source=API, level=Level.SHOULD)
+async def labels(target: Target) -> None:
+    for sample in (await read(target, SIGNALS)).series(*SIGNALS.running):
+        check.contains(sample.labels, "model_name", f"the labels of {sample.name}")
+        check.matches(sample.labels.get("engine", "0"), r"^\d+$", "the label engine, a data-parallel rank")
+
+
+@PROFILE.case(
+    "metrics.lora", "lora_requests_info's newest series names the LoRA that runs", source="vLLM 0.33",
+    alone=True, needs=("lora",),
+)  # fmt: skip
+async def lora_series(target: Target) -> None:
+    def newest(page: Page) -> Sample | None:
+        return max(page.series("vllm:lora_requests_info"), key=lambda sample: sample.value, default=None)
+
+    def told(page: Page) -> bool:
+        sample = newest(page)
+        return sample is not None and target.setup.lora in sample.labels.get("running_lora_adapters", "").split(",")
+
+    await quiet(target, SIGNALS)
+    async with held(target, 2, model=target.setup.lora) as requests:
+        page, there = await until(target, SIGNALS, told, 5.0, lambda: requests.over)
+        if not there and requests.over:
+            target.skip("too fast to be observed: the LoRA's requests were over before the page told of them")
+        sample = newest(page)
+        check.true(sample is not None, "there is no vllm:lora_requests_info though a LoRA runs")
+        got = dict(sample.labels) if sample is not None else None
+        check.true(there, "the newest lora_requests_info does not name the LoRA that runs", target.setup.lora, got)
+        check.matches(page.label("vllm:lora_requests_info", "max_lora"), r"^\d+$", "the label max_lora")
