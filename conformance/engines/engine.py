@@ -163,7 +163,12 @@ class Engine:
         except Refusal as refusal:
             await self._refuse(call, refusal)
 
+    def dressed(self, call: Call, refusal: Refusal) -> Refusal:
+        """A refusal in the shape of the route, where a dialect has routes of several."""
+        return refusal
+
     async def _refuse(self, call: Call, refusal: Refusal) -> None:
+        refusal = self.dressed(call, refusal)
         own = {name for name, _ in refusal.headers}
         headers = tuple(field for field in self.answer_headers(call, None) if field[0] not in own)
         kind = (b"content-type", refusal.content_type or self.json_type)

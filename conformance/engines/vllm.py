@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+import msgspec
+
 from conformance.engines import intake, pydantic, text, vectors, vllm_metrics
 from conformance.engines.ask import Ask
 from conformance.engines.engine import Call, Engine, Headers, Refusal, Route
@@ -85,6 +87,16 @@ class Vllm(Engine):
 
     def _refusal(self, status: int, body: Any) -> Refusal:
         return Refusal(status, encode(body))
+
+    def dressed(self, call: Call, refusal: Refusal) -> Refusal:
+        """Anthropic's route has Anthropic's envelope, but for what the framework finds wrong."""
+        if not call.path.startswith("/v1/messages"):
+            return refusal
+        error = msgspec.json.decode(refusal.body).get("error")
+        if not isinstance(error, dict) or error["type"] == "Bad Request":
+            return refusal
+        told = {"type": error["type"], "message": error["message"]}
+        return Refusal(refusal.status, encode({"type": "error", "error": told}), headers=refusal.headers)
 
     def busy(self, call: Call, ask: Ask) -> Refusal:
         return self.error(503, _BUSY)

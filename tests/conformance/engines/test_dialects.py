@@ -135,6 +135,18 @@ def test_vllm_adapters_come_and_go() -> None:
     play("vllm", served(itl=0.1), script)
 
 
+def test_vllm_answers_anthropics_clients_in_their_shape() -> None:
+    async def script(engine: Engine) -> None:
+        refused = await ask(engine, "/v1/messages", chat(model="none"))
+        assert (refused.status, refused.json["type"]) == (404, "error")
+        assert refused.json["error"]["type"] == "NotFoundError"
+        assert (await ask(engine, "/v1/messages", {"model": "m"})).json["error"]["type"] == "Bad Request"
+        stream = (await ask(engine, "/v1/messages", chat(stream=True))).events
+        assert (stream[-1]["type"], stream[-1]["error"]["type"]) == ("error", "api_error")
+
+    play("vllm", served(fail=("error-event:2",)), script)
+
+
 def test_vllm_guards_v1_only() -> None:
     async def script(engine: Engine) -> None:
         refused = await ask(engine, CHAT, chat())

@@ -16,6 +16,8 @@ from conformance.engines.model import Bell
 from tests.conformance.engines.played import JSON, Played, ask, play
 
 CHAT = "/v1/chat/completions"
+PATHS = {"anthropic": "/v1/messages", "gemini": "/v1beta/openai/chat/completions"}
+"""Where others are asked for a chat than at CHAT."""
 
 
 def chat(tokens: int, **more: Any) -> dict[str, Any]:
@@ -214,7 +216,7 @@ FAULTS: list[tuple[str, int, bool]] = [
 
 
 @pytest.mark.parametrize(("spec", "status", "stream"), FAULTS)
-@pytest.mark.parametrize("kind", ["vllm", "sglang", "tgi", "openai", "deepseek"])
+@pytest.mark.parametrize("kind", [kind for kind in ENGINES if kind not in PATHS])
 def test_statuses_on_request(kind: str, spec: str, status: int, stream: bool) -> None:
     async def script(engine: Engine) -> None:
         answer = await ask(engine, CHAT, chat(3))
@@ -318,9 +320,6 @@ def test_unknown_engine_or_fault() -> None:
         build("gpt")
     with pytest.raises(ValueError, match="unknown kind 'explode'"):
         build("vllm", Settings(fail=("explode",)))
-
-
-PATHS = {"anthropic": "/v1/messages", "gemini": "/v1beta/openai/chat/completions"}
 
 
 @pytest.mark.parametrize("kind", list(ENGINES))
