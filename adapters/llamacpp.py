@@ -1,6 +1,7 @@
 """llama.cpp's server: the OpenAI dialect, context length in its model card. (P)
 
-Invariant: chats and completions go through as they are (source: llama-server of autumn 2026).
+Invariant: chats and completions go through as they are but for names it has of its own (source: llama-server of autumn
+2026).
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from typing import ClassVar
 
 import msgspec
 
-from adapters import dialect, vocabulary
+from adapters import constraint, dialect, vocabulary
 from adapters.openai import OpenAI
-from adapters.vllm import ALL_PATHS, GUIDED, NOT_OPENAI_ON_ENGINES
-from gateway.types import ModelCard
+from adapters.vllm import ALL_PATHS, NOT_OPENAI_ON_ENGINES
+from gateway.types import Endpoint, InferenceRequest, ModelCard
+from gateway.wire import splice
 
 
 class _Meta(msgspec.Struct):
@@ -37,13 +39,19 @@ class LlamaCpp(OpenAI):
     paths = ALL_PATHS
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
         **NOT_OPENAI_ON_ENGINES,
-        **GUIDED,
-        "best_of": dialect.more_than_n,
-        "structured_outputs": dialect.always,
-        "regex": dialect.always,
-        "ebnf": dialect.always,
+        **dialect.but(
+            dialect.EXTRAS, "top_k", "min_p", "typical_p", "repetition_penalty", "ignore_eos", "chat_template_kwargs"
+        ),
         "suffix": dialect.always,
     }
+    constraints = constraint.LLAMACPP
+    spoken = frozenset({"json_schema"})
+    thoughts = "reasoning_content"
+
+    def translate(self, request: InferenceRequest, body: bytes, endpoint: Endpoint, model: str) -> bytes:
+        if b'"repetition_penalty"' in body:
+            body = splice.rename(body, "repetition_penalty", "repeat_penalty")
+        return super().translate(request, body, endpoint, model)
 
     def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
         lengths = {c.id: c.meta.n_ctx for c in msgspec.json.decode(body, type=_Listing).data if c.meta is not None}

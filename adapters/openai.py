@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from adapters import dialect, failure, messages, rations
+from adapters import constraint, dialect, failure, messages, rations, turns
 from adapters.named import MessagesDecoder, ResponsesDecoder
 from adapters.stream import StreamDecoder
 from adapters.vocabulary import Vocabulary
@@ -62,6 +62,14 @@ class OpenAI:
     }
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {}
     """Members of chat and completion requests that this engine would drop without a word."""
+    strange: ClassVar[frozenset[str]] = frozenset()
+    """Members of such requests that change nothing here, and that this engine complains about."""
+    constraints: ClassVar[Mapping[str, constraint.Writer] | None] = None
+    """What this engine calls what holds an answer to a form; None: nobody knows, and all pass."""
+    thoughts: ClassVar[str] = ""
+    """What this engine calls an assistant's thoughts in a chat's messages, if it insists on a name."""
+    spoken: ClassVar[frozenset[str]] = frozenset()
+    """Members of that kind that it knows by their name."""
     vocabulary: ClassVar[Vocabulary | None] = None
     """Of its metrics page; providers have none."""
     limit: ClassVar[str] = "max_completion_tokens"
@@ -71,7 +79,9 @@ class OpenAI:
 
     def __init__(self, trusted: frozenset[str] = frozenset()) -> None:
         self.trusted = trusted
-        self._watch = dialect.Watch(self.title, self.refused, also=("n",))
+        foreign = constraint.MEMBERS if self.constraints is not None else ()
+        self._watch = dialect.Watch(self.title, self.refused, also=("tools", *foreign, *self.strange))
+        self._stolen = frozenset(dialect.STEERING) - trusted
 
     def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
         operation = request.operation
@@ -83,11 +93,13 @@ class OpenAI:
         watched = self._watch(request.body)
         body = request.body
         if watched:
+            unwanted = self._stolen.intersection(watched)
             if operation in _STREAMED:
                 self.refuse(watched, endpoint)
-            stolen = [name for name in watched if name in dialect.STEERING and name not in self.trusted]
-            if stolen:
-                body = splice.remove(body, stolen)
+                body = self.constrained(operation, body, watched, endpoint)
+                unwanted = unwanted.union(self.strange.intersection(watched), dialect.idle_tools(watched))
+            if unwanted:
+                body = splice.remove(body, unwanted)
         body = self.translate(request, body, endpoint, model)
         return UpstreamRequest(b"POST", path, fixed_headers(request), body, own_headers(request))
 
@@ -108,10 +120,19 @@ class OpenAI:
         """Raises Unsupported for members this engine would drop; a subclass may know better by ``endpoint``."""
         self._watch.refuse(watched)
 
+    def constrained(self, operation: Operation, body: bytes, watched: dialect.Members, endpoint: Endpoint) -> bytes:
+        """``body`` with what is to hold the answer to a form in this engine's words. Raises Unsupported."""
+        if self.constraints is None:
+            return body
+        found = constraint.foreign(watched, self.spoken)
+        return constraint.written(self.title, found, self.constraints, body) if found else body
+
     def translate(self, request: InferenceRequest, body: bytes, endpoint: Endpoint, model: str) -> bytes:
         """The body in the engine's dialect; here only the model's name and the usage option may change."""
         if model != request.model:
             body = splice.replace(body, "model", msgspec.json.encode(model), present=bool(request.model))
+        if self.thoughts and request.operation is Operation.CHAT:
+            body = turns.with_thoughts_named(body, self.thoughts, "reasoning")
         if request.stream and not request.include_usage and request.operation in _STREAMED:
             body = splice.merge(body, "stream_options", "include_usage", b"true")
         return body

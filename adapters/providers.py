@@ -5,18 +5,23 @@ Invariant: a member the provider would ignore is renamed to one it heeds, or ref
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from adapters import dialect, usage, vocabulary
+import msgspec
+
+from adapters import constraint, dialect, turns, usage, vocabulary
 from adapters.chunk import Chunk
 from adapters.openai import OpenAI
 from adapters.stream import MendingDecoder
-from adapters.vllm import GUIDED, NOT_OPENAI_ON_ENGINES
+from adapters.vllm import NOT_OPENAI_ON_ENGINES
 from adapters.whole import Answer, MendedWhole
 from gateway.ports import Decoder
-from gateway.types import Endpoint, Headers, InferenceRequest, Operation
+from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation
 from gateway.wire import splice
+
+_ONE_AT_A_TIME: Mapping[str, dialect.Refuses] = {"parallel_tool_calls": dialect.is_false}
+"""For those that call as many tools as they like whatever they are told."""
 
 
 class _MaxTokens(OpenAI):
@@ -44,12 +49,38 @@ class DeepSeek(_MaxTokens):
         Operation.MESSAGES: b"/anthropic/v1/messages",
     }
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
-        **GUIDED,
+        **NOT_OPENAI_ON_ENGINES,
+        **dialect.EXTRAS,
+        **_ONE_AT_A_TIME,
         "n": dialect.above_one,
-        "structured_outputs": dialect.always,
-        "seed": lambda value, _: value is not None,
-        "web_search_options": dialect.always,
+        "seed": dialect.given,
+        "logit_bias": dialect.always,
+        "presence_penalty": dialect.not_zero,
+        "frequency_penalty": dialect.not_zero,
     }
+    strange = frozenset(dialect.IDLE)
+    constraints = constraint.OBJECTS
+    thoughts = "reasoning_content"
+
+    def translate(self, request: InferenceRequest, body: bytes, endpoint: Endpoint, model: str) -> bytes:
+        """``reasoning_effort`` turns thinking on and off; a model that thinks has to be told what it thought before."""
+        if request.operation is Operation.CHAT:
+            body = _thinking(body)
+        return super().translate(request, body, endpoint, model)
+
+
+def _thinking(body: bytes) -> bytes:
+    found = dialect.members(body)
+    effort, thinking = dialect.value(found, "reasoning_effort"), dialect.value(found, "thinking")
+    if effort is not None and thinking is None:
+        thinking = {"type": "disabled" if effort == "none" else "enabled"}
+        body = splice.insert(body, "thinking", msgspec.json.encode(thinking))
+    if effort == "none":
+        body = splice.remove(body, ["reasoning_effort"])
+    if isinstance(thinking, dict) and thinking.get("type") == "enabled":
+        body = turns.with_thoughts_named(body, "reasoning_content", "reasoning")
+        body = turns.with_thoughts(body, "reasoning_content")
+    return body
 
 
 class HuggingFace(OpenAI):
@@ -74,19 +105,36 @@ class Ollama(_MaxTokens):
     }
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
         **NOT_OPENAI_ON_ENGINES,
-        **GUIDED,
+        **dialect.EXTRAS,
+        **_ONE_AT_A_TIME,
         "n": dialect.above_one,
         "best_of": dialect.above_one,
         "logit_bias": dialect.always,
-        "tool_choice": lambda value, _: value not in (None, "auto"),
-        "structured_outputs": dialect.always,
-        "top_k": dialect.always,
-        "min_p": dialect.always,
-        "repetition_penalty": dialect.always,
+        "tool_choice": dialect.other_than("auto"),
+        "echo": dialect.always,
     }
+    constraints = constraint.OPENAI
+
+    def refuse(self, watched: dialect.Members, endpoint: Endpoint) -> None:
+        """Where there are no tools, none is what it chooses."""
+        if "tool_choice" in watched and not dialect.value(watched, "tools"):
+            watched = {name: raw for name, raw in watched.items() if name != "tool_choice" or bytes(raw) != b'"none"'}
+        super().refuse(watched, endpoint)
+
+    def constrained(self, operation: Operation, body: bytes, watched: dialect.Members, endpoint: Endpoint) -> bytes:
+        """Completions cannot be held to a form."""
+        found = constraint.foreign(watched, ()) if operation is Operation.COMPLETIONS else []
+        if found:
+            raise dialect.unsupported(self.title, found[0].member)
+        return super().constrained(operation, body, watched, endpoint)
 
     def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
         return MendingDecoder(request) if request.operation is Operation.CHAT else super().events(request, headers)
+
+
+_UNKNOWN_TO_TENSORRT = (
+    "bad_words", "allowed_token_ids", "prompt_logprobs", "logprob_token_ids", "stop_regex", "typical_p",
+)  # fmt: skip
 
 
 class TensorRT(OpenAI):
@@ -96,7 +144,13 @@ class TensorRT(OpenAI):
     title = "TensorRT-LLM"
     rationed = None
     vocabulary = vocabulary.TensorRT()
-    refused: ClassVar[Mapping[str, dialect.Refuses]] = {**NOT_OPENAI_ON_ENGINES, "structured_outputs": dialect.always}
+    refused: ClassVar[Mapping[str, dialect.Refuses]] = {
+        **NOT_OPENAI_ON_ENGINES,
+        **_ONE_AT_A_TIME,
+        **{name: dialect.EXTRAS[name] for name in _UNKNOWN_TO_TENSORRT},
+    }
+    strange = frozenset(dialect.IDLE)
+    constraints = constraint.TENSORRT
 
 
 class Gemini(OpenAI):
@@ -108,7 +162,14 @@ class Gemini(OpenAI):
         Operation.CHAT: b"/chat/completions",
         Operation.EMBEDDINGS: b"/embeddings",
     }
-    refused: ClassVar[Mapping[str, dialect.Refuses]] = {**GUIDED, "structured_outputs": dialect.always}
+    refused: ClassVar[Mapping[str, dialect.Refuses]] = {**dialect.EXTRAS, **_ONE_AT_A_TIME}
+    strange = frozenset(dialect.IDLE) - {"service_tier"}
+    constraints = constraint.OPENAI
+
+    def translate(self, request: InferenceRequest, body: bytes, endpoint: Endpoint, model: str) -> bytes:
+        if request.operation is Operation.CHAT:
+            body = turns.with_result_names(body)
+        return super().translate(request, body, endpoint, model)
 
     def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
         return _GeminiWhole(request) if request.operation is Operation.CHAT else super().whole(request, headers)
@@ -118,6 +179,11 @@ class Gemini(OpenAI):
 
     def models_path(self) -> bytes:
         return b"/models"
+
+    def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
+        """Listed as "models/gemini…"; asked for, and known to everybody, without."""
+        cards = super().parse_models(body)
+        return [msgspec.structs.replace(card, id=card.id.removeprefix("models/")) for card in cards]
 
 
 class _GeminiEvents(MendingDecoder):

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import msgspec
 
-from adapters import dialect, vocabulary
+from adapters import constraint, dialect, vocabulary
 from adapters.openai import OpenAI
-from adapters.vllm import ALL_PATHS, GUIDED, NOT_OPENAI_ON_ENGINES
+from adapters.vllm import ALL_PATHS, NOT_OPENAI_ON_ENGINES
 from adapters.whole import Ranked
 from gateway.ports import Decoder
 from gateway.types import Headers, InferenceRequest, ModelCard, Operation
@@ -28,14 +28,14 @@ class SGLang(OpenAI):
     paths = ALL_PATHS
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
         **NOT_OPENAI_ON_ENGINES,
-        **GUIDED,
-        "best_of": dialect.more_than_n,
-        "structured_outputs": dialect.always,  # vLLM's; SGLang has regex, ebnf and response_format
-        "prompt_logprobs": dialect.always,
-        "use_beam_search": dialect.always,
-        "allowed_token_ids": dialect.always,
-        "bad_words": dialect.always,
-    }
+        **dialect.but(
+            dialect.EXTRAS, "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids",
+            "stop_regex", "chat_template_kwargs", "skip_special_tokens",
+        ),
+    }  # fmt: skip
+    constraints = constraint.SGLANG
+    spoken = frozenset({"regex", "ebnf"})
+    thoughts = "reasoning_content"
 
     def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
         return Ranked(request) if request.operation is Operation.RERANK else super().whole(request, headers)

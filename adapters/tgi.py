@@ -11,11 +11,18 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from adapters import dialect, vocabulary
+from adapters import constraint, dialect, vocabulary
 from adapters.openai import OpenAI, fixed_headers, own_headers
 from adapters.stream import MendingDecoder
-from adapters.tgi_native import GenerateDecoder, GenerateStreamDecoder, TokenizeDecoder, generate, tokenize
-from adapters.vllm import GUIDED, NOT_OPENAI_ON_ENGINES
+from adapters.tgi_native import (
+    GenerateDecoder,
+    GenerateStreamDecoder,
+    TokenizeDecoder,
+    generate,
+    response_format,
+    tokenize,
+)
+from adapters.vllm import NOT_OPENAI_ON_ENGINES
 from adapters.whole import MendedWhole
 from gateway.ports import Decoder
 from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation, UpstreamRequest
@@ -42,26 +49,19 @@ class TGI(OpenAI):
     }
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
         **NOT_OPENAI_ON_ENGINES,
-        **GUIDED,
+        **dialect.but(dialect.EXTRAS, "best_of", "top_k", "typical_p", "repetition_penalty"),  # those of completions
         "n": dialect.above_one,
         "logit_bias": dialect.always,
         "presence_penalty": dialect.not_zero,  # TGI makes it a repetition penalty of 2.0 and more
-        "structured_outputs": dialect.always,
-        "regex": dialect.always,
-        "ebnf": dialect.always,
-        "min_p": dialect.not_zero,
-        "min_tokens": dialect.not_zero,
-        "ignore_eos": dialect.always,
-        "stop_token_ids": dialect.always,
-        "prompt_logprobs": dialect.always,
-        "use_beam_search": dialect.always,
+        "parallel_tool_calls": dialect.is_false,
         "echo": lambda value, others: bool(value and others.get("stream")),
         "suffix": dialect.always,
     }
+    constraints = constraint.TGI
 
     def __init__(self, trusted: frozenset[str] = frozenset()) -> None:
         super().__init__(trusted)
-        self._watch = dialect.Watch(self.title, self.refused, also=("n", "stream"))
+        self._chats = dialect.Watch(self.title, _OF_COMPLETIONS)
 
     def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
         if request.operation is Operation.MESSAGES:
@@ -73,12 +73,20 @@ class TGI(OpenAI):
         if request.operation is Operation.TOKENIZE:
             path, body = tokenize(found)
         else:
-            self.refuse(self._watch(request.body), endpoint)
+            found = self._checked(request, found, endpoint)
             if request.operation is Operation.CHAT:
                 body = _chat(found, request.stream, lora)
             else:
                 path, body = generate(found, request.stream, lora)
         return UpstreamRequest(b"POST", path, fixed_headers(request), dialect.encode(body), own_headers(request))
+
+    def _checked(self, request: InferenceRequest, found: dialect.Members, endpoint: Endpoint) -> dialect.Members:
+        """The members, with what holds an answer to a form in TGI's words. Raises Unsupported."""
+        self.refuse(found, endpoint)
+        if request.operation is Operation.CHAT:
+            self._chats.refuse(found)
+        body = self.constrained(request.operation, request.body, found, endpoint)
+        return found if body is request.body else dialect.members(body)
 
     def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
         if request.operation is Operation.COMPLETIONS:
@@ -98,16 +106,16 @@ class TGI(OpenAI):
         return [ModelCard(id=info.model_id, max_model_len=info.max_total_tokens, owned_by="tgi")]
 
 
-_CHAT_REFUSED = ("top_k", "repetition_penalty", "chat_template_kwargs", "reasoning_effort")
-"""Members TGI's native API has and its Messages API ignores, or neither has."""
+_OF_COMPLETIONS: Mapping[str, dialect.Refuses] = {
+    **{name: dialect.EXTRAS[name] for name in ("best_of", "top_k", "typical_p", "repetition_penalty")},
+    "reasoning_effort": dialect.other_than("none"),
+}
+"""Members TGI's native API has and its Messages API ignores, and one that neither has."""
 
 _DROPPED = ("n", "logit_bias", "presence_penalty", "max_completion_tokens", "stream_options", *dialect.STEERING)
 
 
 def _chat(found: dialect.Members, stream: bool, lora: str | None) -> dict[str, Any]:
-    for name in _CHAT_REFUSED:
-        if dialect.always(dialect.value(found, name), {}):
-            raise dialect.unsupported("TGI", name)
     limit = dialect.value(found, "max_completion_tokens")
     body: dict[str, Any] = {name: raw for name, raw in found.items() if name not in _DROPPED}
     body["model"] = lora or "tgi"  # any other name is taken for a LoRA
@@ -119,23 +127,14 @@ def _chat(found: dialect.Members, stream: bool, lora: str | None) -> dict[str, A
     if isinstance(stop, str):
         body["stop"] = [stop]
     if not dialect.value(found, "tools"):
-        body.pop("tools", None)
-        body.pop("tool_choice", None)
-    _response_format(body, dialect.value(found, "response_format"))
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            body.pop(name, None)
+    grammar = response_format(dialect.value(found, "response_format"))
+    body.pop("response_format", None)
+    if grammar is not None:
+        if "tools" in body:
+            raise dialect.unsupported("TGI", "response_format", why="it cannot be combined with 'tools'")
+        body["response_format"] = grammar
     if stream:
         body["stream_options"] = {"include_usage": True}
     return body
-
-
-def _response_format(body: dict[str, Any], wanted: Any) -> None:
-    """TGI calls the schema ``value``, wants one with json_object too, and has one grammar for it or for the tools."""
-    body.pop("response_format", None)
-    if not isinstance(wanted, dict) or wanted.get("type") == "text":
-        return
-    if "tools" in body:
-        raise dialect.unsupported("TGI", "response_format", why="it cannot be combined with 'tools'")
-    if wanted.get("type") == "json_schema":
-        wanted = {"type": "json_schema", "value": wanted.get("json_schema", wanted.get("value"))}
-    elif wanted.get("type") == "json_object" and "value" not in wanted:
-        wanted = {"type": "json_object", "value": {"type": "object"}}
-    body["response_format"] = wanted

@@ -46,8 +46,22 @@ def generate(found: dialect.Members, stream: bool, lora: str | None) -> tuple[by
         parameters["top_n_tokens"] = logprobs
     if lora is not None:
         parameters["adapter_id"] = lora
+    grammar = response_format(given.get("response_format"))
+    if grammar is not None:
+        parameters["grammar"] = grammar
     body = {"inputs": _prompt(given.get("prompt")), "parameters": parameters}
     return (b"/generate_stream" if stream else b"/generate"), body
+
+
+def response_format(wanted: Any) -> dict[str, Any] | None:
+    """What TGI calls a grammar: the schema is its ``value``, and a bare json_object wants one, too; None: any text."""
+    if not isinstance(wanted, dict) or wanted.get("type") == "text":
+        return None
+    if wanted.get("type") == "json_schema":
+        return {"type": "json_schema", "value": wanted.get("json_schema", wanted.get("value"))}
+    if wanted.get("type") == "json_object" and "value" not in wanted:
+        return {"type": "json_object", "value": {"type": "object"}}
+    return wanted
 
 
 def _prompt(prompt: Any) -> str:

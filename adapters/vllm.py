@@ -1,6 +1,6 @@
-"""vLLM 0.9 and later: the OpenAI dialect, with members refused that newer versions ignore without a word. (P)
+"""vLLM 0.6 and later: the OpenAI dialect, with members refused that it ignores without a word. (P)
 
-Invariant: a request is refused by name rather than answered unconstrained (source: vLLM 0.12's and 0.33's protocol).
+Invariant: a request is refused by name rather than answered unconstrained (source: the request models of 0.6 to 0.33).
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from adapters import dialect, vocabulary
+from adapters import constraint, dialect, vocabulary
 from adapters.openai import OpenAI
 from gateway.types import Endpoint, Operation
 
 _GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object")
-_SINCE_0_12 = frozenset({*_GUIDED, "best_of"})
 
 ALL_PATHS: Mapping[Operation, bytes] = {operation: operation.value.encode() for operation in Operation}
 """vLLM and SGLang serve every operation where clients ask for it."""
@@ -32,7 +31,7 @@ GUIDED: Mapping[str, dialect.Refuses] = dict.fromkeys(_GUIDED, dialect.always)
 
 class VLLM(OpenAI):
     """An endpoint labelled ``version`` with less than 0.12 keeps ``guided_*`` and ``best_of``; with less than 0.11.2 it
-    gets Messages as chats.
+    gets Messages as chats, with less than 0.11 ``guided_*`` for ``structured_outputs``.
     """
 
     name = "vllm"
@@ -42,19 +41,29 @@ class VLLM(OpenAI):
     paths = ALL_PATHS
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
         **NOT_OPENAI_ON_ENGINES,
-        **GUIDED,
         "best_of": dialect.more_than_n,
-        "regex": dialect.always,  # SGLang's; vLLM has structured_outputs
-        "ebnf": dialect.always,
+        "typical_p": dialect.EXTRAS["typical_p"],
+        "stop_regex": dialect.always,
     }
+    constraints = constraint.VLLM
+    spoken = frozenset({constraint.NESTED})
 
     def in_chats(self, endpoint: Endpoint | None = None) -> bool:
         return endpoint is None or (bool(endpoint.labels) and _older(_version(endpoint), (0, 11, 2)))
 
     def refuse(self, watched: dialect.Members, endpoint: Endpoint) -> None:
         if endpoint.labels and _older(_version(endpoint), (0, 12)):
-            watched = {name: raw for name, raw in watched.items() if name not in _SINCE_0_12}
+            watched = {name: raw for name, raw in watched.items() if name != "best_of"}
         super().refuse(watched, endpoint)
+
+    def constrained(self, operation: Operation, body: bytes, watched: dialect.Members, endpoint: Endpoint) -> bytes:
+        version = _version(endpoint)
+        if not version or not _older(version, (0, 12)):
+            return super().constrained(operation, body, watched, endpoint)
+        older = _older(version, (0, 11))
+        found = constraint.foreign(watched, _GUIDED if older else (*_GUIDED, constraint.NESTED))
+        writers = constraint.VLLM_BEFORE_0_11 if older else constraint.VLLM
+        return constraint.written(self.title, found, writers, body) if found else body
 
 
 def _version(endpoint: Endpoint) -> str:

@@ -81,6 +81,11 @@ def remove(body: bytes, names: Collection[str]) -> bytes:
     return _join(body, cuts) if cuts else body
 
 
+def rename(body: bytes, name: str, other: str) -> bytes:
+    """``body`` with the top-level members ``name`` called ``other``."""
+    return _join(body, [(m.key, m.start, b"%b:" % _quoted(other)) for m in _members(body) if _is(m, name)])
+
+
 def merge(body: bytes, name: str, inner: str, value: bytes) -> bytes:
     """``body[name][inner] = value``, the other members of that nested object untouched.
 

@@ -32,19 +32,83 @@ def sent(adapter: Adapter, *, labels: tuple[tuple[str, str], ...] = (), **member
 SCHEMA = {"type": "object"}
 
 
-@pytest.mark.parametrize("name", ["guided_json", "guided_regex", "guided_choice", "guided_grammar", "regex", "ebnf"])
-def test_vllm_is_not_asked_for_constraints_it_would_ignore(name: str) -> None:
+@pytest.mark.parametrize("name", ["typical_p", "stop_regex", "functions", "audio"])
+def test_vllm_is_not_asked_for_what_it_would_ignore(name: str) -> None:
     with pytest.raises(Unsupported, match=name) as caught:
         sent(VLLM(), **{name: "x"})
     assert (caught.value.param, caught.value.status, caught.value.code) == (name, 400, "unsupported_parameter")
     assert name in sent(VLLM(), **{name: None})
 
 
-def test_an_older_vllm_may_be_asked_for_them() -> None:
-    assert sent(VLLM(), labels=(("version", "0.11.2"),), guided_json=SCHEMA)["guided_json"] == SCHEMA
+def test_an_older_vllm_may_be_asked_for_the_best_of_several() -> None:
+    assert sent(VLLM(), labels=(("version", "0.11.2"),), best_of=2)["best_of"] == 2
     for version in ("0.12.0", "1.0", "", "dev"):
         with pytest.raises(Unsupported):
-            sent(VLLM(), labels=(("version", version),), guided_json=SCHEMA)
+            sent(VLLM(), labels=(("version", version),), best_of=2)
+
+
+EVERYBODY = (VLLM(), SGLang(), LlamaCpp(), TGI(), Ollama(), TensorRT(), OpenAI(), DeepSeek(), Gemini(), HuggingFace())
+
+
+@pytest.mark.parametrize("adapter", EVERYBODY)
+@pytest.mark.parametrize("choice", [{}, {"tool_choice": "auto"}, {"tool_choice": "none", "parallel_tool_calls": True}])
+def test_an_empty_list_of_tools_is_none(adapter: Adapter, choice: dict[str, Any]) -> None:
+    assert sent(adapter, tools=[], **choice) == sent(adapter)
+
+
+def test_tools_that_are_demanded_where_there_are_none_are_the_engines_to_refuse() -> None:
+    assert sent(VLLM(), tools=[], tool_choice="required") == {"model": "tiny", "tool_choice": "required"}
+    assert "tools" in sent(VLLM(), tools=[{"type": "function"}])
+
+
+@pytest.mark.parametrize("adapter", [TensorRT(), DeepSeek(), Gemini()])
+def test_who_complains_of_members_it_does_not_know_is_spared_those_of_no_consequence(adapter: Adapter) -> None:
+    members = {"metadata": {"a": "b"}, "store": True, "prompt_cache_key": "x", "verbosity": "low", "seed": None}
+    assert sent(adapter, **members) == {"model": "tiny", "seed": None}
+
+
+@pytest.mark.parametrize("adapter", [TGI(), Ollama(), DeepSeek(), Gemini(), TensorRT()])
+def test_who_calls_several_tools_at_once_is_not_told_not_to(adapter: Adapter) -> None:
+    with pytest.raises(Unsupported, match="parallel_tool_calls") as caught:
+        sent(adapter, parallel_tool_calls=False)
+    assert caught.value.droppable == ("parallel_tool_calls",)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert sent(adapter, tools=tools, parallel_tool_calls=True)["parallel_tool_calls"] is True
+
+
+@pytest.mark.parametrize("adapter", [Ollama(), DeepSeek(), Gemini()])
+@pytest.mark.parametrize(
+    ("name", "idle"), [("top_k", -1), ("repetition_penalty", 1.0), ("min_p", 0), ("min_tokens", 0)]
+)
+def test_what_open_engines_have_is_refused_where_it_asks_for_something(adapter: Adapter, name: str, idle: Any) -> None:
+    assert name in sent(adapter, **{name: idle})
+    with pytest.raises(Unsupported, match=name) as caught:
+        sent(adapter, **{name: 3})
+    assert caught.value.droppable == (name,)
+
+
+@pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
+def test_deepseek_would_ignore_penalties(name: str) -> None:
+    with pytest.raises(Unsupported, match=name):
+        sent(DeepSeek(), **{name: 0.5})
+    assert sent(DeepSeek(), **{name: 0})
+
+
+def test_llamacpp_has_a_name_of_its_own_for_the_repetition_penalty() -> None:
+    assert sent(LlamaCpp(), repetition_penalty=1.1) == {"model": "tiny", "repeat_penalty": 1.1}
+
+
+def test_all_that_may_be_left_out_is_named_at_once_and_what_may_not_comes_first() -> None:
+    with pytest.raises(Unsupported) as caught:
+        sent(Ollama(), n=2, top_k=5, logit_bias={"1": 1})
+    assert set(caught.value.droppable) == {"n", "top_k", "logit_bias"}
+    with pytest.raises(Unsupported) as caught:
+        sent(Ollama(), n=2, tool_choice="required")
+    assert (caught.value.param, caught.value.droppable) == ("tool_choice", ())
+
+
+def test_gemini_lists_models_by_a_path_and_is_asked_without() -> None:
+    assert [c.id for c in Gemini().parse_models(b'{"data":[{"id":"models/gemini-2"},{"id":"x"}]}')] == ["gemini-2", "x"]
 
 
 @pytest.mark.parametrize("adapter", [VLLM(), SGLang(), LlamaCpp()])
@@ -68,14 +132,10 @@ def test_members_of_no_consequence_pass(adapter: Adapter) -> None:
     assert sent(adapter, **members) == {"model": "tiny", **members}
 
 
-@pytest.mark.parametrize("name", ["structured_outputs", "prompt_logprobs", "guided_json", "use_beam_search"])
+@pytest.mark.parametrize("name", ["prompt_logprobs", "use_beam_search", "bad_words", "allowed_token_ids"])
 def test_sglang_is_not_asked_for_what_is_vllms(name: str) -> None:
     with pytest.raises(Unsupported, match=name):
         sent(SGLang(), **{name: {"a": 1}})
-
-
-def test_sglang_knows_its_own_constraints() -> None:
-    assert sent(SGLang(), regex="a+", ebnf="x")["regex"] == "a+"
 
 
 @pytest.mark.parametrize("operation", list(Operation))

@@ -173,3 +173,16 @@ def test_deep_nesting_does_not_recurse() -> None:
 def test_what_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError):
         splice.remove(body, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("body", "renamed"),
+    [
+        (b'{"a":1,"b":{"a":2}}', b'{"z":1,"b":{"a":2}}'),
+        (b'{ "b" : 0 , "\\u0061" : 1.10 }', b'{ "b" : 0 , "z":1.10 }'),
+        (b'{"a":1,"a":2}', b'{"z":1,"z":2}'),
+        (b'{"b":"a"}', b'{"b":"a"}'),
+    ],
+)
+def test_members_are_renamed_in_place(body: bytes, renamed: bytes) -> None:
+    assert splice.rename(body, "a", "z") == renamed
