@@ -93,7 +93,7 @@ def test_what_is_left_out_is_named(
     [
         ("strict", {"n": 2}, "n"),
         ("lenient", {"n": 2, "functions": [{"name": "f"}]}, "functions"),
-        ("lenient", {"guided_json": {"type": "object"}}, "guided_json"),
+        ("lenient", {"ebnf": "root ::= [a-z]"}, "ebnf"),
     ],
 )
 def test_what_is_refused_is_named(gateway: InferGateway, model: str, members: dict[str, Any], param: str) -> None:
