@@ -1,7 +1,7 @@
 # What there is to run from a checkout. Needs python3 (3.11 or newer), make and PyPI; uses uv where it is installed.
 # Stamps in .venv make the second run install nothing, unless pyproject.toml or a lock file has changed.
 
-.PHONY: demo test check bench proto lock format clean help
+.PHONY: demo test check bench conformance-vllm proto lock format clean help
 .DEFAULT_GOAL := help
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -17,6 +17,7 @@ help:
 	@echo 'make test    every test that needs PyPI and this machine only               (ARGS="tests/gateway -k sse")'
 	@echo 'make check   formatting, lint, types, import rules, sizes, lock, docs'
 	@echo 'make bench   benchmarks, as ratios against what else is installed'
+	@echo 'make conformance-vllm   the suite against a real vLLM on this CPU, 4 GB to install   (ARGS="--version 0.31.0")'
 	@echo 'make format  let ruff format the source'
 	@echo 'make proto   generate again what is made of .proto files'
 	@echo 'make lock    resolve requirements/*.txt again from pyproject.toml'
@@ -39,6 +40,9 @@ check: $(VENV)/.check
 
 bench: $(VENV)/.run
 	$(PY) benchmarks/run.py $(ARGS)
+
+conformance-vllm: $(VENV)/.test
+	$(PY) tools/real_engines.py vllm $(ARGS)
 
 format: $(VENV)/.check
 	$(PY) -m ruff format .
