@@ -135,6 +135,7 @@ class Anthropic(Engine):
         thinking = (fields.get("thinking") or {}).get("type")
         ask.reasons = thinking in ("enabled", "adaptive") or ("reason" in ask.model.lower() and thinking != "disabled")
         ask.tool_forced = False
+        ask.schema = _schema(fields)
         self.check_length(ask)
         id = f"msg_{self.new_id(24)}"
         shape = {"block": self.settings.block_size, "caching": b'"cache_control"' in call.body}
@@ -171,3 +172,9 @@ class Anthropic(Engine):
         longest = self.settings.model_len
         card = {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
         return {**card, "lifecycle": "active", "max_input_tokens": longest, "max_tokens": longest}
+
+
+def _schema(fields: dict[str, Any]) -> Any:
+    """What the answer has to fit; the beta said it elsewhere."""
+    form = (fields.get("output_config") or {}).get("format") or fields.get("output_format") or {}
+    return form.get("schema") if form.get("type") == "json_schema" else None

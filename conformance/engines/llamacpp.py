@@ -58,7 +58,7 @@ class LlamaCpp(Engine):
             "/lora-adapters": {get: self._loras},
         }
         shared: tuple[tuple[tuple[str, ...], dict[str, Route]], ...] = (
-            (("/health", "/v1/health"), {get: self._health}),
+            (("/health", "/v1/health"), {get: self._health, "HEAD": self._health}),
             (("/models", "/v1/models"), {get: self._models}),
             (("/chat/completions", "/v1/chat/completions"), {post: self._chat}),
             (("/embeddings", "/v1/embeddings"), {post: self._embeddings}),
@@ -84,8 +84,8 @@ class LlamaCpp(Engine):
         return event({"error": {"code": 500, "message": message, "type": "server_error"}})
 
     def bad_json(self, call: Call, error: Exception) -> Refusal:
-        line, column, rest = _where(call.body)
-        what = f"syntax error while parsing value - {rest}; expected '[', '{{', or a literal"
+        line, column, trouble = _where(call.body)
+        what = f"syntax error while parsing value - {trouble}"
         return self.error(400, f"[json.exception.parse_error.101] parse error at line {line}, column {column}: {what}")
 
     def authorize(self, call: Call) -> None:
@@ -110,7 +110,7 @@ class LlamaCpp(Engine):
             fields = {}
         for name in required:
             if fields.get(name) is None:
-                raise self.error(400, f"'{name}' is required")
+                raise self._absent(call, name)
         for name in _NUMBERS:
             value = fields.get(name)
             if value is not None and not isinstance(value, int | float):
@@ -121,6 +121,25 @@ class LlamaCpp(Engine):
         if fields.get("n") is not None and not 1 <= fields["n"] <= slots:
             raise self.error(400, f"Field 'n': Value must be between 1 <= value <= {slots}, but got {fields['n']}")
         return fields
+
+    def _absent(self, call: Call, name: str) -> Refusal:
+        if call.path == "/v1/completions":
+            return self.error(400, f"[json.exception.out_of_range.403] key '{name}' not found")
+        return self.error(500 if call.path.startswith("/v1/messages") else 400, f"'{name}' is required")
+
+    def check_chat(self, fields: dict[str, Any]) -> None:
+        messages = fields["messages"]
+        if not isinstance(messages, list):
+            raise self.error(400, "Expected 'messages' to be an array")
+        if any(each.get("content") is None for each in messages if each.get("role") != "assistant"):
+            raise self.error(400, "All non-assistant messages must contain 'content'")
+        kind = (fields.get("response_format") or {}).get("type", "text")
+        if kind not in ("text", "json_object", "json_schema"):
+            known = '"text" or "json_object"'
+            raise self.error(400, f"response_format type must be one of {known}, but got: {kind}")
+        wanted = fields.get("tool_choice")
+        if isinstance(wanted, str) and wanted not in ("auto", "none", "required"):
+            raise self.error(400, f"Invalid tool_choice: {wanted}")
 
     def not_object(self, call: Call, value: Any) -> Refusal:
         return _NotObject(400, b"")
@@ -138,6 +157,7 @@ class LlamaCpp(Engine):
 
     async def _chat(self, call: Call) -> None:
         fields = self.read(call, "messages")
+        self.check_chat(fields)
         await self._run(call, intake.chat(fields, self.models[0]), self._chat_form)
 
     async def _completions(self, call: Call) -> None:
@@ -275,8 +295,9 @@ def _where(body: bytes) -> tuple[int, int, str]:
     try:
         json.loads(body)
     except json.JSONDecodeError as error:
-        at_end = error.pos >= len(error.doc)
-        return error.lineno, error.colno, "unexpected end of input" if at_end else "invalid literal"
+        if error.pos >= len(error.doc):
+            return error.lineno, error.colno, "unexpected end of input; expected '[', '{', or a literal"
+        return error.lineno, error.colno, f"invalid literal; last read: '{error.doc[error.pos]}'"
     except ValueError:
         pass
-    return 1, 1, "invalid literal"
+    return 1, 1, "invalid UTF-8 byte"

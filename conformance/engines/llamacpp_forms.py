@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from conformance.engines.chat import Chat, Completion, Enveloped
-from conformance.engines.forms import Choice, logprob
+from conformance.engines.forms import Choice, event, logprob
 from conformance.engines.messages import Messages
 from conformance.engines.responses import Responses
 from conformance.engines.text import encode as tokens_of
@@ -184,11 +184,18 @@ class LlamaMessages(Messages):
 
 
 class LlamaResponses(Responses):
-    """An answer cut short is "completed" like any other."""
+    """An answer cut short is "completed" like any other; its events have no numbers and no places."""
 
     @property
     def _status(self) -> str:
         return "completed"
+
+    def _event(self, name: str, **members: Any) -> bytes:
+        for place in ("output_index", "content_index"):
+            members.pop(place, None)
+        if name == "response.content_part.added":
+            members["part"] = {"type": "output_text", "text": ""}
+        return event({"type": name, **members}, name)
 
     def usage(self) -> Usage:
         prompt, completion = self.prompt_tokens, self.completion_tokens
@@ -198,6 +205,15 @@ class LlamaResponses(Responses):
             "total_tokens": prompt + completion,
             "input_tokens_details": {"cached_tokens": self.cached_tokens},
         }
+
+    def begin(self) -> bytes:
+        begun = {"id": self.id, "object": "response", "status": "in_progress"}
+        return self._event("response.created", response=begun) + self._event("response.in_progress", response=begun)
+
+    def end(self) -> bytes:
+        made = {"id": self.id, "object": "response", "created_at": self.created, "status": "completed"}
+        ended = {**made, "model": self.ask.model, "output": self.output(), "usage": self.usage()}
+        return self._event("response.completed", response=ended, timings=timings(self.choices[0]))
 
     def response(self, status: str, output: list[Any], usage: Usage | None) -> dict[str, Any]:
         done = {"completed_at": self.created} if status == "completed" else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
@@ -67,6 +68,51 @@ def test_thoughts_and_tools() -> None:
         assert [block["type"] for block in blocks] == ["thinking", "text"]
 
     play("llamacpp", Settings(models=("m-reason",)), script)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "told"),
+    [
+        ("/v1/messages", {"max_tokens": 3}, 500, "'messages' is required"),
+        ("/v1/completions", {}, 400, "[json.exception.out_of_range.403] key 'prompt' not found"),
+        ("/v1/responses", {}, 400, "'input' is required"),
+        (CHAT, {"messages": "x"}, 400, "Expected 'messages' to be an array"),
+        (CHAT, {"messages": [{"role": "user"}]}, 400, "All non-assistant messages must contain 'content'"),
+        (CHAT, chat(tool_choice="nope"), 400, "Invalid tool_choice: nope"),
+        (CHAT, chat(n=300), 400, "Field 'n': Value must be between 1 <= value <= 256, but got 300"),
+        (
+            CHAT,
+            chat(response_format={"type": "nope"}),
+            400,
+            'response_format type must be one of "text" or "json_object", but got: nope',
+        ),
+    ],
+)
+def test_what_a_live_server_said(path: str, body: Any, status: int, told: str) -> None:
+    async def script(engine: Engine) -> None:
+        answer = await ask(engine, path, body)
+        assert (answer.status, answer.json["error"]["message"]) == (status, told)
+
+    play("llamacpp", served(), script)
+
+
+def test_responses_without_numbers() -> None:
+    async def script(engine: Engine) -> None:
+        events = (await ask(engine, "/v1/responses", {"input": "Hi", "max_output_tokens": 1, "stream": True})).events
+        assert [list(each) for each in events] == [
+            *(["type", "response"],) * 2,
+            ["type", "item"],
+            ["type", "item_id", "part"],
+            ["type", "item_id", "delta"],
+            ["type", "item_id", "text"],
+            ["type", "item_id", "part"],
+            ["type", "item"],
+            ["type", "response", "timings"],
+        ]
+        assert list(events[0]["response"]) == ["id", "object", "status"]
+        assert list(events[-1]["response"]) == ["id", "object", "created_at", "status", "model", "output", "usage"]
+
+    play("llamacpp", served(), script)
 
 
 def test_keys() -> None:
