@@ -13,7 +13,8 @@ import trio
 from conformance.engines import anthropic_checks, intake, text
 from conformance.engines.anthropic_forms import PING, AnthropicMessages
 from conformance.engines.ask import Ask
-from conformance.engines.engine import Call, Engine, Headers, Refusal, Route
+from conformance.engines.call import Call, Headers, Refusal, Route
+from conformance.engines.engine import Engine
 from conformance.engines.forms import Form, encode, event
 
 _TYPES = {

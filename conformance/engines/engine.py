@@ -8,60 +8,27 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
 import trio
 
 from conformance.engines import ask as asks
-from conformance.engines import text
+from conformance.engines import inside, text
 from conformance.engines.ask import Ask
 from conformance.engines.batch import Batch, QueueFull
 from conformance.engines.batch import Sequence as Generation
 from conformance.engines.blocks import BlockPool, chain
+from conformance.engines.call import JSON, Call, Headers, Refusal, Route
 from conformance.engines.chunked import Chunked
 from conformance.engines.exposition import sizes
-from conformance.engines.faults import Fault, Faults
+from conformance.engines.faults import BREAKS, Faults
 from conformance.engines.forms import Choice, Form
 from conformance.engines.model import Buckets, Model, Ticket
 from conformance.engines.rates import Rates, elapse
 from conformance.engines.settings import Settings, release
 from protocols.http.exchange import HttpExchange
-
-JSON = b"application/json"
-Headers = tuple[tuple[bytes, bytes], ...]
-_BREAKS = ("stall", "cut", "error-event")
-
-
-class Refusal(Exception):
-    """A request ends with this answer instead; without a ``content_type`` it is the dialect's JSON.
-
-    Of ``headers`` and the dialect's own those here win.
-    """
-
-    def __init__(self, status: int, body: bytes, content_type: bytes = b"", headers: Headers = ()) -> None:
-        super().__init__(status)
-        self.status, self.body, self.content_type, self.headers = status, body, content_type, headers
-
-
-class Call:
-    """One request on its way through the engine."""
-
-    def __init__(self, exchange: HttpExchange, path: str) -> None:
-        self.exchange, self.path = exchange, path
-        self.fields: dict[str, Any] = {}
-        self.fault: Fault | None = None
-
-    @property
-    def body(self) -> bytes:
-        return self.exchange.request.body
-
-    def header(self, name: bytes) -> str:
-        return (self.exchange.request.header(name) or b"").decode("latin-1")
-
-
-Route = Callable[[Call], Awaitable[None]]
 
 
 class Engine:
@@ -137,6 +104,13 @@ class Engine:
         """The queue is full."""
         raise NotImplementedError
 
+    def failing(self, status: int, retry_after: float | None) -> Refusal:
+        """The answer of an engine that was told to fail."""
+        refusal = self.error(status, "simulated failure")
+        if retry_after is not None:
+            refusal.headers += ((b"retry-after", b"%g" % retry_after),)
+        return refusal
+
     def limited(self, name: str, wait: float) -> Refusal:
         """The limit called ``name`` is used up for ``wait`` more seconds."""
         return self.error(429, f"Rate limit reached for {name}. Please try again in {elapse(wait)}.")
@@ -157,7 +131,7 @@ class Engine:
             route = self._find(call)
             if not call.path.startswith("/sim/"):
                 self.authorize(call)
-                if await self._strike(call):
+                if await inside.strike(self, call):
                     return
             await route(call)
         except Refusal as refusal:
@@ -262,7 +236,7 @@ class Engine:
     async def _stream(self, call: Call, ticket: Ticket, form: Form) -> None:
         exchange = call.exchange
         headers = ((b"content-type", form.stream_type), *self.answer_headers(call, form))
-        left = call.fault.tokens if call.fault is not None and call.fault.kind in _BREAKS else float("inf")
+        left = call.fault.tokens if call.fault is not None and call.fault.kind in BREAKS else float("inf")
         await exchange.start(200, headers)
         wrote = form.headers_first or left <= 0
         if wrote:
@@ -322,7 +296,7 @@ class Engine:
     async def _whole(self, call: Call, form: Form) -> None:
         exchange, fault = call.exchange, call.fault
         body, begun = form.whole(), exchange.started
-        breaks = fault is not None and fault.kind in _BREAKS
+        breaks = fault is not None and fault.kind in BREAKS
         if breaks and fault is not None and fault.kind == "error-event":
             refusal = self.error(500, "simulated failure")
             if not begun:
@@ -337,79 +311,10 @@ class Engine:
         await exchange.send(body[: len(body) // 2])
         await self._break(call, form)
 
-    # -- faults and the simulator's own endpoints ---------------------------------------------------------------
-
-    async def _strike(self, call: Call) -> bool:
-        """Note the request and apply its fault. True if that was the answer."""
-        request = call.exchange.request
-        inference = request.method == b"POST" and self.inference(call.path)
-        if inference:
-            self.requests += 1
-            self.last = {
-                "method": request.method.decode(),
-                "path": call.path,
-                "headers": {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers},
-                "body": call.body.decode(errors="replace"),
-            }
-        if not self.faults.rules:
-            return False
-        fault = call.fault = self.faults.strike(call.path, _model(call.body, self.faults), inference)
-        if fault is None or fault.kind in _BREAKS:
-            return False
-        return await self._fail(call, fault)
-
-    async def _fail(self, call: Call, fault: Fault) -> bool:
-        exchange = call.exchange
-        if fault.kind == "slow":
-            await trio.sleep(fault.number)
-            return False
-        if fault.kind == "hang":
-            await trio.sleep_forever()
-        elif fault.kind == "status":
-            refusal = self.error(int(fault.number), "simulated failure")
-            if fault.retry_after is not None:
-                refusal.headers = ((b"retry-after", b"%g" % fault.retry_after),)
-            raise refusal
-        elif fault.word == "http":
-            await exchange.start(200, ((b"content-length", b"plenty"),))
-            await exchange.send(b"\x00\x01 this is not HTTP \xff\r\n\r\n")
-            exchange.abort()
-        elif fault.kind == "rubbish":
-            sse = fault.word == "sse"
-            body = b"data: {this is not JSON\n\n" if sse else b"<html>this is not JSON</html>"
-            await exchange.respond(200, ((b"content-type", b"text/event-stream" if sse else self.json_type),), body)
-        else:
-            exchange.abort()
-        return True
+    # -- the simulator's own endpoints --------------------------------------------------------------------------
 
     async def _state(self, call: Call) -> None:
-        batch, statistics = self.model.batch, self.model.statistics
-        await self.reply(
-            call,
-            {
-                "engine": self.kind,
-                "version": self.version,
-                "running": len(batch.running),
-                "waiting": len(batch.waiting),
-                "requests": self.requests,
-                "finished": statistics.finished.total(),
-                "aborted": statistics.aborted,
-                "refused": statistics.refused,
-                "preemptions": batch.preemptions,
-                "generated_tokens": statistics.generated.total(),
-                "kv": {"blocks": batch.pool.capacity, "used": batch.pool.used, "kept": batch.pool.kept},
-                "loras": sorted(self.loras),
-                "rate_limits": self._rates(),
-                "fail": [rule.spec for rule in self.faults.rules],
-                "last": self.last,
-            },
-        )
-
-    def _rates(self) -> dict[str, Any]:
-        now = trio.current_time()
-        limits = self.rates.limits.items()
-        left = {name: {"limit": limit, "remaining": self.rates.remaining(name, now)} for name, limit in limits}
-        return {**left, "reset_s": self.rates.reset(now)} if left else left
+        await self.reply(call, inside.state(self))
 
     async def _set_faults(self, call: Call) -> None:
         """``{"fail": [SPEC, …]}`` replaces the specs in force and begins to count anew."""
@@ -423,14 +328,3 @@ class Engine:
 
 def _limit(settings: Settings, name: str) -> int:
     return settings.rate_limit_requests if name == "requests" else settings.rate_limit_tokens
-
-
-def _model(body: bytes, faults: Faults) -> str:
-    """The model a request names, read only if some fault asks."""
-    if not any(rule.model for rule in faults.rules):
-        return ""
-    try:
-        fields = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return ""
-    return str(fields.get("model", "")) if isinstance(fields, dict) else ""

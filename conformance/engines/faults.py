@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import random
 
 KINDS = ("refuse", "status", "hang", "stall", "cut", "rubbish", "error-event", "slow")
+BREAKS = ("stall", "cut", "error-event")
+"""Those that strike within the answer."""
 _NUMBER = {"refuse": None, "status": 500.0, "hang": None, "stall": 0.0, "cut": 0.0, "error-event": 0.0, "slow": 1.0}
 
 

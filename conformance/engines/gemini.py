@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from conformance.engines import intake, text
 from conformance.engines.ask import Ask
-from conformance.engines.engine import Call, Headers, Refusal, Route
+from conformance.engines.call import Call, Headers, Refusal, Route
 from conformance.engines.forms import Form, encode, event
 from conformance.engines.gemini_forms import GeminiChat, thought_signature
 from conformance.engines.openai import OpenAI
@@ -94,6 +94,9 @@ class Gemini(OpenAI):
     def busy(self, call: Call, ask: Ask) -> Refusal:
         return self.error(503, "The model is overloaded. Please try again later.")
 
+    def failing(self, status: int, retry_after: float | None) -> Refusal:
+        return self._refusal(status, "simulated failure", None if retry_after is None else [_retry_info(retry_after)])
+
     def limited(self, name: str, wait: float) -> Refusal:
         """How long to wait is in the details, not in a header."""
         metric = f"generativelanguage.googleapis.com/generate_{name}"
@@ -101,7 +104,7 @@ class Gemini(OpenAI):
         quota = {"quotaMetric": metric, "quotaId": f"Generate{name.title()}PerMinute"}
         details = [
             {"@type": f"{_RPC}QuotaFailure", "violations": [{**quota, "quotaValue": str(self.rates.limits[name])}]},
-            {"@type": f"{_RPC}RetryInfo", "retryDelay": f"{wait:.9f}".rstrip("0").rstrip(".") + "s"},
+            _retry_info(wait),
         ]
         return self._refusal(429, f"{message}{elapse(wait)}.", details)
 
@@ -188,6 +191,10 @@ class Gemini(OpenAI):
         if name not in self.models:
             raise self.unknown_model(name)
         await self.reply(call, _card(name))
+
+
+def _retry_info(seconds: float) -> dict[str, Any]:
+    return {"@type": f"{_RPC}RetryInfo", "retryDelay": f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"}
 
 
 def _card(name: str) -> dict[str, Any]:

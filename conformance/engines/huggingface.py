@@ -9,8 +9,8 @@ import msgspec
 
 from conformance.engines import intake
 from conformance.engines.ask import Ask
+from conformance.engines.call import Call, Headers, Refusal, Route
 from conformance.engines.chat import Chat
-from conformance.engines.engine import Call, Headers, Refusal, Route
 from conformance.engines.forms import Choice, Form, encode, event
 from conformance.engines.openai import OpenAI
 from conformance.engines.responses import Responses

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from conformance.engines import intake, llamacpp_metrics, text, vectors
 from conformance.engines.ask import Ask
-from conformance.engines.engine import Call, Engine, Headers, Refusal, Route
+from conformance.engines.call import Call, Headers, Refusal, Route
+from conformance.engines.engine import Engine
 from conformance.engines.forms import Form, encode, event
 from conformance.engines.llamacpp_forms import LlamaChat, LlamaCompletion, LlamaMessages, LlamaResponses
 from conformance.engines.settings import Settings

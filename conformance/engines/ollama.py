@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from conformance.engines import intake, text, vectors
 from conformance.engines.ask import Ask
-from conformance.engines.engine import Call, Engine, Refusal, Route
+from conformance.engines.call import Call, Refusal, Route
+from conformance.engines.engine import Engine
 from conformance.engines.forms import Form, encode
 from conformance.engines.ollama_forms import OllamaChat, OllamaCompletion, OllamaLines
 from conformance.engines.settings import Settings

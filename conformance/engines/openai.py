@@ -12,8 +12,9 @@ import trio
 
 from conformance.engines import intake, openai_checks, text, vectors
 from conformance.engines.ask import Ask
+from conformance.engines.call import Call, Headers, Refusal, Route
 from conformance.engines.chat import Chat
-from conformance.engines.engine import Call, Engine, Headers, Refusal, Route
+from conformance.engines.engine import Engine
 from conformance.engines.forms import DONE, Form, encode, event
 from conformance.engines.openai_forms import DeepSeekChat, OpenAIChat, OpenAICompletion
 from conformance.engines.rates import elapse

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from conformance.engines import intake, pydantic, sglang_metrics, text, vectors
 from conformance.engines.ask import Ask
-from conformance.engines.engine import Call, Engine, Headers, Refusal, Route
+from conformance.engines.call import Call, Headers, Refusal, Route
+from conformance.engines.engine import Engine
 from conformance.engines.forms import DONE, Form, encode, event
 from conformance.engines.model import Buckets
 from conformance.engines.pydantic import Flaw

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from conformance.engines import intake, text, tgi_metrics
 from conformance.engines.ask import Ask
-from conformance.engines.engine import Call, Engine, Headers, Refusal, Route
+from conformance.engines.call import Call, Headers, Refusal, Route
+from conformance.engines.engine import Engine
 from conformance.engines.forms import Form, encode
 from conformance.engines.settings import Settings
 from conformance.engines.tgi_forms import TgiChat, TgiCompletion, TgiGenerate

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from conformance.engines import intake, pydantic, text, trtllm_metrics
 from conformance.engines.ask import Ask
-from conformance.engines.engine import Call, Engine, Headers, Refusal, Route
+from conformance.engines.call import Call, Headers, Refusal, Route
+from conformance.engines.engine import Engine
 from conformance.engines.forms import DONE, Form, encode, event
 from conformance.engines.pydantic import Flaw
 from conformance.engines.responses import Responses

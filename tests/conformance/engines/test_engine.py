@@ -337,6 +337,27 @@ def test_nonsense_gets_an_answer(kind: str) -> None:
     play(kind, served(), script)
 
 
+def test_a_fault_says_how_long_to_wait_as_the_provider_would() -> None:
+    def waits(kind: str) -> Played:
+        found: list[Played] = []
+
+        async def script(engine: Engine) -> None:
+            headers = (*JSON, (b"anthropic-version", b"2023-06-01"))
+            found.append(await ask(engine, PATHS.get(kind, CHAT), chat(3), headers=headers))
+
+        play(kind, served(fail=("429:7",)), script)
+        assert found[0].status == 429
+        return found[0]
+
+    for kind in ("vllm", "openai", "anthropic"):
+        assert waits(kind).headers["retry-after"] == "7"
+    anthropic = waits("anthropic")
+    assert anthropic.json["request_id"] == anthropic.headers["request-id"]
+    gemini = waits("gemini")
+    assert gemini.json[0]["error"]["details"][0]["retryDelay"] == "7s"
+    assert "retry-after" not in gemini.headers
+
+
 def test_a_bell_rings_once_for_who_comes_late() -> None:
     async def main() -> None:
         bell = Bell()
