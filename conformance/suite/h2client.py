@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import trio
@@ -82,7 +83,7 @@ class Link:
                 await news.wait()
                 continue
             part, rest = rest[:room], rest[room:]
-            self._do(lambda part=part, rest=rest: self.h2.send_data(number, bytes(part), end_stream=end and not rest))
+            self._do(partial(self.h2.send_data, number, bytes(part), end_stream=end and not rest))
             await self.flush()
             if not rest:
                 return
