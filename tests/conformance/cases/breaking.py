@@ -12,7 +12,7 @@ import trio
 from conformance.cases.engines.shared import asked
 from conformance.cases.engines.shared.signals import Signals
 from conformance.engines import Mutation, Seen
-from conformance.engines.mutation import Handler
+from conformance.engines.mutation import Handler, HeldExchange
 from tests.conformance.cases.playing import Broken, answers, at, handled
 
 CHAT = "/v1/chat/completions"
@@ -56,15 +56,35 @@ def falling(signals: Signals, names: Sequence[str]) -> Broken:
 
 
 def _valued(text: str, names: Sequence[str], value: Callable[[str], object]) -> str:
-    either = "|".join(map(re.escape, names))
     return re.sub(
-        rf"^((?:{either})(?:{{.*}})? )({_NUMBER})", lambda m: f"{m[1]}{value(m[2])}", text, flags=re.MULTILINE
+        rf"^((?:{_either(names)})(?:{{.*}})? )({_NUMBER})", lambda m: f"{m[1]}{value(m[2])}", text, flags=re.MULTILINE
     )
 
 
+def _either(names: Sequence[str]) -> str:
+    return "|".join(map(re.escape, names))
+
+
 def deaf(path: str = CHAT) -> Broken:
-    """The engine goes on when its clients have left."""
-    return hasty(at(path, Mutation(deaf=True)), **_SHORT)
+    """The engine goes on when its clients have left. (`Mutation.deaf` would hold up the end of the test as well.)"""
+
+    async def handle(well: Handler, exchange: Any) -> None:
+        if exchange.request.path != path.encode():
+            await well(exchange)
+            return
+        held, over = HeldExchange(exchange, Mutation()), trio.Event()
+
+        async def generate() -> None:
+            try:
+                await well(held)  # type: ignore[arg-type]
+            finally:
+                over.set()
+
+        trio.lowlevel.spawn_system_task(generate)
+        await over.wait()
+        await held.release()
+
+    return hasty(handled(handle), **_SHORT)
 
 
 def keyless(seen: Seen) -> bool:
@@ -122,7 +142,7 @@ def metrics(profile: str, signals: Signals) -> Mapping[str, Broken]:
     usage = signals.usage
     table = {
         "metrics.page": at(signals.path, Mutation(headers=lambda _: ((b"content-type", b"application/json"),))),
-        "metrics.names": rewritten(signals, "|".join(map(re.escape, signals.running)), "running"),
+        "metrics.names": rewritten(signals, _either(signals.running), "running"),
         "metrics.types": rewritten(
             signals, rf"^# TYPE ({'|'.join(map(re.escape, signals.running))}) .*", r"# TYPE \1 info"
         ),
