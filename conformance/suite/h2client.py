@@ -34,6 +34,7 @@ class Link:
         self.ended = ""
         self.closed = trio.Event()
         self.pongs: list[bytes] = []
+        self.ponged = trio.Event()
         self.acknowledging = True
         self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding="latin-1"))
         self.h2.local_settings = Settings(
@@ -92,10 +93,14 @@ class Link:
         async with self._writing:
             data = self.h2.data_to_send()
             if data:
-                await self.send_raw(data)
+                await self._write(data)
 
     async def send_raw(self, data: bytes) -> None:
         """Frames as they are."""
+        async with self._writing:
+            await self._write(data)
+
+    async def _write(self, data: bytes) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the reader will tell
             await self.stream.send_all(data)
 
@@ -139,6 +144,7 @@ class Link:
     def _hear(self, event: events.Event) -> None:
         if isinstance(event, events.PingAckReceived):
             self.pongs.append(event.ping_data)
+            self.ponged.set()
         if isinstance(event, events.ConnectionTerminated):
             self.goaway = int(event.error_code or 0)
         call = self.calls.get(getattr(event, "stream_id", None) or 0)

@@ -36,7 +36,7 @@ _OF_HTTP = {400: INTERNAL, 401: UNAUTHENTICATED, 403: PERMISSION_DENIED, 404: UN
 def framed(message: Message | bytes, *, compressed: bool = False) -> bytes:
     """A message with gRPC's five bytes before it."""
     data = message if isinstance(message, bytes) else message.SerializeToString()
-    data = gzip.compress(data) if compressed else data
+    data = gzip.compress(data, 1) if compressed else data
     return bytes((compressed,)) + len(data).to_bytes(4, "big") + data
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import trio
+from google.rpc import error_details_pb2 as kinds
 
 from conformance.cases.gateway import behind
 from conformance.cases.grpc.calls import (
     called,
     detail,
     details,
-    kinds,
     linked,
     offered,
     path,
@@ -66,9 +66,9 @@ async def completion_stream(target: Target) -> None:
     "stream.same", "Pieces together are what the whole answer says", source=PROTO, level=Level.SHOULD, needs=NEEDS
 )
 async def same(target: Target) -> None:
-    greedy = {"temperature": 0.0, "seed": 7}
-    pieces = (await called(target, "StreamChatCompletion", streamed(target, **greedy))).expect(rpc.OK).received
-    whole = await called(target, "CreateChatCompletion", streamed(target, **greedy).request)
+    asked = streamed(target, temperature=0.0, seed=7)
+    pieces = (await called(target, "StreamChatCompletion", asked)).expect(rpc.OK).received
+    whole = await called(target, "CreateChatCompletion", asked.request)
     said = "".join(choice.delta.content for piece in pieces for choice in piece.choices)
     check.equal(said, whole.expect(rpc.OK).received[0].choices[0].message.content, "the text of the pieces")
 
