@@ -16,11 +16,12 @@ def page(model: Model, failures: dict[str, int]) -> bytes:
         out.one("tgi_batch_current_size", "gauge", "", len(batch.running))
         out.one("tgi_batch_current_max_tokens", "gauge", "", tokens)
     out.one("tgi_batch_max_total_tokens", "gauge", "", batch.pool.capacity * batch.block_size)
-    out.one("tgi_request_count", "counter", "", made.finished.total() + sum(failures.values()) + batch.held)
+    begun = made.finished.total() + made.aborted
+    out.one("tgi_request_count", "counter", "", begun + sum(failures.values()) + batch.held)
     out.one("tgi_request_success", "counter", "", made.finished.total())
     failed = [({"err": name}, count) for name, count in failures.items()]
     out.family("tgi_request_failure", "counter", "", failed)
-    methods = {"prefill": made.finished.total() + len(batch.running), "decode": made.steps}
+    methods = {"prefill": begun + len(batch.running), "decode": made.steps}
     steps = [({"method": method}, count) for method, count in methods.items()]
     out.family("tgi_batch_inference_count", "counter", "", steps)
     out.histogram("tgi_request_duration", "", [({}, merged(made.whole.values()))])
