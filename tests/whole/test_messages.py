@@ -73,7 +73,7 @@ class Town(NamedTuple):
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     quick = ("--itl", "0.001")
     engines = {name: simulate(name, f"demo-{name}", *quick) for name in ("openai", "tgi", "ollama")}
-    engines["anthropic"] = simulate("anthropic", "claude-simulated", *quick, "--api-key", KEY)
+    engines["anthropic"] = simulate("anthropic", "claude-simulated", "--api-key", KEY)
     engines["old"] = simulate("vllm", "demo-old", *quick, "--engine-version", "0.10.2")
     with together(*engines.values()):
         file = tmp_path_factory.mktemp("messages") / "gateway.yaml"
@@ -130,7 +130,8 @@ def test_a_stream_says_what_the_whole_chat_says(sdk: OpenAI) -> None:
 def test_a_conversation_with_a_tool_and_thoughts(sdk: OpenAI, stream: bool) -> None:
     tools: Any = [{"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}]
     question: Any = {"role": "user", "content": "Use get_weather for Paris."}
-    asked: Any = {"model": "claude", "tools": tools, "tool_choice": "required", "reasoning_effort": "low"}
+    asked: Any = {"model": "claude", "tools": tools, "tool_choice": "required", "max_tokens": 2048}
+    asked["reasoning_effort"] = "low"
     if stream:
         message = gathered(sdk.chat.completions.create(messages=[question], stream=True, **asked))
     else:
@@ -186,7 +187,7 @@ def test_failures_of_anthropic(
 ) -> None:
     if fault == "error-event:0" and not stream:
         status = 500  # there is no stream to put it into
-    asked: dict[str, Any] = {"model": "claude", "messages": QUESTION}
+    asked: dict[str, Any] = {"model": "claude", "messages": QUESTION, "max_tokens": 9}
     town.fail("anthropic", fault)
     try:
         with pytest.raises(error) as caught:
