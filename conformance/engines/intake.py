@@ -119,7 +119,7 @@ def _streaming(fields: Fields) -> dict[str, Any]:
 def _stops(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
-    return [stop for stop in value or [] if isinstance(stop, str)]
+    return [stop for stop in value if isinstance(stop, str)] if isinstance(value, list) else []
 
 
 def _schema(fields: Fields) -> Any:

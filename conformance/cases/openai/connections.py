@@ -60,9 +60,9 @@ async def close(target: Target) -> None:
     async with target.connect() as connection:
         answer = await target.ask(CHAT, target.chat(), headers=[("connection", "close")], on=connection)
         answer.expect(200)
-        with trio.move_on_after(3) as scope:
+        with trio.move_on_after(2) as scope:
             await connection.silence()
-        check.true(not scope.cancelled_caught, "the connection is still open 3 s after the answer to Connection: close")
+        check.true(not scope.cancelled_caught, "the connection is still open 2 s after the answer to Connection: close")
 
 
 @PROFILE.case(
@@ -91,7 +91,7 @@ async def http10(target: Target) -> None:
     received = b""
     async with target.connect() as connection:
         await connection.send_raw("\r\n".join([f"GET {path} HTTP/1.0", *lines, "", ""]).encode())
-        with trio.move_on_after(5) as scope:
+        with trio.move_on_after(2) as scope:
             while data := await connection.stream.receive_some(65536):
                 received += data
     check.true(not scope.cancelled_caught, "the connection stays open after the answer", got=received)

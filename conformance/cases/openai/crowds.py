@@ -17,38 +17,33 @@ _LEAVE = "RFC 9112 §9.5: either side may close at any time"
 
 @PROFILE.case(
     "crowds.streams",
-    "32 streams at once are all complete, each with an id of its own",
+    "32 streams at once are all complete, each with one id",
     source=CHUNK_OBJECT,
     alone=True,
     timeout=40.0,
 )
 async def streams(target: Target) -> None:
-    ids: list[str] = []
-
     async def one(number: int) -> None:
         stream = await target.streamed(f"Client {number} says hello.", stream_options=ASKED)
         well_ended(stream)
         found = {chunk.get("id") for chunk in stream.chunks}
         check.equal(len(found), 1, "the number of ids in a stream")
-        ids.append(str(found.pop()))
 
     async with trio.open_nursery() as nursery:
         for number in range(_CROWD):
             nursery.start_soon(one, number)
-    if any(ids):
-        check.equal(len(set(ids)), _CROWD, f"the number of ids of {_CROWD} streams")
 
 
 @PROFILE.case(
     "crowds.not-mixed-up",
     "Streams at once say what each says alone",
-    source="temperature 0 and a seed; engines whose batches change their arithmetic deviate",
+    source="temperature 0; engines whose batches change their arithmetic deviate",
     level=Level.SHOULD,
     alone=True,
     timeout=40.0,
 )
 async def not_mixed_up(target: Target) -> None:
-    greedy = {"temperature": 0, "seed": 5}
+    greedy = {"temperature": 0}
     texts = [f"Write about the number {number}." for number in range(8)]
     alone = [said(await target.chatted(text, **greedy)) for text in texts]
     together = dict[int, str]()

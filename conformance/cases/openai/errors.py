@@ -78,7 +78,7 @@ async def param(target: Target) -> None:
 )
 async def message(target: Target) -> None:
     answer = await _refused(target, max_tokens="many")
-    check.contains(answer.text, "max_tokens", "the error about max_tokens")
+    check.contains(check.member(answer.json, "error.message"), "max_tokens", "the error about max_tokens")
 
 
 # -- what is refused ------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "city", "strict": 
 
 
 def _asked(target: Target, form: dict[str, Any], **members: Any) -> dict[str, Any]:
-    return target.chat(_TEXT, response_format=form, max_tokens=_ENOUGH, temperature=0, seed=1, **members)
+    return target.chat(_TEXT, response_format=form, max_tokens=_ENOUGH, temperature=0, **members)
 
 
 def _parsed(target: Target, text: str, reason: str) -> Any:

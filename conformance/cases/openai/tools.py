@@ -34,7 +34,7 @@ def tool(name: str = "get_weather") -> dict[str, Any]:
 
 def calling(target: Target, choice: Any = "required", **members: Any) -> dict[str, Any]:
     """A request that has to end in a call."""
-    asked = {"tools": [tool()], "tool_choice": choice, "max_tokens": _ENOUGH, "temperature": 0, "seed": 1, **members}
+    asked = {"tools": [tool()], "tool_choice": choice, "max_tokens": _ENOUGH, "temperature": 0, **members}
     return target.chat(_TEXT, **asked)
 
 

@@ -115,13 +115,14 @@ def told(results: Iterable[Result]) -> str:
     )
 
 
-def well(results: Collection[Result], skipped: Mapping[str, str] | None = None, failing: Collection[str] = ()) -> None:
-    """Every case passes but those that are ``skipped`` (case id → words of the reason) or known to be ``failing``."""
+def well(results: Collection[Result], skipped: Mapping[str, str] | None = None, noted: Collection[str] = ()) -> None:
+    """Every case passes but those that are ``skipped`` (case id → words of the reason) or only ``noted``."""
     skipped = skipped or {}
     wrong = [
         r
         for r in results
-        if (r.kind is Kind.FAILED) != (r.case in failing)
+        if r.kind is Kind.FAILED
+        or (r.kind is Kind.NOTED) != (r.case in noted)
         or (r.kind is Kind.SKIPPED) != (r.case in skipped)
         or (r.kind is Kind.SKIPPED and skipped[r.case] not in r.message)
     ]
