@@ -12,9 +12,11 @@ from typing import ClassVar
 import msgspec
 
 from adapters import constraint, dialect, vocabulary
+from adapters.llamacpp_responses import PlacedDecoder
 from adapters.openai import OpenAI
 from adapters.vllm import ALL_PATHS, NOT_OPENAI_ON_ENGINES
-from gateway.types import Endpoint, InferenceRequest, ModelCard
+from gateway.ports import Decoder
+from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation
 from gateway.wire import splice
 
 
@@ -52,6 +54,9 @@ class LlamaCpp(OpenAI):
         if b'"repetition_penalty"' in body:
             body = splice.rename(body, "repetition_penalty", "repeat_penalty")
         return super().translate(request, body, endpoint, model)
+
+    def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
+        return PlacedDecoder() if request.operation is Operation.RESPONSES else super().events(request, headers)
 
     def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
         lengths = {c.id: c.meta.n_ctx for c in msgspec.json.decode(body, type=_Listing).data if c.meta is not None}
