@@ -6,6 +6,7 @@ Invariant: a payload is rewritten only where an SDK would stumble over it; else 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ _REASONS = {
 
 
 class Delta(msgspec.Struct, gc=False):
+    role: Any = None
     content: Any = None
     reasoning: Any = None
     reasoning_content: Any = None
@@ -57,6 +59,7 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
+    index: Any = None
     delta: Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
@@ -64,6 +67,9 @@ class Choice(msgspec.Struct, gc=False):
 
 class Chunk(msgspec.Struct):
     id: Any = None
+    object: Any = None
+    created: Any = None
+    model: Any = None
     choices: list[Choice] | None = None
     usage: usage.Counts | None = None
     error: Any = None
@@ -77,6 +83,13 @@ class Chunk(msgspec.Struct):
     def reasons(self) -> list[str]:
         """The finish reasons given, empty strings left out."""
         return [c.finish_reason for c in self.choices or () if c.finish_reason]
+
+    @property
+    def bare(self) -> bool:
+        """Whether it lacks what every chunk with a choice has: id, object, time, model and the choice's index."""
+        if self.id and self.object and self.created and self.model:
+            return any(not isinstance(c.index, int) for c in self.choices or ())
+        return bool(self.choices)
 
     @property
     def odd(self) -> bool:
@@ -126,12 +139,14 @@ def _loose(document: dict[str, Any]) -> Chunk:
     if isinstance(listed, list):
         choices = [_loose_choice(c) for c in listed if isinstance(c, dict)]
     counts = usage.loose(document.get("usage"))
-    return LooseChunk(document.get("id"), choices, counts, document.get("error"), document.get("error_type"))
+    named = {name: document.get(name) for name in ("id", "object", "created", "model", "error", "error_type")}
+    return LooseChunk(choices=choices, usage=counts, **named)
 
 
 def _loose_choice(choice: dict[str, Any]) -> Choice:
     delta, text, reason = choice.get("delta"), choice.get("text"), choice.get("finish_reason")
     return Choice(
+        choice.get("index"),
         msgspec.convert(delta, Delta) if isinstance(delta, dict) else None,
         text if isinstance(text, str) else None,
         reason if isinstance(reason, str) else None,
@@ -197,39 +212,44 @@ def _stringify(call: dict[str, Any]) -> None:
 class Mender:
     """Makes a whole stream regular: one id and time for all chunks, roles once, tool calls with index and id.
 
-    For engines whose chunks need it (TGI, Gemini, Ollama); the state of one answer.
+    For engines whose chunks need it (TGI, Gemini, Ollama), and for streams of others from where they do; the state of
+    one answer. ``created`` and ``model`` stand in for an engine that does not tell; in the choices ``spoken`` the role
+    has been said.
     """
 
-    __slots__ = ("_called", "_created", "_id", "_spoken")
+    __slots__ = ("_called", "_created", "_id", "_model", "_spoken", "_time")
 
-    def __init__(self, ident: str) -> None:
+    def __init__(self, ident: str, created: int = 0, model: str = "", spoken: Iterable[object] = ()) -> None:
         self._id = ident
+        self._time = created
         self._created = 0
-        self._spoken: set[int] = set()
+        self._model = model
+        self._spoken = set(spoken)
         self._called: dict[int, list[str]] = {}
 
     def mend(self, payload: bytes) -> bytes:
         """One payload, mended. Expects one that `read` has accepted."""
         document = decode(payload)
-        self._created = self._created or document.get("created") or 0
+        self._created = self._created or document.get("created") or self._time
         document["created"] = self._created
         document["id"] = document.get("id") or self._id
+        document["model"] = document.get("model") or self._model
         for choice in document["choices"]:
             self._choice(choice, document)
         return encode(document)
 
     def _choice(self, choice: dict[str, Any], document: dict[str, Any]) -> None:
-        index = choice.setdefault("index", 0)
+        index = choice["index"] = choice.get("index") or 0
         reason = finish_reason(choice.get("finish_reason"))
         if "text" in choice:
-            document.setdefault("object", "text_completion")
+            _name(document, "text_completion")
         elif isinstance(choice.get("message"), dict):
-            document.setdefault("object", "chat.completion")
+            _name(document, "chat.completion")
             self._calls(index, choice["message"])
             for call in dicts(choice["message"].get("tool_calls")):
                 del call["index"]
         else:
-            document.setdefault("object", "chat.completion.chunk")
+            _name(document, "chat.completion.chunk")
             delta = choice["delta"] = choice["delta"] if isinstance(choice.get("delta"), dict) else {}
             self._role(index, delta)
             self._calls(index, delta)
@@ -262,3 +282,7 @@ class Mender:
                 if not function.get("name"):
                     function.pop("name", None)
             _stringify(call)
+
+
+def _name(document: dict[str, Any], kind: str) -> None:
+    document["object"] = document.get("object") or kind

@@ -17,7 +17,7 @@ from adapters import constraint, dialect, failure, messages, rations, turns
 from adapters.named import MessagesDecoder, ResponsesDecoder
 from adapters.stream import StreamDecoder
 from adapters.vocabulary import Vocabulary
-from adapters.whole import Misframed, Restreamed, WholeDecoder
+from adapters.whole import AnswerDecoder, Misframed, Restreamed, WholeDecoder
 from gateway.errors import NotFound, UpstreamError
 from gateway.ports import Decoder
 from gateway.types import Endpoint, Headers, InferenceRequest, Load, ModelCard, Operation, Ration, UpstreamRequest
@@ -152,7 +152,7 @@ class OpenAI:
 
     def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
         """For an answer in one JSON body."""
-        return WholeDecoder()
+        return AnswerDecoder(request, headers) if request.operation in _STREAMED else WholeDecoder()
 
     def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
         """For an answer in events."""
@@ -160,7 +160,7 @@ class OpenAI:
             return ResponsesDecoder()
         if request.operation is Operation.MESSAGES:
             return MessagesDecoder()
-        return StreamDecoder(request)
+        return StreamDecoder(request, headers)
 
     def error(self, status: int, headers: Headers, body: bytes, /) -> UpstreamError:
         error = failure.of_answer(status, headers, body)

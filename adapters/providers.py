@@ -129,7 +129,11 @@ class Ollama(_MaxTokens):
         return super().constrained(operation, body, watched, endpoint)
 
     def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
-        return MendingDecoder(request) if request.operation is Operation.CHAT else super().events(request, headers)
+        return (
+            MendingDecoder(request, headers)
+            if request.operation is Operation.CHAT
+            else super().events(request, headers)
+        )
 
 
 _UNKNOWN_TO_TENSORRT = (
@@ -172,10 +176,12 @@ class Gemini(OpenAI):
         return super().translate(request, body, endpoint, model)
 
     def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
-        return _GeminiWhole(request) if request.operation is Operation.CHAT else super().whole(request, headers)
+        return (
+            _GeminiWhole(request, headers) if request.operation is Operation.CHAT else super().whole(request, headers)
+        )
 
     def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
-        return _GeminiEvents(request)
+        return _GeminiEvents(request, headers)
 
     def models_path(self) -> bytes:
         return b"/models"

@@ -6,16 +6,20 @@ Invariant: any split of the upstream bytes gives the same bytes for the client; 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from adapters import chunk, failure, usage
 from gateway.errors import GatewayError, UpstreamError
-from gateway.types import InferenceRequest, Operation, Usage
+from gateway.types import Headers, InferenceRequest, Operation, Usage
 from gateway.wire import splice, sse
 
 DONE = b"data: [DONE]\n\n"
 _MARKS = (b'"finish_reason":"', b'"finish_reason": "', b'"error"', b"[DONE]", b"\r")
 """What no plain event holds; a text that does hold one is looked at in vain."""
+_LOOKS = 2
+"""So many events with a choice are read before any passes unread: what repeats itself shows in the second."""
 
 
 class EventDecoder:
@@ -34,6 +38,7 @@ class EventDecoder:
         self.tokens = 0
         self._splitter = sse.Splitter()
         self._fast = False  # between events, after the first token, before the end
+        self._looked = _LOOKS
         self.ended = False
 
     def feed(self, data: bytes) -> bytes:
@@ -101,7 +106,7 @@ class EventDecoder:
             out.append(self._block(block))
             if self.ended:
                 break
-        self._fast = self.progress == 2 and not self.ended and not self._splitter.pending
+        self._fast = self.progress == 2 and self._looked >= _LOOKS and not self.ended and not self._splitter.pending
         return b"".join(out)
 
     def _fail(self, error: UpstreamError) -> bytes:
@@ -137,7 +142,7 @@ class Alike:
         if not self._joint or not data.startswith(self._start) or not data.endswith(self._end):
             return 0
         events = data.count(self._joint) + 1
-        return events if data.count(b"\n") == 2 * events else 0
+        return events if data.count(b"\n") == 2 * events and b"\r" not in data else 0
 
     def last_end(self, data: bytes, at: int) -> int:
         """Where the last event of the shape ends, as far as two in a row tell; 0 if there are none from ``at`` on."""
@@ -189,10 +194,13 @@ class StreamDecoder(EventDecoder):
     event on, which in most engines' streams never comes, every event is mended.
     """
 
-    def __init__(self, request: InferenceRequest) -> None:
+    def __init__(self, request: InferenceRequest, headers: Headers = ()) -> None:
         super().__init__()
         self._request = request
+        self._headers = headers
         self._mender: chunk.Mender | None = None
+        self._looked = 0
+        self._spoken: set[object] = set()
         self._suspects = _suspects(request.body)
         self._show_usage = request.include_usage
         self._alike = Alike()
@@ -288,7 +296,11 @@ class StreamDecoder(EventDecoder):
         if named and read.choices is None:
             return b""
         if self._mender is None and self._odd(data, read):
-            self._mender = chunk.Mender(answer_id(self._request))
+            self._mender = mender(self._request, self._headers, self._spoken)
+        self._looked += bool(read.choices)
+        self._spoken.update(
+            choice.index for choice in read.choices or () if choice.delta is not None and choice.delta.role
+        )
         speaks = read.speaks
         self.progress = 2 if speaks or reasons else max(self.progress, 1)
         self.tokens += speaks
@@ -298,8 +310,14 @@ class StreamDecoder(EventDecoder):
         return b"data: %b\n\n" % self._mended(data, read)
 
     def _odd(self, data: bytes, read: chunk.Chunk) -> bool:
-        """Ids are looked at up to the first token, where no event passes unread."""
-        return (self.progress < 2 and read.id == "") or (self._suspicious(data) and read.odd)
+        """Ids and roles are looked at in the first two events, where none passes unread."""
+        if self._looked < _LOOKS and (read.bare or self._repeats(read)):
+            return True
+        return self._suspicious(data) and read.odd
+
+    def _repeats(self, read: chunk.Chunk) -> bool:
+        """Whether a role is said again, which SDKs put together from all they hear."""
+        return any(c.delta is not None and c.delta.role and c.index in self._spoken for c in read.choices or ())
 
     def _mended(self, data: bytes, read: chunk.Chunk) -> bytes:
         if self._mender is not None:
@@ -346,9 +364,9 @@ class StreamDecoder(EventDecoder):
 class MendingDecoder(StreamDecoder):
     """For engines whose every chunk needs mending: no fast path."""
 
-    def __init__(self, request: InferenceRequest) -> None:
-        super().__init__(request)
-        self._mender = chunk.Mender(answer_id(request))
+    def __init__(self, request: InferenceRequest, headers: Headers = ()) -> None:
+        super().__init__(request, headers)
+        self._mender = mender(request, headers)
 
 
 def _suspects(body: bytes) -> tuple[bytes, ...]:
@@ -359,6 +377,13 @@ def _suspects(body: bytes) -> tuple[bytes, ...]:
     if b'logprobs"' in body:
         found += (b"NaN", b"Infinity")
     return found
+
+
+def mender(request: InferenceRequest, headers: Headers, spoken: Iterable[object] = ()) -> chunk.Mender:
+    """For an answer with these headers; their Date is the time of one that does not tell it."""
+    date = next((value for name, value in headers if name == b"date"), b"")
+    created = failure.http_date(date.decode("latin-1"))
+    return chunk.Mender(answer_id(request), int(created or 0), request.model, spoken)
 
 
 def answer_id(request: InferenceRequest) -> str:

@@ -91,12 +91,12 @@ class TGI(OpenAI):
     def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
         if request.operation is Operation.COMPLETIONS:
             return GenerateDecoder(request, headers)
-        return TokenizeDecoder() if request.operation is Operation.TOKENIZE else MendedWhole(request)
+        return TokenizeDecoder() if request.operation is Operation.TOKENIZE else MendedWhole(request, headers)
 
     def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
         if request.operation is Operation.COMPLETIONS:
             return GenerateStreamDecoder(request, headers)
-        return MendingDecoder(request)
+        return MendingDecoder(request, headers)
 
     def models_path(self) -> bytes:
         return b"/info"

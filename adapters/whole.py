@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from adapters import chunk, failure, usage
-from adapters.stream import DONE, answer_id
+from adapters.stream import DONE, mender
 from gateway.errors import GatewayError
-from gateway.types import InferenceRequest, Usage
+from gateway.types import Headers, InferenceRequest, Usage
 
 
 class _Message(msgspec.Struct):
@@ -38,6 +38,15 @@ class Answer(msgspec.Struct):
     error_type: Any = None
     usage: usage.Counts | None = None
     choices: list[_Choice] | None = None
+    id: Any = None
+    object: Any = None
+    created: Any = None
+    model: Any = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether it lacks what every answer with a choice has."""
+        return bool(self.choices) and not (self.id and self.object and self.created and self.model)
 
     @property
     def odd(self) -> bool:
@@ -100,12 +109,26 @@ class WholeDecoder:
 class MendedWhole(WholeDecoder):
     """For engines whose whole answers lack an id, or end a tool call with ``stop``."""
 
-    def __init__(self, request: InferenceRequest) -> None:
+    def __init__(self, request: InferenceRequest, headers: Headers = ()) -> None:
         super().__init__()
-        self._mender = chunk.Mender(answer_id(request))
+        self._mender = mender(request, headers)
 
     def _passed(self, body: bytes, answer: Answer) -> bytes:
         return self._mender.mend(body) if answer.choices else body
+
+
+class AnswerDecoder(WholeDecoder):
+    """A chat's or completion's whole answer, mended where it lacks an id, a time, a model or its own name."""
+
+    def __init__(self, request: InferenceRequest, headers: Headers = ()) -> None:
+        super().__init__()
+        self._request = request
+        self._headers = headers
+
+    def _passed(self, body: bytes, answer: Answer) -> bytes:
+        if not answer.bare:
+            return super()._passed(body, answer)
+        return mender(self._request, self._headers).mend(body)
 
 
 class Restreamed(WholeDecoder):
@@ -213,4 +236,5 @@ def _read(body: bytes) -> Answer | None:
         return None
     choices = [_Choice(choice.get("finish_reason")) for choice in chunk.dicts(document.get("choices"))]
     counts = usage.loose(document.get("usage"))
-    return _LooseAnswer(document.get("error"), document.get("error_type"), counts, choices)
+    named = {name: document.get(name) for name in ("id", "object", "created", "model")}
+    return _LooseAnswer(document.get("error"), document.get("error_type"), counts, choices, **named)

@@ -1,4 +1,5 @@
 """Streams through the decoder: the same bytes for any split, one end, no false one."""
+# ruff: noqa: E501 - chunks are written whole
 
 import json
 from itertools import pairwise
@@ -23,9 +24,9 @@ STREAMS = sorted(
     for path in ROOT.glob("*/*stream*.http")
     if b"text/event-stream" in path.read_bytes() and not path.name.startswith(("messages", "queue-full"))
 )
-ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
-TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
-FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+ROLE = b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+TOKEN = b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+FINISH = b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}\n\n'
 
 
@@ -100,16 +101,21 @@ ODD = [
     b"event: ping\ndata: {}\n\n",
     b"data: {\ndata: }\n\n",
     b'data: {"choices":null}\n\n',
-    b'data: {"id":"","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n',
-    b'data: {"choices":[{"index":0,"delta":null,"finish_reason":null}]}\n\n',
-    b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"function":{"name":"f"}}]},"finish_reason":null}]}\n\n',
-    b'data: {"choices":[{"index":0,"delta":{"content":"\\ud83d"},"finish_reason":"eos"}]}\n\n',
-    b'data: {"choices":[{"index":0,"delta":{"content":"NaN"},"logprobs":NaN,"finish_reason":null}]}\n\n',
+    b'data: {"id":"","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n',
+    b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":null,"finish_reason":null}]}\n\n',
+    b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"tool_calls":[{"function":{"name":"f"}}]},"finish_reason":null}]}\n\n',
+    b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"\\ud83d"},"finish_reason":"eos"}]}\n\n',
+    b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"NaN"},"logprobs":NaN,"finish_reason":null}]}\n\n',
     b'data: {"error":{"code":503}}\n\n',
     b"data: x\n\n",
     b"id: 1\n",
     b"error: {}\n\n",
 ]
+
+
+def test_6_an_event_of_other_line_ends_between_events_alike_is_noticed() -> None:
+    body = ROLE + TOKEN + ROLE + TOKEN + TOKEN.replace(b"\n", b"\r") + ROLE
+    assert decoded(body)[0] == decoded(*split(body, 1))[0]
 
 
 @settings(max_examples=200, deadline=None)
@@ -175,12 +181,15 @@ def test_progress_is_one_for_comments_and_roles_and_two_from_the_first_token_on(
 )
 def test_what_counts_as_a_first_token(delta: bytes) -> None:
     made = decoder()
-    made.feed(b'data: {"choices":[{"index":0,%b}]}\n\n' % delta)
+    made.feed(b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,%b}]}\n\n' % delta)
     assert made.progress == 2
 
 
 def test_7_an_event_of_megabytes_passes_and_one_without_end_does_not() -> None:
-    long = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 3_000_000)
+    long = (
+        b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n'
+        % (b"x" * 3_000_000)
+    )
     assert decoded(*split(ROLE + TOKEN + long + FINISH + DONE, 65536))[0] == ROLE + TOKEN + long + FINISH + DONE
     made = decoder()
     for _ in range(260):
@@ -313,9 +322,13 @@ def test_11_an_error_before_the_first_token_may_be_tried_elsewhere() -> None:
         (b'event: error\ndata: {"message":"m"}', 500, "m"),
         (b'event: error\ndata: {"message":"m","code":503}', 503, "m"),
         (b"event: error\ndata: out of luck", 500, "out of luck"),
-        (b'data: {"choices":[{"delta":{},"finish_reason":"error"}]}', 500, "the engine failed while generating"),
         (
-            b'data: {"choices":[{"finish_reason":"insufficient_system_resource"}]}',
+            b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"delta":{},"finish_reason":"error"}]}',
+            500,
+            "the engine failed while generating",
+        ),
+        (
+            b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"finish_reason":"insufficient_system_resource"}]}',
             503,
             "the engine ran out of resources",
         ),
@@ -332,8 +345,8 @@ def test_11_errors_inside_a_200_in_every_shape(event: bytes, status: int, messag
 
 
 def test_11_the_word_error_in_the_text_is_no_error() -> None:
-    said = b'data: {"choices":[{"index":0,"delta":{"content":"error"},"finish_reason":null}],"error":null}\n\n'
-    quoted = b'data: {"choices":[{"index":0,"delta":{"content":"{\\"error\\":1} [DONE]"}}]}\n\n'
+    said = b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"error"},"finish_reason":null}],"error":null}\n\n'
+    quoted = b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"{\\"error\\":1} [DONE]"}}]}\n\n'
     body = ROLE + TOKEN + said + quoted + FINISH + DONE
     assert decoded(*split(body, 100))[0] == body
 
@@ -350,14 +363,23 @@ def test_11_the_word_error_in_the_text_is_no_error() -> None:
     ],
 )
 def test_19_odd_finish_reasons_become_openais(reason: str, expected: str | None) -> None:
-    body = TOKEN + b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"%b"}]}\n\n' % reason.encode()
+    body = (
+        TOKEN
+        + b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"%b"}]}\n\n'
+        % reason.encode()
+    )
     out, _ = decoded(body)
     last = json.loads(out.split(b"\n\n")[1].removeprefix(b"data: "))
     assert last["choices"][0]["finish_reason"] == expected
 
 
 @pytest.mark.parametrize(
-    "event", [b'{"choices":null,"id":""}', b'{"choices":[{"delta":null}]}', b'{"usage":null,"choices":[]}']
+    "event",
+    [
+        b'{"choices":null,"id":""}',
+        b'{"id":"c","object":"o","created":1,"model":"m","choices":[{"delta":null}]}',
+        b'{"usage":null,"choices":[]}',
+    ],
 )
 def test_19_nulls_where_lists_and_objects_are_due_break_nothing(event: bytes) -> None:
     out, made = decoded(TOKEN + b"data: %b\n\n" % event + FINISH + DONE)
@@ -379,7 +401,10 @@ def chunks(out: bytes) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("odd", [b'{"x":NaN}', b'{"x":-Infinity}'])
 def test_19_numbers_that_json_does_not_know_become_null(odd: bytes) -> None:
-    nan = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"logprobs":%b,"finish_reason":null}]}\n\n' % odd
+    nan = (
+        b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"a"},"logprobs":%b,"finish_reason":null}]}\n\n'
+        % odd
+    )
     made = OpenAI().decoder(request(b'{"logprobs":true}', stream=True), 200, events(b"").headers)
     first, second, _ = chunks(run(made, [TOKEN, nan, FINISH + DONE]))
     assert second["choices"][0]["logprobs"] == {"x": None}
@@ -414,7 +439,10 @@ def test_19_what_typed_clients_need_is_put_in_whatever_the_engine_is(kind: str) 
 
 def test_calls_that_are_in_order_pass_as_they_came() -> None:
     call = b'{"index":0,"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}'
-    event = b'data: {"choices":[{"index":0,"delta":{"tool_calls":[%b]},"finish_reason":null}]}\n\n' % call
+    event = (
+        b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"tool_calls":[%b]},"finish_reason":null}]}\n\n'
+        % call
+    )
     made = VLLM().decoder(request(b'{"tools":[{}],"logprobs":true}', stream=True), 200, events(b"").headers)
     sent = [TOKEN, event, event + event, TOKEN, FINISH + DONE]
     assert run(made, sent) == b"".join(sent)
@@ -494,8 +522,88 @@ def test_tokens_of_one_shape_pass_however_their_texts_begin_and_end() -> None:
 
 def test_the_shape_of_tokens_is_learned_from_two_of_them() -> None:
     made = decoder()
+    assert made.feed(ROLE) == ROLE
     tokens = [TOKEN.replace(b'"a"', b'" %d"' % number) for number in range(20)]
     assert made.feed(tokens[0]) == tokens[0]
     assert made.feed(b"".join(tokens[1:3])) == b"".join(tokens[1:3])
     assert made._alike.events(b"".join(tokens[3:])) == 17
     assert made._alike.events(b"".join(tokens[3:]) + FINISH) == 0
+
+
+def chunk(delta: Any, reason: Any = None, **members: Any) -> dict[str, Any]:
+    """A chunk as OpenAI's are; a member given as ... is left out."""
+    whole = {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "created": 5,
+        "model": "m",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": reason}],
+        **members,
+    }
+    return {name: value for name, value in whole.items() if value is not ...}
+
+
+def told(*chunks: dict[str, Any], date: bytes = b"Thu, 01 Jan 1970 00:00:09 GMT") -> list[dict[str, Any]]:
+    """What a client gets of a stream of these chunks, however it is cut."""
+    body = b"".join(b"data: " + json.dumps(each, separators=(",", ":")).encode() + b"\n\n" for each in chunks) + DONE
+    headers = [(b"content-type", b"text/event-stream"), (b"date", date)]
+    outs = {
+        run(VLLM().decoder(request(stream=True), 200, headers), split(body, size)) for size in (1, 50, 200, len(body))
+    }
+    assert len(outs) == 1
+    *made, done, rest = outs.pop().split(b"\n\n")
+    assert (done, rest) == (b"data: [DONE]", b"")
+    return [json.loads(each[6:]) for each in made]
+
+
+SPOKEN = ({"role": "assistant", "content": ""}, {"content": "a"}, {"content": "b"})
+
+
+@pytest.mark.parametrize(
+    ("member", "odd", "mended"),
+    [
+        ("id", "", "chatcmpl-req-1"),
+        ("id", None, "chatcmpl-req-1"),
+        ("id", ..., "chatcmpl-req-1"),
+        ("created", 0, 9),
+        ("created", ..., 9),
+        ("object", ..., "chat.completion.chunk"),
+        ("object", "", "chat.completion.chunk"),
+        ("model", ..., "tiny"),
+    ],
+)
+def test_19_what_every_chunk_has_to_have_is_there_and_always_the_same(member: str, odd: Any, mended: Any) -> None:
+    made = told(*(chunk(delta, **{member: odd}) for delta in SPOKEN), chunk({}, "stop", **{member: odd}))
+    assert made == [*(chunk(delta, **{member: mended}) for delta in SPOKEN), chunk({}, "stop", **{member: mended})]
+
+
+def test_19_a_role_is_said_once_to_each_choice() -> None:
+    made = told(*(chunk({"role": "assistant", "content": text}) for text in "abcd"), chunk({}, "stop"))
+    assert [each["choices"][0]["delta"] for each in made] == [
+        {"role": "assistant", "content": "a"},
+        {"content": "b"},
+        {"content": "c"},
+        {"content": "d"},
+        {},
+    ]
+
+
+def test_19_choices_get_their_index_and_lists_that_are_null_are_empty() -> None:
+    bare = {"delta": {"content": "a"}, "finish_reason": None}
+    made = told(chunk(None, choices=[bare]), chunk(None, choices=None), chunk({}, "stop"))
+    assert [each["choices"] for each in made] == [
+        [{**bare, "index": 0}],
+        [],
+        [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+    ]
+
+
+def test_19_a_first_chunk_without_choices_says_nothing_of_the_others() -> None:
+    """Azure tells of its filters so, with neither id nor time."""
+    filters = chunk(None, id="", created=0, object="", model="", choices=[], prompt_filter_results=[])
+    chunks = [filters, *(chunk(delta) for delta in SPOKEN), chunk({}, "stop")]
+    assert told(*chunks) == chunks
+
+
+def test_19_without_a_date_nobody_knows_the_time() -> None:
+    assert told(chunk({"content": "a"}, created=0), chunk({}, "stop"), date=b"soon")[0]["created"] == 0

@@ -1,4 +1,5 @@
 """Answers in one body: untouched if they are answers, an error if they are not."""
+# ruff: noqa: E501 - chunks are written whole
 
 import json
 
@@ -109,7 +110,12 @@ def test_a_null_error_is_none() -> None:
 
 def test_19_odd_finish_reasons_become_openais() -> None:
     made = decoder()
-    out = run(made, [b'{"choices":[{"finish_reason":"eos_token"},{"finish_reason":""},{"finish_reason":"length"}]}'])
+    out = run(
+        made,
+        [
+            b'{"id":"c","object":"o","created":1,"model":"m","choices":[{"finish_reason":"eos_token"},{"finish_reason":""},{"finish_reason":"length"}]}'
+        ],
+    )
     assert [choice["finish_reason"] for choice in json.loads(out)["choices"]] == ["stop", None, "length"]
 
 
@@ -122,9 +128,7 @@ def test_19_numbers_that_json_does_not_know_become_null() -> None:
 
 
 def test_19_arguments_given_as_an_object_become_text() -> None:
-    body = (
-        b'{"choices":[{"message":{"content":null,"tool_calls":[{"id":"c","function":{"name":"f","arguments":%b}}]}}]}'
-    )
+    body = b'{"id":"c","object":"o","created":1,"model":"m","choices":[{"message":{"content":null,"tool_calls":[{"id":"c","function":{"name":"f","arguments":%b}}]}}]}'
     out = run(decoder(), [body % b'{"a":1}'])
     assert json.loads(out)["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
     assert run(decoder(), [body % b'"{}"']) == body % b'"{}"'
@@ -132,7 +136,12 @@ def test_19_arguments_given_as_an_object_become_text() -> None:
 
 def test_half_an_emoji_breaks_nothing() -> None:
     made = decoder()
-    out = run(made, [b'{"choices":[{"message":{"content":"\\ud83d"},"finish_reason":"eos_token"}]}'])
+    out = run(
+        made,
+        [
+            b'{"id":"c","object":"o","created":1,"model":"m","choices":[{"message":{"content":"\\ud83d"},"finish_reason":"eos_token"}]}'
+        ],
+    )
     assert made.error is None
     assert json.loads(out)["choices"][0] == {"message": {"content": "\ud83d"}, "finish_reason": "stop"}
 
@@ -191,3 +200,22 @@ def test_what_is_no_ranking_is_rubbish(body: bytes) -> None:
 def test_a_ranking_that_is_an_object_passes_untouched() -> None:
     assert reranked(b'{"results":[] }').finish() == b'{"results":[] }'
     assert reranked(b'{"error":{"message":"no"}}').finish() == b""
+
+
+@pytest.mark.parametrize("member", ["id", "object", "created", "model"])
+@pytest.mark.parametrize("odd", ["", None, 0])
+def test_19_what_every_answer_has_to_have_is_there(member: str, odd: object) -> None:
+    whole = {"id": "c", "object": "chat.completion", "created": 5, "model": "m", "x": 1}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
+    headers = [(b"content-type", b"application/json"), (b"date", b"Thu, 01 Jan 1970 00:00:09 GMT")]
+
+    def told(document: dict[str, object]) -> dict[str, object]:
+        made = OpenAI().decoder(request(), 200, headers)
+        decoded = json.loads(run(made, [json.dumps(document).encode()]))
+        assert made.error is None
+        assert isinstance(decoded, dict)
+        return decoded
+
+    mended = {"id": "chatcmpl-req-1", "object": "chat.completion", "created": 9, "model": "tiny"}[member]
+    assert told({**whole, "choices": [choice], member: odd}) == {**whole, "choices": [choice], member: mended}
+    assert told({**whole, "choices": [], member: odd}) == {**whole, "choices": [], member: odd}
