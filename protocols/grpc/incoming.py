@@ -34,6 +34,11 @@ class Incoming:
         return bool(self._messages) or self.ended or self.error is not None
 
     @property
+    def more(self) -> bool:
+        """Whether a message waits to be taken."""
+        return bool(self._messages)
+
+    @property
     def torn(self) -> bool:
         """Whether a message has begun and not ended."""
         return not self._parser.whole

@@ -121,7 +121,7 @@ class Stream:
         """The next message undecoded, None after the last.
 
         A checkpoint only if it has to wait. Raises GrpcError: for what the client sent instead of a message, and where
-        a call of one message has none.
+        a call of one message has none, or more.
         """
         incoming = self.incoming
         if not incoming.ready:
@@ -147,6 +147,8 @@ class Stream:
     def _check_single(self, message: bytes | None) -> None:
         if message is None and not self._received:
             raise GrpcError(Code.INTERNAL, "the request has no message")
+        if self.incoming.more:  # one that comes later is not waited for
+            raise GrpcError(Code.INTERNAL, "the request has more than one message")
         self._received = True
 
     async def recv_message(self) -> Any:

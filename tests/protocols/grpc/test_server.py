@@ -163,6 +163,7 @@ BAD = {
     "a prefix cut short": (b"\0\0\0", Code.INTERNAL),
     "no flag": (b"\7\0\0\0\0", Code.INTERNAL),
     "no message": (b"", Code.INTERNAL),
+    "two messages": (framed(b"abc") * 2, Code.INTERNAL),
     "no protobuf": (framed(b"\xff\xff\xff"), Code.INTERNAL),
 }
 
