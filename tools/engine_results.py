@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "tests" / "recordings" / "reports"
 PAGE = ROOT / "docs" / "engines.md"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-KINDS = ("passed", "deviated", "failed", "skipped")
+KINDS = ("passed", "deviated", "failed", "noted", "skipped")
 _NAMES = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp", "tgi": "TGI"}
 _LONGEST = 160
 
@@ -93,8 +93,8 @@ def _order(document: Document) -> tuple[str, list[int]]:
 
 def _lines(documents: list[Document]) -> Iterator[str]:
     yield ""
-    yield "| Engine | Release | On | Against | Passed | Deviates | Failed | Skipped | Took |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield "| Engine | Release | On | Against | Passed | Deviates | Failed | Noted | Skipped | Took |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for document in documents:
         for where, part in _parts(document):
             counts = " | ".join(str(part["counts"][kind]) for kind in KINDS)
