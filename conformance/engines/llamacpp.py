@@ -38,6 +38,7 @@ class LlamaCpp(Engine):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.build = f"b{self.version}-unknown"
+        self._longest = 0
         shape = {"fingerprint": self.build, "stream_type": b"text/event-stream"}
         self._chat_form = type("LlamaChat", (LlamaChat,), shape)
         self._completion_form = type("LlamaCompletion", (LlamaCompletion,), shape)
@@ -249,7 +250,9 @@ class LlamaCpp(Engine):
         await self.reply(call, [{"id": at, **same, "is_processing": at < busy} for at in range(count)])
 
     async def _metrics(self, call: Call) -> None:
-        page = llamacpp_metrics.page(self.model)
+        running = [each.prompt + each.generated for each in self.model.batch.running]
+        self._longest = max(self._longest, *running, 0)
+        page = llamacpp_metrics.page(self.model, self._longest)
         await self.reply(call, page, content_type=b"text/plain; version=0.0.4")
 
     async def _tokenize(self, call: Call) -> None:

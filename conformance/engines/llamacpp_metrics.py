@@ -6,10 +6,10 @@ from conformance.engines.exposition import Page
 from conformance.engines.model import Model
 
 
-def page(model: Model) -> bytes:
+def page(model: Model, longest: int) -> bytes:
+    """``longest``: tokens of the longest sequence there ever was, prompt and answer."""
     out, batch, made = Page(whole=True), model.batch, model.statistics
     generated, steps = made.generated.total(), made.steps
-    longest = max((each.prompt + each.generated for each in batch.running), default=0)
     prefilling = sum(histogram.total for histogram in made.first.values())
     decoding = made.step.total
     counters = {

@@ -49,9 +49,7 @@ _HTTP = "SGLang 0.5.23, http_server"
 # --- what it is and serves --------------------------------------------------------------------------------------------
 
 
-@PROFILE.case(
-    "metrics.pages", "The page size of the KV cache is told", source="SGLang 0.5.13", level=Level.SHOULD
-)
+@PROFILE.case("metrics.pages", "The page size of the KV cache is told", source="SGLang 0.5.13", level=Level.SHOULD)
 async def pages(target: Target) -> None:
     page = await read(target, SIGNALS)
     sizes = [sample.value for sample in page.series("sglang:page_size")]

@@ -160,7 +160,13 @@ def metrics(profile: str, signals: Signals) -> Mapping[str, Broken]:
         "abort.stream": deaf(),
         "abort.whole": deaf(),
     }
-    needs = {"kv-usage": usage, "finished": signals.finished, "prefix-hits": signals.hits, "latencies": counts}
+    needs = {
+        "open": signals.open,
+        "kv-usage": usage,
+        "finished": signals.finished,
+        "prefix-hits": signals.hits,
+        "latencies": counts,
+    }
     return {
         f"{profile}.{name}": broken for name, broken in table.items() if needs.get(name.removeprefix("metrics."), True)
     }

@@ -25,12 +25,14 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True):
     ``mark`` begins the engine's own names. ``off``: what a server whose page is not there has to be started with; ""
     where the page is always there. With ``capacity`` KV usage is a part of that. ``apart``: prompt tokens found in the
     cache are not among ``prompt``. ``stream_noticed``, ``whole_noticed``: seconds in which the engine has to notice
-    that its client is gone. ``crowd``: requests at once that most servers let wait.
+    that its client is gone. ``crowd``: requests at once that most servers let wait; 0 is one more than there are
+    slots. ``open``: the page asks for no key.
     """
 
     mark: str
     path: str = "/metrics"
     off: str = ""
+    open: bool = True
     crowd: int = 24
     apart: bool = False
     stream_noticed: float = 2.0
