@@ -197,6 +197,11 @@ class _GeminiEvents(MendingDecoder):
         _count_thoughts(read.usage)
         return super()._chunk(data, read, named=named)
 
+    def _mended(self, data: bytes, read: Chunk) -> bytes:
+        """Its counts grow from chunk to chunk, and there are clients that add them up: they are told at the end."""
+        told = splice.remove(data, ["usage"]) if read.usage is not None and read.choices else data
+        return super()._mended(told, read)
+
 
 class _GeminiWhole(MendedWhole):
     def _passed(self, body: bytes, answer: Answer) -> bytes:
