@@ -288,10 +288,10 @@ async def no_http2(target: Target) -> None:
     for data in (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\0" * 100, b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"):
         async with target.connect(target.setup.grpc) as connection:
             await connection.send_raw(data)
-            with trio.move_on_after(5) as scope:
+            with trio.move_on_after(3) as scope:
                 await connection.silence()
             check.true(
-                not scope.cancelled_caught, f"the connection stays open after {data[:14]!r}", "closed", "open after 5 s"
+                not scope.cancelled_caught, f"the connection stays open after {data[:14]!r}", "closed", "open after 3 s"
             )
     try:
         await _served(target)
