@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
 import msgspec
 import trio
@@ -126,7 +127,7 @@ class Engine:
 
     async def handle(self, exchange: HttpExchange) -> None:
         """Answer one exchange. A `protocols.http` handler."""
-        call = Call(exchange, exchange.request.path.decode("latin-1"))
+        call = Call(exchange, unquote(exchange.request.path.decode("latin-1")))
         try:
             route = self._find(call)
             if not call.path.startswith("/sim/"):

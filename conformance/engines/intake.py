@@ -108,12 +108,16 @@ def prompts(value: Any) -> list[bytes]:
 
 
 def _streaming(fields: Fields) -> dict[str, Any]:
-    options = fields.get("stream_options") or {}
+    options = _object(fields.get("stream_options"))
     return {
         "stream": bool(fields.get("stream")),
         "include_usage": bool(options.get("include_usage")),
         "continuous_usage": bool(options.get("continuous_usage_stats")),
     }
+
+
+def _object(value: Any) -> Fields:
+    return value if isinstance(value, dict) else {}
 
 
 def _stops(value: Any) -> list[str]:
@@ -123,7 +127,7 @@ def _stops(value: Any) -> list[str]:
 
 
 def _schema(fields: Fields) -> Any:
-    form = fields.get("response_format") or {}
+    form = _object(fields.get("response_format"))
     kind = form.get("type")
     if kind == "json_schema":
         inner = form.get("json_schema") or form.get("value") or {}

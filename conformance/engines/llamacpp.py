@@ -302,6 +302,6 @@ def _where(body: bytes) -> tuple[int, int, str]:
         if error.pos >= len(error.doc):
             return error.lineno, error.colno, "unexpected end of input; expected '[', '{', or a literal"
         return error.lineno, error.colno, f"invalid literal; last read: '{error.doc[error.pos]}'"
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     return 1, 1, "invalid UTF-8 byte"

@@ -16,6 +16,7 @@ from conformance.engines.responses import Responses
 from conformance.engines.settings import Settings
 from conformance.engines.sglang_forms import Generate, SglangChat, SglangCompletion, SglangMessages
 
+_ROLES = ("system", "user", "assistant", "tool", "function", "developer", "latest_reminder", "root")
 _FIRST = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0, 200.0, 400.0)
 _STEP = (
     0.002,
@@ -135,6 +136,9 @@ class Sglang(Engine):
         flaw = pydantic.missing(fields, *required) or pydantic.mistyped(fields)
         if flaw is not None:
             raise self.invalid(call, flaw)
+        for message in fields.get("messages") or ():
+            if message["role"].lower() not in _ROLES:
+                raise self.error(400, f"1 validation error:\n  'role' must be one of {', '.join(map(repr, _ROLES))}")
         return fields
 
     def check_sampling(self, fields: dict[str, Any]) -> None:
@@ -143,6 +147,10 @@ class Sglang(Engine):
         temperature = fields.get("temperature")
         if temperature is not None and temperature < 0:
             raise self.error(400, f"temperature must be a non-negative finite number, got {float(temperature)}.")
+        out = pydantic.out_of_range(fields)
+        if out is not None:
+            name, number, what = out
+            raise self.error(400, f"{name} {what}, got {number}.")
         limit = fields.get("max_completion_tokens") or fields.get("max_tokens")
         if limit is not None and limit < 0:
             raise self.error(400, f"max_new_tokens must be at least 0, got {limit}.")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from conformance.engines import intake, text, tgi_metrics
+from conformance.engines import intake, pydantic, text, tgi_metrics
 from conformance.engines.ask import Ask
 from conformance.engines.call import Call, Headers, Refusal, Route
 from conformance.engines.engine import Engine
@@ -120,6 +120,9 @@ class Tgi(Engine):
         for name in required:
             if fields.get(name) is None:
                 raise self.unreadable(f"missing field `{name}` at line 1 column {len(call.body)}")
+        flaw = pydantic.mistyped({name: value for name, value in fields.items() if name != "response_format"})
+        if flaw is not None:
+            raise self.unreadable(f"{flaw.member}: invalid type, {flaw.message[:1].lower()}{flaw.message[1:]}")
         return fields
 
     def check_chat(self, fields: dict[str, Any]) -> None:
@@ -131,12 +134,16 @@ class Tgi(Engine):
         if isinstance(fields.get("logit_bias"), dict):
             raise self.unreadable("logit_bias: invalid type: map, expected a sequence")
         form = fields.get("response_format")
+        if form is not None and not isinstance(form, dict):
+            raise self.unreadable("response_format: invalid type: string, expected internally tagged enum GrammarType")
         if form and form.get("type") != "regex" and "value" not in form:
             raise self.unreadable("response_format: missing field `value`")
         if form and fields.get("tools"):
             raise self.error(422, "Grammar and tools are mutually exclusive", "grammar and tools")
 
     def check_sampling(self, fields: dict[str, Any]) -> None:
+        if (fields.get("temperature") or 0) < 0:
+            raise self.invalid("`temperature` must be strictly positive")
         top_p = fields.get("top_p")
         if top_p is not None and not 0 < top_p < 1:
             raise self.invalid("`top_p` must be > 0.0 and < 1.0")

@@ -164,6 +164,10 @@ class Vllm(Engine):
         if temperature is not None and temperature < 0:
             warmth = float(temperature)
             raise refuse(f"temperature must be non-negative, got {warmth}.", "temperature", warmth)
+        out = pydantic.out_of_range(fields)
+        if out is not None:
+            name, number, what = out
+            raise refuse(f"{name} {what}, got {number}.", name, number)
         longest = self.settings.model_len
         for name in ("max_completion_tokens", "max_tokens"):
             value = fields.get(name)
@@ -176,8 +180,13 @@ class Vllm(Engine):
                 raise refuse(f"{message} Please request fewer output tokens.", name, value)
 
     def check_tools(self, fields: dict[str, Any]) -> None:
-        """What an engine started without a tool parser says."""
+        """Calls of tools there are none of, and what an engine started without a tool parser says."""
         choice = fields.get("tool_choice", "auto" if fields.get("tools") else "none")
+        if isinstance(choice, dict) and fields.get("tools"):
+            names = [(tool.get("function") or {}).get("name") for tool in fields["tools"]]
+            if (choice.get("function") or {}).get("name") not in names:
+                what = "The tool specified in `tool_choice` does not match any of the specified `tools`"
+                raise self.error(400, what)
         if self.settings.tool_parser or not fields.get("tools") or choice == "none":
             return
         if choice == "auto":

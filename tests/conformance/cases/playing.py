@@ -51,12 +51,17 @@ WELL = Broken()
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a profile is played: the well simulator, how it is set up, and what the command line would have named."""
+    """Where a profile is played: the well simulator, how it is set up, and what the command line would have named.
+
+    ``root`` is the path of its base URL; ``deviations`` as a `Runner` has them.
+    """
 
     profile: Profile
     engine: str
     settings: Settings = SETTINGS
     setup: Mapping[str, Any] = field(default_factory=dict)
+    root: str = ""
+    deviations: Mapping[str, str] = field(default_factory=dict)
 
     def play(self, broken: Broken = WELL, only: Collection[str] | None = None, *, parallel: int = 8) -> list[Result]:
         """Results of the cases called ``only``, or of all."""
@@ -67,7 +72,7 @@ class Stage:
         settings = msgspec.structs.replace(self.settings, **broken.settings)
         async with served(broken.engine or self.engine, settings, broken) as (server, _):
             setup = self.setup_of(server, settings, broken)
-            return await Runner(setup, {}).run(cases, parallel=parallel)
+            return await Runner(setup, self.deviations).run(cases, parallel=parallel)
 
     def setup_of(self, server: Served, settings: Settings, broken: Broken = WELL) -> Setup:
         models = settings.models or server.engine.models
@@ -80,7 +85,7 @@ class Stage:
             "version": server.engine.version,
         }
         members |= {**self.setup, **broken.setup}
-        return Setup(Address(server.host, server.port), **members)
+        return Setup(Address(server.host, server.port, root=self.root), **members)
 
 
 @asynccontextmanager
