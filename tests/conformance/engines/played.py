@@ -26,7 +26,7 @@ class Played:
         fields = [(name.lower(), value) for name, value in headers]
         self.request = h1.Request(method.encode(), path.encode(), fields, body, True, False, dict(fields))
         self.peer = "test"
-        self.started = self.finished = self.aborted = self.closing = False
+        self.started = self.finished = self.aborted = self.closing = self.whole = False
         self.status = 0
         self.headers: dict[str, str] = {}
         self.writes: list[tuple[float, bytes]] = []
@@ -40,7 +40,7 @@ class Played:
 
     async def finish(self, chunk: bytes = b"") -> None:
         await self.send(chunk)
-        self.finished = True
+        self.finished = self.whole = True
 
     async def respond(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
         await self.start(status, headers)

@@ -91,6 +91,7 @@ def test_the_engine_sees_another_request() -> None:
 def test_what_breaks_off_still_does(fault: str) -> None:
     broken = answer(always(Mutation()), chat(stream=True), fail=(fault,))
     assert broken.aborted
+    assert not broken.whole
     assert len(broken.events) == (3 if fault == "cut:2" else 0)
 
 
