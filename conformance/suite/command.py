@@ -141,6 +141,7 @@ def _profiles(args: argparse.Namespace, engine: str) -> list[Profile]:
     names = list(args.profile)
     if not names and (args.url or args.list):
         names = ["openai", "gateway" if engine == "gateway" else f"engine/{engine}"]
+        names = names[1:] if engine == "anthropic" else names  # it speaks Messages, nothing of OpenAI's
         if engine == "auto":
             names = list(cases.MODULES)
     names += ["grpc"] if args.grpc else []

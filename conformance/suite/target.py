@@ -201,13 +201,17 @@ class Target:
     # --- usual requests -----------------------------------------------------------------------------------------------
 
     def chat(self, text: str = "Say hello.", /, **members: Any) -> dict[str, Any]:
-        """A small chat request; ``members`` are added, None removes one."""
+        """A small chat request; ``members`` are added, None removes one. For models that know a limit by another name
+        only, ``--set limit=max_completion_tokens`` gives it.
+        """
         body = {
             "model": self.setup.model,
             "messages": [{"role": "user", "content": text}],
             "max_tokens": 8,
             **members,
         }
+        limit = self.setup.extra.get("limit", "max_tokens")
+        body[limit] = body.pop("max_tokens") if limit not in members else body[limit]
         return {name: value for name, value in body.items() if value is not None}
 
     async def chatted(self, text: str = "Say hello.", /, **members: Any) -> dict[str, Any]:
