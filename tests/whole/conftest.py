@@ -13,19 +13,21 @@ from tests.whole.troubled import Troubled
 from tests.whole.troubled import troubled as in_trouble
 
 ENGINES = ("vllm", "sglang", "tgi", "openai")
-PROVIDERS = ("deepseek",)
+PROVIDERS = ("deepseek", "anthropic", "gemini", "huggingface", "llamacpp", "ollama", "trtllm")
 """Those that the demo does not have."""
+NAMES = {"ollama": "demo-ollama:latest"}
+"""Of models that are listed under another name than the engine was started with."""
+BASES = {"gemini": "/v1beta/openai"}
 
 
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[InferGateway]:
     """One quick engine of each kind, named as in the demo: engine ENGINE serves the model `demo-ENGINE`."""
-    engines = {
-        name: simulate(name, f"demo-{name}", "--ttft", "0.01", "--itl", "0.001") for name in (*ENGINES, *PROVIDERS)
-    }
+    kinds = (*ENGINES, *PROVIDERS)
+    engines = {name: simulate(name, f"demo-{name}", "--ttft", "0.01", "--itl", "0.001") for name in kinds}
     with together(*engines.values()):
-        backends = [word for name, engine in engines.items() for word in ("--backend", f"{name}={engine.url}")]
-        with serve(*backends) as gateway:
+        urls = {name: engine.url + BASES.get(name, "") for name, engine in engines.items()}
+        with serve(*[word for name, url in urls.items() for word in ("--backend", f"{name}={url}")]) as gateway:
             yield gateway
 
 
@@ -54,6 +56,12 @@ def client(gateway: InferGateway) -> Iterator[OpenAI]:
     """The official SDK, told to show every error instead of trying again."""
     with OpenAI(base_url=f"{gateway.url}/v1", api_key="unused", max_retries=0, timeout=30.0) as sdk:
         yield sdk
+
+
+@pytest.fixture(params=[*ENGINES, *PROVIDERS])
+def any_model(request: pytest.FixtureRequest) -> str:
+    """A model of each engine that the fleet has in turn."""
+    return NAMES.get(request.param, f"demo-{request.param}")
 
 
 @pytest.fixture(params=ENGINES)

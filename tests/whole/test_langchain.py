@@ -19,12 +19,19 @@ from pydantic import BaseModel
 
 from tests.process import InferGateway
 from tests.whole.conftest import ENGINES, PROVIDERS
+from tests.whole.test_sdk_helpers import EMBEDDING, RESPONDING, TELLING
 from tests.whole.troubled import KEY, NARROW_KEY, Troubled
 
 # LangChain writes parsed answers where the SDK's types have none, and SGLang's `metadata` has more than strings in it.
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 
 QUESTION = [SystemMessage("Be brief."), HumanMessage("Why is the sky blue?")]
+
+
+FORCING = [engine for engine in (*ENGINES, *PROVIDERS) if engine != "ollama"]
+"""Those that heed ``tool_choice``."""
+CALLING_ONE = ("vllm", "sglang", "openai", "huggingface", "llamacpp", "anthropic")
+"""Those that heed ``parallel_tool_calls``, which LangChain sets where a tool stands for the answer."""
 
 
 class City(BaseModel):
@@ -53,9 +60,9 @@ def http() -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(params=[*ENGINES, *PROVIDERS])
-def chat(request: pytest.FixtureRequest, fleet: InferGateway, http: httpx.Client) -> ChatOpenAI:
-    return model(fleet.url, f"demo-{request.param}", http)
+@pytest.fixture
+def chat(any_model: str, fleet: InferGateway, http: httpx.Client) -> ChatOpenAI:
+    return model(fleet.url, any_model, http)
 
 
 @pytest.fixture
@@ -111,6 +118,7 @@ def test_asynchronously(chat: ChatOpenAI, fleet: InferGateway) -> None:
     assert whole == streamed != ""
 
 
+@pytest.mark.parametrize("any_model", FORCING, indirect=True)
 @pytest.mark.parametrize("choice", ["get_weather", "any"])
 def test_a_bound_tool_is_called(chat: ChatOpenAI, choice: str) -> None:
     bound = chat.bind_tools([get_weather], tool_choice=choice)
@@ -125,26 +133,34 @@ def test_a_bound_tool_is_called(chat: ChatOpenAI, choice: str) -> None:
 def test_a_tool_runs_and_its_result_goes_back(chat: ChatOpenAI) -> None:
     bound = chat.bind_tools([get_weather])
     turns: list[BaseMessage] = [HumanMessage("Use get_weather, please.")]
-    asked = bound.invoke(turns)
+    asked = bound.invoke(turns, max_tokens=50)
     assert isinstance(asked, AIMessage)
     result = get_weather.invoke(asked.tool_calls[0])
     assert isinstance(result, ToolMessage)
-    answer = bound.invoke([*turns, asked, result])
+    answer = bound.invoke([*turns, asked, result], max_tokens=5)
     assert (result.content, answer.tool_calls, bool(answer.text)) == ("sunny in value", [], True)
 
 
-@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
-def test_structured_output(chat: ChatOpenAI, method: str) -> None:
-    structured = chat.with_structured_output(City, method=method)
+def test_structured_output(chat: ChatOpenAI) -> None:
+    structured = chat.with_structured_output(City)
     assert structured.invoke(QUESTION) == City(city="value", size=0)
     assert list(structured.stream(QUESTION))[-1] == City(city="value", size=0)
 
 
+@pytest.mark.parametrize("any_model", CALLING_ONE, indirect=True)
+def test_structured_output_by_a_tool(chat: ChatOpenAI) -> None:
+    structured = chat.with_structured_output(City, method="function_calling")
+    assert structured.invoke(QUESTION) == City(city="value", size=0)
+    assert list(structured.stream(QUESTION))[-1] == City(city="value", size=0)
+
+
+@pytest.mark.parametrize("any_model", [engine for engine in FORCING if engine != "anthropic"], indirect=True)
 def test_json_of_any_shape(chat: ChatOpenAI) -> None:
     plain = chat.bind(response_format={"type": "json_object"}) | JsonOutputParser()
     assert isinstance(plain.invoke("Answer in JSON."), dict)
 
 
+@pytest.mark.parametrize("any_model", TELLING, indirect=True)
 def test_logprobs(chat: ChatOpenAI) -> None:
     answer = chat.bind(logprobs=True, top_logprobs=2).invoke(QUESTION, max_tokens=4)
     told = answer.response_metadata["logprobs"]["content"]
@@ -152,9 +168,9 @@ def test_logprobs(chat: ChatOpenAI) -> None:
     assert all(len(entry["top_logprobs"]) == 2 for entry in told)
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang", "openai"])
-def test_through_the_responses_api(fleet: InferGateway, http: httpx.Client, engine: str) -> None:
-    chat = model(fleet.url, f"demo-{engine}", http, use_responses_api=True)
+@pytest.mark.parametrize("any_model", RESPONDING, indirect=True)
+def test_through_the_responses_api(fleet: InferGateway, http: httpx.Client, any_model: str) -> None:
+    chat = model(fleet.url, any_model, http, use_responses_api=True)
     whole, streamed = chat.invoke(QUESTION), added(chat.stream(QUESTION))
     assert whole.text == streamed.text != ""
     assert whole.usage_metadata is not None
@@ -164,11 +180,11 @@ def test_through_the_responses_api(fleet: InferGateway, http: httpx.Client, engi
     assert chat.with_structured_output(City).invoke(QUESTION) == City(city="value", size=0)
 
 
-@pytest.mark.parametrize("engine", ["vllm", "openai"])
-def test_embeddings(fleet: InferGateway, http: httpx.Client, engine: str) -> None:
+@pytest.mark.parametrize("any_model", EMBEDDING, indirect=True)
+def test_embeddings(fleet: InferGateway, http: httpx.Client, any_model: str) -> None:
     """As texts: as token ids, which is LangChain's way without this, it would ask a tokenizer of OpenAI's."""
     settings = {"api_key": "unused", "check_embedding_ctx_length": False, "http_client": http}
-    embeddings = OpenAIEmbeddings(model=f"demo-{engine}", base_url=f"{fleet.url}/v1", **settings)
+    embeddings = OpenAIEmbeddings(model=any_model, base_url=f"{fleet.url}/v1", **settings)
     one, other = embeddings.embed_documents(["one", "two words"])
     assert len(one) == len(other) > 0
     assert embeddings.embed_query("one") == one
