@@ -30,6 +30,7 @@ class Anthropic(OpenAI):
     paths: ClassVar[Mapping[Operation, bytes]] = {
         Operation.MESSAGES: b"/v1/messages",
         Operation.CHAT: b"/v1/messages",
+        Operation.COUNT_TOKENS: b"/v1/messages/count_tokens",
     }
     refused: ClassVar[Mapping[str, dialect.Refuses]] = anthropic_request.REFUSED
 

@@ -22,7 +22,7 @@ _TELLING: Final = 16
 """Prompts of so few tokens are mostly chat template: they say nothing of the text."""
 _MOST_CHOICES: Final = 128
 _LONGEST: Final = 1e9
-_NO_MODEL: Final = (Operation.TOKENIZE, Operation.DETOKENIZE)
+_NO_MODEL: Final = (Operation.TOKENIZE, Operation.DETOKENIZE, Operation.COUNT_TOKENS)
 _NO_ANSWER: Final = (*_NO_MODEL, Operation.EMBEDDINGS, Operation.RERANK)
 
 _Key = TypeVar("_Key")

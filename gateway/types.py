@@ -25,6 +25,7 @@ class Operation(enum.StrEnum):
     RESPONSES = "/v1/responses"
     RERANK = "/v1/rerank"
     MESSAGES = "/v1/messages"
+    COUNT_TOKENS = "/v1/messages/count_tokens"
     TOKENIZE = "/tokenize"
     DETOKENIZE = "/detokenize"
 

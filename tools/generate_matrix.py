@@ -177,6 +177,7 @@ _SMALLEST: dict[Operation, dict[str, Any]] = {
     Operation.RESPONSES: {"input": "hi"},
     Operation.RERANK: {"query": "hi", "documents": ["a"]},
     Operation.MESSAGES: {"max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]},
+    Operation.COUNT_TOKENS: {"messages": [{"role": "user", "content": "hi"}]},
     Operation.TOKENIZE: {"prompt": "hi"},
     Operation.DETOKENIZE: {"tokens": [1]},
 }

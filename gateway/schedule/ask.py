@@ -15,7 +15,7 @@ from gateway.types import InferenceRequest, Operation
 if TYPE_CHECKING:
     from gateway.schedule.explain import Explanation
 
-_COMPUTES_NOTHING: Final = (Operation.TOKENIZE, Operation.DETOKENIZE)
+_COMPUTES_NOTHING: Final = (Operation.TOKENIZE, Operation.DETOKENIZE, Operation.COUNT_TOKENS)
 
 
 class Ask:

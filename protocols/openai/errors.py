@@ -15,6 +15,8 @@ from gateway.errors import GatewayError
 from gateway.types import Operation
 
 JSON: Final = (b"content-type", b"application/json")
+ANTHROPICS: Final = frozenset({Operation.MESSAGES, Operation.COUNT_TOKENS})
+"""Operations whose clients are Anthropic's."""
 _DO_NOT_RETRY: Final = (b"x-should-retry", b"false")
 _ANTHROPIC_TYPES: Final = {
     401: "authentication_error",
@@ -45,7 +47,7 @@ def fields(error: GatewayError) -> list[tuple[bytes, bytes]]:
 
 def body(error: GatewayError, operation: Operation | None = None, request_id: str = "") -> bytes:
     """The whole answer of a request for ``operation`` (None: no operation's path)."""
-    if operation is Operation.MESSAGES:
+    if operation in ANTHROPICS:
         return _anthropic(error, request_id)
     return msgspec.json.encode({"error": _object(error)})
 

@@ -236,7 +236,7 @@ class OpenAIApp:
 def _id_fields(request_id: str, operation: Operation | None) -> Headers:
     """The id by the name that the operation's SDKs look for; Anthropic's has one of its own."""
     value = request_id.encode()
-    if operation is Operation.MESSAGES:
+    if operation in errors.ANTHROPICS:
         return ((b"x-request-id", value), (b"request-id", value))
     return ((b"x-request-id", value),)
 

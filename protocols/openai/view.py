@@ -149,8 +149,17 @@ class MessagesView(Generation, frozen=True, gc=False, kw_only=True):
     system: Raw = _ABSENT
 
     def prompt_text(self) -> str:
-        system = _content_text(self.system)
-        return (_turn("system", system) if system else "") + _chat_text(self.messages)
+        return _messages_text(self.system, self.messages)
+
+
+class CountView(View, frozen=True, gc=False, kw_only=True):
+    """Messages whose tokens are to be counted: no answer is asked for."""
+
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    system: Raw = _ABSENT
+
+    def prompt_text(self) -> str:
+        return _messages_text(self.system, self.messages)
 
 
 class EmbeddingsView(View, frozen=True, gc=False, kw_only=True):
@@ -192,6 +201,7 @@ VIEWS: Final[dict[Operation, type[View]]] = {
     Operation.RESPONSES: ResponsesView,
     Operation.RERANK: RerankView,
     Operation.MESSAGES: MessagesView,
+    Operation.COUNT_TOKENS: CountView,
     Operation.TOKENIZE: TokenizeView,
     Operation.DETOKENIZE: View,
 }
@@ -275,6 +285,11 @@ def _plain_text(raw: Raw) -> str:
 
 def _turn(role: str, text: str) -> str:
     return f"<|im_start|>{role}\n{text}<|im_end|>\n"
+
+
+def _messages_text(system: Raw, messages: list[Message]) -> str:
+    text = _content_text(system)
+    return (_turn("system", text) if text else "") + _chat_text(messages)
 
 
 def _chat_text(messages: list[Message] | list[_Item]) -> str:

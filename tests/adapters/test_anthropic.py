@@ -13,7 +13,7 @@ from adapters.anthropic import Anthropic
 from adapters.anthropic_request import BUDGETS, DEFAULT_MAX_TOKENS
 from gateway.errors import InvalidRequest, NotFound, Unsupported
 from gateway.types import Endpoint, Headers, Operation
-from tests.adapters.recorded import endpoint, request
+from tests.adapters.recorded import endpoint, request, run
 
 HI = [{"role": "user", "content": "hi"}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -351,6 +351,16 @@ def test_messages_go_through_as_they_are() -> None:
     body = b'{"model":"tiny", "messages":[{"role":"user","content":"hi"}],"max_tokens":7,"stream":true}'
     made = Anthropic().encode(request(body, operation=Operation.MESSAGES, stream=True), endpoint(), "tiny")
     assert (made.path, made.body) == (b"/v1/messages", body)
+
+
+def test_tokens_are_counted_by_anthropic() -> None:
+    body = b'{"model":"tiny","messages":[{"role":"user","content":"hi"}]}'
+    asked = request(body, operation=Operation.COUNT_TOKENS)
+    made = Anthropic().encode(asked, endpoint(), "claude")
+    assert (made.path, json.loads(made.body)) == (b"/v1/messages/count_tokens", {"model": "claude", "messages": HI})
+    assert (b"anthropic-version", b"2023-06-01") in made.extra
+    counts = Anthropic().decoder(asked, 200, [(b"content-type", b"application/json")])
+    assert run(counts, [b'{"input_tokens":7}']) == b'{"input_tokens":7}'
 
 
 def test_a_base_path_that_names_a_version() -> None:

@@ -152,6 +152,7 @@ def test_vllm_and_sglang_serve_every_operation_in_its_place(operation: Operation
         (TGI(), Operation.RESPONSES),
         (TGI(), Operation.RERANK),
         (TGI(), Operation.DETOKENIZE),
+        (TGI(), Operation.COUNT_TOKENS),
         (HuggingFace(), Operation.EMBEDDINGS),
         (Anthropic(), Operation.COMPLETIONS),
         (DeepSeek(), Operation.EMBEDDINGS),

@@ -19,6 +19,7 @@ BODIES: dict[Operation, dict[str, object]] = {
     Operation.COMPLETIONS: {"prompt": "hi"},
     Operation.RESPONSES: {"input": "hi"},
     Operation.MESSAGES: CHAT,
+    Operation.COUNT_TOKENS: CHAT,
     Operation.EMBEDDINGS: {"input": "hi"},
     Operation.RERANK: {"query": "q", "documents": ["d"]},
     Operation.TOKENIZE: {"prompt": "hi"},
@@ -114,7 +115,7 @@ def test_what_the_client_allows_bounds_the_answer(
     assert Estimator().tokens(asked(operation, **members), 100) == Estimate(25.0, output)
 
 
-@pytest.mark.parametrize("operation", [Operation.TOKENIZE, Operation.DETOKENIZE])
+@pytest.mark.parametrize("operation", [Operation.TOKENIZE, Operation.DETOKENIZE, Operation.COUNT_TOKENS])
 def test_what_runs_no_model_takes_no_tokens(operation: Operation) -> None:
     assert Estimator().tokens(asked(operation), 4000) == Estimate(0.0, 0.0)
 

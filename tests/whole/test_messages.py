@@ -285,6 +285,15 @@ def test_messages_go_to_anthropic_as_they_are(town: Town) -> None:
     assert town.asked("anthropic") == expected
 
 
+def test_tokens_are_counted_by_who_can(town: Town) -> None:
+    path = f"{town.gateway.url}/v1/messages/count_tokens"
+    counted = httpx.post(path, json={"model": "claude", "messages": QUESTION})
+    assert counted.status_code == 200, counted.text
+    assert counted.json()["input_tokens"] == town.message("claude").json()["usage"]["input_tokens"]
+    unknown = httpx.post(path, json={"model": "demo-openai", "messages": QUESTION})
+    assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "not_found_error")
+
+
 def test_refusals_are_in_the_clients_words(town: Town) -> None:
     answer = town.message("demo-tgi", thinking={"type": "enabled", "budget_tokens": 1024})
     envelope = answer.json()

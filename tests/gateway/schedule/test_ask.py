@@ -15,7 +15,7 @@ def test_counting_tokens_leaves_nothing_in_a_cache() -> None:
     chat = Ask(request(text), "m", 0.0)
     assert (len(chat.text), chat.tokens) == (4000, 1000.0)
     assert len(chat.chain(Blocks())) == 15
-    for operation in (Operation.TOKENIZE, Operation.DETOKENIZE):
+    for operation in (Operation.TOKENIZE, Operation.DETOKENIZE, Operation.COUNT_TOKENS):
         counted = Ask(msgspec.structs.replace(request(text), operation=operation), "m", 0.0)
         assert (counted.tokens, counted.text, list(counted.chain(Blocks()))) == (1.0, b"", [])
 

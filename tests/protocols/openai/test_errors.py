@@ -48,7 +48,7 @@ def test_a_client_learns_whether_to_come_back(error: GatewayError, expected: dic
     assert fields(error) == {b"content-type": b"application/json", **expected}
 
 
-@pytest.mark.parametrize("operation", [None, *(o for o in Operation if o is not Operation.MESSAGES)])
+@pytest.mark.parametrize("operation", [None, *(o for o in Operation if o not in errors.ANTHROPICS)])
 def test_bodies(operation: Operation | None) -> None:
     error = InvalidRequest("Missing required parameter: 'model'.", param="model")
     assert json.loads(errors.body(error, operation)) == {
@@ -76,6 +76,7 @@ def test_bodies(operation: Operation | None) -> None:
     ],
 )
 def test_the_envelope_of_messages(error: GatewayError, kind: str) -> None:
+    assert errors.body(error, Operation.COUNT_TOKENS, "req-7") == errors.body(error, Operation.MESSAGES, "req-7")
     envelope = json.loads(errors.body(error, Operation.MESSAGES, "req-7"))
     assert (envelope["type"], envelope["request_id"]) == ("error", "req-7")
     assert envelope["error"]["type"] == kind

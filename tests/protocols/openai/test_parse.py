@@ -149,6 +149,7 @@ INVALID: list[tuple[Operation, dict[str, object], str, str]] = [
     (EMBED, {"model": "m", "input": True}, "input", "expected a string or an array, but got a boolean instead."),
     (Operation.RESPONSES, {"model": "m", "input": {}}, "input", "expected a string or an array, but got an object"),
     (Operation.MESSAGES, {"model": "m"}, "messages", "Missing required parameter: 'messages'."),
+    (Operation.COUNT_TOKENS, {"model": "m"}, "messages", "Missing required parameter: 'messages'."),
     (Operation.RERANK, {"model": "m", "documents": []}, "query", "Missing required parameter: 'query'."),
     (Operation.RERANK, {"model": "m", "query": "q"}, "documents", "Missing required parameter: 'documents'."),
     (Operation.TOKENIZE, {"prompt": "p"}, "model", "Missing required parameter: 'model'."),

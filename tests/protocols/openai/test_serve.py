@@ -24,6 +24,7 @@ BODIES = {
     Operation.RESPONSES: b'{"model": "m", "input": "i"}',
     Operation.RERANK: b'{"model": "m", "query": "q", "documents": ["d"]}',
     Operation.MESSAGES: CHAT,
+    Operation.COUNT_TOKENS: CHAT,
     Operation.TOKENIZE: b'{"model": "m", "prompt": "p"}',
     Operation.DETOKENIZE: b'{"model": "m", "tokens": [1]}',
 }
@@ -431,7 +432,7 @@ def test_credentials_come_before_the_body() -> None:
         http = ask(b"POST", operation.encode(), body, core=core)
         assert (http.status, error(http)["code"]) == (401, "invalid_api_key")
         assert http.field(b"www-authenticate") == b"Bearer"
-    assert core.refusals == [("unauthorized", None)] * 10
+    assert core.refusals == [("unauthorized", None)] * (len(BODIES) + 2)
     assert not core.seen
 
 

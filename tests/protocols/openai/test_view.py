@@ -53,6 +53,11 @@ CASES: list[tuple[Operation, dict[str, object], str]] = [
         {"system": [{"type": "text", "text": "s"}], "messages": [{"role": "user", "content": "q"}]},
         turn("system", "s") + turn("user", "q"),
     ),
+    (
+        Operation.COUNT_TOKENS,
+        {"system": "s", "messages": [{"role": "user", "content": "q"}]},
+        turn("system", "s") + turn("user", "q"),
+    ),
     (Operation.RERANK, {"query": "q", "documents": ["a", "b"]}, "q\na\nb"),
     (Operation.TOKENIZE, {"prompt": "p"}, "p"),
     (Operation.DETOKENIZE, {"tokens": [1]}, ""),
