@@ -297,8 +297,18 @@ def decisions(bench: Bench) -> None:
     bench.show(Row("index of 1,000,000 blocks", "scheduler", held, "MiB", target="<= 160 MiB", met=held <= 160))
 
 
+def adapters(bench: Bench) -> None:
+    """(j) What translation costs: a small chat, and a streamed chunk by itself; ratios to json.loads and dumps."""
+    argv = pin(FRONT_CORE, [sys.executable, str(HERE / "translation.py"), "--json"])
+    for name, took in json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout).items():
+        for what, kind, most in (("a small chat", "encode", 15), ("a chunk", "chunk", 25 if took["translated"] else 3)):
+            value = took[f"{kind}_us"]
+            verdict = {"target": f"<= {most} µs", "met": value <= most}
+            bench.show(Row(f"{what}, {name}", "adapters", value, "µs", took[f"{kind}_of_json"], **verdict))
+
+
 def scheduling(bench: Bench) -> None:
-    """(j) How well requests are placed: the suite of `bench replay`, in virtual time (minutes)."""
+    """(k) How well requests are placed: the suite of `bench replay`, in virtual time (minutes)."""
     argv = [sys.executable, "-m", "conformance.replay", bench.args.trace, "--suite", "--json", "-"]
     said = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, cwd=ROOT).stdout)
     for each in said["verdicts"]:
@@ -306,7 +316,7 @@ def scheduling(bench: Bench) -> None:
 
 
 def install(bench: Bench) -> None:
-    """(k) What a default installation adds to a fresh environment (slow: it installs from the package index)."""
+    """(l) What a default installation adds to a fresh environment (slow: it installs from the package index)."""
     home = bench.folder / "venv"
     venv.create(home, with_pip=True)
     site = next(home.glob("lib/python*/site-packages"))
@@ -331,6 +341,7 @@ MEASURES: Mapping[str, Callable[[Bench], None]] = {
     "start": start,
     "scrape": scrape,
     "decisions": decisions,
+    "adapters": adapters,
     "scheduling": scheduling,
     "install": install,
 }
