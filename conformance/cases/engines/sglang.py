@@ -213,18 +213,22 @@ _drops("structured_outputs", {"choice": [asked.CHOICE]})
 # --- LoRA -------------------------------------------------------------------------------------------------------------
 
 
-@PROFILE.case("lora.listed", "A LoRA is listed with its base model as parent", source=_HTTP, needs=("lora",))
+_LORAS = asked.LoraPaths("/load_lora_adapter", "/unload_lora_adapter")
+
+
+@PROFILE.case("lora.listed", "A LoRA is listed with its base model as parent", source=_HTTP, alone=True)
 async def lora_listed(target: Target) -> None:
-    await asked.has_parent(target, target.setup.lora.rpartition(":")[2])
+    async with asked.lora(target, _LORAS) as name:
+        await asked.has_parent(target, name)
 
 
-@PROFILE.case("lora.asked", "A LoRA is asked for as base:adapter", source="SGLang 0.5.5, serving_base", needs=("lora",))
+@PROFILE.case("lora.asked", "A LoRA is asked for as base:adapter", source="SGLang 0.5.5, serving_base", alone=True)
 async def lora_asked(target: Target) -> None:
-    name = target.setup.lora.rpartition(":")[2]
-    base = (await asked.has_parent(target, name))["parent"]
-    await target.chatted(model=f"{base}:{name}")
-    answer = await target.ask(CHAT, target.chat(model=f"{base}:{asked.UNKNOWN}"))
-    check.true(answer.status >= 400, "a LoRA that is not loaded is answered", "an error", answer.text)
+    async with asked.lora(target, _LORAS) as name:
+        base = (await asked.has_parent(target, name))["parent"]
+        await target.chatted(model=f"{base}:{name}")
+        answer = await target.ask(CHAT, target.chat(model=f"{base}:{asked.UNKNOWN}"))
+        check.true(answer.status >= 400, "a LoRA that is not loaded is answered", "an error", answer.text)
 
 
 @PROFILE.case(
@@ -232,4 +236,4 @@ async def lora_asked(target: Target) -> None:
     alone=True,
 )  # fmt: skip
 async def lora_loading(target: Target) -> None:
-    await asked.loading(target, "/load_lora_adapter", "/unload_lora_adapter")
+    await asked.loading(target, _LORAS)

@@ -48,7 +48,7 @@ BROKEN = {
     "vllm.metrics.release": Broken(setup={"version": "0.9.0"}),
     "vllm.metrics.block-size": rewritten(SIGNALS, ',block_size="16"|block_size="16"', 'block_size="None"'),
     "vllm.metrics.labels": rewritten(SIGNALS, ',model_name="[^"]*"', ""),
-    "vllm.metrics.lora": rewritten(SIGNALS, 'running_lora_adapters="[^"]*"', 'running_lora_adapters=""'),
+    "vllm.lora.told": rewritten(SIGNALS, 'running_lora_adapters="[^"]*"', 'running_lora_adapters=""'),
     "vllm.health": at("/health", Mutation(status=503)),
     "vllm.version": at("/version", document(lambda answer: {"version": "dev"})),
     "vllm.models": at("/v1/models", document(_nobodys)),
@@ -86,6 +86,11 @@ def test_a_well_engine_conforms() -> None:
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_engine_is_noticed(case: str) -> None:
     playing.noticed(STAGE, case, BROKEN[case])
+
+
+def test_a_lora_is_loaded_where_none_is() -> None:
+    unloaded = Broken(settings={"loras": ()}, setup={"lora": "not-loaded-yet"})
+    playing.well(STAGE.play(unloaded, {case for case in BROKEN if case.startswith("vllm.lora.")}))
 
 
 def test_every_case_can_fail() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
 
 import trio
 
@@ -19,6 +21,14 @@ _LONGEST_CONTEXT = 200_000
 UNKNOWN = "no-such-model-9f3a"
 CHOICE = "zzqy-17"
 """A word that no model says by itself."""
+
+
+class LoraPaths(NamedTuple):
+    """Where LoRAs come and go at run time."""
+
+    load: str
+    unload: str
+
 
 TOOL = {
     "type": "function",
@@ -98,21 +108,40 @@ async def messages_stream(target: Target) -> None:
     check.equal(names[-1:], ["message_stop"], "the last event")
 
 
-async def loading(target: Target, load: str, unload: str) -> None:
-    """A LoRA that is loaded at run time is listed and answers; unloaded it is gone from the list at once."""
+@asynccontextmanager
+async def loaded(target: Target, paths: LoraPaths) -> AsyncIterator[str]:
+    """A LoRA loaded at run time, under a name of its own, and unloaded in the end. Skips where that is not offered."""
     name = f"conformance-{secrets.token_hex(4)}"
-    body = {"lora_name": name, "lora_path": target.setup.lora_path}
-    answer = await target.ask(load, body)
+    answer = await target.ask(paths.load, {"lora_name": name, "lora_path": target.setup.lora_path})
     target.may_refuse(answer).expect(200)
     try:
-        await has_parent(target, name)
+        yield name
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
-            gone = await target.ask(unload, {"lora_name": name})
+            gone = await target.ask(paths.unload, {"lora_name": name})
     gone.expect(200)
+
+
+@asynccontextmanager
+async def lora(target: Target, paths: LoraPaths) -> AsyncIterator[str]:
+    """The name of a LoRA that is there: the one named on the command line if it is listed, else one that is loaded."""
+    named = target.setup.lora.rpartition(":")[2]
+    if named and any(card.get("id") in (named, target.setup.lora) for card in await cards(target)):
+        yield named
+    elif target.setup.lora_path:
+        async with loaded(target, paths) as name:
+            yield name
+    else:
+        target.skip("needs --lora, of one that is loaded, or --lora-path")
+
+
+async def loading(target: Target, paths: LoraPaths) -> None:
+    """A LoRA that is loaded at run time is listed and answers; unloaded it is gone from the list at once."""
+    async with loaded(target, paths) as name:
+        await has_parent(target, name)
     listed = [each.get("id") for each in await cards(target)]
     check.true(name not in listed, "a LoRA that was unloaded is still listed", f"no {name}", listed)
-    again = await target.ask(unload, {"lora_name": name})
+    again = await target.ask(paths.unload, {"lora_name": name})
     check.true(again.status in (400, 404), "unloading an unknown LoRA is no error", "400 or 404", again.status)
 
 

@@ -73,7 +73,7 @@ async def finite(target: Target, signals: Signals) -> None:
         check.true(0 <= sample.value < math.inf, f"{sample.name} is no count", "a finite number from 0", sample.value)
 
 
-@METRICS.case("quick", "The page comes within a second while the engine works", level=Level.SHOULD, alone=True)
+@METRICS.case("quick", "The page comes within a second while the engine works", level=Level.INFO, alone=True)
 async def quick(target: Target, signals: Signals) -> None:
     await quiet(target, signals)
     async with held(target, 4):
@@ -258,7 +258,7 @@ async def _two_answers(target: Target) -> None:
 
 
 async def long_text(target: Target) -> str:
-    """A prompt of some hundred tokens, or a third of the context where that is short."""
+    """A prompt of some hundred tokens, a third of the context at most: a word is up to six of them."""
     context = await context_length(target)
-    words = 400 if context is None else max(16, min(400, context // 6))
+    words = 400 if context is None else max(16, min(400, context // 20))
     return " ".join(f"word{number}" for number in range(words))

@@ -51,10 +51,13 @@ async def options_without_stream(target: Target) -> None:
 @PROFILE.case("stream.tools", "A tool call's first delta has index, id, type and name", source=API)
 async def tool_delta(target: Target) -> None:
     choice = {"type": "function", "function": {"name": "get_weather"}}
-    answer = await target.ask(CHAT, target.chat(tools=[asked.TOOL], tool_choice=choice, stream=True, max_tokens=24))
+    answer = await target.ask(CHAT, target.chat(tools=[asked.TOOL], tool_choice=choice, stream=True, max_tokens=64))
     if answer.status == 400 and "parser" in answer.text:
         target.skip("started without --tool-call-parser")
-    calls = [call for delta in answer.expect(200).stream().deltas() for call in delta.get("tool_calls") or ()]
+    stream = answer.expect(200).stream()
+    calls = [call for delta in stream.deltas() for call in delta.get("tool_calls") or ()]
+    if not calls and stream.finish() == ["length"]:
+        target.skip("the model was cut short before it called the tool")
     check.true(calls, "no tool call came though one was demanded")
     check.equal(calls[0].get("index"), 0, "the first call's index")
     check.true(calls[0].get("id"), "the first delta of a tool call has no id", "a text", calls[0])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from conformance.cases.engines.shared.held import held
-from conformance.cases.engines.shared.page import Page, Sample
-from conformance.cases.engines.shared.signals import quiet, read, until
+from conformance.cases.engines.shared.signals import read
 from conformance.cases.engines.vllm.profile import API, PROFILE, SIGNALS, known_release
 from conformance.suite import check
 from conformance.suite.case import Level
@@ -43,27 +41,3 @@ async def labels(target: Target) -> None:
     for sample in (await read(target, SIGNALS)).series(*SIGNALS.running):
         check.contains(sample.labels, "model_name", f"the labels of {sample.name}")
         check.matches(sample.labels.get("engine", "0"), r"^\d+$", "the label engine, a data-parallel rank")
-
-
-@PROFILE.case(
-    "metrics.lora", "lora_requests_info's newest series names the LoRA that runs", source="vLLM 0.33",
-    alone=True, needs=("lora",),
-)  # fmt: skip
-async def lora_series(target: Target) -> None:
-    def newest(page: Page) -> Sample | None:
-        return max(page.series("vllm:lora_requests_info"), key=lambda sample: sample.value, default=None)
-
-    def told(page: Page) -> bool:
-        sample = newest(page)
-        return sample is not None and target.setup.lora in sample.labels.get("running_lora_adapters", "").split(",")
-
-    await quiet(target, SIGNALS)
-    async with held(target, 2, model=target.setup.lora) as requests:
-        page, there = await until(target, SIGNALS, told, 5.0, lambda: requests.over)
-        if not there and requests.over:
-            target.skip("too fast to be observed: the LoRA's requests were over before the page told of them")
-        sample = newest(page)
-        check.true(sample is not None, "there is no vllm:lora_requests_info though a LoRA runs")
-        got = dict(sample.labels) if sample is not None else None
-        check.true(there, "the newest lora_requests_info does not name the LoRA that runs", target.setup.lora, got)
-        check.matches(page.label("vllm:lora_requests_info", "max_lora"), r"^\d+$", "the label max_lora")
