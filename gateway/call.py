@@ -46,6 +46,7 @@ _ROLE_HOLD_S: Final = 0.5
 _COMMENT_HOLD_S: Final = 10.0
 _MUTE_S: Final = 10.0
 _FULL: Final = (429, 503, 529)
+_NOT_OFFERED: Final = 501  # what the caller asked for is not there; the engine is well
 _DEBUG: Final = (b"x-debug-schedule", b"1")
 """A request with this header has its placement explained, in a header of the answer."""
 DROPPED: Final = b"x-infer-gateway-dropped"
@@ -499,7 +500,7 @@ class Attempt:
             self.member.cool(now, error.retry_after)
         elif error.status in _FULL:
             self.member.refused(now)  # not ill
-        elif error.retryable or error.status >= 500:
+        elif error.retryable or (error.status >= 500 and error.status != _NOT_OFFERED):
             rest = self.member.failed(now, probe)
             if rest:
                 cause = error.__cause__ or error

@@ -723,6 +723,18 @@ def test_16_asked_once(client: Client, engine: PlayedEngine, pair: str, status: 
         assert error["code"] != str(status)
 
 
+def test_16_an_engine_that_does_not_offer_something_is_well(client: Client, engine: PlayedEngine, solo: str) -> None:
+    for _ in range(12):
+        client.ask(solo)
+        with engine.call() as call:
+            call.answer(501, b'{"error":{"message":"not implemented"}}')
+            assert client.error(501)["code"] == "not_implemented"
+    client.ask(solo)
+    with engine.call() as call:
+        call.answer(200, whole())
+        assert client.answer().status == 200
+
+
 def test_16_when_all_refuse_the_client_learns_when_to_come_back(
     client: Client, engine: PlayedEngine, pair: str
 ) -> None:
