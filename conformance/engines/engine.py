@@ -49,6 +49,8 @@ class Engine:
     own_headers: ClassVar[Headers] = ()
     json_type: ClassVar[bytes] = JSON
     closes_on_error: ClassVar[bool] = False
+    closes_after_stream: ClassVar[bool] = False
+    """The connection ends with a stream, though its head said nothing of that."""
     rate_limits: ClassVar[Mapping[str, int]] = {}
     """What a minute allows, by name; the settings' limits replace those on requests and those on tokens."""
 
@@ -252,14 +254,17 @@ class Engine:
             if not wrote:
                 out, wrote = form.begin() + out, True
             elif over and left > 0:
-                await exchange.finish(out + form.end())
+                await self._end_stream(exchange, out + form.end())
                 return
             if out:
                 await exchange.send(out)
             if over and left > 0:
-                await exchange.finish(form.end())
+                await self._end_stream(exchange, form.end())
                 return
         await self._break(call, form)
+
+    async def _end_stream(self, exchange: HttpExchange, last: bytes) -> None:
+        await (exchange.end if self.closes_after_stream else exchange.finish)(last)
 
     async def _wait_commenting(self, exchange: HttpExchange, ticket: Ticket) -> None:
         """Wait, with a comment in the stream whenever it has been silent for long."""
@@ -278,7 +283,7 @@ class Engine:
             await trio.sleep_forever()
         else:
             message = "simulated failure"
-            await call.exchange.finish(form.failure(message) or self.stream_error(message))
+            await self._end_stream(call.exchange, form.failure(message) or self.stream_error(message))
 
     async def _wait_whole(self, call: Call, ticket: Ticket, form: Form) -> None:
         """Wait for all tokens, sending head and blank lines meanwhile where the dialect does."""

@@ -34,6 +34,7 @@ class LlamaCpp(Engine):
     keep_alive_s: ClassVar[float] = 5.0
     json_type: ClassVar[bytes] = b"application/json; charset=utf-8"
     closes_on_error: ClassVar[bool] = True
+    closes_after_stream: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -135,6 +136,9 @@ class LlamaCpp(Engine):
             raise self.error(400, "Expected 'messages' to be an array")
         if any(each.get("content") is None for each in messages if each.get("role") != "assistant"):
             raise self.error(400, "All non-assistant messages must contain 'content'")
+        if any(_pictured(each) for each in messages):
+            what = "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj"
+            raise self.error(500, what)
         kind = (fields.get("response_format") or {}).get("type", "text")
         if kind not in ("text", "json_object", "json_schema"):
             known = '"text" or "json_object"'
@@ -288,6 +292,11 @@ class LlamaCpp(Engine):
         data = vectors.listing(prompts, None, fields.get("encoding_format"))
         usage = {"prompt_tokens": total, "total_tokens": total}
         await self.reply(call, {"model": self.models[0], "object": "list", "usage": usage, "data": data})
+
+
+def _pictured(message: dict[str, Any]) -> bool:
+    content = message.get("content")
+    return isinstance(content, list) and any(part.get("type") == "image_url" for part in content)
 
 
 class _NotObject(Refusal):

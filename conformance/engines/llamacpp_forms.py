@@ -125,6 +125,8 @@ class LlamaChat(_LlamaForm, Chat):
 
 
 class LlamaCompletion(_LlamaForm, Completion):
+    """A stream of several prompts begins with an event that says nothing."""
+
     merges_finish: ClassVar[bool] = False
 
     def choice(self, choice: Choice, text: str, logprobs: Any, finish: str | None) -> dict[str, Any]:
@@ -145,6 +147,9 @@ class LlamaCompletion(_LlamaForm, Completion):
 
     def continuous(self, choice: Choice, made: int) -> dict[str, Any]:
         return {}
+
+    def begin(self) -> bytes:
+        return self.event(None) if len(self.choices) > 1 else b""
 
     def closing(self, choice: Choice) -> bytes:
         ended = [self.choice(choice, "", None, self.finish(choice))]

@@ -78,6 +78,12 @@ def test_thoughts_and_tools() -> None:
         ("/v1/responses", {}, 400, "'input' is required"),
         (CHAT, {"messages": "x"}, 400, "Expected 'messages' to be an array"),
         (CHAT, {"messages": [{"role": "user"}]}, 400, "All non-assistant messages must contain 'content'"),
+        (
+            CHAT,
+            chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]),
+            500,
+            "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+        ),
         (CHAT, chat(tool_choice="nope"), 400, "Invalid tool_choice: nope"),
         (CHAT, chat(n=300), 400, "Field 'n': Value must be between 1 <= value <= 256, but got 300"),
         (
@@ -92,6 +98,23 @@ def test_what_a_live_server_said(path: str, body: Any, status: int, told: str) -
     async def script(engine: Engine) -> None:
         answer = await ask(engine, path, body)
         assert (answer.status, answer.json["error"]["message"]) == (status, told)
+
+    play("llamacpp", served(), script)
+
+
+def test_a_connection_ends_with_its_stream() -> None:
+    async def script(engine: Engine) -> None:
+        assert (await ask(engine, CHAT, chat(stream=True))).closing
+        assert not (await ask(engine, CHAT, chat())).closing
+
+    play("llamacpp", served(), script)
+
+
+def test_streams_of_several_prompts_begin_with_nothing() -> None:
+    async def script(engine: Engine) -> None:
+        body = {"prompt": ["a", "b"], "max_tokens": 2, "stream": True}
+        assert (await ask(engine, "/v1/completions", body)).body.startswith(b"data: null\n\ndata: {")
+        assert (await ask(engine, "/v1/completions", {**body, "prompt": "a"})).body.startswith(b"data: {")
 
     play("llamacpp", served(), script)
 
