@@ -29,12 +29,13 @@ Document = dict[str, Any]
 def condensed(report: Document, through: Document | None = None, wheel: str = "") -> Document:
     """What is kept of a run: what was tested, when, how often what, and the cases that did not hold, with why.
 
-    ``through``: the report of the same engine behind the gateway. ``wheel``: the package it came in. No address and no
-    path is kept.
+    ``through``: the report of the same engine behind the gateway. ``wheel``: the package it came in, whose release
+    stands for that of an engine that was built without one. No address and no path is kept.
     """
+    told = report["server"]["version"]
     return {
         "engine": report["server"]["engine"],
-        "version": report["server"]["version"],
+        "version": wheel.rpartition(" ")[2] if "unknown" in told else told,
         "wheel": wheel,
         "date": datetime.fromtimestamp(report["started"], UTC).strftime("%Y-%m-%d"),
         "direct": _part(report),
@@ -69,7 +70,10 @@ def _part(report: Document) -> Document:
 
 def _why(result: Document) -> str:
     """The message in one line, without addresses, paths and what ends a table's cell."""
-    text = re.sub(r"https?://[^\s\"']+|(?<![\w/])/(?:\w[\w.-]*/){2,}[\w.-]*", "…", str(result["message"]))
+    text = str(result["message"])
+    if result["kind"] == "deviated":  # the reason that is known, then what came of it
+        text = text.partition(" [")[0]
+    text = re.sub(r"https?://[^\s\"']+|(?<![\w/])/(?:\w[\w.-]*/){2,}[\w.-]*", "…", text)
     text = " ".join(text.split()).replace("|", "/")
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
@@ -104,9 +108,17 @@ def _lines(documents: list[Document]) -> Iterator[str]:
         for where, part in _parts(document):
             if part["notable"]:
                 yield from ("", f"{_name(document)} {_release(document)}, {where}:", "")
-                yield from ("| Case | Level | | Why |", "|---|---|---|---|")
-                yield from (f"| `{n['case']}` | {n['level']} | {n['kind']} | {n['why']} |" for n in part["notable"])
+                yield from ("| | Level | Cases | Why |", "|---|---|---|---|", *_notable(part["notable"]))
     yield ""
+
+
+def _notable(found: list[Document]) -> Iterator[str]:
+    """One row for each reason."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for each in found:
+        rows.setdefault((each["kind"], each["level"], each["why"]), []).append(f"`{each['case']}`")
+    for (kind, level, why), cases in rows.items():
+        yield f"| {kind} | {level} | {', '.join(cases)} | {why} |"
 
 
 def _parts(document: Document) -> list[tuple[str, Document]]:
