@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from adapters import anthropic_request, dialect, rations
-from adapters.anthropic_reply import AnthropicRestreamed, AnthropicStream, AnthropicWhole
+from adapters.anthropic_reply import AnthropicRestreamed, AnthropicWhole
+from adapters.anthropic_stream import AnthropicStream
+from adapters.anthropic_turns import TITLE
 from adapters.openai import OpenAI, content_type, fixed_headers, own_headers
 from adapters.whole import Misframed
 from gateway.ports import Decoder
@@ -25,7 +27,7 @@ class Anthropic(OpenAI):
     """The version is the client's if it speaks this API, else 2023-06-01, unless the endpoint's own fields have one."""
 
     name = "anthropic"
-    title = anthropic_request.TITLE
+    title = TITLE
     rationed = rations.ANTHROPIC
     paths: ClassVar[Mapping[Operation, bytes]] = {
         Operation.MESSAGES: b"/v1/messages",

@@ -1,7 +1,6 @@
-"""Answers of Anthropic's Messages as answers of a chat, whole and streamed. (P)
+"""A whole answer of Anthropic's Messages as a chat completion. (P)
 
-Invariant: any split of the upstream bytes gives the same chunks: the role first, calls numbered from 0 with their id
-and name once, one finish reason, the usage if it was asked for, one ``[DONE]``. Nothing follows an error.
+Invariant: what is no message is nobody's answer; thoughts keep their signatures.
 """
 
 from __future__ import annotations
@@ -12,16 +11,14 @@ import msgspec
 
 from adapters import chunk, failure, usage
 from adapters.shapes import arguments_text
-from adapters.stream import DONE, EventDecoder, answer_id
+from adapters.stream import answer_id
 from adapters.whole import Restreamed, WholeDecoder
 from gateway.types import Headers, InferenceRequest, Usage
-from gateway.wire import sse
 
 _ABSENT: Final = msgspec.Raw()
-_TAIL: Final = b',"logprobs":null,"finish_reason":null}]}\n\n'
 
 
-class _Block(msgspec.Struct):
+class Block(msgspec.Struct):
     type: str = ""
     text: str = ""
     thinking: str = ""
@@ -32,36 +29,17 @@ class _Block(msgspec.Struct):
     input: msgspec.Raw = _ABSENT
 
 
-class _Message(msgspec.Struct):
+class Message(msgspec.Struct):
     type: str = ""
     id: str = ""
     model: str = ""
-    content: list[_Block] = []
+    content: list[Block] = []
     stop_reason: str | None = None
     usage: usage.Counts | None = None
     error: Any = None
 
 
-class _Delta(msgspec.Struct, gc=False):
-    type: str = ""
-    text: str = ""
-    partial_json: str = ""
-    thinking: str = ""
-    signature: str = ""
-    stop_reason: str | None = None
-
-
-class _Event(msgspec.Struct):
-    type: str = ""
-    message: _Message | None = None
-    content_block: _Block | None = None
-    delta: _Delta | None = None
-    usage: usage.Counts | None = None
-    error: Any = None
-
-
-_ANSWER: Final = msgspec.json.Decoder(_Message)
-_EVENT: Final = msgspec.json.Decoder(_Event)
+_ANSWER: Final = msgspec.json.Decoder(Message)
 
 
 def counted(used: Usage) -> dict[str, Any]:
@@ -77,12 +55,9 @@ def counted(used: Usage) -> dict[str, Any]:
     return counts
 
 
-def _created(headers: Headers) -> int:
+def created(headers: Headers) -> int:
     """Anthropic's answers do not say when; their heads do."""
     return int(failure.http_date(dict(headers).get(b"date", b"").decode("latin-1")) or 0)
-
-
-# --- whole ------------------------------------------------------------------------------------------------------------
 
 
 class _Translating:
@@ -90,7 +65,7 @@ class _Translating:
 
     def __init__(self, request: InferenceRequest, headers: Headers) -> None:
         self._asked = request
-        self._created = _created(headers)
+        self._created = created(headers)
 
     def completion(self, body: bytes) -> bytes:
         """What is no message becomes nothing, which is taken for rubbish; an error stays for others to judge."""
@@ -102,7 +77,7 @@ class _Translating:
             return body
         return b"" if message.type != "message" else msgspec.json.encode(self._document(message))
 
-    def _document(self, message: _Message) -> dict[str, Any]:
+    def _document(self, message: Message) -> dict[str, Any]:
         choice = {
             "index": 0,
             "message": _spoken(message.content),
@@ -141,14 +116,14 @@ class AnthropicRestreamed(Restreamed):
         return self._translating.completion(body)
 
 
-def _spoken(blocks: list[_Block]) -> dict[str, Any]:
+def _spoken(blocks: list[Block]) -> dict[str, Any]:
     """The assistant's message of an answer. Blocks of tools that run at Anthropic are left out: none are asked for."""
     texts = [block.text for block in blocks if block.type == "text"]
     message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts else None, "refusal": None}
     thoughts = [block for block in blocks if block.type in ("thinking", "redacted_thinking")]
     if thoughts:
         message["reasoning_content"] = "".join([block.thinking for block in thoughts])
-        message["thinking_blocks"] = [_thought(block) for block in thoughts]
+        message["thinking_blocks"] = [thought(block) for block in thoughts]
     calls = [block for block in blocks if block.type == "tool_use"]
     if calls:
         message["tool_calls"] = [
@@ -162,157 +137,7 @@ def _spoken(blocks: list[_Block]) -> dict[str, Any]:
     return message
 
 
-def _thought(block: _Block) -> dict[str, str]:
+def thought(block: Block) -> dict[str, str]:
     if block.type == "redacted_thinking":
         return {"type": "redacted_thinking", "data": block.data}
     return {"type": "thinking", "thinking": block.thinking, "signature": block.signature}
-
-
-# --- streamed ---------------------------------------------------------------------------------------------------------
-
-
-class AnthropicStream(EventDecoder):
-    """The events of a message as chunks of a chat. Pings say nothing to a chat's client and are left out."""
-
-    def __init__(self, request: InferenceRequest, headers: Headers) -> None:
-        super().__init__()
-        self._show_usage = request.include_usage
-        self._created = _created(headers)
-        self._named(answer_id(request), request.model)
-        self._begun = False
-        self._calls = 0
-        self._calling = False  # the open block is a call
-        self._argued = False  # and it has arguments
-        self._finished = False
-
-    def feed(self, data: bytes) -> bytes:
-        return b"" if self.ended else self._each(data)
-
-    def finish(self) -> bytes:
-        """As for chats: who closes after the stop reason has answered."""
-        if self.ended or not self._finished:
-            return self._cut_off()
-        return self._stop()
-
-    def _block(self, block: bytes) -> bytes:
-        data = sse.parse(block).data
-        if not data or data.strip() == b"[DONE]":
-            self.progress = max(self.progress, 1)
-            comments = [line for line in block.split(b"\n") if line.startswith(b":")]
-            return b"\n".join(comments) + b"\n\n" if comments and not data else b""
-        try:
-            event = _EVENT.decode(data)
-        except (ValueError, RecursionError):
-            return self._fail(failure.rubbish("Anthropic sent an event that cannot be understood"))
-        if event.type == "content_block_delta":
-            return self._delta(event.delta)
-        return self._turn(event)
-
-    def _turn(self, event: _Event) -> bytes:
-        """Whatever begins or ends something."""
-        kind = event.type
-        if kind == "content_block_start":
-            return self._open(event.content_block or _Block())
-        if kind == "content_block_stop":
-            return self._close()
-        if kind == "message_start":
-            return self._begin(event.message or _Message())
-        if kind == "message_delta":
-            return self._end(event)
-        if kind == "message_stop":
-            return self._stop()
-        if kind == "error" or event.error:
-            return self._fail(failure.of_event({"error": event.error}, started=self.progress == 2))
-        self.progress = max(self.progress, 1)
-        return b""
-
-    def _begin(self, message: _Message) -> bytes:
-        if self._begun:
-            return b""
-        self._begun = True
-        self.progress = max(self.progress, 1)
-        self.usage = usage.read(message.usage, self.usage)
-        if message.id and message.model:
-            self._named(message.id, message.model)
-        return self._chunk(b'{"role":"assistant","content":""}')
-
-    def _open(self, block: _Block) -> bytes:
-        """Some that speak this dialect give a block's text with its start."""
-        self._calling = block.type == "tool_use"
-        if self._calling:
-            return self._call(block)
-        if block.type == "redacted_thinking":
-            return self._say(b'{"thinking_blocks":[%b]}' % _json(_thought(block)))
-        said = self._say(b'{"content":%b}' % _json(block.text)) if block.text else b""
-        return said + (self._say(b'{"reasoning_content":%b}' % _json(block.thinking)) if block.thinking else b"")
-
-    def _call(self, block: _Block) -> bytes:
-        at, self._calls = self._calls, self._calls + 1
-        given = "" if bytes(block.input) in (b"", b"null", b"{}") else arguments_text(block.input)
-        self._argued = bool(given)
-        function = {"name": block.name, "arguments": given}
-        call = {"index": at, "id": block.id, "type": "function", "function": function}
-        return self._say(b'{"tool_calls":[%b]}' % _json(call))
-
-    def _delta(self, delta: _Delta | None) -> bytes:
-        if delta is None:
-            return b""
-        if delta.type == "text_delta":
-            return self._say(b'{"content":%b}' % _json(delta.text))
-        if delta.type == "input_json_delta":
-            return self._argue(delta.partial_json) if delta.partial_json and self._calling else b""
-        if delta.type == "thinking_delta":
-            return self._say(b'{"reasoning_content":%b}' % _json(delta.thinking))
-        if delta.type == "signature_delta":
-            return self._say(b'{"thinking_blocks":[{"type":"thinking","signature":%b}]}' % _json(delta.signature))
-        return b""
-
-    def _argue(self, text: str) -> bytes:
-        self._argued = True
-        return self._say(b'{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (self._calls - 1, _json(text)))
-
-    def _close(self) -> bytes:
-        """A call without arguments streams none, which a client would not take for JSON."""
-        bare = self._calling and not self._argued
-        self._calling, out = False, self._argue("{}") if bare else b""
-        return out
-
-    def _end(self, event: _Event) -> bytes:
-        self.usage = usage.read(event.usage, self.usage)
-        reason = chunk.finish_reason(event.delta.stop_reason) if event.delta is not None else None
-        if reason is None or self._finished:
-            return b""
-        self.progress = 2
-        self._finished = True
-        return b'%b{},"logprobs":null,"finish_reason":"%b"}]}\n\n' % (self._head, reason.encode())
-
-    def _stop(self) -> bytes:
-        """An answer may end without a stop reason where something else speaks this dialect."""
-        out = b"" if self._finished else b'%b{},"logprobs":null,"finish_reason":"stop"}]}\n\n' % self._head
-        self.progress = 2
-        self.ended = True
-        if self._show_usage:
-            out += b'%b"choices":[],"usage":%b}\n\n' % (self._envelope, _json(counted(self.usage or Usage())))
-        return out + DONE
-
-    # -- chunks -----------------------------------------------------------------------------------------------------
-
-    def _named(self, ident: str, model: str) -> None:
-        self._envelope = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,' % (
-            _json(ident),
-            self._created,
-            _json(model),
-        )
-        self._head = self._envelope + b'"choices":[{"index":0,"delta":'
-
-    def _say(self, delta: bytes) -> bytes:
-        lead = b"" if self._begun else self._begin(_Message())
-        self.progress = 2
-        self.tokens += 1
-        return lead + self._chunk(delta)
-
-    def _chunk(self, delta: bytes) -> bytes:
-        return self._head + delta + _TAIL
-
-
-_json = msgspec.json.Encoder().encode

@@ -1,7 +1,7 @@
 """A chat request as a request of Anthropic's Messages. (P)
 
-Invariant: turns alternate, each tool result stands at the head of the user's turn after its call, and no member is
-dropped that would change the answer: what cannot be said is refused by name, what is unknown goes along as it is.
+Invariant: no member is dropped that would change the answer: what cannot be said is refused by name, what is unknown
+goes along as it is.
 Source: Anthropic's Messages API, version 2023-06-01.
 """
 
@@ -13,9 +13,9 @@ from typing import Any, Final
 import msgspec
 
 from adapters import dialect
-from adapters.shapes import absent, arguments, data_url, invalid, read
+from adapters.anthropic_turns import TITLE, conversation, marked, thoughtful
+from adapters.shapes import absent, invalid, read
 
-TITLE: Final = "Anthropic"
 DEFAULT_MAX_TOKENS: Final = 4096
 """Sent where the client sets no limit, which Anthropic demands: the most that every one of its models can do."""
 
@@ -65,45 +65,6 @@ _ELSEWHERE: Final = _DROPPED | _TRANSLATED
 _ABSENT: Final = msgspec.Raw()
 
 
-class _Image(msgspec.Struct):
-    url: str
-
-
-class _File(msgspec.Struct):
-    file_data: str | None = None
-    filename: str | None = None
-
-
-class _Part(msgspec.Struct):
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-    image_url: _Image | str | None = None
-    file: _File | None = None
-    cache_control: msgspec.Raw = _ABSENT
-
-
-class _Called(msgspec.Struct):
-    name: str
-    arguments: str | dict[str, Any] | None = None
-
-
-class _Call(msgspec.Struct):
-    id: str
-    function: _Called
-
-
-class _Message(msgspec.Struct):
-    role: str
-    content: str | list[_Part] | None = None
-    tool_calls: list[_Call] | None = None
-    tool_call_id: str | None = None
-    refusal: str | None = None
-    reasoning_content: str | None = None
-    thinking_blocks: list[dict[str, Any]] | None = None
-    function_call: msgspec.Raw = _ABSENT
-
-
 class _Function(msgspec.Struct):
     name: str
     description: str | None = None
@@ -135,7 +96,6 @@ class _Format(msgspec.Struct):
     json_schema: _Schema | None = None
 
 
-_MESSAGES: Final = msgspec.json.Decoder(list[_Message])
 _TOOLS: Final = msgspec.json.Decoder(list[_Tool] | None)
 _TOOL_CHOICE: Final = msgspec.json.Decoder(str | _Choice | None)
 _FORMAT: Final = msgspec.json.Decoder(_Format | None)
@@ -144,9 +104,6 @@ _LIMIT: Final = msgspec.json.Decoder(int | None)
 _FLAG: Final = msgspec.json.Decoder(bool | None)
 _TEXT: Final = msgspec.json.Decoder(str | None)
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
-_NULL: Final = msgspec.Raw(b"null")
-
-Blocks = list[dict[str, Any]]
 
 
 def translated(body: bytes, model: str) -> bytes:
@@ -154,7 +111,7 @@ def translated(body: bytes, model: str) -> bytes:
     found = dialect.members(body)
     out: dict[str, Any] = {name: raw for name, raw in found.items() if name not in _ELSEWHERE and bytes(raw) != b"null"}
     out["model"] = model
-    system, out["messages"] = _conversation(read(_MESSAGES, found.get("messages", _NULL), "messages"))
+    system, out["messages"] = conversation(found.get("messages"))
     if system:
         out["system"] = system[0]["text"] if len(system) == 1 and len(system[0]) == 2 else system
     _limit(out, found)
@@ -179,7 +136,7 @@ def _limit(out: dict[str, Any], found: dialect.Members) -> None:
         given = _get(_LIMIT, found, "max_tokens")
     out["max_tokens"] = DEFAULT_MAX_TOKENS if given is None else given
     effort = _get(_TEXT, found, "reasoning_effort") if "reasoning_effort" in found else None
-    if effort is None or "thinking" in out or (effort in BUDGETS and not _thoughtful(out["messages"])):
+    if effort is None or "thinking" in out or (effort in BUDGETS and not thoughtful(out["messages"])):
         return
     if effort == "none":
         out["thinking"] = {"type": "disabled"}
@@ -195,16 +152,6 @@ def _limit(out: dict[str, Any], found: dialect.Members) -> None:
     else:
         budget = min(budget, given // 2)
     out["thinking"] = {"type": "enabled", "budget_tokens": budget}
-
-
-def _thoughtful(turns: Blocks) -> bool:
-    """Whether every turn that calls tools begins with thoughts."""
-    answers = [turn["content"] for turn in turns if turn["role"] == "assistant" and isinstance(turn["content"], list)]
-    return all(
-        said[0].get("type") in ("thinking", "redacted_thinking")
-        for said in answers
-        if any(block.get("type") == "tool_use" for block in said)
-    )
 
 
 def _sampling(out: dict[str, Any], found: dialect.Members) -> None:
@@ -239,7 +186,7 @@ def _tool(tool: _Tool, at: str) -> dict[str, Any]:
     made["input_schema"] = empty if absent(function.parameters) else function.parameters
     if function.strict is not None:
         made["strict"] = function.strict
-    return _cached(made, tool.cache_control)
+    return marked(made, tool.cache_control)
 
 
 def _tool_choice(choice: str | _Choice | None) -> dict[str, Any] | None:
@@ -269,123 +216,3 @@ def _response_format(out: dict[str, Any], found: dialect.Members) -> None:
 def _get(decoder: msgspec.json.Decoder[Any], found: dialect.Members, name: str) -> Any:
     raw = found.get(name)
     return None if raw is None else read(decoder, raw, name)
-
-
-# --- the messages -----------------------------------------------------------------------------------------------------
-
-
-def _conversation(messages: list[_Message]) -> tuple[Blocks, Blocks]:
-    """What stands before the turns, wherever it stood in the chat, and the turns."""
-    system: Blocks = []
-    turns: Blocks = []
-    for at, message in enumerate(messages):
-        where = f"messages[{at}]"
-        role, content = message.role, message.content
-        if role == "user":
-            _say(turns, "user", content if isinstance(content, str) else _parts(content, where))
-        elif role == "assistant":
-            _say(turns, "assistant", _answer(message, where))
-        elif role == "tool":
-            _say(turns, "user", [_result(message, where)])
-        elif role in ("system", "developer"):
-            system += _blocks(content if isinstance(content, str) else _parts(content, where, text_only=True))
-        else:
-            raise invalid(f"{where}.role", "expected system, developer, user, assistant or tool")
-    return system, turns
-
-
-def _say(turns: Blocks, role: str, content: str | Blocks) -> None:
-    """Add to whoever spoke last, if it is the same; nobody is given an empty turn by what says nothing."""
-    if not turns or turns[-1]["role"] != role:
-        if content or role == "user":
-            turns.append({"role": role, "content": content})
-        return
-    said = turns[-1]["content"]
-    if isinstance(said, str):
-        turns[-1]["content"] = said = _blocks(said)
-    said += _blocks(content)
-
-
-def _blocks(content: str | Blocks) -> Blocks:
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}] if content else []
-    return content
-
-
-def _answer(message: _Message, where: str) -> str | Blocks:
-    """Thoughts come first and unchanged: their signatures are looked at."""
-    if not absent(message.function_call):
-        raise dialect.unsupported(TITLE, f"{where}.function_call")
-    content = message.content
-    if isinstance(content, str) and not message.tool_calls and not message.thinking_blocks:
-        return content
-    thoughts = [_thought(block, message.reasoning_content) for block in message.thinking_blocks or ()]
-    said = _blocks(content if isinstance(content, str) else _parts(content, where))
-    if not said and message.refusal:
-        said = _blocks(message.refusal)
-    calls = [
-        {"type": "tool_use", "id": c.id, "name": c.function.name, "input": arguments(c.function.arguments)}
-        for c in message.tool_calls or ()
-    ]
-    return [*thoughts, *said, *calls]
-
-
-def _thought(block: dict[str, Any], text: str | None) -> dict[str, Any]:
-    """A stream gives the signature alone; what it signs is in ``reasoning_content``."""
-    if block.get("type") == "thinking" and "thinking" not in block:
-        return {**block, "thinking": text or ""}
-    return block
-
-
-def _result(message: _Message, where: str) -> dict[str, Any]:
-    if message.tool_call_id is None:
-        raise invalid(f"{where}.tool_call_id", "a tool's answer needs it")
-    content = message.content
-    made = content if isinstance(content, str) else _parts(content, where)
-    return {"type": "tool_result", "tool_use_id": message.tool_call_id, "content": made}
-
-
-def _parts(parts: list[_Part] | None, where: str, *, text_only: bool = False) -> Blocks:
-    blocks = []
-    for at, part in enumerate(parts or ()):
-        here = f"{where}.content[{at}]"
-        if part.type == "text":
-            if part.text:
-                blocks.append(_cached({"type": "text", "text": part.text}, part.cache_control))
-        elif text_only:
-            raise invalid(f"{here}.type", "expected text")
-        elif part.type == "image_url":
-            blocks.append(_cached(_image(part.image_url, here), part.cache_control))
-        elif part.type == "file":
-            blocks.append(_cached(_document(part.file, here), part.cache_control))
-        elif part.type == "refusal":
-            blocks += _blocks(part.refusal or "")
-        else:
-            raise dialect.unsupported(TITLE, f"{here}.type", why=f"no content of type '{part.type[:40]}'")
-    return blocks
-
-
-def _image(image: _Image | str | None, where: str) -> dict[str, Any]:
-    url = image.url if isinstance(image, _Image) else image or ""
-    inline = data_url(url)
-    if inline is not None:
-        return {"type": "image", "source": {"type": "base64", "media_type": inline[0], "data": inline[1]}}
-    if not url.startswith(("https://", "http://")):
-        raise invalid(f"{where}.image_url.url", "expected an http URL or a data URL in base64")
-    return {"type": "image", "source": {"type": "url", "url": url}}
-
-
-def _document(file: _File | None, where: str) -> dict[str, Any]:
-    inline = data_url(file.file_data) if file is not None and file.file_data else None
-    if file is None or inline is None:
-        raise dialect.unsupported(TITLE, f"{where}.file", why="its bytes it takes, as a data URL in base64")
-    source = {"type": "base64", "media_type": inline[0], "data": inline[1]}
-    title = {"title": file.filename} if file.filename else {}
-    return {"type": "document", "source": source, **title}
-
-
-def _cached(block: dict[str, Any], control: msgspec.Raw) -> dict[str, Any]:
-    """The block with Anthropic's mark of where a prompt may be cached, if the client put one there."""
-    if not absent(control):
-        block["cache_control"] = control
-    return block

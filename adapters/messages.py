@@ -9,7 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from adapters import messages_request
-from adapters.messages_reply import MessagesStream, MessagesWhole
+from adapters.messages_reply import MessagesWhole
+from adapters.messages_stream import MessagesStream
 from gateway.errors import InvalidRequest
 from gateway.ports import Adapter, Decoder
 from gateway.types import Endpoint, InferenceRequest, Operation, UpstreamRequest
