@@ -1,4 +1,7 @@
-"""Anthropic's own SDK against the gateway's `/v1/messages`: what it makes of answers, streams and failures."""
+"""Anthropic's own SDK against the gateway's `/v1/messages`: what it makes of answers, streams and failures.
+
+Some engines speak that themselves; before the others it is put into chats, and their answers into messages.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,19 @@ import anthropic
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 from anthropic.types import Message, TextBlock, ToolParam, ToolUseBlock
+from pydantic import BaseModel
 
 from tests.process import InferGateway
+from tests.whole.conftest import ENGINES, PROVIDERS
 from tests.whole.troubled import KEY, NARROW_KEY, SAID, Troubled
 
-ENGINES = ("vllm", "sglang")
+SPEAKING = [engine for engine in (*ENGINES, *PROVIDERS) if engine != "deepseek"]
+"""Those with messages of their own, or none; a simulated DeepSeek lacks the ones that the real one has."""
+NAMING_STOPS = ("vllm", "sglang", "llamacpp", "trtllm", "anthropic")
+"""Those that tell which stop sequence it was."""
+FORCING = [engine for engine in SPEAKING if engine != "ollama"]
+FORMATTING = [engine for engine in SPEAKING if engine not in ("vllm", "sglang", "llamacpp")]
+"""Those whose answers can be held to a schema by what messages have for it."""
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
 ASKED: dict[str, Any] = {"messages": QUESTION, "max_tokens": 12}
 WEATHER: ToolParam = {
@@ -23,6 +34,11 @@ WEATHER: ToolParam = {
     "description": "The weather in a city",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
+
+
+class City(BaseModel):
+    city: str
+    size: int
 
 
 @pytest.fixture(scope="module")
@@ -38,55 +54,60 @@ def trouble(troubled: Troubled) -> Iterator[Anthropic]:
         yield client
 
 
-@pytest.fixture(params=ENGINES)
-def model(request: pytest.FixtureRequest) -> str:
-    return f"demo-{request.param}"
-
-
 def text(message: Message) -> str:
     [block] = message.content
     assert isinstance(block, TextBlock)
     return block.text
 
 
-def test_a_message(sdk: Anthropic, model: str) -> None:
-    message = sdk.messages.create(model=model, system="Be brief.", **ASKED)
-    assert (message.type, message.role, message.model) == ("message", "assistant", model)
+def read(message: Message) -> int:
+    """Tokens of the prompt, those that were cached among them."""
+    return message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
+
+
+@pytest.mark.parametrize("any_model", SPEAKING, indirect=True)
+def test_a_message(sdk: Anthropic, any_model: str) -> None:
+    message = sdk.messages.create(model=any_model, system="Be brief.", **ASKED)
+    assert (message.type, message.role, message.model) == ("message", "assistant", any_model)
     assert text(message)
     assert (message.stop_reason, message.usage.output_tokens) == ("max_tokens", 12)
     assert message.usage.input_tokens > 0
 
 
-def test_a_stream_says_what_the_whole_answer_says(sdk: Anthropic, model: str) -> None:
-    whole = sdk.messages.create(model=model, **ASKED)
-    with sdk.messages.stream(model=model, **ASKED) as stream:
+@pytest.mark.parametrize("any_model", SPEAKING, indirect=True)
+def test_a_stream_says_what_the_whole_answer_says(sdk: Anthropic, any_model: str) -> None:
+    whole = sdk.messages.create(model=any_model, **ASKED)
+    with sdk.messages.stream(model=any_model, **ASKED) as stream:
         said = "".join(stream.text_stream)
         final = stream.get_final_message()
     assert said == text(final) == text(whole)
-    assert (final.stop_reason, final.model) == (whole.stop_reason, model)
+    assert (final.stop_reason, final.model) == (whole.stop_reason, any_model)
     assert final.usage.output_tokens == whole.usage.output_tokens
-    assert final.usage.input_tokens == whole.usage.input_tokens
+    assert read(final) == read(whole) > 0
 
 
-def test_the_events_of_a_stream(sdk: Anthropic, model: str) -> None:
-    with sdk.messages.create(model=model, stream=True, **ASKED) as stream:
+@pytest.mark.parametrize("any_model", SPEAKING, indirect=True)
+def test_the_events_of_a_stream(sdk: Anthropic, any_model: str) -> None:
+    with sdk.messages.create(model=any_model, stream=True, **ASKED) as stream:
         kinds = [event.type for event in stream]
     assert kinds[:2] == ["message_start", "content_block_start"]
     assert kinds[2:-3] == ["content_block_delta"] * (len(kinds) - 5) != []
     assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]
 
 
-def test_a_stop_sequence(sdk: Anthropic, model: str) -> None:
-    whole = sdk.messages.create(model=model, messages=QUESTION, max_tokens=200, stop_sequences=["the"])
-    with sdk.messages.stream(model=model, messages=QUESTION, max_tokens=200, stop_sequences=["the"]) as stream:
+@pytest.mark.parametrize("any_model", NAMING_STOPS, indirect=True)
+def test_a_stop_sequence(sdk: Anthropic, any_model: str) -> None:
+    whole = sdk.messages.create(model=any_model, messages=QUESTION, max_tokens=200, stop_sequences=["the"])
+    with sdk.messages.stream(model=any_model, messages=QUESTION, max_tokens=200, stop_sequences=["the"]) as stream:
         streamed = stream.get_final_message()
     for message in (whole, streamed):
         assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "the")
 
 
 @pytest.mark.parametrize("choice", [{"type": "tool", "name": "get_weather"}, {"type": "any"}])
-def test_a_tool_is_used(sdk: Anthropic, model: str, choice: Any) -> None:
-    asked = {"model": model, "messages": QUESTION, "max_tokens": 100, "tools": [WEATHER], "tool_choice": choice}
+@pytest.mark.parametrize("any_model", FORCING, indirect=True)
+def test_a_tool_is_used(sdk: Anthropic, any_model: str, choice: Any) -> None:
+    asked = {"model": any_model, "messages": QUESTION, "max_tokens": 100, "tools": [WEATHER], "tool_choice": choice}
     whole = sdk.messages.create(**asked)
     with sdk.messages.stream(**asked) as stream:
         pieces = "".join(event.partial_json for event in stream if event.type == "input_json")
@@ -99,31 +120,39 @@ def test_a_tool_is_used(sdk: Anthropic, model: str, choice: Any) -> None:
     assert json.loads(pieces) == {"city": "value"}
 
 
-def test_a_tool_runs_and_its_result_goes_back(sdk: Anthropic, model: str) -> None:
+@pytest.mark.parametrize("any_model", SPEAKING, indirect=True)
+def test_a_tool_runs_and_its_result_goes_back(sdk: Anthropic, any_model: str) -> None:
     turns: list[Any] = [{"role": "user", "content": "Use get_weather, please."}]
-    asked = sdk.messages.create(model=model, messages=turns, max_tokens=100, tools=[WEATHER])
+    asked = sdk.messages.create(model=any_model, messages=turns, max_tokens=100, tools=[WEATHER])
     [use] = asked.content
     assert isinstance(use, ToolUseBlock)
     result = {"type": "tool_result", "tool_use_id": use.id, "content": [{"type": "text", "text": "sunny"}]}
     turns += [{"role": "assistant", "content": asked.content}, {"role": "user", "content": [result]}]
-    answer = sdk.messages.create(model=model, messages=turns, max_tokens=12, tools=[WEATHER])
+    answer = sdk.messages.create(model=any_model, messages=turns, max_tokens=12, tools=[WEATHER])
     assert text(answer)
 
 
-def test_what_is_hard_to_write_comes_through(sdk: Anthropic, model: str) -> None:
+@pytest.mark.parametrize("any_model", SPEAKING, indirect=True)
+def test_what_is_hard_to_write_comes_through(sdk: Anthropic, any_model: str) -> None:
     """There: the prompt is counted by its bytes, and a tool's constant is said as it was given."""
     schema = {"type": "object", "properties": {"said": {"const": SAID}}, "required": ["said"]}
-    tool: ToolParam = {"name": "say", "input_schema": schema}
-    asked = {"model": model, "messages": [{"role": "user", "content": SAID}], "max_tokens": 500, "tools": [tool]}
-    with sdk.messages.stream(**asked, tool_choice={"type": "any"}) as stream:
+    tool: ToolParam = {"name": "say_it", "input_schema": schema}
+    turns: Any = [{"role": "user", "content": f"{SAID} say_it"}]
+    with sdk.messages.stream(model=any_model, messages=turns, max_tokens=500, tools=[tool]) as stream:
         [block] = stream.get_final_message().content
     assert isinstance(block, ToolUseBlock)
     assert block.input == {"said": SAID}
 
 
-def test_models(sdk: Anthropic) -> None:
-    assert {card.id for card in sdk.models.list()} >= {f"demo-{engine}" for engine in ENGINES}
-    assert sdk.models.retrieve("demo-vllm").id == "demo-vllm"
+@pytest.mark.parametrize("any_model", FORMATTING, indirect=True)
+def test_an_answer_of_a_given_shape(sdk: Anthropic, any_model: str) -> None:
+    parsed = sdk.messages.parse(model=any_model, messages=QUESTION, max_tokens=100, output_format=City)
+    assert parsed.parsed_output == City(city="value", size=0)
+
+
+def test_models(sdk: Anthropic, any_model: str) -> None:
+    assert any_model in {card.id for card in sdk.models.list()}
+    assert sdk.models.retrieve(any_model).id == any_model
 
 
 def test_many_streams_at_once_by_the_async_client(fleet: InferGateway) -> None:

@@ -132,10 +132,7 @@ def test_responses(sdk: OpenAI, any_model: str) -> None:
         events = list(stream)
         final = stream.get_final_response()
     assert final.output_text == whole.output_text != ""
-    assert (whole.usage, final.usage.total_tokens) == (
-        final.usage,
-        final.usage.input_tokens + final.usage.output_tokens,
-    )
+    assert whole.usage.total_tokens == final.usage.total_tokens == final.usage.input_tokens + final.usage.output_tokens
     assert [event.sequence_number for event in events] == list(range(len(events)))
     cut = sdk.responses.create(model=any_model, input="Why is the sky blue?", max_output_tokens=5)
     assert (cut.output_text, cut.usage.output_tokens) == (" ".join(whole.output_text.split(" ")[:6]), 5)
