@@ -23,10 +23,13 @@ MAX_MESSAGE = 2000
 _CONTEXT = re.compile(
     r"maximum context length|longer than the model's context length|maximum input length|must have less than \d+ tokens"
     r"|must be <= \d+\. Given|exceed_context_size|exceeds the available context size|context_length_exceeded"
-    r"|prompt is too long|input token count .* exceeds|too many tokens",
+    r"|prompt is too long|exceed context limit|input token count .* exceeds|too many tokens",
     re.IGNORECASE,
 )
-_NO_MODEL = re.compile(r"model.{0,200}(does not exist|not found|unknown)|model_not_found", re.IGNORECASE | re.DOTALL)
+_NO_MODEL = re.compile(
+    r"model.{0,200}(does not exist|not found|unknown)|model_not_found|\Amodel: \S+ not_found_error",  # … Anthropic
+    re.IGNORECASE | re.DOTALL,
+)
 _QUOTA = re.compile(r"insufficient[_ ](quota|balance|credits)", re.IGNORECASE)
 _OVERLOADED = re.compile(r"overloaded", re.IGNORECASE)
 # A 500 that only says that this engine process is going or gone: nothing was generated that another would repeat.

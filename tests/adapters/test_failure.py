@@ -83,6 +83,21 @@ CODES = [
         "model_not_found",
         "m",
     ),
+    (
+        404,
+        '{"type":"error","error":{"type":"not_found_error","message":"model: claude-x"},"request_id":"r"}',
+        404,
+        "model_not_found",
+        "model: claude-x",
+    ),
+    (
+        400,
+        '{"type":"error","error":{"type":"invalid_request_error","message":"input length and `max_tokens` exceed context '
+        'limit: 9 + 9 > 10, decrease input length or `max_tokens` and try again"}}',
+        400,
+        "context_length_exceeded",
+        "exceed context limit",
+    ),
     (404, '{"detail":"Not Found"}', 404, "not_found", NO_OFFER),
     (404, '{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}', 404, "not_found", NO_OFFER),
     (404, "404 page not found\n", 404, "not_found", NO_OFFER),
