@@ -5,8 +5,8 @@ Invariant: names are compared without regard to case; an engine is recognised by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import entry_points
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import msgspec
@@ -22,7 +22,9 @@ from gateway.ports import Adapter
 from gateway.types import Headers
 
 ENTRY_POINTS = "infer_gateway.adapters"
-"""Third parties' group: each entry names a class or function that, called without arguments, returns an Adapter."""
+"""Third parties' group: an entry's name is the engine's, and what it names a class or function that, called without
+arguments, returns an Adapter.
+"""
 
 BUILT_IN = (VLLM, SGLang, TGI, LlamaCpp, Ollama, TensorRT, OpenAI, DeepSeek, Gemini, HuggingFace, Anthropic)
 
@@ -37,8 +39,8 @@ FIELDS: Mapping[str, Headers] = {"anthropic": ((b"anthropic-version", b"2023-06-
 class Registry(Mapping[str, Adapter]):
     """Adapters by name; look-ups ignore case. Iteration gives names in lower case."""
 
-    def __init__(self, adapters: Iterable[Adapter]) -> None:
-        self._adapters = {adapter.name.lower(): adapter for adapter in adapters}
+    def __init__(self, adapters: Mapping[str, Adapter]) -> None:
+        self._adapters = {name.lower(): adapter for name, adapter in adapters.items()}
 
     def __getitem__(self, name: str) -> Adapter:
         return self._adapters[name.lower()]
@@ -56,11 +58,20 @@ class Registry(Mapping[str, Adapter]):
 def load(trusted: frozenset[str] = frozenset()) -> Registry:
     """All adapters: the built-in ones, then those other distributions register, which win over a built-in's name.
 
-    ``trusted`` names steering members (`adapters.dialect.STEERING`) that clients may set.
+    ``trusted`` names steering members (`adapters.dialect.STEERING`) that clients may set. Raises ValueError for an
+    adapter that cannot be had.
     """
-    found: list[Adapter] = [kind(trusted) for kind in BUILT_IN]
-    found += [entry.load()() for entry in entry_points(group=ENTRY_POINTS)]
+    found: dict[str, Adapter] = {kind.name: kind(trusted) for kind in BUILT_IN}
+    found.update((entry.name, _loaded(entry)) for entry in entry_points(group=ENTRY_POINTS))
     return Registry(found)
+
+
+def _loaded(entry: EntryPoint) -> Adapter:
+    try:
+        adapter: Adapter = entry.load()()
+    except Exception as error:  # whatever somebody else's module does when it is imported
+        raise ValueError(f'adapter "{entry.name}" cannot be loaded from {entry.value}: {error}') from error
+    return adapter
 
 
 def detect(answers: Mapping[str, bytes]) -> str | None:

@@ -380,10 +380,14 @@ def _suspects(body: bytes) -> tuple[bytes, ...]:
 
 
 def mender(request: InferenceRequest, headers: Headers, spoken: Iterable[object] = ()) -> chunk.Mender:
-    """For an answer with these headers; their Date is the time of one that does not tell it."""
+    """For an answer with these headers."""
+    return chunk.Mender(answer_id(request), answer_time(headers), request.model, spoken)
+
+
+def answer_time(headers: Headers) -> int:
+    """For engines that do not say when they answered: their Date, in Unix seconds; 0 without one."""
     date = next((value for name, value in headers if name == b"date"), b"")
-    created = failure.http_date(date.decode("latin-1"))
-    return chunk.Mender(answer_id(request), int(created or 0), request.model, spoken)
+    return int(failure.http_date(date.decode("latin-1")) or 0)
 
 
 def answer_id(request: InferenceRequest) -> str:

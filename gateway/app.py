@@ -115,6 +115,7 @@ class Program:
         self._rng = random.Random()
         self._reload, self._reload_requests = trio.open_memory_channel[object](1)
         self._doors = Doors()
+        self._adapters = _adapters(self._settings)
         _refuse_unguarded(self._settings, options.listen)
 
     @property
@@ -154,7 +155,7 @@ class Program:
 
     def _build(self) -> None:
         settings = self._settings
-        adapters = registry.load(frozenset(settings.trusted_fields))
+        adapters = self._adapters
         self._transport = HTTPTransport(TransportSettings(connect_timeout=settings.timeouts.connect))
         self.pools = pools = Pools(adapters, self._profile, self._rng)
         self.state = State(pools)
@@ -341,7 +342,7 @@ class Program:
             self._not_reloaded(error)
             return
         if snapshot.settings.trusted_fields != self._settings.trusted_fields:
-            self.pools.adapters = registry.load(frozenset(snapshot.settings.trusted_fields))
+            self.pools.adapters = _adapters(snapshot.settings)
         self._doors.renew(snapshot.settings.listeners)
         self._authenticator.apply(snapshot.settings.auth, snapshot.claims())
         self.usage.reopen(snapshot.settings.usage.file)
@@ -401,6 +402,14 @@ class Program:
         self.gateway.give_up()
         await trio.sleep(_LAST_WORDS_S)
         self._background.cancel_scope.cancel()
+
+
+def _adapters(settings: Settings) -> registry.Registry:
+    """Raises ConfigError where somebody's cannot be loaded."""
+    try:
+        return registry.load(frozenset(settings.trusted_fields))
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
 
 
 def _pair(backend: str) -> tuple[str, str]:

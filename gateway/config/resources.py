@@ -9,6 +9,8 @@ Fields of our own: ModelServer ``endpoints``, ``schedulingProfile``, ``auth``, `
 from __future__ import annotations
 
 import re
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -31,12 +33,23 @@ ENGINES = (
 PROVIDERS = ("openai", "anthropic", "deepseek", "gemini", "huggingface")
 
 
+ADAPTERS = "infer_gateway.adapters"
+"""The entry point group by whose names engines of others' adapters are called."""
+
+
 def engine_named(text: str, known: tuple[str, ...] = ENGINES) -> str:
-    """The engine's canonical (lower-case) name. Raises ValueError."""
+    """The engine's canonical (lower-case) name: one of ``known``, or one that somebody else has an adapter for. Raises
+    ValueError.
+    """
     name = text.lower()
-    if name not in known:
+    if name not in known and name not in _others():
         raise ValueError(f"{text!r} is none of {', '.join(known)}{suggestion(name, known)}")
     return name
+
+
+@cache
+def _others() -> frozenset[str]:
+    return frozenset(entry.name.lower() for entry in entry_points(group=ADAPTERS))
 
 
 class Metadata(Section, frozen=True):
