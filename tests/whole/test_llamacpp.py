@@ -90,3 +90,14 @@ def test_a_client_that_goes_away_frees_the_slot(engine: LlamaCpp, gateway: Infer
         connection.sendall(raw.post("/v1/chat/completions", body))
         assert eventually(lambda: engine.busy_slots() == 1)
     assert eventually(lambda: engine.busy_slots() == 0, within_s=1.0)
+
+
+def test_a_response_that_the_sdk_puts_together(client: OpenAI) -> None:
+    """Its own events have neither numbers nor places."""
+    with client.responses.stream(model="tiny", input="Tell me everything.", max_output_tokens=8) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == final.output_text
+    assert final.usage is not None
+    assert final.usage.output_tokens > 0
