@@ -187,6 +187,11 @@ async def context(target: Target) -> None:
         check.equal(asked.errors_of(answer).get("type"), "exceed_context_size_error", "the error's type")
 
 
+@PROFILE.case("error.no-route", "A path that is not served is 404 and says no more", source=_SERVER)
+async def no_route(target: Target) -> None:
+    await asked.no_route(target)
+
+
 @PROFILE.case("error.shape", "Errors are nested, with the status as code", source=_SERVER, level=Level.SHOULD)
 async def error_shape(target: Target) -> None:
     answer = (await target.ask(CHAT, target.chat(max_tokens="many"))).expect(400)

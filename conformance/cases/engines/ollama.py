@@ -173,6 +173,11 @@ async def unknown_model(target: Target) -> None:
     check.matches(asked.errors_of(answer).get("message", ""), NO_MODEL, "the message")
 
 
+@PROFILE.case("error.no-route", "A path that is not served is 404 and says no more", source=_ROUTES)
+async def no_route(target: Target) -> None:
+    await asked.no_route(target)
+
+
 @PROFILE.case("error.shape", "Errors are OpenAI's, with a null code", source=_OPENAI, level=Level.SHOULD)
 async def error_shape(target: Target) -> None:
     error = (await target.ask(CHAT, target.chat(messages=[]))).expect(400).error

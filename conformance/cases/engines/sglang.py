@@ -154,6 +154,11 @@ async def context(target: Target) -> None:
         check.matches(asked.errors_of(answer).get("message", ""), CONTEXT, "the message")
 
 
+@PROFILE.case("error.no-route", "A path that is not served is 404 and says no more", source=_HTTP)
+async def no_route(target: Target) -> None:
+    await asked.no_route(target)
+
+
 @PROFILE.case("error.shape", "Errors are flat objects with the status as code", source=_API, level=Level.SHOULD)
 async def error_shape(target: Target) -> None:
     answer = (await target.ask(CHAT, target.chat(temperature=-3))).expect(400)

@@ -178,6 +178,11 @@ async def chat_schema(target: Target) -> None:
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
+@PROFILE.case("error.no-route", "A path that is not served is 404 and says no more", source=_TGI)
+async def no_route(target: Target) -> None:
+    await asked.no_route(target)
+
+
 @PROFILE.case("error.shape", "A refusal has error and error_type", source=_TGI)
 async def error_shape(target: Target) -> None:
     answer = (await target.ask("/generate", native(max_new_tokens=0))).expect(422)

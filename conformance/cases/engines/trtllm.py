@@ -95,6 +95,11 @@ async def cached(target: Target) -> None:
     check.at_least(check.kind(found, int, "cached_tokens"), 0, "cached_tokens")
 
 
+@PROFILE.case("error.no-route", "A path that is not served is 404 and says no more", source=_SERVE)
+async def no_route(target: Target) -> None:
+    await asked.no_route(target)
+
+
 @PROFILE.case("error.shape", "Errors are flat objects with the status as code", source=_SERVE, level=Level.SHOULD)
 async def error_shape(target: Target) -> None:
     answer = await target.ask(CHAT, target.chat(messages=[]))

@@ -55,6 +55,7 @@ BROKEN = {
     "llamacpp.usage.cached": at(CHAT, document(_forgetful)),
     "llamacpp.stream.tools": at(CHAT, chunks(lambda chunk: {"error": {"message": "no"}})),
     "llamacpp.error.context": at(CHAT, document(_other_error)),
+    "llamacpp.error.no-route": at("/v1/no-such-route", answers(404, b'{"detail":"The model does not exist"}')),
     "llamacpp.error.shape": at(CHAT, document(_other_error)),
     "llamacpp.error.key": at(CHAT, Mutation(status=403)),
     "llamacpp.drops.guided_regex": at(CHAT, document(HEEDED)),

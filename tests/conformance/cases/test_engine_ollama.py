@@ -58,6 +58,7 @@ BROKEN = {
     "ollama.drops.tool_choice": at(CHAT, document(_called)),
     "ollama.drops.prompt": at(CHAT, document(_untold)),
     "ollama.error.unknown-model": at(CHAT, document(_nameless)),
+    "ollama.error.no-route": at("/v1/no-such-route", answers(404, b'{"detail":"The model does not exist"}')),
     "ollama.error.shape": at(CHAT, document(_coded)),
     "ollama.error.native": at("/api/chat", Mutation(status=400)),
 }

@@ -54,6 +54,7 @@ BROKEN = {
     "sglang.stream.finish": at(CHAT, chunks(_talking)),
     "sglang.stream.continuous-usage": at(CHAT, chunks(lambda chunk: chunk | {"usage": None})),
     "sglang.error.context": at(CHAT, document(lambda answer: answer | {"message": "no"})),
+    "sglang.error.no-route": at("/v1/no-such-route", answers(404, b'{"detail":"The model does not exist"}')),
     "sglang.error.shape": at(CHAT, document(lambda answer: {"error": answer})),
     "sglang.error.not-object": at(CHAT, Mutation(status=400)),
     "sglang.error.key": at(CHAT, answers(200)),

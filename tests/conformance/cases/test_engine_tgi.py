@@ -58,6 +58,7 @@ BROKEN = {
     "tgi.refuses.json-schema": ACCEPTED,
     "tgi.drops.n": at(CHAT, document(_twice)),
     "tgi.chat.schema": at(CHAT, document(says("Berlin"))),
+    "tgi.error.no-route": at("/v1/no-such-route", answers(404, b'{"detail":"The model does not exist"}')),
     "tgi.error.shape": at("/generate", document(lambda answer: {"error": {"message": answer["error"]}})),
     "tgi.error.context": at(CHAT, document(lambda answer: answer | {"error": "no"})),
     "tgi.error.context-stream": at(CHAT, document(lambda answer: answer | {"error": "no"})),

@@ -35,6 +35,7 @@ BROKEN = {
     "trtllm.idle": CLOSING,
     "trtllm.stream.usage": at(CHAT, chunks(lambda chunk: chunk | {"usage": None})),
     "trtllm.usage.cached": at(CHAT, document(_uncounted)),
+    "trtllm.error.no-route": at("/v1/no-such-route", answers(404, b'{"detail":"The model does not exist"}')),
     "trtllm.error.shape": at(CHAT, document(lambda answer: {"error": answer})),
     "trtllm.error.validation": at(CHAT, answers(400, b'{"error":"no"}')),
     "trtllm.drops.structured_outputs": at(CHAT, document(HEEDED)),

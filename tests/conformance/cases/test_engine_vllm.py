@@ -65,6 +65,8 @@ BROKEN = {
     "vllm.reasoning": at(CHAT, document(_rename_reasoning)),
     "vllm.error.context": at(CHAT, document(_other_error)),
     "vllm.error.unknown-model": at(CHAT, Mutation(status=400)),
+    "vllm.error.no-route": at("/v1/no-such-route", answers(404, b'{"detail":"The model does not exist"}')),
+    "vllm.no-model": at(CHAT, Mutation(status=404)),
     "vllm.error.shape": at(CHAT, document(_other_error)),
     "vllm.error.key": at(CHAT, answers(200)),
     "vllm.error.queue-full": at(CHAT, Mutation(status=500), when=lambda seen: b"ignore_eos" not in seen.body),

@@ -82,6 +82,23 @@ async def _undisturbed(silence: Any, seconds: float) -> None:
     check.true(not closed, f"an idle connection was closed within {seconds:g} s", "open", "closed")
 
 
+NO_ROUTE = r"(404:? )?((file|page) )?not found\.?"
+"""What web frameworks say of a path they do not serve: of a model that is missing, engines say more."""
+
+
+async def no_route(target: Target) -> None:
+    """A path that is not served is 404, and what is said of it is not what is said of a missing model."""
+    answer = await target.ask("/v1/no-such-route", {"model": target.setup.model})
+    answer.expect(404)
+    said = answer.text
+    if answer.media_type == "application/json":
+        error = check.kind(answer.json, dict, "the error's body")
+        inner = error.get("error", error)
+        said = inner if isinstance(inner, str) else inner.get("message") or inner.get("detail") or ""
+    if said:
+        check.matches(said, f"^{NO_ROUTE}$", "what is said of a path that is not served")
+
+
 async def unconstrained(target: Target, name: str, value: Any) -> None:
     """A member that should constrain the answer to `CHOICE` is dropped: neither refused nor heeded."""
     answer = await target.ask(CHAT, target.chat("Say anything.", **{name: value}, max_tokens=6))

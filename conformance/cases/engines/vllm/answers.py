@@ -7,7 +7,7 @@ from typing import Any
 from conformance.cases.engines.shared import asked
 from conformance.cases.engines.shared.held import held
 from conformance.cases.engines.shared.metrics import seen
-from conformance.cases.engines.shared.signals import quiet, release
+from conformance.cases.engines.shared.signals import quiet, read, release
 from conformance.cases.engines.vllm.profile import API, PROFILE, SIGNALS, known_release
 from conformance.suite import check
 from conformance.suite.case import Level
@@ -96,6 +96,17 @@ async def unknown_model(target: Target) -> None:
     check.matches(asked.errors_of(answer).get("message", ""), NO_MODEL, "the message")
 
 
+@PROFILE.case("error.no-route", "A path that is not served is 404 and says no more", source=API)
+async def no_route(target: Target) -> None:
+    await asked.no_route(target)
+
+
+@PROFILE.case("no-model", "A chat that names no model is answered by the first", source=API, level=Level.INFO)
+async def no_model(target: Target) -> None:
+    answer = await target.ask(CHAT, target.chat(model=None))
+    target.note(f"answered as {check.member(answer.expect(200).json, 'model')}")
+
+
 @PROFILE.case("error.shape", "Errors are objects with the status as code", source=API, level=Level.SHOULD)
 async def error_shape(target: Target) -> None:
     answer = await target.ask(CHAT, target.chat(temperature=-3))
@@ -123,11 +134,15 @@ async def queue_full(target: Target) -> None:
     count = int(target.setup.extra["full_at"])
     await quiet(target, SIGNALS)
     async with held(target, count) as requests:
-        await seen(target, SIGNALS, requests, lambda page: SIGNALS.held(page) >= count, f"{count} requests")
+        before = await seen(target, SIGNALS, requests, lambda page: SIGNALS.held(page) >= count, f"{count} requests")
         for stream in (True, False):
             answer = await target.ask(CHAT, target.chat(stream=stream))
             answer.expect(503)
             check.true(asked.errors_of(answer).get("message"), "the error has no message", "a text", answer.text)
+        after = await read(target, SIGNALS)
+    if release(target) >= (0, 32):
+        rejected = [page.total(["vllm:admission_rejections_total"]) or 0 for page in (before, after)]
+        check.equal(rejected[1] - rejected[0], 2, "the growth of vllm:admission_rejections_total")
 
 
 # --- what it drops ----------------------------------------------------------------------------------------------------

@@ -27,9 +27,7 @@ async def answers(target: Target) -> None:
         check.equal(answer.get("model"), name, "the answer's model")
 
 
-@PROFILE.case(
-    "lora.told", "The newest lora_requests_info names the LoRA that runs", source="vLLM 0.33", alone=True
-)
+@PROFILE.case("lora.told", "The newest lora_requests_info names the LoRA that runs", source="vLLM 0.33", alone=True)
 async def told(target: Target) -> None:
     async with asked.lora(target, PATHS) as name:
         await quiet(target, SIGNALS)
