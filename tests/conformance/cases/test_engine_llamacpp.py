@@ -53,7 +53,7 @@ BROKEN = {
     "llamacpp.stream.role": at(CHAT, Mutation(events=lambda events: events[1:])),
     "llamacpp.stream.timings": at(CHAT, chunks(lambda chunk: chunk | {"timings": None})),
     "llamacpp.usage.cached": at(CHAT, document(_forgetful)),
-    "llamacpp.stream.tools": at(CHAT, chunks(lambda chunk: {"error": {"message": "no"}})),
+    "llamacpp.stream.tools": at(CHAT, chunks(lambda chunk: chunk | {"choices": []})),
     "llamacpp.error.context": at(CHAT, document(_other_error)),
     "llamacpp.error.no-route": at("/v1/no-such-route", answers(404, b'{"detail":"The model does not exist"}')),
     "llamacpp.error.shape": at(CHAT, document(_other_error)),
