@@ -1,7 +1,7 @@
 """An adapter for Parrot, an engine nobody has, whose API is like nobody else's. (P)"""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -11,7 +11,7 @@ from adapters.stream import DONE, EventDecoder, answer_id, answer_time
 from adapters.vllm import NOT_OPENAI_ON_ENGINES
 from adapters.vocabulary import Vocabulary
 from adapters.whole import Answer, WholeDecoder
-from gateway.errors import UpstreamError
+from gateway.errors import InvalidRequest, UpstreamError
 from gateway.ports import Decoder
 from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation, Usage
 from gateway.wire import sse
@@ -23,6 +23,34 @@ class Feathers(Vocabulary):
     path = b"/feathers"
     mark = b"parrot_"
     names: ClassVar[Mapping[str, Sequence[str]]] = {"running": ("parrot_talking",), "waiting": ("parrot_waiting",)}
+
+
+class Part(msgspec.Struct):
+    type: str
+    text: str = ""
+
+
+class Turn(msgspec.Struct):
+    role: str
+    content: str | list[Part] | None = None
+
+    @property
+    def text(self) -> str:
+        """Raises Unsupported for pictures and the like."""
+        if not isinstance(self.content, list):
+            return self.content or ""
+        if any(part.type != "text" for part in self.content):
+            raise dialect.unsupported("Parrot", "messages", why="it can only hear")
+        return "".join(part.text for part in self.content)
+
+
+class Chat(msgspec.Struct):
+    """What is read of a request."""
+
+    messages: list[Turn]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
 
 
 class Reply(msgspec.Struct):
@@ -67,13 +95,15 @@ class Parrot(OpenAI):
     constraints: ClassVar[Mapping] = {}  # guided_json and the like, too
 
     def translate(self, request: InferenceRequest, body: bytes, endpoint: Endpoint, model: str) -> bytes:
-        asked = dialect.members(body)
-        limit = dialect.value(asked, "max_completion_tokens") or dialect.value(asked, "max_tokens")
+        try:
+            asked = msgspec.json.decode(body, type=Chat)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(f"the body cannot be read: {error}") from None
         talk = {
             "bird": model,
-            "lines": [{"who": turn["role"], "says": text_of(turn)} for turn in dialect.value(asked, "messages")],
-            "most": limit,
-            "whims": dialect.value(asked, "temperature"),
+            "lines": [{"who": turn.role, "says": turn.text} for turn in asked.messages],
+            "most": asked.max_completion_tokens or asked.max_tokens,
+            "whims": asked.temperature,
             "live": request.stream,
         }
         return msgspec.json.encode({name: value for name, value in talk.items() if value is not None})
@@ -97,16 +127,6 @@ class Parrot(OpenAI):
     def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
         birds = msgspec.json.decode(body, type=dict[str, list[dict[str, str | int]]])["birds"]
         return [ModelCard(id=str(bird["called"]), max_model_len=int(bird["remembers"])) for bird in birds]
-
-
-def text_of(turn: dict) -> str:
-    """A message's text. Raises Unsupported for pictures and the like."""
-    content = turn.get("content") or ""
-    if isinstance(content, str):
-        return content
-    if any(part.get("type") != "text" for part in content):
-        raise dialect.unsupported("Parrot", "messages", why="it can only hear")
-    return "".join(part["text"] for part in content)
 
 
 class Said(WholeDecoder):

@@ -108,7 +108,7 @@ def test_an_adapter_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch
 
 def test_the_page_shows_the_example() -> None:
     code = (EXAMPLE / "parrot.py").read_text()
-    shown = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    shown = re.findall(r"```py\n(.*?)```", PAGE, re.DOTALL)
     assert shown
     for block in shown:
         assert block in code
