@@ -9,6 +9,7 @@ import sys
 
 import trio
 
+from conformance.engines.rates import PERIOD_S
 from conformance.engines.serve import ENGINES, Served, build, serve_engine
 from conformance.engines.settings import Settings, release
 
@@ -49,9 +50,10 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--max-queued", type=int, default=None, metavar="N", help="waiting requests; unset: no limit")
     sizes.add_argument("--max-model-len", type=int, default=0, metavar="N", help="longest prompt and answer together")
 
-    limits = parser.add_argument_group("limits of providers, in a minute")
+    limits = parser.add_argument_group("limits of providers")
     limits.add_argument("--rate-limit-requests", type=_count, default=0, metavar="N", help="further ones get a 429")
     limits.add_argument("--rate-limit-tokens", type=_count, default=0, metavar="N", help="prompts and answers together")
+    limits.add_argument("--rate-limit-period", type=_period, default=PERIOD_S, metavar="S", help="60 unless told")
 
 
 def settings(args: argparse.Namespace) -> Settings:
@@ -75,6 +77,7 @@ def settings(args: argparse.Namespace) -> Settings:
         max_model_len=args.max_model_len,
         rate_limit_requests=args.rate_limit_requests,
         rate_limit_tokens=args.rate_limit_tokens,
+        rate_limit_period=args.rate_limit_period,
     )
 
 
@@ -128,6 +131,13 @@ def _time(value: str) -> float:
     seconds = float(value)
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError("a time in seconds is wanted")
+    return seconds
+
+
+def _period(value: str) -> float:
+    seconds = _time(value)
+    if not seconds:
+        raise argparse.ArgumentTypeError("a time above 0 is wanted")
     return seconds
 
 

@@ -66,7 +66,8 @@ class Engine:
         self.model = Model(batch, self.buckets, sizes(settings.model_len))
         self.faults = Faults(settings.fail, random.Random(settings.seed))
         self.comment_s = settings.keep_alive_comment or self.comment_every_s
-        self.rates = Rates({name: _limit(settings, name) or limit for name, limit in self.rate_limits.items()})
+        limits = {name: _limit(settings, name) or limit for name, limit in self.rate_limits.items()}
+        self.rates = Rates(limits, settings.rate_limit_period)
         self.requests = 0
         self.last: dict[str, Any] | None = None
         self._ids = random.Random(f"{settings.seed}/{settings.instance}")

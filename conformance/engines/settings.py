@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from conformance.engines.batch import Pace
+from conformance.engines.rates import PERIOD_S
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +17,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     the KV cache holds, at most 32768. ``instance`` goes into made-up ids, so that replicas with the same ``seed`` give
     the same text under different ids. ``version`` "" is the newest the dialect knows. ``chunk_tokens`` is the budget of
     a step; 0 computes prompts beside the decoding, at no cost to it. ``rate_limit_requests`` and ``rate_limit_tokens``
-    are what a provider allows in a minute; 0 is more than anybody needs. Engines that are no providers have no limits.
+    are what a provider allows in a minute, or in ``rate_limit_period``; 0 is more than anybody needs. Engines that are
+    no providers have no limits.
     """
 
     models: tuple[str, ...] = ()
@@ -42,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_comment: float = 0.0
     rate_limit_requests: int = 0
     rate_limit_tokens: int = 0
+    rate_limit_period: float = PERIOD_S
 
     @property
     def pace(self) -> Pace:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 
 import pytest
@@ -46,12 +47,33 @@ def test_serves_until_told_to_stop(sent: signal.Signals) -> None:
         ("tgi", "--port", "99999"),
         ("tgi", "--port", "-1"),
         ("vllm", "--engine-version", "abc"),
+        ("openai", "--rate-limit-requests", "0"),
+        ("openai", "--rate-limit-period", "0"),
     ],
 )
 def test_bad_usage(args: tuple[str, ...]) -> None:
     process = start(*args)
     try:
         assert process.wait(20) == 2
+    finally:
+        stop(process)
+
+
+def test_limits_of_a_provider() -> None:
+    process = start("openai", "--model", "m", "--rate-limit-requests", "1", "--rate-limit-period", "90")
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip().partition(" http=")[2]
+        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}).encode()
+        request = urllib.request.Request(f"http://{address}/v1/chat/completions", body)
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+            assert answer.headers["x-ratelimit-reset-requests"].startswith("1m")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=5)
+        with refused.value:
+            assert refused.value.code == 429
+            assert 60 < int(refused.value.headers["retry-after"]) <= 90
     finally:
         stop(process)
 
