@@ -16,7 +16,7 @@ from conformance.suite.target import Target
 ACCEPT = (("accept", "text/plain;version=0.0.4"),)
 """As a gateway asks: offered OpenMetrics, newer Python engines escape the colons of their names."""
 _POLL_S = 0.03
-_QUIET_S = 8.0
+_QUIET_S = 15.0
 
 
 class Signals(msgspec.Struct, frozen=True, kw_only=True):
