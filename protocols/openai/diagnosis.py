@@ -80,6 +80,8 @@ def _inside(kind: inspect.Type, raw: bytes, path: str) -> Iterator[InvalidReques
     if isinstance(kind, inspect.StrType):
         if kind.min_length and raw.strip() == b'""':
             yield _empty("string", path)
+    elif isinstance(kind, inspect.IntType):
+        yield from _range(kind, raw, path)
     elif isinstance(kind, inspect.ListType):
         items = _ARRAY.decode(raw)
         if kind.min_length and not items:
@@ -94,6 +96,14 @@ def _inside(kind: inspect.Type, raw: bytes, path: str) -> Iterator[InvalidReques
                 yield from _faults(field.type, bytes(members[field.encode_name]), name)
             elif field.required:
                 yield InvalidRequest(f"Missing required parameter: '{name}'.", param=name)
+
+
+def _range(kind: inspect.IntType, raw: bytes, path: str) -> Iterator[InvalidRequest]:
+    value = raw.decode()
+    for limit, relation, which in ((kind.ge, ">=", "below minimum"), (kind.le, "<=", "above maximum")):
+        if limit is not None and (int(value) < limit if relation == ">=" else int(value) > limit):
+            message = f"Invalid '{path}': integer {which} value. Expected a value {relation} {limit}, but got {value}"
+            yield InvalidRequest(f"{message} instead.", param=path)
 
 
 def _empty(kind: str, path: str) -> InvalidRequest:

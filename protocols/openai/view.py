@@ -17,6 +17,9 @@ from gateway.types import Operation
 _ABSENT: Final = Raw()
 _T = TypeVar("_T")
 _Named = Annotated[str, Meta(min_length=1)]
+_Limit = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_Number = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+"""Engines take a limit below 0 for none at all, or count with it."""
 
 
 class StreamOptions(msgspec.Struct, frozen=True, gc=False):
@@ -58,8 +61,8 @@ class Generation(View, frozen=True, gc=False, kw_only=True):
     """The members of every operation that can stream."""
 
     stream: bool | None = None
-    max_tokens: int | None = None
-    n: int | None = None
+    max_tokens: _Limit | None = None
+    n: _Number | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -92,7 +95,7 @@ class StreamedGeneration(Generation, frozen=True, gc=False, kw_only=True):
 
 class ChatView(StreamedGeneration, frozen=True, gc=False, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: _Limit | None = None
 
     @property
     def output_limit(self) -> int | None:
@@ -123,7 +126,7 @@ class ResponsesView(Generation, frozen=True, gc=False, kw_only=True):
 
     input: Raw = _ABSENT
     instructions: Raw = _ABSENT
-    max_output_tokens: int | None = None
+    max_output_tokens: _Limit | None = None
 
     @property
     def output_limit(self) -> int | None:
