@@ -95,5 +95,13 @@ def test_a_lora_is_loaded_where_none_is() -> None:
     playing.well(STAGE.play(unloaded, {case for case in BROKEN if case.startswith("vllm.lora.")}))
 
 
+@pytest.mark.parametrize(
+    ("body", "kind"), [(b'{"detail":"Not Found"}', "skipped"), (b'{"error":{"message":"no such path"}}', "failed")]
+)
+def test_loading_is_skipped_only_where_it_is_switched_off(body: bytes, kind: str) -> None:
+    (result,) = STAGE.play(at("/v1/load_lora_adapter", answers(404, body)), {"vllm.lora.loading"})
+    assert result.kind == kind, result.message
+
+
 def test_every_case_can_fail() -> None:
     playing.covers(PROFILE, BROKEN)
