@@ -124,9 +124,10 @@ def test_arguments_that_are_no_object_are_kept_as_text(spoilt: str) -> None:
 def test_thoughts_go_back_as_they_came() -> None:
     whole = {"type": "thinking", "thinking": "hm", "signature": "s"}
     hidden = {"type": "redacted_thinking", "data": "x"}
-    call = {"role": "assistant", "content": "", "tool_calls": [asked("f", "{}")]}
+    call = {"role": "assistant", "content": "let me see", "tool_calls": [asked("f", "{}")]}
     made = turns(*HI, {**call, "thinking_blocks": [whole, hidden]})[1]["content"]
     assert made[:2] == [whole, hidden]
+    assert [block["type"] for block in made[2:]] == ["text", "tool_use"]
     signed = {**call, "reasoning_content": "hm", "thinking_blocks": [{"type": "thinking", "signature": "s"}]}
     assert turns(*HI, signed)[1]["content"][0] == whole
 

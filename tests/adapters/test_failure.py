@@ -92,8 +92,8 @@ CODES = [
     ),
     (
         400,
-        '{"type":"error","error":{"type":"invalid_request_error","message":"input length and `max_tokens` exceed context '
-        'limit: 9 + 9 > 10, decrease input length or `max_tokens` and try again"}}',
+        '{"type":"error","error":{"type":"invalid_request_error","message":"input length and `max_tokens` exceed '
+        'context limit: 9 + 9 > 10, decrease input length or `max_tokens` and try again"}}',
         400,
         "context_length_exceeded",
         "exceed context limit",
