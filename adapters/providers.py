@@ -13,9 +13,9 @@ import msgspec
 from adapters import constraint, dialect, turns, usage, vocabulary
 from adapters.chunk import Chunk
 from adapters.openai import OpenAI
-from adapters.stream import MendingDecoder
+from adapters.stream import MendingDecoder, StreamDecoder
 from adapters.vllm import NOT_OPENAI_ON_ENGINES
-from adapters.whole import Answer, MendedWhole
+from adapters.whole import Answer, AnswerDecoder, MendedWhole
 from gateway.ports import Decoder
 from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation
 from gateway.wire import splice
@@ -62,11 +62,41 @@ class DeepSeek(_MaxTokens):
     constraints = constraint.OBJECTS
     thoughts = "reasoning_content"
 
+    def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
+        return (
+            _DeepSeekWhole(request, headers) if request.operation is Operation.CHAT else super().whole(request, headers)
+        )
+
+    def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
+        return (
+            _DeepSeekEvents(request, headers)
+            if request.operation is Operation.CHAT
+            else super().events(request, headers)
+        )
+
     def translate(self, request: InferenceRequest, body: bytes, endpoint: Endpoint, model: str) -> bytes:
         """``reasoning_effort`` turns thinking on and off; a model that thinks has to be told what it thought before."""
         if request.operation is Operation.CHAT:
             body = _thinking(body)
         return super().translate(request, body, endpoint, model)
+
+
+class _DeepSeekEvents(StreamDecoder):
+    def _chunk(self, data: bytes, read: Chunk, *, named: bool) -> bytes:
+        return super()._chunk(_with_cached(data, read.usage), read, named=named)
+
+
+class _DeepSeekWhole(AnswerDecoder):
+    def _passed(self, body: bytes, answer: Answer) -> bytes:
+        return super()._passed(_with_cached(body, answer.usage), answer)
+
+
+def _with_cached(body: bytes, counts: usage.Counts | None) -> bytes:
+    """Cached tokens where clients of OpenAI look for them, too."""
+    hit = None if counts is None or counts.prompt_tokens_details is not None else counts.prompt_cache_hit_tokens
+    if hit is None:
+        return body
+    return splice.merge(body, "usage", "prompt_tokens_details", b'{"cached_tokens":%d}' % hit)
 
 
 def _thinking(body: bytes) -> bytes:

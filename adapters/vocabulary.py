@@ -31,6 +31,8 @@ class Vocabulary:
     """Labels by which series of one rank differ; the greatest of them counts."""
     rank: ClassVar[str] = ""
     """The label that numbers data-parallel ranks."""
+    waits: ClassVar[Sequence[str]] = ("waiting",)
+    """The fields that add up to the requests that wait."""
 
     def __init__(self) -> None:
         fields = {"started": (_STARTED,), **self.names}
@@ -56,7 +58,7 @@ class Vocabulary:
         running, waiting, most = self.loras(found)
         return Load(
             at=now,
-            waiting=self.gauge(found, "waiting"),
+            waiting=sum([self.gauge(found, field) for field in self.waits]),
             running=self.gauge(found, "running"),
             kv_usage=self.kv_usage(found, blocks),
             block_size=size,
@@ -128,10 +130,14 @@ class Vocabulary:
 
 
 class VLLM(Vocabulary):
+    """Releases up to 0.8 swapped requests out, which then wait again."""
+
     mark = b"vllm:"
     rank = "engine"
+    waits = ("waiting", "swapped")
     names: ClassVar[Mapping[str, Sequence[str]]] = {
         "waiting": ("vllm:num_requests_waiting",),
+        "swapped": ("vllm:num_requests_swapped",),
         "running": ("vllm:num_requests_running",),
         "kv_usage": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
         "cache": ("vllm:cache_config_info",),
@@ -188,13 +194,17 @@ class VLLM(Vocabulary):
 
 
 class SGLang(Vocabulary):
-    """Pages are its blocks. Each scheduler process of a rank may export the rank's numbers under labels of its own."""
+    """Pages are its blocks. Each scheduler process of a rank may export the rank's numbers under labels of its own.
+    Requests whose grammar is being compiled wait in a queue of their own.
+    """
 
     mark = b"sglang:"
     rank = "dp_rank"
+    waits = ("waiting", "compiling")
     repeats = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "priority"})
     names: ClassVar[Mapping[str, Sequence[str]]] = {
         "waiting": ("sglang:num_queue_reqs",),
+        "compiling": ("sglang:num_grammar_queue_reqs",),
         "running": ("sglang:num_running_reqs",),
         "kv_usage": ("sglang:token_usage",),
         "cache": ("sglang:cache_config_info",),

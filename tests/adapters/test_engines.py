@@ -281,3 +281,23 @@ def test_a_listing_of_an_odd_shape_is_at_most_a_value_error(listing: str) -> Non
     for name in load():
         with contextlib.suppress(ValueError):
             load()[name].parse_models(body)
+
+
+def test_deepseek_tells_cached_tokens_where_clients_look_for_them() -> None:
+    counts = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11, "prompt_cache_hit_tokens": 6}
+    head = {"id": "x", "created": 5, "model": "m"}
+    done = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    last = {**head, "object": "chat.completion.chunk", "choices": [done], "usage": counts}
+    made = DeepSeek().decoder(request(stream=True, include_usage=True), 200, events(b"").headers)
+    said = run(made, [b"\n: keep-alive\n\ndata: %b\n\ndata: [DONE]\n\n" % json.dumps(last).encode()])
+    told = [json.loads(each[6:]) for each in said.split(b"\n\n") if each.startswith(b"data: {")]
+    assert [each["usage"]["prompt_tokens_details"] for each in told] == [{"cached_tokens": 6}] * 2
+    assert made.usage == Usage(9, 2, 6)
+    choice = {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
+    whole = {**head, "object": "chat.completion", "choices": [choice], "usage": counts}
+    decoder = DeepSeek().decoder(request(), 200, [(b"content-type", b"application/json")])
+    body = json.loads(run(decoder, [b"\n\n", json.dumps(whole).encode()]))
+    assert body["usage"] == {**counts, "prompt_tokens_details": {"cached_tokens": 6}}
+    newer = {**whole, "usage": {**counts, "prompt_tokens_details": {"cached_tokens": 5}}}
+    decoder = DeepSeek().decoder(request(), 200, [(b"content-type", b"application/json")])
+    assert json.loads(run(decoder, [json.dumps(newer).encode()])) == newer

@@ -105,6 +105,14 @@ def test_vllm_before_the_renames() -> None:
     assert (told.tpot_sum, told.tpot_count) == (3, 100)
 
 
+def test_all_that_wait_are_counted_wherever_they_do() -> None:
+    assert load("vllm", "vllm:num_requests_waiting 2\nvllm:num_requests_swapped 3\n").waiting == 5
+    assert load("sglang", "sglang:num_queue_reqs 2\nsglang:num_grammar_queue_reqs 3\n").waiting == 5
+    labels = '{tp_rank="%d"}'
+    page = "".join(f"sglang:num_grammar_queue_reqs{labels % rank} 3\n" for rank in (0, 1))
+    assert load("sglang", f"sglang:num_queue_reqs 2\n{page}").waiting == 5
+
+
 def test_vllm_prefers_the_newer_of_two_names() -> None:
     told = load("vllm", "vllm:gpu_cache_usage_perc 0.1\nvllm:kv_cache_usage_perc 0.2\n")
     assert told.kv_usage == 0.2

@@ -22,7 +22,7 @@ from tests.recordings import ROOT
 STREAMS = sorted(
     str(path.relative_to(ROOT).with_suffix(""))
     for path in ROOT.glob("*/*stream*.http")
-    if b"text/event-stream" in path.read_bytes() and not path.name.startswith(("messages", "queue-full"))
+    if b"text/event-stream" in path.read_bytes() and not path.name.startswith(("messages", "responses", "queue-full"))
 )
 ROLE = b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
 TOKEN = b'data: {"id":"c","object":"o","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
