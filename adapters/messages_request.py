@@ -144,17 +144,16 @@ def translated(body: bytes, *, stream: bool, limit: str = "max_completion_tokens
 
 
 def renamed(error: InvalidRequest, body: bytes) -> InvalidRequest:
-    """What an adapter says of a chat's member, in the words of who sent Messages. An effort has two places."""
-    theirs = _NAMES.get(error.param or "")
-    if error.param == "reasoning_effort" and b'"effort"' in body:
-        theirs = "output_config"
-    if theirs is None:
-        return error
-    message = error.message.replace(f"'{error.param}'", f"'{theirs}'")
+    """What an adapter says of a chat's members, in the words of who sent Messages. An effort has two places, and in one
+    of them it cannot be left out by itself.
+    """
+    names = _NAMES | {"reasoning_effort": "output_config"} if b'"effort"' in body else _NAMES
+    param = names.get(error.param or "", error.param)
+    message = error.message.replace(f"'{error.param}'", f"'{param}'")
     if not isinstance(error, Unsupported):
-        return InvalidRequest(message, param=theirs, code=error.code)
-    droppable = () if theirs == "output_config" else [_NAMES.get(name, name) for name in error.droppable]
-    return Unsupported(message, param=theirs, droppable=droppable)
+        return InvalidRequest(message, param=param, code=error.code)
+    droppable = [names.get(name, name) for name in error.droppable]
+    return Unsupported(message, param=param, droppable=[name for name in droppable if name != "output_config"])
 
 
 def _get(decoder: msgspec.json.Decoder[Any], found: Mapping[str, msgspec.Raw], name: str) -> Any:

@@ -38,6 +38,16 @@ kind: ModelRoute
 metadata: {{name: old}}
 spec: {{modelName: demo-old, rules: [{{targetModels: [{{modelServerName: old}}]}}]}}
 ---
+{API}
+kind: ModelServer
+metadata: {{name: tgi}}
+spec: {{inferenceEngine: TGI, endpoints: ['%s']}}
+---
+{API}
+kind: ModelRoute
+metadata: {{name: lenient}}
+spec: {{modelName: lenient, rules: [{{targetModels: [{{modelServerName: tgi}}]}}], unsupported: drop}}
+---
 apiVersion: infer-gateway.dev/v1alpha1
 kind: GatewayConfiguration
 health: {{consecutiveFailures: 1000000}}
@@ -77,7 +87,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     engines["old"] = simulate("vllm", "demo-old", *quick, "--engine-version", "0.10.2")
     with together(*engines.values()):
         file = tmp_path_factory.mktemp("messages") / "gateway.yaml"
-        file.write_text(CONFIG % (engines["anthropic"].url, engines["old"].url))
+        file.write_text(CONFIG % (engines["anthropic"].url, engines["old"].url, engines["tgi"].url))
         named = [f"{name}={engines[name].url}" for name in ("openai", "tgi", "ollama")]
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("INFER_GATEWAY_TEST_KEY", KEY)
@@ -300,6 +310,17 @@ def test_refusals_are_in_the_clients_words(town: Town) -> None:
     assert (answer.status_code, envelope["type"], envelope["error"]["type"]) == (400, "error", "invalid_request_error")
     assert (envelope["error"]["param"], envelope["error"]["code"]) == ("thinking", "unsupported_parameter")
     assert envelope["request_id"] == answer.headers["request-id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_may_be_left_out_is_named_in_the_clients_words(town: Town, stream: bool) -> None:
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    answer = town.message("lenient", thinking=thinking, top_k=5, stream=stream)
+    assert answer.status_code == 200, answer.text
+    assert set(answer.headers["x-infer-gateway-dropped"].split(", ")) == {"thinking", "top_k"}
+    schema = {"format": {"type": "json_schema", "schema": SCHEMA}}
+    needed = town.message("lenient", output_config=schema, tools=[{"name": "f", "input_schema": SCHEMA}])
+    assert (needed.status_code, needed.json()["error"]["param"]) == (400, "output_config")
 
 
 @pytest.mark.parametrize(
