@@ -6,6 +6,7 @@ Sources: grpc doc/PROTOCOL-HTTP2.md, doc/statuscodes.md, doc/http-grpc-status-ma
 
 from __future__ import annotations
 
+import base64
 import gzip
 import math
 import shlex
@@ -25,6 +26,9 @@ from conformance.suite.wire import Address, Headers
 if TYPE_CHECKING:
     from conformance.suite.h2client import Link
 
+_LARGE = 20_000
+_MOST_NOTED = 60_000
+"""Bytes of one message, and of all that a call has sent, beyond which they are not written down."""
 OK, CANCELLED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND = 0, 1, 2, 3, 4, 5
 PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED, INTERNAL = 7, 8, 9, 12, 13
 UNAVAILABLE, UNAUTHENTICATED = 14, 16
@@ -57,6 +61,8 @@ class Call:
         self.ended = 0.0
         self.over = trio.Event()
         self.received: list[Any] = []
+        self._said: list[bytes] = []
+        self._noted = 0
         self._rest = b""
         self._news, self._inbox = trio.open_memory_channel[Any](math.inf)
 
@@ -93,15 +99,18 @@ class Call:
 
     async def send(self, message: Message | bytes, *, end: bool = False, compressed: bool = False) -> None:
         """A message, or bytes in place of one."""
-        shown = message if isinstance(message, bytes) else MessageToJson(message, indent=None).encode()
-        self.trace.body += shown + b"\n"
-        self.trace.command = grpcurl(self.trace, self.link.where)
+        self._note(message if isinstance(message, bytes) else self._shown(message))
         await self.link.send(self.number, framed(message, compressed=compressed), end)
 
     async def send_raw(self, data: bytes, *, end: bool = False) -> None:
         """Bytes of DATA, whatever they are to mean."""
-        self.trace.body += data
+        self._note(data)
         await self.link.send(self.number, data, end)
+
+    def _note(self, data: bytes) -> None:
+        if self._noted < _MOST_NOTED:
+            self._said.append(data)
+        self._noted += len(data)
 
     async def next(self) -> Any:
         """The next message, None after the last. Raises Failure for bytes that are none."""
@@ -113,9 +122,20 @@ class Call:
             message = self.reply.FromString(data)
         except DecodeError as error:
             raise Failure(f"an answer is no {self.reply.DESCRIPTOR.full_name}: {error}", None, data) from None
-        self.body += MessageToJson(message, indent=None).encode() + b"\n"
+        if len(self.body) < _MOST_NOTED:
+            self.body += self._shown(message)
         self.received.append(message)
         return message
+
+    def _shown(self, message: Message) -> bytes:
+        """As reports have it. JSON writes bytes in base64, in which nobody would look for a key."""
+        if message.ByteSize() > _LARGE:
+            return f'{{"…": "{message.ByteSize()} bytes"}}\n'.encode()
+        text = MessageToJson(message, indent=None)
+        key = self.link.target.setup.key
+        for secret in (key, f"Bearer {key}") if key else ():
+            text = text.replace(base64.b64encode(secret.encode()).decode(), "$API_KEY")
+        return text.encode() + b"\n"
 
     async def finish(self) -> Call:
         """Read to the end."""
@@ -148,7 +168,8 @@ class Call:
         if not self.over.is_set():
             self.broken = broken or ("the answer ended inside a message" if self._rest else "")
             self.ended = self.trace.ended = trio.current_time()
-            self.trace.error = self.broken
+            self.trace.error, self.trace.body = self.broken, b"".join(self._said)
+            self.trace.command = grpcurl(self.trace, self.link.where)
             self._news.close()
             self.over.set()
 
