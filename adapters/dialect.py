@@ -72,6 +72,11 @@ def given(value: Any, _: Mapping[str, Any]) -> bool:
     return value is not None
 
 
+def counted(value: Any, _: Mapping[str, Any]) -> bool:
+    """``logprobs`` of completions, which are a number; a chat's are a flag."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def is_false(value: Any, _: Mapping[str, Any]) -> bool:
     return value is False
 

@@ -45,6 +45,8 @@ class LlamaCpp(OpenAI):
             dialect.EXTRAS, "top_k", "min_p", "typical_p", "repetition_penalty", "ignore_eos", "chat_template_kwargs"
         ),
         "suffix": dialect.always,
+        "echo": dialect.always,
+        "logprobs": dialect.counted,  # answered in a chat's shape
     }
     constraints = constraint.LLAMACPP
     spoken = frozenset({"json_schema"})

@@ -138,6 +138,13 @@ def test_sglang_is_not_asked_for_what_is_vllms(name: str) -> None:
         sent(SGLang(), **{name: {"a": 1}})
 
 
+@pytest.mark.parametrize("members", [{"echo": True}, {"logprobs": 2}, {"logprobs": 0}])
+def test_llamacpp_is_not_asked_for_completions_it_answers_otherwise(members: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported, match=next(iter(members))):
+        sent(LlamaCpp(), prompt="x", **members)
+    assert sent(LlamaCpp(), logprobs=True)["logprobs"] is True
+
+
 @pytest.mark.parametrize("operation", list(Operation))
 def test_vllm_and_sglang_serve_every_operation_in_its_place(operation: Operation) -> None:
     for adapter in (VLLM(), SGLang()):
