@@ -143,8 +143,7 @@ _LLAMACPP: Reasons = {
     "openai.errors.top-p": _UNCHECKED,
     "openai.prompts.image": "an image that it cannot see is a 500",
     "openai.n.usage": "usage counts the tokens of one choice",
-    "openai.responses.shape": "required members of a response are missing",
-    "openai.responses.usage*": "required members of a response are missing",
+    "openai.responses.required-members": "required members of a response are missing",
     "openai.responses.incomplete": "a response that was cut says completed",
     "openai.responses.numbers": "its events have no numbers",
 }

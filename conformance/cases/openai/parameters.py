@@ -55,12 +55,13 @@ async def n_stream(target: Target) -> None:
 # -- logprobs -------------------------------------------------------------------------------------------------------
 
 
-def _checked(entries: list[TokenLogprob], top: int) -> None:
+def _checked(target: Target, entries: list[TokenLogprob], top: int) -> None:
     check.true(entries, "logprobs were asked for, but there are none")
     for entry in entries:
         check.at_most(len(entry.top_logprobs), top, "the number of top_logprobs of a token")
-        values = [each.logprob for each in entry.top_logprobs]
-        check.equal(values, sorted(values, reverse=True), "the order of top_logprobs, most likely first,")
+    values = [[each.logprob for each in entry.top_logprobs] for entry in entries]
+    if any(each != sorted(each, reverse=True) for each in values):
+        target.note("top_logprobs are not in the order of their likelihood")
 
 
 def _content(found: Logprobs | None) -> list[TokenLogprob]:
@@ -71,7 +72,7 @@ def _content(found: Logprobs | None) -> list[TokenLogprob]:
 async def logprobs_whole(target: Target) -> None:
     answer = known(target, await target.ask(CHAT, target.chat(logprobs=True)), "logprobs")
     choice = conform(answer.json, Chat, "the chat completion").choices[0]
-    _checked(_content(choice.logprobs), 20)
+    _checked(target, _content(choice.logprobs), 20)
     tokens = [entry.token for entry in _content(choice.logprobs)]
     text = said(answer.json)
     if "".join(tokens) != text:
@@ -83,7 +84,7 @@ async def logprobs_top(target: Target) -> None:
     answer = await target.ask(CHAT, target.chat(logprobs=True, top_logprobs=3))
     choice = conform(known(target, answer, "top_logprobs", "logprobs").json, Chat, "the chat completion").choices[0]
     entries = _content(choice.logprobs)
-    _checked(entries, 3)
+    _checked(target, entries, 3)
     check.at_least(min(len(entry.top_logprobs) for entry in entries), 1, "the number of top_logprobs of a token")
 
 
@@ -93,7 +94,7 @@ async def logprobs_stream(target: Target) -> None:
     stream = known(target, answer, "logprobs", "top_logprobs").stream()
     well_ended(stream)
     entries = [entry for choice in _choices(stream) for entry in _content(choice.logprobs)]
-    _checked(entries, 2)
+    _checked(target, entries, 2)
 
 
 def _choices(stream: Stream) -> list[Any]:

@@ -253,7 +253,7 @@ class Response(Shape):
     model: str
     status: Literal["completed", "failed", "in_progress", "cancelled", "queued", "incomplete"]
     output: list[OutputItem]
-    parallel_tool_calls: bool
+    parallel_tool_calls: bool | None = None
     usage: ResponseUsage | None = None
     incomplete_details: Incomplete | None = None
 

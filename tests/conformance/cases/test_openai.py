@@ -406,7 +406,7 @@ LISTED: dict[str, Broken] = {
 RESPONSE: dict[str, Broken] = {
     "shape": less(RESPONSES, "output"),
     "usage": whole(RESPONSES, "usage.total_tokens", 1),
-    "usage-details": less(RESPONSES, "usage.output_tokens_details"),
+    "required-members": less(RESPONSES, "usage.output_tokens_details"),
     "incomplete": whole(RESPONSES, "status", "completed"),
     "event-names": events(_swapped(b"event: response.created\n", b""), RESPONSES),
     "events": events(_without(b"response.content_part.added"), RESPONSES),
