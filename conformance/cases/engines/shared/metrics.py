@@ -116,7 +116,8 @@ async def settled(target: Target, signals: Signals, within: float = _SETTLED_S) 
     """The page once nothing runs or waits any more, which it has to within seconds."""
     found, there = await until(target, signals, lambda page: not signals.held(page), within)
     count = signals.held(found)
-    check.true(there, f"requests still run or wait {within:g} s after their clients have gone", 0, count)
+    seconds = patience(target, within)
+    check.true(there, f"requests still run or wait {seconds:g} s after their clients have gone", 0, count)
     return found
 
 
@@ -156,6 +157,7 @@ async def kv_usage(target: Target, signals: Signals) -> None:
         usage = signals.kv_usage(page)
         return usage if usage is not None else 0.0 if signals.capacity else check.fail("KV usage is not told")
 
+    await _two_answers(target)
     idle = used(await quiet(target, signals))
     _fraction(idle)
     async with held(target, 4, await long_text(target)) as requests:
