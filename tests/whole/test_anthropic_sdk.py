@@ -24,6 +24,8 @@ SPEAKING = [engine for engine in (*ENGINES, *PROVIDERS) if engine != "deepseek"]
 """Those with messages of their own, or none; a simulated DeepSeek lacks the ones that the real one has."""
 NAMING_STOPS = ("vllm", "sglang", "llamacpp", "trtllm", "anthropic")
 """Those that tell which stop sequence it was."""
+COUNTING = ("vllm", "llamacpp", "anthropic")
+"""Those that count a prompt's tokens beforehand."""
 FORCING = [engine for engine in SPEAKING if engine != "ollama"]
 FORMATTING = [engine for engine in SPEAKING if engine not in ("vllm", "sglang", "llamacpp")]
 """Those whose answers can be held to a schema by what messages have for it."""
@@ -148,6 +150,12 @@ def test_what_is_hard_to_write_comes_through(sdk: Anthropic, any_model: str) -> 
 def test_an_answer_of_a_given_shape(sdk: Anthropic, any_model: str) -> None:
     parsed = sdk.messages.parse(model=any_model, messages=QUESTION, max_tokens=100, output_format=City)
     assert parsed.parsed_output == City(city="value", size=0)
+
+
+@pytest.mark.parametrize("any_model", COUNTING, indirect=True)
+def test_counted_tokens(sdk: Anthropic, any_model: str) -> None:
+    counted = sdk.messages.count_tokens(model=any_model, messages=QUESTION)
+    assert counted.input_tokens == read(sdk.messages.create(model=any_model, **ASKED))
 
 
 def test_models(sdk: Anthropic, any_model: str) -> None:
