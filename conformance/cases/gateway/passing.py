@@ -147,16 +147,18 @@ async def no_steering_members(target: Target) -> None:
     "pass.answer", "An answer says what the engine said", source="the gateway is no author", alone=True, needs=_BEHIND
 )
 async def answer_kept(target: Target) -> None:
-    through = await target.chatted("Say something long.", max_tokens=12, temperature=0.0, seed=7)
+    through = await target.chatted("Say something long.", max_tokens=12, temperature=0.0)
     engine = (await behind.simulators(target))[0]
-    body = json.loads((await behind.received(target, "Say something long."))["body"])
-    direct = (await target.ask(CHAT, body, where=engine)).expect(200).json
+    got = await behind.received(target, "Say something long.")
+    if not got["path"].endswith("/chat/completions"):
+        target.skip(f"the engine is asked in a dialect of its own, at {got['path']}")
+    direct = (await target.ask(got["path"], json.loads(got["body"]), where=engine)).expect(200).json
     said = check.member(direct, "choices.0.message.content", "the engine's answer")
     check.equal(check.member(through, "choices.0.message.content"), said, "the text through the gateway")
     check.equal(
         check.member(through, "usage.completion_tokens"), direct["usage"]["completion_tokens"], "completion_tokens"
     )
-    whole = await target.streamed("Say something long.", max_tokens=12, temperature=0.0, seed=7)
+    whole = await target.streamed("Say something long.", max_tokens=12, temperature=0.0)
     check.equal(whole.text(), said, "the streamed text through the gateway")
 
 
