@@ -103,5 +103,12 @@ def test_loading_is_skipped_only_where_it_is_switched_off(body: bytes, kind: str
     assert result.kind == kind, result.message
 
 
+def test_a_done_behind_message_stop_is_only_noted() -> None:
+    """vLLM 0.12 sends one, and SDKs of Messages read over it."""
+    more = at("/v1/messages", Mutation(events=lambda events: [*events, b"data: [DONE]\n\n"]))
+    (result,) = STAGE.play(more, {"vllm.messages"})
+    assert (result.kind, result.notes) == ("passed", ("[DONE] follows message_stop",))
+
+
 def test_every_case_can_fail() -> None:
     playing.covers(PROFILE, BROKEN)
