@@ -17,11 +17,32 @@ from adapters.stream import MendingDecoder, StreamDecoder
 from adapters.vllm import NOT_OPENAI_ON_ENGINES
 from adapters.whole import Answer, AnswerDecoder, MendedWhole
 from gateway.ports import Decoder
-from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation
+from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation, UpstreamRequest
 from gateway.wire import splice
 
 _ONE_AT_A_TIME: Mapping[str, dialect.Refuses] = {"parallel_tool_calls": dialect.is_false}
 """For those that call as many tools as they like whatever they are told."""
+
+
+class _OwnModels(OpenAI):
+    """OpenAI's own API, at Azure too: what it complains of is refused by name, so that a route can have it dropped."""
+
+    title = "OpenAI"
+    refused: ClassVar[Mapping[str, dialect.Refuses]] = dialect.EXTRAS
+    constraints = constraint.OPENAI
+
+
+class Compatible(OpenAI):
+    """Whatever is called OpenAI-compatible: nobody knows what all of these servers know, but for OpenAI itself."""
+
+    def __init__(self, trusted: frozenset[str] = frozenset()) -> None:
+        super().__init__(trusted)
+        self._own = _OwnModels(trusted)
+
+    def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
+        if endpoint.deployments or endpoint.host == "api.openai.com":
+            return self._own.encode(request, endpoint, model)
+        return super().encode(request, endpoint, model)
 
 
 class _MaxTokens(OpenAI):
@@ -142,6 +163,7 @@ class Ollama(_MaxTokens):
         "logit_bias": dialect.always,
         "tool_choice": dialect.other_than("auto"),
         "echo": dialect.always,
+        "logprobs": dialect.counted,  # chats have them
     }
     constraints = constraint.OPENAI
 
@@ -196,7 +218,11 @@ class Gemini(OpenAI):
         Operation.CHAT: b"/chat/completions",
         Operation.EMBEDDINGS: b"/embeddings",
     }
-    refused: ClassVar[Mapping[str, dialect.Refuses]] = {**dialect.EXTRAS, **_ONE_AT_A_TIME}
+    refused: ClassVar[Mapping[str, dialect.Refuses]] = {
+        **dialect.EXTRAS,
+        **_ONE_AT_A_TIME,
+        "logprobs": dialect.always,  # most models leave them out and say nothing
+    }
     strange = frozenset(dialect.IDLE) - {"service_tier"}
     constraints = constraint.OPENAI
 

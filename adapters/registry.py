@@ -13,8 +13,7 @@ import msgspec
 
 from adapters.anthropic import Anthropic
 from adapters.llamacpp import LlamaCpp
-from adapters.openai import OpenAI
-from adapters.providers import DeepSeek, Gemini, HuggingFace, Ollama, TensorRT
+from adapters.providers import Compatible, DeepSeek, Gemini, HuggingFace, Ollama, TensorRT
 from adapters.sglang import SGLang
 from adapters.tgi import TGI
 from adapters.vllm import VLLM
@@ -26,7 +25,7 @@ ENTRY_POINTS = "infer_gateway.adapters"
 arguments, returns an Adapter.
 """
 
-BUILT_IN = (VLLM, SGLang, TGI, LlamaCpp, Ollama, TensorRT, OpenAI, DeepSeek, Gemini, HuggingFace, Anthropic)
+BUILT_IN = (VLLM, SGLang, TGI, LlamaCpp, Ollama, TensorRT, Compatible, DeepSeek, Gemini, HuggingFace, Anthropic)
 
 PROBES = ("/v1/models", "/version", "/get_model_info", "/info", "/props", "/api/version")
 """GET each of these to learn which engine answers; see `detect`."""

@@ -30,13 +30,19 @@ class Column(NamedTuple):
     title: str
     adapter: Adapter
     labels: tuple[tuple[str, str], ...] = ()
+    host: str = "127.0.0.1"
+
+    @property
+    def variant(self) -> bool:
+        """Whether the engine has another column."""
+        return bool(self.labels) or self.host != "127.0.0.1"
 
     def encode(self, operation: Operation, members: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
         """Path and body that it is sent. Raises Unsupported and NotFound."""
         body = json.dumps({"model": MODEL, **members}).encode()
         stream = bool(members.get("stream"))
         asked = bool(stream and members.get("stream_options"))
-        endpoint = Endpoint(self.adapter.name, "http", "127.0.0.1", 1, labels=self.labels)
+        endpoint = Endpoint(self.adapter.name, "http", self.host, 1, labels=self.labels)
         request = InferenceRequest("r", operation, MODEL, body, stream=stream, include_usage=asked)
         sent = self.adapter.encode(request, endpoint, MODEL)
         return sent.path, json.loads(sent.body)
@@ -124,9 +130,14 @@ PROBES: dict[Operation, dict[str, Any]] = {
 
 
 def columns() -> list[Column]:
-    made = [Column(f"`{kind.name}`", kind()) for kind in BUILT_IN]
-    older = Column("`vllm` before 0.12", made[0].adapter, (("version", "0.11.0"),))
-    return [made[0], older, *made[1:]]
+    made: list[Column] = []
+    for kind in BUILT_IN:
+        made.append(Column(f"`{kind.name}`", kind()))
+        if kind.name == "vllm":
+            made.append(Column("`vllm` before 0.12", kind(), labels=(("version", "0.11.0"),)))
+        elif kind.name == "openai":
+            made.append(Column("OpenAI itself", kind(), host="api.openai.com"))
+    return made
 
 
 def members_of(name: str, probe: Any) -> dict[str, Any]:
@@ -166,7 +177,7 @@ def table(operation: Operation) -> str:
 def operations() -> str:
     """Operation × engine: where an engine offers it."""
     named = {operation.value: operation for operation in Operation}
-    engines = [column for column in columns() if not column.labels]
+    engines = [column for column in columns() if not column.variant]
     rows = [[f"`{path}`", *(offered(column, operation) for column in engines)] for path, operation in named.items()]
     return markdown([["", *(column.title for column in engines)], *rows])
 

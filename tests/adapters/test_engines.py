@@ -16,7 +16,7 @@ from adapters.tgi import TGI
 from adapters.vllm import VLLM
 from gateway.errors import NotFound, Unsupported
 from gateway.ports import Adapter
-from gateway.types import ModelCard, Operation, Usage
+from gateway.types import Endpoint, ModelCard, Operation, Usage
 from tests.adapters.recorded import answer, endpoint, events, request, run
 
 
@@ -308,3 +308,24 @@ def test_deepseek_tells_cached_tokens_where_clients_look_for_them() -> None:
     newer = {**whole, "usage": {**counts, "prompt_tokens_details": {"cached_tokens": 5}}}
     decoder = DeepSeek().decoder(request(), 200, [(b"content-type", b"application/json")])
     assert json.loads(run(decoder, [json.dumps(newer).encode()])) == newer
+
+
+@pytest.mark.parametrize(
+    ("at", "known"),
+    [
+        (Endpoint("openai", "https", "api.openai.com", 443), True),
+        (Endpoint("openai", "https", "x.openai.azure.com", 443, deployments=True), True),
+        (Endpoint("openai", "https", "api.groq.com", 443), False),
+    ],
+)
+def test_what_openai_itself_does_not_know_is_known(at: Endpoint, known: bool) -> None:
+    body = b'{"model":"tiny","top_k":5,"guided_json":{"a":1}}'
+    adapter = load()["openai"]
+    if not known:
+        assert adapter.encode(request(body), at, "tiny").body == body
+        return
+    with pytest.raises(Unsupported, match="top_k") as caught:
+        adapter.encode(request(body), at, "tiny")
+    assert caught.value.droppable == ("top_k",)
+    sent = json.loads(adapter.encode(request(body.replace(b'"top_k":5,', b"")), at, "tiny").body)
+    assert sent["response_format"]["json_schema"]["schema"] == {"a": 1}
