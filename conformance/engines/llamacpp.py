@@ -134,12 +134,15 @@ class LlamaCpp(Engine):
         messages = fields["messages"]
         if not isinstance(messages, list):
             raise self.error(400, "Expected 'messages' to be an array")
+        form = fields.get("response_format") or {}
+        if not isinstance(form, dict) or not all(isinstance(each, dict) for each in messages):
+            raise self.error(500, "[json.exception.type_error.306] cannot use value() with string")
         if any(each.get("content") is None for each in messages if each.get("role") != "assistant"):
             raise self.error(400, "All non-assistant messages must contain 'content'")
         if any(_pictured(each) for each in messages):
             what = "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj"
             raise self.error(500, what)
-        kind = (fields.get("response_format") or {}).get("type", "text")
+        kind = form.get("type", "text")
         if kind not in ("text", "json_object", "json_schema"):
             known = '"text" or "json_object"'
             raise self.error(400, f"response_format type must be one of {known}, but got: {kind}")

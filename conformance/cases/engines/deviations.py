@@ -23,6 +23,7 @@ _RANGES = "its ranges are wider than OpenAI's"
 _UNCHECKED = "it does not look at it, or only once it is used"
 _UNKNOWN_TOOL = "it does not look whether the tool that is named is there"
 _IGNORED = "it ignores this; the adapter refuses it by name"
+_CHUNKS = "chunks have no finish_reason until the last; the adapter makes it null"
 _CREATED = "it tells no time of creation; the gateway says 0"
 
 _NO_IDS: Reasons = {"openai.connections.request-id*": _ID}
@@ -183,7 +184,7 @@ _GEMINI: Reasons = {
     "openai.models.list*": _CREATED,
     "openai.models.created": _CREATED,
     "openai.models.one*": _CREATED,
-    "openai.stream.shape": "chunks have no finish_reason until the last; the adapter makes it null",
+    "openai.stream.shape": _CHUNKS,
     "openai.stream.role-once": "the role is on every chunk; the adapter leaves it on the first",
     "openai.stream.usage*": "every chunk has the usage so far; the adapter keeps the last",
     "openai.tools.stream*": "streamed calls have no index; the adapter numbers them",
@@ -201,6 +202,26 @@ _HUGGINGFACE: Reasons = {
     "openai.errors.unknown-model*": "an unknown model is a 400; the adapter makes it a 404",
 }
 
+_TRTLLM: Reasons = {
+    "openai.chat.required-members": _REFUSAL,
+    **_NO_IDS,
+    **_CODES,
+    **_without(_ANY, "openai.errors.no-model"),
+    **_errors("its errors are strings or flat; the adapter makes them OpenAI's"),
+    "openai.errors.envelope": "its errors are strings or flat; the adapter makes them OpenAI's",
+    "openai.errors.message": "its errors are strings or flat; the adapter makes them OpenAI's",
+    "openai.errors.role": _ANY_ROLE,
+    "openai.errors.temperature-negative": _UNCHECKED,
+    "openai.errors.top-p": _UNCHECKED,
+    "openai.errors.ranges": _UNCHECKED,
+    "openai.errors.huge-numbers": _UNCHECKED,
+    "openai.errors.key-*": "it asks nobody for a key; the gateway does",
+    "openai.logprobs.stream": _CHUNKS,
+    "openai.stream.shape": _CHUNKS,
+    "openai.tools.stream*": _CHUNKS,
+    "openai.tools.unknown-name": _UNKNOWN_TOOL,
+}
+
 DEVIATIONS: Mapping[str, Reasons] = {
     "vllm": _VLLM,
     "sglang": _SGLANG,
@@ -211,5 +232,6 @@ DEVIATIONS: Mapping[str, Reasons] = {
     "ollama": _OLLAMA,
     "gemini": _GEMINI,
     "huggingface": _HUGGINGFACE,
+    "trtllm": _TRTLLM,
 }
 """Engine → pattern of case ids → reason."""
