@@ -16,7 +16,7 @@ from conformance.record.secrets import Scrubber
 from conformance.suite.target import Setup
 from conformance.suite.wire import Address
 from tests import recordings
-from tests.process import simulate
+from tests.process import run, simulate
 from tools import replay_recordings as replay
 
 KEY = "key-0123456789abcdef"
@@ -76,6 +76,17 @@ def test_a_server_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not list(out.glob("*.http"))
     assert command("--url", "ftp://x", "--out", str(out)) == 2
     assert command("--url", "http://x", "--out", str(out), "--api-key-env", "NO_SUCH_VARIABLE_IS_SET") == 2
+
+
+def test_it_is_a_command(tmp_path: Path) -> None:
+    out = tmp_path / "tgi"
+    with simulate("tgi", "tiny") as engine:
+        done = run(
+            "conformance", "record", "--url", engine.url, "--out", str(out), "--only", "info", "--only", "metrics-*"
+        )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "about.json").read_bytes())["engine"] == "tgi"
+    assert {path.name for path in out.iterdir()} == {"about.json", "info.http", "metrics-idle.prom"}
 
 
 ANSWER = (
