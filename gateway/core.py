@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from gateway.admission import Alarms
-from gateway.call import Attempt, Call, unlink
+from gateway.attempt import Attempt, unlink
+from gateway.call import Call
 from gateway.config.snapshot import Policy
 from gateway.errors import GatewayError, RateLimited, Stopping, UpstreamError, UpstreamTimeout
 from gateway.member import Member

@@ -16,7 +16,8 @@ import msgspec
 import trio
 
 from gateway.addresses import Addresses
-from gateway.call import Attempt, Call
+from gateway.attempt import Attempt
+from gateway.call import Call
 from gateway.errors import GatewayError, NoEndpoints, UpstreamError
 from gateway.member import Member
 from gateway.ports import Decoder

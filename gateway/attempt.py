@@ -1,0 +1,135 @@
+"""One endpoint tried for a request: what it is sent, and what becomes of it. (T)
+
+Invariant: what an attempt holds it gives back on leaving its block, whatever the reason; whoever failed is judged then.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+
+from gateway.errors import GatewayError, Unsupported, UpstreamError, UpstreamTimeout
+from gateway.member import Member
+from gateway.pool import Pool
+from gateway.schedule.ask import Ask
+from gateway.types import Endpoint, InferenceRequest, UpstreamRequest
+from gateway.wire import splice
+
+if TYPE_CHECKING:
+    from gateway.call import Call
+
+_log = logging.getLogger("infer_gateway.core")
+FULL: Final = (429, 503, 529)
+"""Statuses of who has no room."""
+_NOT_OFFERED: Final = 501  # what the caller asked for is not there; the engine is well
+
+
+class Attempt:
+    """One endpoint tried. A failure that may be tried elsewhere ends here and is kept in ``failure``; others pass."""
+
+    __slots__ = ("ask", "call", "delay", "failure", "member", "model", "policy", "pool")
+
+    def __init__(self, call: Call, pool: Pool, member: Member, ask: Ask) -> None:
+        self.call = call
+        self.pool = pool
+        self.member = member
+        self.ask = ask
+        self.model = ask.model
+        self.policy = pool.policy
+        self.failure: GatewayError | None = None
+        self.delay = pool.policy.retry_interval if call.tried else 0.0
+        call.hasten(pool.policy)
+
+    def encoded(self) -> UpstreamRequest:
+        """What the endpoint is sent: without the members it would ignore, where the route wants it so. Raises
+        GatewayError.
+        """
+        call, member = self.call, self.member
+        request = call.named_request()
+        dropped: tuple[str, ...] = ()
+        while True:
+            try:
+                encoded = member.adapter.encode(request, member.endpoint, self.model)
+            except Unsupported as error:
+                request = self._without(request, error)
+                dropped = (*dropped, *error.droppable)
+            else:
+                call.dropped = dropped
+                return encoded
+
+    def _without(self, request: InferenceRequest, error: Unsupported) -> InferenceRequest:
+        """The request without what ``error`` is about; raises it if that cannot be."""
+        if not self.call.lenient or not error.droppable:
+            raise error
+        body = splice.remove(request.body, error.droppable)
+        if len(body) == len(request.body):
+            raise error
+        return msgspec.structs.replace(request, body=body)
+
+    def __enter__(self) -> Endpoint:
+        member, call = self.member, self.call
+        call.placement = self.pool.place(self.ask, member, call.gateway.turn.now)
+        if call.admission is not None:
+            call.admission.counted(member)
+        call.tried += 1
+        call.decoder = None
+        call.member = member
+        call.pool = member.pool
+        call.endpoint = member.id
+        if call.explanation is not None:
+            call.explanation.tried.append(member.id)
+        return member.endpoint
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        member, call = self.member, self.call
+        placement, decoder, call.placement = call.placement, call.decoder, None
+        assert placement is not None
+        if decoder is None:
+            placement.left(call.gateway.turn.now, None)
+        else:
+            placement.left(call.gateway.turn.now, decoder.usage, decoder.tokens)
+        outcome = "ok" if error is None else error.reason if isinstance(error, GatewayError) else "cancelled"
+        self.call.gateway.attempted(member.pool, member.id, outcome)
+        if error is None:
+            member.succeeded(call.gateway.turn.now, placement.probe)
+            return False
+        if not isinstance(error, (UpstreamError, UpstreamTimeout)):
+            return False
+        self._judge(error, placement.probe)
+        if error.retryable and not self.call.committed:
+            self.failure = unlink(error)
+            self.call.drop_preamble()
+            return True
+        return False
+
+    def _judge(self, error: UpstreamError | UpstreamTimeout, probe: bool) -> None:
+        """What the failure says about the endpoint: its own fault, a request to wait, or the caller's mistake."""
+        now = self.call.gateway.turn.now
+        if error.retry_after is not None:
+            self.member.cool(now, error.retry_after)
+        elif error.status in FULL:
+            self.member.refused(now)  # not ill
+        elif error.retryable or (error.status >= 500 and error.status != _NOT_OFFERED):
+            rest = self.member.failed(now, probe)
+            if rest:
+                cause = error.__cause__ or error
+                _log.warning("%s of %s is set aside for %g s: %s", self.member.id, self.member.pool, rest, cause)
+        else:
+            self.member.succeeded(now, probe)
+
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+def unlink(error: _Error) -> _Error:
+    """Forget the frames an error came through: it is kept by one of them, and they hold the request's body."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return error
