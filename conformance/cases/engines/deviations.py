@@ -23,7 +23,7 @@ _RANGES = "its ranges are wider than OpenAI's"
 _UNCHECKED = "it does not look at it, or only once it is used"
 _UNKNOWN_TOOL = "it does not look whether the tool that is named is there"
 _IGNORED = "it ignores this; the adapter refuses it by name"
-_CHUNKS = "chunks have no finish_reason until the last; the adapter makes it null"
+_CHUNKS = "chunks have no finish_reason until the last"
 _CREATED = "it tells no time of creation; the gateway says 0"
 
 _NO_IDS: Reasons = {"openai.connections.request-id*": _ID}
@@ -184,7 +184,7 @@ _GEMINI: Reasons = {
     "openai.models.list*": _CREATED,
     "openai.models.created": _CREATED,
     "openai.models.one*": _CREATED,
-    "openai.stream.shape": _CHUNKS,
+    "openai.stream.required-members": _CHUNKS,
     "openai.stream.role-once": "the role is on every chunk; the adapter leaves it on the first",
     "openai.stream.usage*": "every chunk has the usage so far; the adapter keeps the last",
     "openai.tools.stream*": "streamed calls have no index; the adapter numbers them",
@@ -216,9 +216,7 @@ _TRTLLM: Reasons = {
     "openai.errors.ranges": _UNCHECKED,
     "openai.errors.huge-numbers": _UNCHECKED,
     "openai.errors.key-*": "it asks nobody for a key; the gateway does",
-    "openai.logprobs.stream": _CHUNKS,
-    "openai.stream.shape": _CHUNKS,
-    "openai.tools.stream*": _CHUNKS,
+    "openai.stream.required-members": _CHUNKS,
     "openai.tools.unknown-name": _UNKNOWN_TOOL,
 }
 

@@ -117,7 +117,7 @@ class Delta(Shape):
 class ChunkChoice(Shape):
     index: Count
     delta: Delta
-    finish_reason: Finish | None
+    finish_reason: Finish | None = None
     logprobs: Logprobs | None = None
 
 
@@ -161,7 +161,7 @@ class Completion(Shape):
 class TextChunkChoice(Shape):
     index: Count
     text: str
-    finish_reason: Literal["stop", "length", "content_filter"] | None
+    finish_reason: Literal["stop", "length", "content_filter"] | None = None
     logprobs: LegacyLogprobs | None = None
 
 

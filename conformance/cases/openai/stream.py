@@ -34,6 +34,17 @@ async def shape(target: Target) -> None:
 
 
 @PROFILE.case(
+    "stream.required-members",
+    "Every choice of a chunk has a finish_reason, null until the last",
+    source=f"{CHUNK_OBJECT}: choices.finish_reason is required; SDKs read it as null, typed clients refuse the chunk",
+    level=Level.SHOULD,
+)
+async def required_members(target: Target) -> None:
+    for choice in (await target.streamed()).choices():
+        check.contains(choice, "finish_reason", "a choice of a chunk")
+
+
+@PROFILE.case(
     "stream.role-first",
     "The first delta of a choice says the role",
     source=f"{CHUNK_OBJECT}: delta.role; LangChain's chat model makes its message of it",

@@ -215,6 +215,7 @@ CHATS: dict[str, Broken] = {
 STREAMS: dict[str, Broken] = {
     "content-type": fields(lambda found: {**found, b"content-type": b"text/plain"}),
     "shape": at(CHAT, chunks(drop(DELTA))),
+    "required-members": at(CHAT, chunks(lambda found: drop(FINISH)(found) if found["choices"] else None)),
     "role-first": at(CHAT, chunks(drop(f"{DELTA}.role"))),
     "role-once": chunk(f"{DELTA}.role", "assistant"),
     "same-id": numbered("id"),
