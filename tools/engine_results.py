@@ -22,6 +22,10 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 KINDS = ("passed", "deviated", "failed", "noted", "skipped")
 _NAMES = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp", "tgi": "TGI"}
 _LONGEST = 160
+_ABOUT = """\
+`make conformance-vllm` writes this for vLLM on a CPU (`ARGS="--version 0.26.0"` for another release), `python
+tools/real_engines.py llamacpp` for llama.cpp. Both serve a tiny model of random weights. Of an engine by itself known
+deviations are told apart; of a gateway nothing is forgiven that the engine lets through."""
 
 Document = dict[str, Any]
 
@@ -97,6 +101,7 @@ def _order(document: Document) -> tuple[str, list[int]]:
 
 def _lines(documents: list[Document]) -> Iterator[str]:
     yield ""
+    yield from (_ABOUT, "")
     yield "| Engine | Release | On | Against | Passed | Deviates | Failed | Noted | Skipped | Took |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for document in documents:
