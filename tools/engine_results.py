@@ -23,8 +23,8 @@ KINDS = ("passed", "deviated", "failed", "noted", "skipped")
 _NAMES = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp", "tgi": "TGI"}
 _LONGEST = 160
 _ABOUT = """\
-`make conformance-vllm` writes this for vLLM on a CPU (`ARGS="--version 0.26.0"` for another release), `python
-tools/real_engines.py llamacpp` for llama.cpp. Both serve a tiny model of random weights. Of an engine by itself known
+`make conformance-vllm` writes this for vLLM on a CPU (`ARGS="--version 0.26.0"` for another release), for llama.cpp
+`python tools/real_engines.py llamacpp`. Both serve a tiny model of random weights. Of an engine by itself known
 deviations are told apart; of a gateway nothing is forgiven that the engine lets through."""
 
 Document = dict[str, Any]

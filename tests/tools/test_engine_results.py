@@ -61,11 +61,11 @@ def test_the_section_is_between_its_markers(tmp_path: Path) -> None:
     engine_results.keep(kept | {"version": "0.9.1", "wheel": ""}, tmp_path)
     found = engine_results.kept(tmp_path)
     assert len(found) == 2
-    page = engine_results.written("before\n<!-- results -->old<!-- /results -->\nafter", found)
+    page = engine_results.written("before\n<!-- results -->stale<!-- /results -->\nafter", found)
     assert page.startswith("before\n<!-- results -->\n")
     assert page.endswith("<!-- /results -->\nafter")
     assert page.index("vLLM | 0.32.0") < page.index("vLLM | 0.9.1")
     assert "| failed | must | `a.b` | no |" in page
-    assert "old" not in page
+    assert "stale" not in page
     with pytest.raises(ValueError, match="lacks"):
         engine_results.written("nothing", found)
