@@ -66,7 +66,7 @@ async def completion_stream(target: Target) -> None:
     "stream.same", "Pieces together are what the whole answer says", source=PROTO, level=Level.SHOULD, needs=NEEDS
 )
 async def same(target: Target) -> None:
-    asked = streamed(target, temperature=0.0, seed=7)
+    asked = streamed(target, temperature=0.0)
     pieces = (await called(target, "StreamChatCompletion", asked)).expect(rpc.OK).received
     whole = await called(target, "CreateChatCompletion", asked.request)
     said = "".join(choice.delta.content for piece in pieces for choice in piece.choices)

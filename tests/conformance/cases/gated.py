@@ -14,8 +14,8 @@ from conformance.suite.outcome import Result
 from conformance.suite.run import Runner
 from conformance.suite.target import Setup
 from conformance.suite.wire import address
-from tests.process import serve, simulate, together
-from tests.whole.fleet import pool, settings, wait_scraped, written
+from tests.process import eventually, serve, simulate, together
+from tests.whole.fleet import endpoints, pool, settings, written
 
 MODEL = "m"
 KEY = "conformance-test-key"
@@ -28,9 +28,9 @@ def _key(key: str, tier: str) -> dict[str, str]:
 
 
 @contextmanager
-def gated(directory: Path) -> Iterator[Setup]:
-    """What a command line would name of it, all options given."""
-    engines = [simulate("vllm", MODEL, "--itl", "0.005") for _ in range(2)]
+def gated(directory: Path, kind: str = "vllm") -> Iterator[Setup]:
+    """What a command line would name of it, all options given. ``kind``: of the engines."""
+    engines = [simulate(kind, MODEL, "--itl", "0.005") for _ in range(2)]
     sections = settings(
         auth={"apiKeys": [_key(KEY, "free"), _key(LIMITED, "limited")]},
         limits=[{"match": {"tier": "limited"}, "requestsPerMinute": 3}],
@@ -38,9 +38,9 @@ def gated(directory: Path) -> Iterator[Setup]:
         listeners={"extProc": {"address": "127.0.0.1:0", "healthAddress": "127.0.0.1:0", "steering": True}},
     )
     with together(*engines):
-        config = written(directory, pool(MODEL, engines), sections)
+        config = written(directory, pool(MODEL, engines, kind=kind), sections)
         with serve("-c", config) as gateway:
-            wait_scraped(gateway)
+            assert eventually(lambda: all(seen["models"] for seen in endpoints(gateway).values()))
             yield Setup(
                 address=address(gateway.url),
                 engine="gateway",
