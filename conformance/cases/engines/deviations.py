@@ -70,6 +70,9 @@ _VLLM: Reasons = {
     "openai.errors.role": _ANY_ROLE,
     "openai.errors.ranges": "a temperature above 2 is taken",
     "openai.errors.no-model": _NO_MODEL,
+    "openai.errors.not-object": "a body that is no object is a 500 before 0.26",
+    "openai.responses.text": "0.12's last event has the last piece of the text only",
+    "openai.responses.incomplete": "before 0.26 a response that was cut says completed",
     "openai.embeddings.empty": "it embeds nothing, and says so with 200",
 }
 

