@@ -55,6 +55,11 @@ class LlamaCpp(OpenAI):
     def translate(self, request: InferenceRequest, body: bytes, endpoint: Endpoint, model: str) -> bytes:
         if b'"repetition_penalty"' in body:
             body = splice.rename(body, "repetition_penalty", "repeat_penalty")
+        if request.operation is Operation.CHAT:
+            if b'"tool_choice"' in body:
+                body = _with_one_tool(body)
+            if b'"reasoning_effort"' in body:
+                body = _with_effort(body)
         return super().translate(request, body, endpoint, model)
 
     def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
@@ -64,3 +69,36 @@ class LlamaCpp(OpenAI):
         lengths = {c.id: c.meta.n_ctx for c in msgspec.json.decode(body, type=_Listing).data if c.meta is not None}
         cards = super().parse_models(body)
         return [msgspec.structs.replace(card, max_model_len=lengths.get(card.id)) for card in cards]
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Tool(msgspec.Struct):
+    function: _Named
+
+
+def _with_one_tool(body: bytes) -> bytes:
+    """It takes a tool that is named for any: with no other to choose from, it has to be that one."""
+    found = dialect.members(body)
+    try:
+        wanted = msgspec.json.decode(found.get("tool_choice", b""), type=_Tool).function.name
+        listed = msgspec.json.decode(found.get("tools", b""), type=list[msgspec.Raw])
+        kept = [tool for tool in listed if msgspec.json.decode(tool, type=_Tool).function.name == wanted]
+    except msgspec.DecodeError:  # a word, or nothing that anybody could read
+        return body
+    if not kept:
+        return body
+    body = splice.replace(body, "tools", msgspec.json.encode(kept))
+    return splice.replace(body, "tool_choice", b'"required"')
+
+
+def _with_effort(body: bytes) -> bytes:
+    """Its templates are told how hard to think by their own arguments."""
+    found = dialect.members(body)
+    effort, told = dialect.value(found, "reasoning_effort"), dialect.value(found, "chat_template_kwargs") or {}
+    name, argument = ("enable_thinking", False) if effort == "none" else ("reasoning_effort", effort)
+    if effort is None or not isinstance(told, dict) or name in told:
+        return body
+    return splice.merge(body, "chat_template_kwargs", name, msgspec.json.encode(argument))

@@ -100,6 +100,7 @@ PROBES: dict[Operation, dict[str, Any]] = {
         "tools": [TOOL],
         "tools: []": {"tools": []},
         "tool_choice: required": {"tools": [TOOL], "tool_choice": "required"},
+        "tool_choice: a name": {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
         "tools with response_format": {"tools": [TOOL], "response_format": {"type": "json_object"}},
         "parallel_tool_calls": {"tools": [TOOL], "parallel_tool_calls": False},
         "functions": [{"name": "f"}],

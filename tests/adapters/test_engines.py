@@ -329,3 +329,32 @@ def test_what_openai_itself_does_not_know_is_known(at: Endpoint, known: bool) ->
     assert caught.value.droppable == ("top_k",)
     sent = json.loads(adapter.encode(request(body.replace(b'"top_k":5,', b"")), at, "tiny").body)
     assert sent["response_format"]["json_schema"]["schema"] == {"a": 1}
+
+
+def test_llamacpp_is_left_no_choice_where_a_tool_is_named() -> None:
+    tools = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("f", "g")]
+    named = {"type": "function", "function": {"name": "g"}}
+    told = sent(LlamaCpp(), tools=tools, tool_choice=named)
+    assert (told["tools"], told["tool_choice"]) == (tools[1:], "required")
+    for choice in ("auto", "required", "none", None, {"type": "function", "function": {"name": "h"}}, {"type": "odd"}):
+        assert sent(LlamaCpp(), tools=tools, tool_choice=choice) == {
+            "model": "tiny", "tools": tools, "tool_choice": choice
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+        ({"reasoning_effort": "none"}, {"enable_thinking": False}),
+        ({"reasoning_effort": "low", "chat_template_kwargs": {"a": 1}}, {"a": 1, "reasoning_effort": "low"}),
+        ({"reasoning_effort": "low", "chat_template_kwargs": None}, {"reasoning_effort": "low"}),
+        (
+            {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}},
+            {"reasoning_effort": "high"},
+        ),
+        ({"reasoning_effort": None}, None),
+    ],
+)
+def test_llamacpps_templates_are_told_how_hard_to_think(given: dict[str, Any], told: dict[str, Any] | None) -> None:
+    assert sent(LlamaCpp(), **given).get("chat_template_kwargs") == told
