@@ -16,6 +16,7 @@ from conformance.cases.openai import (  # noqa: F401  importing registers
     others,
     parameters,
     prompts,
+    refusals,
     responses,
     stream,
     stream_usage,

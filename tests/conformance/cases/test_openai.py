@@ -455,3 +455,28 @@ def test_all_cases_pass_on_an_engine_that_is_well() -> None:
 @pytest.mark.parametrize("case", TABLE)
 def test_a_broken_engine_is_noticed(case: str) -> None:
     noticed(STAGE, case, TABLE[case])
+
+
+FAULTS = [
+    ("refuse", "openai.chat.shape"),
+    ("503", "openai.chat.shape"),
+    ("429:7", "openai.stream.shape"),
+    ("cut:3", "openai.stream.done"),
+    ("cut:3", "openai.chat.shape"),
+    ("error-event:3", "openai.stream.finish-once"),
+    ("error-event:0", "openai.stream.role-first"),
+    ("error-event:3", "openai.chat.content-type"),
+    ("rubbish", "openai.chat.shape"),
+    ("rubbish:sse", "openai.stream.shape"),
+    ("rubbish:http", "openai.stream.content-type"),
+    ("hang", "openai.chat.shape"),
+    ("stall:3", "openai.stream.done"),
+    ("stall", "openai.chat.shape"),
+    ("503@p=0.5", "openai.crowds.streams"),
+    ("cut:3@every=9", "openai.crowds.streams"),
+]
+
+
+@pytest.mark.parametrize(("fault", "case"), FAULTS)
+def test_a_fault_is_noticed(fault: str, case: str) -> None:
+    noticed(STAGE, case, Broken(settings={"fail": (fault,)}, setup={"timeout": 0.5}))
