@@ -214,12 +214,15 @@ class Mender:
 
     For engines whose chunks need it (TGI, Gemini, Ollama), and for streams of others from where they do; the state of
     one answer. ``created`` and ``model`` stand in for an engine that does not tell; in the choices ``spoken`` the role
-    has been said.
+    has been said. Without ``counts`` a chunk with choices loses its usage.
     """
 
-    __slots__ = ("_called", "_created", "_id", "_model", "_spoken", "_time")
+    __slots__ = ("_called", "_counts", "_created", "_id", "_model", "_spoken", "_time")
 
-    def __init__(self, ident: str, created: int = 0, model: str = "", spoken: Iterable[object] = ()) -> None:
+    def __init__(
+        self, ident: str, created: int = 0, model: str = "", spoken: Iterable[object] = (), *, counts: bool = True
+    ) -> None:
+        self._counts = counts
         self._id = ident
         self._time = created
         self._created = 0
@@ -234,6 +237,8 @@ class Mender:
         document["created"] = self._created
         document["id"] = document.get("id") or self._id
         document["model"] = document.get("model") or self._model
+        if document["choices"] and not self._counts:
+            document.pop("usage", None)
         for choice in document["choices"]:
             self._choice(choice, document)
         return encode(document)

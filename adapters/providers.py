@@ -13,7 +13,7 @@ import msgspec
 from adapters import constraint, dialect, turns, usage, vocabulary
 from adapters.chunk import Chunk
 from adapters.openai import OpenAI
-from adapters.stream import MendingDecoder, StreamDecoder
+from adapters.stream import MendingDecoder, StreamDecoder, mender
 from adapters.vllm import NOT_OPENAI_ON_ENGINES
 from adapters.whole import Answer, AnswerDecoder, MendedWhole
 from gateway.ports import Decoder
@@ -249,14 +249,15 @@ class Gemini(OpenAI):
 
 
 class _GeminiEvents(MendingDecoder):
+    """Its counts grow from chunk to chunk, and there are clients that add them up: they are told at the end."""
+
+    def __init__(self, request: InferenceRequest, headers: Headers = ()) -> None:
+        super().__init__(request, headers)
+        self._mender = mender(request, headers, counts=False)
+
     def _chunk(self, data: bytes, read: Chunk, *, named: bool) -> bytes:
         _count_thoughts(read.usage)
         return super()._chunk(data, read, named=named)
-
-    def _mended(self, data: bytes, read: Chunk) -> bytes:
-        """Its counts grow from chunk to chunk, and there are clients that add them up: they are told at the end."""
-        told = splice.remove(data, ["usage"]) if read.usage is not None and read.choices else data
-        return super()._mended(told, read)
 
 
 class _GeminiWhole(MendedWhole):

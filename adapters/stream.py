@@ -379,9 +379,11 @@ def _suspects(body: bytes) -> tuple[bytes, ...]:
     return found
 
 
-def mender(request: InferenceRequest, headers: Headers, spoken: Iterable[object] = ()) -> chunk.Mender:
+def mender(
+    request: InferenceRequest, headers: Headers, spoken: Iterable[object] = (), *, counts: bool = True
+) -> chunk.Mender:
     """For an answer with these headers."""
-    return chunk.Mender(answer_id(request), answer_time(headers), request.model, spoken)
+    return chunk.Mender(answer_id(request), answer_time(headers), request.model, spoken, counts=counts)
 
 
 def answer_time(headers: Headers) -> int:
