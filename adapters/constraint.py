@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
 from adapters import dialect
-from gateway.errors import InvalidRequest
+from adapters.shapes import invalid, read
 from gateway.wire import splice
 
 
@@ -45,6 +45,9 @@ NESTED: Final = "structured_outputs"
 """vLLM's since 0.11: an object with one of the kinds."""
 
 _KINDS: Final = frozenset(_FLAT.values())
+_VALUES: Final = {"json": "a JSON schema", "choice": "a list of texts"}
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TEXTS: Final = msgspec.json.Decoder(Annotated[list[str], msgspec.Meta(min_length=1)])
 MEMBERS: Final = frozenset((*_FLAT, NESTED))
 FORMAT: Final = "response_format"
 
@@ -53,20 +56,20 @@ def foreign(watched: dialect.Members, spoken: Collection[str]) -> list[Constrain
     """The constraints among a request's members that its engine does not know by that name."""
     found: list[Constraint] = []
     for name, raw in watched.items():
-        if name in MEMBERS and name not in spoken and dialect.always(msgspec.json.decode(raw), {}):
+        if name in MEMBERS and name not in spoken and dialect.always(dialect.decoded(raw, name), {}):
             found += _inside(name, raw) if name == NESTED else [Constraint(_FLAT[name], bytes(raw), name)]
     return found
 
 
 def _inside(name: str, raw: msgspec.Raw) -> list[Constraint]:
     """``structured_outputs``: its one kind, and options that nobody else has."""
-    given = [(kind, bytes(value)) for kind, value in dialect.members(bytes(raw)).items()]
+    given = [(kind, bytes(value)) for kind, value in read(_OBJECT, raw, name).items()]
     return [Constraint(kind, value, name) for kind, value in given if value not in (b"null", b"false")]
 
 
 def written(engine: str, found: Sequence[Constraint], writers: Mapping[str, Writer], body: bytes) -> bytes:
     """``body`` with what was found in the engine's words. Raises Unsupported where it has none, or has to take one of
-    several.
+    several, InvalidRequest for a value that is none of its kind.
     """
     (kind, value, named), *more = found
     if kind not in writers or more:
@@ -74,7 +77,10 @@ def written(engine: str, found: Sequence[Constraint], writers: Mapping[str, Writ
     given = dialect.value(dialect.members(body), FORMAT)
     if isinstance(given, dict) and given.get("type", "text") != "text":
         raise dialect.unsupported(engine, named, why=f"not together with '{FORMAT}'")
-    name, value = writers[kind](value)
+    try:
+        name, value = writers[kind](value)
+    except (ValueError, RecursionError):
+        raise invalid(named, f"expected {_VALUES.get(kind, 'another type')}") from None
     return splice.insert(splice.remove(body, [named, name, FORMAT]), name, value)
 
 
@@ -93,29 +99,21 @@ def in_format(template: bytes) -> Writer:
 
 
 def schema(write: Writer) -> Writer:
-    """For a value that is a JSON schema: vLLM and SGLang also take one as text. Raises InvalidRequest."""
+    """For a value that is a JSON schema: vLLM and SGLang also take one as text. Raises ValueError."""
     return lambda value: write(_unquoted(value))
 
 
 def _unquoted(value: bytes) -> bytes:
     if not value.startswith(b'"'):
         return value
-    text = str(msgspec.json.decode(value)).encode("utf-8", "surrogatepass")
-    dialect.members(text)
-    return text
+    text = msgspec.json.decode(value, type=str)
+    _OBJECT.decode(text)
+    return text.encode()
 
 
 def chosen(write: Writer, form: Callable[[list[str]], str]) -> Writer:
-    """For a value that is a list of texts, of which the answer is to be one. Raises InvalidRequest."""
-
-    def written(value: bytes) -> tuple[str, bytes]:
-        try:
-            texts = msgspec.json.decode(value, type=list[str])
-        except msgspec.DecodeError:
-            raise InvalidRequest("a choice is a list of texts", param="choice") from None
-        return write(msgspec.json.encode(form(texts)))
-
-    return written
+    """For a value that is a list of texts, of which the answer is to be one. Raises ValueError."""
+    return lambda value: write(msgspec.json.encode(form(_TEXTS.decode(value))))
 
 
 def as_grammar(texts: list[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from adapters.shapes import invalid, read
 from gateway.errors import InvalidRequest, Unsupported
 
 STEERING = (
@@ -155,8 +156,8 @@ class Watch:
 
     def refuse(self, members: Members) -> None:
         """Raises Unsupported, naming a member this engine would silently ignore; one that is needed comes first."""
-        read, checks = self._read, self._refused
-        values = {name: msgspec.json.decode(raw) for name, raw in members.items() if name in read}
+        checks = self._refused
+        values = {name: decoded(raw, name) for name, raw in members.items() if name in self._read}
         ignored = [name for name, value in values.items() if name in checks and checks[name](value, values)]
         if ignored:
             raise unsupported(self._engine, next((name for name in ignored if name in NEEDED), ignored[0]), ignored)
@@ -180,10 +181,29 @@ def members(body: bytes) -> Members:
 
 
 def value(found: Mapping[str, msgspec.Raw], name: str) -> Any:
-    """The decoded value of a member, None if it is missing."""
+    """The decoded value of a member, None if it is missing. Raises InvalidRequest."""
     raw = found.get(name)
-    return None if raw is None else msgspec.json.decode(raw)
+    return None if raw is None else decoded(raw, name)
+
+
+_ANY = msgspec.json.Decoder(Any)
+
+
+def decoded(raw: msgspec.Raw, name: str) -> Any:
+    """The value of the member ``name``: a request's own decoding has looked into few of them. Raises InvalidRequest."""
+    return read(_ANY, raw, name)
+
+
+def number(given: Any, name: str) -> float | None:
+    """The decoded member ``name``, which is to be a number or null. Raises InvalidRequest."""
+    if given is None or (isinstance(given, (int, float)) and not isinstance(given, bool)):
+        return given
+    raise invalid(name, "expected a number")
 
 
 def encode(found: Mapping[str, Any]) -> bytes:
-    return msgspec.json.encode(found)
+    """Raises InvalidRequest for what was nested as deeply as could be read."""
+    try:
+        return msgspec.json.encode(found)
+    except RecursionError:
+        raise invalid("", "it is nested too deeply") from None

@@ -121,7 +121,7 @@ def _chat(found: dialect.Members, stream: bool, lora: str | None) -> dict[str, A
     body["model"] = lora or "tgi"  # any other name is taken for a LoRA
     if limit is not None:  # an alias of max_tokens: both together are a 422
         body["max_tokens"] = limit
-    if (dialect.value(found, "top_p") or 0) >= 1:
+    if (dialect.number(dialect.value(found, "top_p"), "top_p") or 0) >= 1:
         del body["top_p"]
     stop = dialect.value(found, "stop")
     if isinstance(stop, str):

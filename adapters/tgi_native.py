@@ -23,8 +23,10 @@ def generate(found: dialect.Members, stream: bool, lora: str | None) -> tuple[by
     """Path and body for an OpenAI completion request. Raises Unsupported for prompts TGI cannot take."""
     given = {name: dialect.value(found, name) for name in found}
     limit = given.get("max_tokens")
-    temperature, top_p, stop = given.get("temperature"), given.get("top_p"), given.get("stop")
-    best_of, logprobs = given.get("best_of"), given.get("logprobs")
+    temperature, top_p, best_of = (
+        dialect.number(given.get(name), name) for name in ("temperature", "top_p", "best_of")
+    )
+    stop, logprobs = given.get("stop"), given.get("logprobs")
     parameters: dict[str, Any] = {name: given[name] for name in _AS_THEY_ARE if given.get(name) is not None}
     parameters.update(
         max_new_tokens=_DEFAULT_MAX_TOKENS if limit is None else limit,

@@ -169,6 +169,14 @@ def test_a_member_that_is_wrong(operation: Operation, body: object, param: str, 
     assert (error.type, error.code) == ("invalid_request_error", "invalid_request_error")
 
 
+def test_a_number_longer_than_python_reads() -> None:
+    for number in (b"9" * 5000, b"-" + b"9" * 5000):
+        with pytest.raises(InvalidRequest) as caught:
+            parse(CHAT, b'{"model":"m","messages":[{"role":"user"}],"n":%b}' % number, (), request_id="r", path="p")
+        assert caught.value.param == "n"
+        assert len(caught.value.message) < 200
+
+
 VALID: list[tuple[Operation, dict[str, object]]] = [
     (CHAT, HELLO | {"stream": None, "max_tokens": None, "n": None, "user": None}),
     (CHAT, {"model": "m", "messages": [{"role": "anything", "content": 5, "more": []}], "temperature": "hot"}),
