@@ -25,8 +25,11 @@ _TRANSLATED: Final = frozenset(
     ("messages", "system", "max_tokens", "stop_sequences", "tools", "tool_choice", "thinking", "output_config",
      "metadata", "stream"),
 )  # fmt: skip
-_DROPPED: Final = frozenset(("service_tier", "cache_control", "inference_geo", "speed", "diagnostics", "betas"))
-"""How and where it is computed, not what."""
+_DROPPED: Final = frozenset(
+    ("service_tier", "cache_control", "inference_geo", "speed", "diagnostics", "betas", "max_completion_tokens",
+     "stream_options", "n"),
+)  # fmt: skip
+"""How and where it is computed, not what; and what a chat's client could say beside what stands for it here."""
 _REFUSED: Final = ("container", "context_management", "mcp_servers")
 _ELSEWHERE: Final = _TRANSLATED | _DROPPED | frozenset(_REFUSED)
 
@@ -39,6 +42,8 @@ _NAMES: Final = {
     "user": "metadata",
 }
 """What the client calls a member of the chat."""
+_KEPT: Final = dialect.NEEDED | {"output_config"}
+"""What is not left out for the sake of something in it."""
 
 _BILLING: Final = "x-anthropic-billing-header"
 """A client's note to Anthropic in the system prompt, another for each request: no prefix would be shared."""
@@ -125,6 +130,8 @@ def translated(body: bytes, *, stream: bool, limit: str = "max_completion_tokens
     for name in _REFUSED:
         if not absent(found.get(name, _NULL)):
             raise dialect.unsupported(TITLE, name)
+    if dialect.above_one(dialect.value(found, "n"), {}):
+        raise dialect.unsupported("a message", "n")
     out: dict[str, Any] = {name: raw for name, raw in found.items() if name not in _ELSEWHERE}
     messages = _system(_get(_CONTENT, found, "system"))
     turns = read(_MESSAGES, found.get("messages", _NULL), "messages")
@@ -145,15 +152,16 @@ def translated(body: bytes, *, stream: bool, limit: str = "max_completion_tokens
 
 def renamed(error: InvalidRequest, body: bytes) -> InvalidRequest:
     """What an adapter says of a chat's members, in the words of who sent Messages. An effort has two places, and in one
-    of them it cannot be left out by itself.
+    of them it cannot be left out by itself; nor can that tools are called one at a time.
     """
-    names = _NAMES | {"reasoning_effort": "output_config"} if b'"effort"' in body else _NAMES
+    config = bytes(dialect.members(body).get("output_config", b""))
+    names = _NAMES | {"reasoning_effort": "output_config"} if b'"effort"' in config else _NAMES
     param = names.get(error.param or "", error.param)
     message = error.message.replace(f"'{error.param}'", f"'{param}'")
     if not isinstance(error, Unsupported):
         return InvalidRequest(message, param=param, code=error.code)
     droppable = [names.get(name, name) for name in error.droppable]
-    return Unsupported(message, param=param, droppable=[name for name in droppable if name != "output_config"])
+    return Unsupported(message, param=param, droppable=[name for name in droppable if name not in _KEPT])
 
 
 def _get(decoder: msgspec.json.Decoder[Any], found: Mapping[str, msgspec.Raw], name: str) -> Any:

@@ -220,6 +220,13 @@ def test_members_beside_the_messages(members: dict[str, Any], made: dict[str, An
     assert sent(**members) == {**sent(), **made}
 
 
+@pytest.mark.parametrize("adapter", [OpenAI(), Ollama(), TGI(), Gemini()])
+def test_a_message_has_one_limit_and_one_answer(adapter: Adapter) -> None:
+    """What is counted beforehand is what the engine is told."""
+    plain = asked(adapter)
+    assert asked(adapter, max_completion_tokens=10**6, n=1, stream_options={}) == plain
+
+
 def test_what_steers_an_engine_is_taken_out_here_too() -> None:
     assert sent(priority=3, cache_salt="x") == sent()
 
@@ -244,6 +251,15 @@ def test_what_steers_an_engine_is_taken_out_here_too() -> None:
             (),
         ),
         (Ollama(), {"tools": [TOOL], "tool_choice": {"type": "any"}}, "tool_choice", ()),
+        (
+            Ollama(),
+            {"tools": [TOOL], "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
+            "tool_choice",
+            (),
+        ),
+        (TGI(), {"top_k": 5, "system": 'how to say "effort"'}, "top_k", ("top_k",)),
+        (TGI(), {"thinking": {"type": "enabled"}, "system": '"effort"'}, "thinking", ("thinking",)),
+        (OpenAI(), {"n": 2}, "n", ("n",)),
         (OpenAI(), {"mcp_servers": [{}]}, "mcp_servers", ("mcp_servers",)),
         (OpenAI(), {"context_management": {"edits": []}}, "context_management", ("context_management",)),
         (OpenAI(), {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools", ()),
