@@ -169,14 +169,14 @@ async def many(target: Target) -> None:
 async def spread(target: Target) -> None:
     async with linked(target) as link:
         found: dict[str, int] = {}
-        for number in range(12):
+        for number in range(40):
             async with proxied(target, on=link) as proxy:
                 await proxy.say(*posted(target, document(target, f"{number} " * 50)))
                 first = (await proxy.routed()).first
                 found[first] = found.get(first, 0) + 1
     if len(target.setup.behind) < 2:
         target.skip("needs two engines --behind")
-    check.at_least(len(found), 2, "the number of endpoints that twelve requests at once went to")
+    check.at_least(len(found), 2, "the number of endpoints that forty requests at once went to")
 
 
 @PROFILE.case(

@@ -5,7 +5,8 @@ All need simulated engines ``--behind``, and those that replace need two that se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import count
 
 import trio
 
@@ -20,14 +21,29 @@ from conformance.suite.wire import Address
 _BEHIND = ("behind",)
 _RETRIES = "facts of SDKs: what a gateway could mend it mends, for clients try again two times themselves"
 _MOST_TRIES = 12
-_GOOD = 20
+_GOOD = 16
+_AT_ONCE = 4
+_RAMP_S = 12.0
 _MOST_ATTEMPTS = 5
 
 
-async def _in_credit(target: Target) -> None:
-    """Serve a few requests well: gateways retry a share of what they serve."""
-    for _ in range(_GOOD):
-        (await target.ask(CHAT, target.chat(max_tokens=1))).expect(200)
+async def _in_credit(target: Target, engines: Sequence[Address]) -> None:
+    """Serve requests well until every engine has had some: gateways leave those alone that failed a while ago, and
+    retry a share of what they serve.
+    """
+    before = await behind.requests(target, engines)
+
+    async def one(number: int) -> None:
+        (await target.ask(CHAT, target.chat(f"{number} is a number", max_tokens=1))).expect(200)
+
+    with trio.move_on_after(_RAMP_S):
+        for number in count(0, _AT_ONCE):
+            async with trio.open_nursery() as nursery:
+                for each in range(number, number + _AT_ONCE):
+                    nursery.start_soon(one, each)
+            after = await behind.requests(target, engines)
+            if number >= _GOOD and all(now > then for now, then in zip(after, before, strict=True)):
+                return
 
 
 async def _replaced(target: Target, spec: str, stream: bool) -> None:
@@ -35,7 +51,7 @@ async def _replaced(target: Target, spec: str, stream: bool) -> None:
     engines = await behind.simulators(target)
     if len(engines) < 2:
         target.skip("needs two engines --behind that serve the model")
-    await _in_credit(target)
+    await _in_credit(target, engines)
     for victim in engines:
         before = await behind.requests(target, [victim])
         async with behind.failing(target, [victim], spec):
@@ -195,7 +211,7 @@ async def heeded(target: Target) -> None:
     engines = await behind.simulators(target)
     if len(engines) < 2:
         target.skip("needs two engines --behind that serve the model")
-    await _in_credit(target)
+    await _in_credit(target, engines)
     for victim in engines:
         (before,) = await behind.requests(target, [victim])
         async with behind.failing(target, [victim], "503:3"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from conformance.cases.gateway import behind
-from conformance.cases.grpc.calls import called, chat, linked, path, streamed
+from conformance.cases.grpc.calls import called, chat, linked, path, reason, streamed
 from conformance.cases.grpc.messages import api
 from conformance.cases.grpc.profile import HTTP2, NEEDS, PROFILE
 from conformance.suite import check, rpc
@@ -51,8 +51,9 @@ async def within(target: Target) -> None:
             call = await called(target, method, message, timeout="300m")
             waited = trio.current_time() - began
         call.expect(rpc.DEADLINE_EXCEEDED)
+        check.true(reason(call) != "UPSTREAM_TIMEOUT", "the call ended by a time limit of the server's own")
         check.true(
-            0.25 <= waited <= 2.3, f"a deadline of 0.3 s ended {method} at another time", "0.3 s", f"{waited:.2f} s"
+            0.25 <= waited <= 5, f"a deadline of 0.3 s ended {method} at another time", "0.3 s", f"{waited:.2f} s"
         )
 
 
@@ -94,6 +95,8 @@ async def frees(target: Target) -> None:
             if await behind.busy(target, engines) == 0:
                 target.skip("the engine is done before its gauges show the call")
             whole = (trio.current_time() - began) / 10 * _LONG
+            if whole < 1:
+                target.skip(f"the engine makes {_LONG} tokens in {whole:.1f} s: too quick to tell")
             if way == "reset":
                 await call.cancel()
                 await _idle(target, way, whole)

@@ -34,6 +34,7 @@ def gated(directory: Path, kind: str = "vllm") -> Iterator[Setup]:
     sections = settings(
         auth={"apiKeys": [_key(KEY, "free"), _key(LIMITED, "limited")]},
         limits=[{"match": {"tier": "limited"}, "requestsPerMinute": 3}],
+        health={"consecutiveFailures": 1_000_000},  # engines fail here for hours, and are asked for hours
         timeouts={"firstToken": f"{FIRST_TOKEN_S}s"},
         listeners={"extProc": {"address": "127.0.0.1:0", "healthAddress": "127.0.0.1:0", "steering": True}},
     )
