@@ -18,15 +18,24 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.engines.make_tiny_model import MERGES, SPECIAL, TEMPLATE
+from tests.engines.make_tiny_model import (
+    CONSTANT,
+    END_OF_TURN,
+    MERGES,
+    NEVER,
+    SPECIAL,
+    TEMPLATE,
+    deaf,
+    mute,
+    seldom,
+)
 
-SEED = 20261121
+SEED = 20261126
 LAYERS, WIDTH, HIDDEN, HEADS, KV_HEADS, CONTEXT, RANK = 2, 128, 256, 4, 2, 32768, 8
 TOOL_CALL = ["<tool_call>", "</tool_call>"]
 WIDE = "éöß€你好😀"
 """Characters of several bytes, each a token of its own."""
 _KV_WIDTH = WIDTH // HEADS * KV_HEADS
-_CONSTANT, _NEVER = 1.0, -60.0
 
 
 def alphabet() -> dict[int, str]:
@@ -95,7 +104,7 @@ def config() -> dict[str, object]:
         "model_type": "qwen2",
         "attention_dropout": 0.0,
         "bos_token_id": None,
-        "eos_token_id": SPECIAL.index("<|im_end|>"),
+        "eos_token_id": END_OF_TURN,
         "pad_token_id": 0,
         "hidden_act": "silu",
         "hidden_size": WIDTH,
@@ -126,9 +135,7 @@ def tokenizer_config() -> dict[str, object]:
 
 
 def tensors() -> Iterator[tuple[str, np.ndarray]]:
-    """(name, weights). Channel 0 of every token is the same, and no layer reads or changes it: by it `_NEVER` reaches
-    the logits of tokens that are not to be said.
-    """
+    """(name, weights). What is hardly ever said is held back as in `make_tiny_model`."""
     random = np.random.Generator(np.random.PCG64(SEED))
 
     def weights(rows: int, columns: int, scale: float = 1.0) -> np.ndarray:
@@ -136,8 +143,9 @@ def tensors() -> Iterator[tuple[str, np.ndarray]]:
 
     ones, vocab = np.ones(WIDTH, dtype=np.float32), len(vocabulary())
     embedded, output = weights(vocab, WIDTH, scale=10.0), weights(vocab, WIDTH, scale=3.0)
-    embedded[:, 0] = _CONSTANT
-    output[:, 0] = [0.0 if said else _NEVER for said in spoken()]
+    held = zip(vocabulary(), spoken(), seldom(vocabulary()), strict=True)
+    embedded[:, 0] = CONSTANT
+    output[:, 0] = [back if said or token == SPECIAL[END_OF_TURN] else NEVER for token, said, back in held]
     yield "model.embed_tokens.weight", embedded
     yield "model.norm.weight", ones
     yield "lm_head.weight", output
@@ -146,24 +154,12 @@ def tensors() -> Iterator[tuple[str, np.ndarray]]:
         yield f"{name}.input_layernorm.weight", ones
         yield f"{name}.post_attention_layernorm.weight", ones
         for part, rows in (("q", WIDTH), ("k", _KV_WIDTH), ("v", _KV_WIDTH)):
-            yield f"{name}.self_attn.{part}_proj.weight", _deaf(weights(rows, WIDTH))
+            yield f"{name}.self_attn.{part}_proj.weight", deaf(weights(rows, WIDTH))
             yield f"{name}.self_attn.{part}_proj.bias", np.zeros(rows, dtype=np.float32)
-        yield f"{name}.self_attn.o_proj.weight", _mute(weights(WIDTH, WIDTH))
-        yield f"{name}.mlp.gate_proj.weight", _deaf(weights(HIDDEN, WIDTH))
-        yield f"{name}.mlp.up_proj.weight", _deaf(weights(HIDDEN, WIDTH))
-        yield f"{name}.mlp.down_proj.weight", _mute(weights(WIDTH, HIDDEN))
-
-
-def _mute(weights: np.ndarray) -> np.ndarray:
-    """Writes nothing into channel 0."""
-    weights[0] = 0
-    return weights
-
-
-def _deaf(weights: np.ndarray) -> np.ndarray:
-    """Reads nothing from channel 0."""
-    weights[:, 0] = 0
-    return weights
+        yield f"{name}.self_attn.o_proj.weight", mute(weights(WIDTH, WIDTH))
+        yield f"{name}.mlp.gate_proj.weight", deaf(weights(HIDDEN, WIDTH))
+        yield f"{name}.mlp.up_proj.weight", deaf(weights(HIDDEN, WIDTH))
+        yield f"{name}.mlp.down_proj.weight", mute(weights(WIDTH, HIDDEN))
 
 
 def lora() -> Iterator[tuple[str, np.ndarray]]:
@@ -210,7 +206,7 @@ def make(folder: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     documents = {
         model / "config.json": config(),
-        model / "generation_config.json": {"eos_token_id": SPECIAL.index("<|im_end|>"), "pad_token_id": 0},
+        model / "generation_config.json": {"eos_token_id": END_OF_TURN, "pad_token_id": 0},
         model / "tokenizer.json": tokenizer(),
         model / "tokenizer_config.json": tokenizer_config(),
         adapter / "adapter_config.json": LORA_CONFIG,
