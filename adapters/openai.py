@@ -15,6 +15,7 @@ import msgspec
 
 from adapters import constraint, dialect, failure, messages, rations, turns
 from adapters.named import MessagesDecoder, ResponsesDecoder
+from adapters.one_call import OneCall, wanted
 from adapters.stream import StreamDecoder
 from adapters.vocabulary import Vocabulary
 from adapters.whole import AnswerDecoder, Misframed, Restreamed, WholeDecoder
@@ -74,13 +75,16 @@ class OpenAI:
     """Of its metrics page; providers have none."""
     limit: ClassVar[str] = "max_completion_tokens"
     """The member by which a chat's tokens are limited where the limit does not come from a chat's client."""
+    calls_one: ClassVar[bool] = True
+    """Whether ``parallel_tool_calls: false`` is heeded; else it is not sent, and further calls are left out."""
     rationed: ClassVar[rations.Names | None] = rations.OPENAI
     """How answers tell what the provider will still take; engines of one's own do not ration."""
 
     def __init__(self, trusted: frozenset[str] = frozenset()) -> None:
         self.trusted = trusted
         foreign = constraint.MEMBERS if self.constraints is not None else ()
-        self._watch = dialect.Watch(self.title, self.refused, also=("tools", *foreign, *self.strange))
+        self._idle = self.strange if self.calls_one else self.strange | {"parallel_tool_calls"}
+        self._watch = dialect.Watch(self.title, self.refused, also=("tools", *foreign, *self._idle))
         self._stolen = frozenset(dialect.STEERING) - trusted
 
     def encode(self, request: InferenceRequest, endpoint: Endpoint, model: str, /) -> UpstreamRequest:
@@ -97,7 +101,7 @@ class OpenAI:
             if operation in _STREAMED:
                 self.refuse(watched, endpoint)
                 body = self.constrained(operation, body, watched, endpoint)
-                unwanted = unwanted.union(self.strange.intersection(watched), dialect.idle_tools(watched))
+                unwanted = unwanted.union(self._idle.intersection(watched), dialect.idle_tools(watched))
             if unwanted:
                 body = splice.remove(body, unwanted)
         body = self.translate(request, body, endpoint, model)
@@ -143,6 +147,11 @@ class OpenAI:
         return self._decoder(request, headers)
 
     def _decoder(self, request: InferenceRequest, headers: Headers) -> Decoder:
+        found = self._framed(request, headers)
+        return found if self.calls_one or not wanted(request) else OneCall(found, request)
+
+    def _framed(self, request: InferenceRequest, headers: Headers) -> Decoder:
+        """By how the engine answers, which need not be how it was asked to."""
         kind = content_type(headers)
         if not request.stream:
             return Misframed() if kind.startswith(b"text/event-stream") else self.whole(request, headers)

@@ -20,9 +20,6 @@ from gateway.ports import Decoder
 from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation, UpstreamRequest
 from gateway.wire import splice
 
-_ONE_AT_A_TIME: Mapping[str, dialect.Refuses] = {"parallel_tool_calls": dialect.is_false}
-"""For those that call as many tools as they like whatever they are told."""
-
 
 class _OwnModels(OpenAI):
     """OpenAI's own API, at Azure too: what it complains of is refused by name, so that a route can have it dropped."""
@@ -65,6 +62,7 @@ class DeepSeek(_MaxTokens):
 
     name = "deepseek"
     title = "DeepSeek"
+    calls_one = False
     paths: ClassVar[Mapping[Operation, bytes]] = {
         Operation.CHAT: b"/v1/chat/completions",
         Operation.MESSAGES: b"/anthropic/v1/messages",
@@ -72,7 +70,6 @@ class DeepSeek(_MaxTokens):
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
         **NOT_OPENAI_ON_ENGINES,
         **dialect.EXTRAS,
-        **_ONE_AT_A_TIME,
         "n": dialect.above_one,
         "seed": dialect.given,
         "logit_bias": dialect.always,
@@ -148,6 +145,7 @@ class HuggingFace(OpenAI):
 class Ollama(_MaxTokens):
     name = "ollama"
     title = "Ollama"
+    calls_one = False
     rationed = None
     paths: ClassVar[Mapping[Operation, bytes]] = {
         Operation.CHAT: b"/v1/chat/completions",
@@ -157,7 +155,6 @@ class Ollama(_MaxTokens):
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
         **NOT_OPENAI_ON_ENGINES,
         **dialect.EXTRAS,
-        **_ONE_AT_A_TIME,
         "n": dialect.above_one,
         "best_of": dialect.above_one,
         "logit_bias": dialect.always,
@@ -198,11 +195,11 @@ class TensorRT(OpenAI):
 
     name = "trtllm"
     title = "TensorRT-LLM"
+    calls_one = False
     rationed = None
     vocabulary = vocabulary.TensorRT()
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
         **NOT_OPENAI_ON_ENGINES,
-        **_ONE_AT_A_TIME,
         **{name: dialect.EXTRAS[name] for name in _UNKNOWN_TO_TENSORRT},
     }
     strange = frozenset(dialect.IDLE)
@@ -214,13 +211,13 @@ class Gemini(OpenAI):
 
     name = "gemini"
     title = "Gemini"
+    calls_one = False
     paths: ClassVar[Mapping[Operation, bytes]] = {
         Operation.CHAT: b"/chat/completions",
         Operation.EMBEDDINGS: b"/embeddings",
     }
     refused: ClassVar[Mapping[str, dialect.Refuses]] = {
         **dialect.EXTRAS,
-        **_ONE_AT_A_TIME,
         "logprobs": dialect.always,  # most models leave them out and say nothing
     }
     strange = frozenset(dialect.IDLE) - {"service_tier"}

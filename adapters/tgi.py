@@ -53,7 +53,6 @@ class TGI(OpenAI):
         "n": dialect.above_one,
         "logit_bias": dialect.always,
         "presence_penalty": dialect.not_zero,  # TGI makes it a repetition penalty of 2.0 and more
-        "parallel_tool_calls": dialect.is_false,
         "echo": lambda value, others: bool(value and others.get("stream")),
         "suffix": dialect.always,
     }
@@ -112,7 +111,11 @@ _OF_COMPLETIONS: Mapping[str, dialect.Refuses] = {
 }
 """Members TGI's native API has and its Messages API ignores, and one that neither has."""
 
-_DROPPED = ("n", "logit_bias", "presence_penalty", "max_completion_tokens", "stream_options", *dialect.STEERING)
+_DROPPED = frozenset(
+    ("n", "logit_bias", "presence_penalty", "max_completion_tokens", "stream_options",
+     "parallel_tool_calls",  # its grammar yields one call
+     *dialect.STEERING),
+)  # fmt: skip
 
 
 def _chat(found: dialect.Members, stream: bool, lora: str | None) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def _chat(found: dialect.Members, stream: bool, lora: str | None) -> dict[str, A
     if isinstance(stop, str):
         body["stop"] = [stop]
     if not dialect.value(found, "tools"):
-        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+        for name in ("tools", "tool_choice"):
             body.pop(name, None)
     grammar = response_format(dialect.value(found, "response_format"))
     body.pop("response_format", None)

@@ -68,12 +68,10 @@ def test_who_complains_of_members_it_does_not_know_is_spared_those_of_no_consequ
 
 
 @pytest.mark.parametrize("adapter", [TGI(), Ollama(), DeepSeek(), Gemini(), TensorRT()])
-def test_who_calls_several_tools_at_once_is_not_told_not_to(adapter: Adapter) -> None:
-    with pytest.raises(Unsupported, match="parallel_tool_calls") as caught:
-        sent(adapter, parallel_tool_calls=False)
-    assert caught.value.droppable == ("parallel_tool_calls",)
+@pytest.mark.parametrize("parallel", [False, True])
+def test_who_calls_several_tools_at_once_is_not_told_not_to(adapter: Adapter, parallel: bool) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
-    assert sent(adapter, tools=tools, parallel_tool_calls=True)["parallel_tool_calls"] is True
+    assert sent(adapter, tools=tools, parallel_tool_calls=parallel) == sent(adapter, tools=tools)
 
 
 @pytest.mark.parametrize("adapter", [Ollama(), DeepSeek(), Gemini()])

@@ -30,8 +30,6 @@ QUESTION = [SystemMessage("Be brief."), HumanMessage("Why is the sky blue?")]
 
 FORCING = [engine for engine in (*ENGINES, *PROVIDERS) if engine != "ollama"]
 """Those that heed ``tool_choice``."""
-CALLING_ONE = ("vllm", "sglang", "openai", "huggingface", "llamacpp", "anthropic")
-"""Those that heed ``parallel_tool_calls``, which LangChain sets where a tool stands for the answer."""
 
 
 class City(BaseModel):
@@ -152,7 +150,7 @@ def test_structured_output(chat: ChatOpenAI) -> None:
     assert list(structured.stream(QUESTION))[-1] == City(city="value", size=0)
 
 
-@pytest.mark.parametrize("any_model", CALLING_ONE, indirect=True)
+@pytest.mark.parametrize("any_model", FORCING, indirect=True)
 def test_structured_output_by_a_tool(chat: ChatOpenAI) -> None:
     structured = chat.with_structured_output(City, method="function_calling")
     assert structured.invoke(QUESTION) == City(city="value", size=0)
