@@ -14,7 +14,9 @@ import msgspec
 from adapters import constraint, dialect, vocabulary
 from adapters.llamacpp_responses import PlacedDecoder
 from adapters.openai import OpenAI
+from adapters.shapes import invalid
 from adapters.vllm import ALL_PATHS, NOT_OPENAI_ON_ENGINES
+from adapters.whole import Answer, WholeDecoder
 from gateway.ports import Decoder
 from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation
 from gateway.wire import splice
@@ -53,6 +55,8 @@ class LlamaCpp(OpenAI):
     thoughts = "reasoning_content"
 
     def translate(self, request: InferenceRequest, body: bytes, endpoint: Endpoint, model: str) -> bytes:
+        if request.operation is Operation.TOKENIZE:
+            body = _to_tokenize(body, model)
         if b'"repetition_penalty"' in body:
             body = splice.rename(body, "repetition_penalty", "repeat_penalty")
         if request.operation is Operation.CHAT:
@@ -62,6 +66,10 @@ class LlamaCpp(OpenAI):
                 body = _with_effort(body)
         return super().translate(request, body, endpoint, model)
 
+    def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
+        made = _MADE.get(request.operation)
+        return super().whole(request, headers) if made is None else made()
+
     def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
         return PlacedDecoder() if request.operation is Operation.RESPONSES else super().events(request, headers)
 
@@ -69,6 +77,39 @@ class LlamaCpp(OpenAI):
         lengths = {c.id: c.meta.n_ctx for c in msgspec.json.decode(body, type=_Listing).data if c.meta is not None}
         cards = super().parse_models(body)
         return [msgspec.structs.replace(card, max_model_len=lengths.get(card.id)) for card in cards]
+
+
+def _to_tokenize(body: bytes, model: str) -> bytes:
+    """A prompt is its ``content``, to which it adds a beginning only if it is told. Raises Unsupported."""
+    found = dialect.members(body)
+    for name in ("messages", "return_token_strs"):
+        if dialect.value(found, name):
+            raise dialect.unsupported("llama.cpp", name)
+    if "content" in found:
+        return body
+    prompt, special = dialect.value(found, "prompt"), dialect.value(found, "add_special_tokens")
+    if not isinstance(prompt, str):
+        raise invalid("prompt", "expected a string")
+    return dialect.encode({"model": model, "content": prompt, "add_special": special is not False})
+
+
+class _Tokens(WholeDecoder):
+    """``tokens`` with their number, as vLLM has it."""
+
+    def _passed(self, body: bytes, answer: Answer) -> bytes:
+        tokens = dialect.value(dialect.members(body), "tokens")
+        return splice.insert(body, "count", b"%d" % len(tokens)) if isinstance(tokens, list) else body
+
+
+class _Text(WholeDecoder):
+    """The text by vLLM's name for it, too."""
+
+    def _passed(self, body: bytes, answer: Answer) -> bytes:
+        text = dialect.members(body).get("content")
+        return body if text is None else splice.insert(body, "prompt", bytes(text))
+
+
+_MADE: Mapping[Operation, type[WholeDecoder]] = {Operation.TOKENIZE: _Tokens, Operation.DETOKENIZE: _Text}
 
 
 class _Named(msgspec.Struct):

@@ -14,7 +14,7 @@ from adapters.registry import PROBES, detect, load
 from adapters.sglang import SGLang
 from adapters.tgi import TGI
 from adapters.vllm import VLLM
-from gateway.errors import NotFound, Unsupported
+from gateway.errors import InvalidRequest, NotFound, Unsupported
 from gateway.ports import Adapter
 from gateway.types import Endpoint, ModelCard, Operation, Usage
 from tests.adapters.recorded import answer, endpoint, events, request, run
@@ -356,3 +356,39 @@ def test_llamacpp_is_left_no_choice_where_a_tool_is_named() -> None:
 )
 def test_llamacpps_templates_are_told_how_hard_to_think(given: dict[str, Any], told: dict[str, Any] | None) -> None:
     assert sent(LlamaCpp(), **given).get("chat_template_kwargs") == told
+
+
+def tokenized(operation: Operation, **members: Any) -> dict[str, Any]:
+    body = json.dumps({"model": "tiny", **members}).encode()
+    asked = LlamaCpp().encode(request(body, operation=operation), endpoint(), "tiny")
+    assert asked.path == operation.value.encode()
+    decoded = json.loads(asked.body)
+    assert isinstance(decoded, dict)
+    return decoded
+
+
+def test_llamacpps_tokens_are_asked_for_as_elsewhere() -> None:
+    asked = {"model": "tiny", "content": "hi", "add_special": True}
+    assert tokenized(Operation.TOKENIZE, prompt="hi") == asked
+    assert tokenized(Operation.TOKENIZE, prompt="hi", add_special_tokens=False) == {**asked, "add_special": False}
+    own = {"model": "tiny", "content": "hi", "with_pieces": True}
+    assert tokenized(Operation.TOKENIZE, **own) == own
+    assert tokenized(Operation.DETOKENIZE, tokens=[1]) == {"model": "tiny", "tokens": [1]}
+    for name, value in {"messages": [{}], "return_token_strs": True}.items():
+        with pytest.raises(Unsupported, match=name):
+            tokenized(Operation.TOKENIZE, **{name: value})
+    for prompt in (["hi"], 5, None):
+        with pytest.raises(InvalidRequest, match="prompt"):
+            tokenized(Operation.TOKENIZE, prompt=prompt)
+
+
+def test_llamacpps_tokens_are_told_as_elsewhere() -> None:
+    json_body = [(b"content-type", b"application/json")]
+    for operation, body, expected in (
+        (Operation.TOKENIZE, b'{"tokens":[1,2,3]}', {"tokens": [1, 2, 3], "count": 3}),
+        (Operation.TOKENIZE, b'{"tokens":5}', {"tokens": 5}),
+        (Operation.DETOKENIZE, b'{"content":"hi"}', {"content": "hi", "prompt": "hi"}),
+        (Operation.DETOKENIZE, b"{}", {}),
+    ):
+        decoder = LlamaCpp().decoder(request(operation=operation), 200, json_body)
+        assert json.loads(run(decoder, [body])) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import openai
 import pytest
 from openai import OpenAI
@@ -101,3 +102,19 @@ def test_a_response_that_the_sdk_puts_together(client: OpenAI) -> None:
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == final.output_text
     assert final.usage is not None
     assert final.usage.output_tokens > 0
+
+
+def test_tokens_there_and_back(gateway: InferGateway) -> None:
+    asked = {"model": "tiny", "prompt": "Hello there.", "add_special_tokens": False}
+    told = httpx.post(f"{gateway.url}/tokenize", json=asked).json()
+    assert told["count"] == len(told["tokens"]) > 0
+    back = httpx.post(f"{gateway.url}/detokenize", json={"model": "tiny", "tokens": told["tokens"]}).json()
+    assert back["prompt"] == asked["prompt"]
+
+
+def test_connections_it_closes_unannounced_are_expected(client: OpenAI) -> None:
+    """As it does at the end of each stream."""
+    for _ in range(50):
+        with client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=2, stream=True) as stream:
+            assert list(stream)
+        assert client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=2).choices
