@@ -124,13 +124,18 @@ def read(payload: bytes) -> Chunk | None:
     """A payload's chunk; members of odd types are read as far as they go. None if it is no JSON object."""
     try:
         return _DECODER.decode(payload)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         pass
     try:
-        document = json.loads(payload)  # knows NaN, which engines write into logprobs
+        document = leniently(payload)
     except (ValueError, RecursionError):
         return None
     return _loose(document) if isinstance(document, dict) else None
+
+
+def leniently(payload: bytes) -> Any:
+    """With NaN, which engines write into logprobs, and characters cut in half, which become replacement characters."""
+    return json.loads(payload.decode("utf-8", "replace"))
 
 
 def _loose(document: dict[str, Any]) -> Chunk:
@@ -153,6 +158,11 @@ def _loose_choice(choice: dict[str, Any]) -> Choice:
     )
 
 
+def place(index: object) -> int:
+    """A choice's index, 0 for what is none."""
+    return index if isinstance(index, int) else 0
+
+
 def finish_reason(value: object) -> str | None:
     """The OpenAI finish reason for an engine's; empty and missing ones are None, unknown ones ``stop``."""
     if not isinstance(value, str) or not value:
@@ -164,8 +174,8 @@ def decode(payload: bytes) -> dict[str, Any]:
     """A payload that `read` has accepted, as a dict whose ``choices`` are a list of dicts. NaN is read."""
     try:
         document = msgspec.json.decode(payload)
-    except msgspec.DecodeError:
-        document = json.loads(payload)
+    except ValueError:
+        document = leniently(payload)
     assert isinstance(document, dict)
     document["choices"] = dicts(document.get("choices"))
     return document
@@ -194,7 +204,7 @@ def mend_reasons(payload: bytes) -> bytes:
 
 def mend_whole(body: bytes) -> bytes:
     """A whole answer with finish reasons of the OpenAI schema, calls' arguments as text and no NaN."""
-    document = json.loads(body)
+    document = leniently(body)
     for choice in dicts(document.get("choices")):
         choice["finish_reason"] = finish_reason(choice.get("finish_reason"))
         message = choice.get("message")
@@ -244,7 +254,7 @@ class Mender:
         return encode(document)
 
     def _choice(self, choice: dict[str, Any], document: dict[str, Any]) -> None:
-        index = choice["index"] = choice.get("index") or 0
+        index = choice["index"] = place(choice.get("index"))
         reason = finish_reason(choice.get("finish_reason"))
         if "text" in choice:
             _name(document, "text_completion")
@@ -271,7 +281,7 @@ class Mender:
         """Without an index (Gemini sends calls whole) a call that names a function is a new one."""
         known = self._called.setdefault(index, [])
         for call in dicts(delta.get("tool_calls")):
-            function = call["function"] = call.get("function") or {}
+            function = call["function"] = call["function"] if isinstance(call.get("function"), dict) else {}
             at = call.get("index")
             if not isinstance(at, int):
                 at = len(known) if function.get("name") else max(0, len(known) - 1)

@@ -106,7 +106,7 @@ def _status_inside(report: Report) -> int:
 def _decode(body: bytes) -> object:
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         pass
     try:
         return json.loads(body)  # NaN, lone surrogates
@@ -133,13 +133,20 @@ def _report(document: object) -> Report:
     status = _http_status(inner.get("http_status_code")) or _http_status(inner.get("status_code")) or _http_status(code)
     param = inner.get("param")
     return Report(
-        message=_clean(message if isinstance(message, str) else "" if message is None else json.dumps(message)),
+        message=_clean(message if isinstance(message, str) else "" if message is None else _dumped(message)),
         type=kind if isinstance(kind, str) else "",
         code=code if isinstance(code, str) and not code.isdigit() else None,
         param=param if isinstance(param, str) else None,
         status=status,
         delay=_retry_info(inner.get("details")),
     )
+
+
+def _dumped(document: object) -> str:
+    try:
+        return json.dumps(document)
+    except RecursionError:
+        return ""
 
 
 def _clean(message: str) -> str:

@@ -59,7 +59,7 @@ class PlacedDecoder(ResponsesDecoder):
         try:
             event = _EVENT.decode(data)
             data = self._placed(data, event)
-        except msgspec.DecodeError:  # none of the events known here
+        except ValueError:  # none of the events known here
             return passed
         named = b"event: %b\n" % event.type.encode() if event.type else b""
         return b"%bdata: %b\n\n" % (named, data)

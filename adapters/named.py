@@ -53,7 +53,7 @@ class NamedDecoder(EventDecoder):
             return block + b"\n\n" if not data else b""
         try:
             event = _DECODER.decode(data)
-        except msgspec.DecodeError:
+        except ValueError:
             return self._fail(failure.rubbish("the engine sent an event that cannot be understood"))
         if event.type in self.failures or (not event.type and event.error):
             return self._fail(failure.of_event(_failure(event), started=self.progress == 2))

@@ -97,15 +97,14 @@ class EventDecoder:
         return 0
 
     def _each(self, data: bytes) -> bytes:
+        out: list[bytes] = []
         try:
-            blocks = self._splitter.feed(data)
-        except sse.EventTooLong as error:
-            return self._fail(failure.rubbish(f"the engine's answer cannot be passed on: {error}"))
-        out = []
-        for block in blocks:
-            out.append(self._block(block))
-            if self.ended:
-                break
+            for block in self._splitter.feed(data):
+                out.append(self._block(block))
+                if self.ended:
+                    break
+        except (sse.EventTooLong, RecursionError) as error:
+            self._fail(failure.rubbish(f"the engine's answer cannot be passed on: {error}"))
         self._fast = self.progress == 2 and self._looked >= _LOOKS and not self.ended and not self._splitter.pending
         return b"".join(out)
 
@@ -298,9 +297,7 @@ class StreamDecoder(EventDecoder):
         if self._mender is None and self._odd(data, read):
             self._mender = mender(self._request, self._headers, self._spoken)
         self._looked += bool(read.choices)
-        self._spoken.update(
-            choice.index for choice in read.choices or () if choice.delta is not None and choice.delta.role
-        )
+        self._spoken.update(chunk.place(c.index) for c in read.choices or () if c.delta is not None and c.delta.role)
         speaks = read.speaks
         self.progress = 2 if speaks or reasons else max(self.progress, 1)
         self.tokens += speaks
@@ -317,7 +314,9 @@ class StreamDecoder(EventDecoder):
 
     def _repeats(self, read: chunk.Chunk) -> bool:
         """Whether a role is said again, which SDKs put together from all they hear."""
-        return any(c.delta is not None and c.delta.role and c.index in self._spoken for c in read.choices or ())
+        return any(
+            c.delta is not None and c.delta.role and chunk.place(c.index) in self._spoken for c in read.choices or ()
+        )
 
     def _mended(self, data: bytes, read: chunk.Chunk) -> bytes:
         if self._mender is not None:
@@ -349,7 +348,7 @@ class StreamDecoder(EventDecoder):
     def _fail_with(self, data: bytes) -> bytes:
         try:
             document = msgspec.json.decode(data)
-        except msgspec.DecodeError:
+        except ValueError:
             document = data.decode("utf-8", "replace")
         return self._fail(failure.of_event(document, started=self.progress == 2))
 

@@ -166,7 +166,7 @@ class GenerateDecoder(WholeDecoder):
     def _passed(self, body: bytes, answer: Answer) -> bytes:
         try:
             generated = _DECODER.decode(body)
-        except msgspec.DecodeError:
+        except ValueError:
             generated = _Generated()
         if generated.generated_text is None:
             self.error = failure.rubbish("TGI's answer holds no generated_text")
@@ -197,7 +197,7 @@ class GenerateStreamDecoder(EventDecoder):
             return block + b"\n\n" if block.startswith(b":") else b""
         try:
             event = _DECODER.decode(data)
-        except msgspec.DecodeError:
+        except ValueError:
             return self._fail(failure.rubbish("TGI sent an event that cannot be understood"))
         if event.error:
             document = {"error": event.error, "error_type": event.error_type}
@@ -235,7 +235,7 @@ class TokenizeDecoder(WholeDecoder):
             answer = msgspec.json.decode(b"".join(self._parts))
             listed = answer["tokenize_response"] if isinstance(answer, dict) else answer
             ids = [token["id"] for token in listed]
-        except (msgspec.DecodeError, KeyError, TypeError):
+        except (ValueError, RecursionError, KeyError, TypeError):
             self.error = failure.rubbish("TGI's answer is not a list of tokens")
             return b""
         self.progress = 2

@@ -1,6 +1,6 @@
 """Token counts as engines and providers spell them, read into one `Usage`. (P)
 
-Invariant: counts are taken, never summed over chunks; a chunk of zeros changes nothing.
+Invariant: counts are taken, never summed over chunks; a chunk of zeros changes nothing, nor do counts that cannot be.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read(counts: Counts | None, before: Usage | None = None) -> Usage | None:
     before = before or _NONE
     found = Usage(
         prompt=_prompt(counts) or before.prompt,
-        completion=int(counts.completion_tokens or counts.output_tokens or 0) or before.completion,
+        completion=_whole(counts.completion_tokens) or _whole(counts.output_tokens) or before.completion,
         cached=_cached(counts) or before.cached,
         reasoning=_reasoning(counts) or before.reasoning,
     )
@@ -54,10 +54,16 @@ def loose(document: object) -> Counts | None:
     """Counts from an already decoded ``usage`` whose members may have odd types."""
     try:
         return msgspec.convert(document, Counts, strict=False)
-    except msgspec.ValidationError:
+    except ValueError:  # half an emoji is no ValidationError
         return None
 
 
+def _whole(count: _Count) -> int:
+    """0 for what is below it, infinite or no number."""
+    return int(count) if count and 0 < count < _MOST else 0
+
+
+_MOST = 1e15
 _NONE = Usage()
 
 
@@ -65,18 +71,19 @@ def _prompt(counts: Counts) -> int:
     """Anthropic leaves cached and newly cached tokens out of ``input_tokens``; everyone else counts them in. Of what
     has no answer (vLLM's rerank) some only say the total.
     """
-    apart = (counts.cache_read_input_tokens or 0) + (counts.cache_creation_input_tokens or 0)
+    apart = _whole(counts.cache_read_input_tokens) + _whole(counts.cache_creation_input_tokens)
     answered = counts.completion_tokens is not None or counts.output_tokens is not None
-    return int((counts.prompt_tokens or counts.input_tokens or (0 if answered else counts.total_tokens) or 0) + apart)
+    prompt = _whole(counts.prompt_tokens) or _whole(counts.input_tokens)
+    return (prompt or (0 if answered else _whole(counts.total_tokens))) + apart
 
 
 def _cached(counts: Counts) -> int:
     details = counts.prompt_tokens_details or counts.input_tokens_details
     nested = details.cached_tokens if details is not None else None
-    return int(nested or counts.prompt_cache_hit_tokens or counts.cache_read_input_tokens or 0)
+    return _whole(nested) or _whole(counts.prompt_cache_hit_tokens) or _whole(counts.cache_read_input_tokens)
 
 
 def _reasoning(counts: Counts) -> int:
     details = counts.completion_tokens_details or counts.output_tokens_details
     nested = (details.reasoning_tokens or details.thinking_tokens) if details is not None else None
-    return int(nested or counts.reasoning_tokens or 0)
+    return _whole(nested) or _whole(counts.reasoning_tokens)

@@ -5,7 +5,6 @@ Invariant: nothing is returned before the whole body has been seen to be an answ
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
@@ -26,7 +25,7 @@ class _Choice(msgspec.Struct):
 
     @property
     def odd(self) -> bool:
-        if self.finish_reason is not None and self.finish_reason not in chunk.FINISH_REASONS:
+        if self.finish_reason is not None and chunk.finish_reason(self.finish_reason) != self.finish_reason:
             return True
         return self.message is not None and any(map(chunk.odd_call, chunk.dicts(self.message.tool_calls)))
 
@@ -96,7 +95,11 @@ class WholeDecoder:
             return b""
         self.usage = usage.read(answer.usage)
         self.progress = 2
-        return self._passed(body, answer)
+        try:
+            return self._passed(body, answer)
+        except RecursionError:  # what was skipped in reading is too deep to be written
+            self.error = failure.rubbish("the engine's answer is nested too deeply")
+            return b""
 
     def _taken(self, body: bytes) -> bytes:
         """The body as it is judged: where an engine answers no JSON object, a subclass makes it one."""
@@ -147,8 +150,9 @@ class Restreamed(WholeDecoder):
             choice["finish_reason"] = chunk.finish_reason(choice.get("finish_reason")) or "stop"
             if "message" in choice:
                 document["object"] = "chat.completion.chunk"
-                choice["delta"] = choice.pop("message") or {}
-                for index, call in enumerate(choice["delta"].get("tool_calls") or ()):
+                said = choice.pop("message")
+                choice["delta"] = said if isinstance(said, dict) else {}
+                for index, call in enumerate(chunk.dicts(choice["delta"].get("tool_calls"))):
                     call.setdefault("index", index)
         out = b"data: %b\n\n" % chunk.encode(document)
         if self._show_usage and counts:
@@ -178,7 +182,7 @@ class Ranked(WholeDecoder):
     def _taken(self, body: bytes) -> bytes:
         try:
             ranked = msgspec.json.decode(body, type=list[_Ranking])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (ValueError, RecursionError):
             return body  # an object already, or a failure
         ranked.sort(key=lambda each: -each.score)
         tokens = sum(map(_prompt_tokens, ranked))
@@ -226,10 +230,10 @@ class Misframed(WholeDecoder):
 def _read(body: bytes) -> Answer | None:
     try:
         return _DECODER.decode(body)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         pass
     try:
-        document = json.loads(body)
+        document = chunk.leniently(body)
     except (ValueError, RecursionError):
         return None
     if not isinstance(document, dict):

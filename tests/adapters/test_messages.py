@@ -251,12 +251,6 @@ def test_what_steers_an_engine_is_taken_out_here_too() -> None:
             (),
         ),
         (Ollama(), {"tools": [TOOL], "tool_choice": {"type": "any"}}, "tool_choice", ()),
-        (
-            Ollama(),
-            {"tools": [TOOL], "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
-            "tool_choice",
-            (),
-        ),
         (TGI(), {"top_k": 5, "system": 'how to say "effort"'}, "top_k", ("top_k",)),
         (TGI(), {"thinking": {"type": "enabled"}, "system": '"effort"'}, "thinking", ("thinking",)),
         (OpenAI(), {"n": 2}, "n", ("n",)),
