@@ -12,6 +12,7 @@ import math
 import shlex
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import trio
 from google.protobuf.json_format import MessageToJson
@@ -76,7 +77,8 @@ class Call:
 
     @property
     def message(self) -> str:
-        return self.metadata.get("grpc-message", "")
+        """What the status says, decoded."""
+        return unquote(self.metadata.get("grpc-message", ""))
 
     @property
     def code(self) -> int:
@@ -111,6 +113,12 @@ class Call:
         if self._noted < _MOST_NOTED:
             self._said.append(data)
         self._noted += len(data)
+        if self.over.is_set():
+            self._write_down()
+
+    def _write_down(self) -> None:
+        self.trace.body = b"".join(self._said)
+        self.trace.command = grpcurl(self.trace, self.link.where)
 
     async def next(self) -> Any:
         """The next message, None after the last. Raises Failure for bytes that are none."""
@@ -168,8 +176,8 @@ class Call:
         if not self.over.is_set():
             self.broken = broken or ("the answer ended inside a message" if self._rest else "")
             self.ended = self.trace.ended = trio.current_time()
-            self.trace.error, self.trace.body = self.broken, b"".join(self._said)
-            self.trace.command = grpcurl(self.trace, self.link.where)
+            self.trace.error = self.broken
+            self._write_down()
             self._news.close()
             self.over.set()
 
