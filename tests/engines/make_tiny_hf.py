@@ -30,7 +30,7 @@ from tests.engines.make_tiny_model import (
     seldom,
 )
 
-SEED = 20261126
+SEED = 20261128
 LAYERS, WIDTH, HIDDEN, HEADS, KV_HEADS, CONTEXT, RANK = 2, 128, 256, 4, 2, 32768, 8
 TOOL_CALL = ["<tool_call>", "</tool_call>"]
 WIDE = "éöß€你好😀"

@@ -16,11 +16,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-SEED = 20261126
+SEED = 20261128
 LAYERS, WIDTH, HIDDEN, HEADS, KV_HEADS, CONTEXT = 2, 96, 192, 4, 2, 8192
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 END_OF_TURN = 2
-CONSTANT, NEVER, SELDOM, LAST = 1.0, -60.0, -24.0, -3.0
+CONSTANT, NEVER, LAST = 1.0, -60.0, -20.0
 MERGES = ["t h", "th e", "Ġ the", "i n", "a n", "an d", "Ġ and", "o n", "e r", "r e", "Ġ a", "Ġ o", "Ġo f", "l l"]
 TEMPLATE = """\
 {%- if tools %}{{ '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{{ '<|im_end|>\n' }}{% endif %}
@@ -71,7 +71,7 @@ def seldom(tokens: list[str]) -> list[float]:
     """By how much each token is held back. A grammar that allows any number of blanks or calls gets few, and ends where
     it can; free text hardly ever does.
     """
-    held = {**dict.fromkeys(SPECIAL, NEVER), SPECIAL[END_OF_TURN]: LAST, "Ġ": SELDOM, "<": SELDOM, "Ċ": NEVER}
+    held = {**dict.fromkeys(SPECIAL, NEVER), SPECIAL[END_OF_TURN]: LAST, "Ġ": NEVER, "<": NEVER, "Ċ": NEVER}
     return [held.get(token, 0.0) for token in tokens]
 
 
