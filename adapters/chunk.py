@@ -62,7 +62,7 @@ class Choice(msgspec.Struct, gc=False):
     index: Any = None
     delta: Delta | None = None
     text: str | None = None
-    finish_reason: str | None = None
+    finish_reason: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Chunk(msgspec.Struct):
@@ -86,9 +86,10 @@ class Chunk(msgspec.Struct):
 
     @property
     def bare(self) -> bool:
-        """Whether it lacks what every chunk with a choice has: id, object, time, model and the choice's index."""
+        """Whether it lacks what all with a choice have: id, object, time, model, the choice's index and reason."""
         if self.id and self.object and self.created and self.model:
-            return any(not isinstance(c.index, int) for c in self.choices or ())
+            listed = self.choices or ()
+            return any(not isinstance(c.index, int) or c.finish_reason is msgspec.UNSET for c in listed)
         return bool(self.choices)
 
     @property
@@ -224,14 +225,23 @@ class Mender:
 
     For engines whose chunks need it (TGI, Gemini, Ollama), and for streams of others from where they do; the state of
     one answer. ``created`` and ``model`` stand in for an engine that does not tell; in the choices ``spoken`` the role
-    has been said. Without ``counts`` a chunk with choices loses its usage.
+    has been said. Without ``counts`` a chunk with choices loses its usage. ``renamed``: whatever the engine calls its
+    answer, it is called ``ident``.
     """
 
-    __slots__ = ("_called", "_counts", "_created", "_id", "_model", "_spoken", "_time")
+    __slots__ = ("_called", "_counts", "_created", "_id", "_model", "_renamed", "_spoken", "_time")
 
     def __init__(
-        self, ident: str, created: int = 0, model: str = "", spoken: Iterable[object] = (), *, counts: bool = True
+        self,
+        ident: str,
+        created: int = 0,
+        model: str = "",
+        spoken: Iterable[object] = (),
+        *,
+        counts: bool = True,
+        renamed: bool = False,
     ) -> None:
+        self._renamed = renamed
         self._counts = counts
         self._id = ident
         self._time = created
@@ -245,7 +255,7 @@ class Mender:
         document = decode(payload)
         self._created = self._created or document.get("created") or self._time
         document["created"] = self._created
-        document["id"] = document.get("id") or self._id
+        document["id"] = self._id if self._renamed else document.get("id") or self._id
         document["model"] = document.get("model") or self._model
         if document["choices"] and not self._counts:
             document.pop("usage", None)

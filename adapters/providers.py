@@ -177,12 +177,29 @@ class Ollama(_MaxTokens):
             raise dialect.unsupported(self.title, found[0].member)
         return super().constrained(operation, body, watched, endpoint)
 
-    def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
+    def whole(self, request: InferenceRequest, headers: Headers) -> Decoder:
         return (
-            MendingDecoder(request, headers)
-            if request.operation is Operation.CHAT
-            else super().events(request, headers)
+            super().whole(request, headers)
+            if request.operation is Operation.EMBEDDINGS
+            else _OllamaWhole(request, headers)
         )
+
+    def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
+        return _OllamaEvents(request, headers)
+
+
+class _OllamaEvents(MendingDecoder):
+    """Its ids are numbers below 1000, by chance: those of a few dozen answers are not all different."""
+
+    def __init__(self, request: InferenceRequest, headers: Headers = ()) -> None:
+        super().__init__(request, headers)
+        self._mender = mender(request, headers, renamed=True)
+
+
+class _OllamaWhole(MendedWhole):
+    def __init__(self, request: InferenceRequest, headers: Headers = ()) -> None:
+        super().__init__(request, headers)
+        self._mender = mender(request, headers, renamed=True)
 
 
 _UNKNOWN_TO_TENSORRT = (

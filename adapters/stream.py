@@ -321,9 +321,9 @@ class StreamDecoder(EventDecoder):
     def _mended(self, data: bytes, read: chunk.Chunk) -> bytes:
         if self._mender is not None:
             return self._mender.mend(data)
-        if read.choices is None or any(c.finish_reason is not None for c in read.choices):
+        if read.choices is None or any(isinstance(c.finish_reason, str) for c in read.choices):
             odd = read.choices is None or any(
-                c.finish_reason is not None and c.finish_reason not in chunk.FINISH_REASONS for c in read.choices
+                isinstance(c.finish_reason, str) and c.finish_reason not in chunk.FINISH_REASONS for c in read.choices
             )
             return chunk.mend_reasons(data) if odd else data
         return data
@@ -379,10 +379,16 @@ def _suspects(body: bytes) -> tuple[bytes, ...]:
 
 
 def mender(
-    request: InferenceRequest, headers: Headers, spoken: Iterable[object] = (), *, counts: bool = True
+    request: InferenceRequest,
+    headers: Headers,
+    spoken: Iterable[object] = (),
+    *,
+    counts: bool = True,
+    renamed: bool = False,
 ) -> chunk.Mender:
     """For an answer with these headers."""
-    return chunk.Mender(answer_id(request), answer_time(headers), request.model, spoken, counts=counts)
+    ident, created = answer_id(request), answer_time(headers)
+    return chunk.Mender(ident, created, request.model, spoken, counts=counts, renamed=renamed)
 
 
 def answer_time(headers: Headers) -> int:

@@ -17,7 +17,7 @@ from adapters.vllm import VLLM
 from gateway.errors import InvalidRequest, NotFound, Unsupported
 from gateway.ports import Adapter
 from gateway.types import Endpoint, ModelCard, Operation, Usage
-from tests.adapters.recorded import answer, endpoint, events, request, run
+from tests.adapters.recorded import answer, endpoint, events, request, run, split
 
 
 def sent(adapter: Adapter, *, labels: tuple[tuple[str, str], ...] = (), **members: Any) -> dict[str, Any]:
@@ -392,3 +392,34 @@ def test_llamacpps_tokens_are_told_as_elsewhere() -> None:
     ):
         decoder = LlamaCpp().decoder(request(operation=operation), 200, json_body)
         assert json.loads(run(decoder, [body])) == expected
+
+
+@pytest.mark.parametrize("operation", [Operation.CHAT, Operation.COMPLETIONS])
+def test_ollamas_answers_get_ids_that_do_not_repeat(operation: Operation) -> None:
+    said = {"delta": {"content": "a"}} if operation is Operation.CHAT else {"text": "a"}
+    chunk = {"id": "chatcmpl-7", "object": "o", "created": 1, "model": "tiny", "choices": [{"index": 0, **said}]}
+    asked = request(operation=operation, stream=True)
+    stream = b"data: %b\n\n" % json.dumps(chunk).encode() * 3
+    out = run(Ollama().decoder(asked, 200, events(b"").headers), [stream])
+    ident = ("chatcmpl" if operation is Operation.CHAT else "cmpl") + "-req-1"
+    assert [json.loads(event[6:])["id"] for event in out.split(b"\n\n")[:-1]] == [ident] * 3
+    whole = json.dumps({**chunk, "choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]})
+    json_body = [(b"content-type", b"application/json")]
+    decoder = Ollama().decoder(request(operation=operation), 200, json_body)
+    assert json.loads(run(decoder, [whole.encode()]))["id"] == ident
+
+
+def test_trtllms_chunks_get_the_reason_they_leave_out() -> None:
+    """Its first event ends with a space on its line, and only its last has a finish reason."""
+    head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "tiny"}
+    deltas = [{"role": "assistant"}, *({"content": word} for word in "abcd")]
+    chunks = [{**head, "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    last = {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    first, *others = [b"data: %b" % json.dumps(each).encode() for each in (*chunks, last)]
+    body = b"\n\n".join((first + b" ", *others)) + b"\n\ndata: [DONE]\n\n"
+    for size in (1, 7, len(first) + 1, len(first) + 2, len(first) + 3, len(body)):
+        out = run(TensorRT().decoder(request(stream=True), 200, events(b"").headers), split(body, size))
+        told = [json.loads(event[6:])["choices"][0] for event in out.split(b"\n\n")[:-2]]
+        assert [choice["finish_reason"] for choice in told] == [None] * 5 + ["stop"]
+        assert [choice["delta"] for choice in told] == [*deltas, {}]
+        assert b" \n" not in out
