@@ -1,11 +1,13 @@
 """What a request's header fields say, and how one that no call can follow from is refused. (P)
 
+Invariant: a field that is let in can be written down in any version of HTTP and stays one field.
 Source: grpc doc/PROTOCOL-HTTP2.md; RFC 9113 §8.2 and §8.3.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -17,6 +19,9 @@ from gateway.wire.grpc import Code, GrpcError
 _CONTENT_TYPE = b"application/grpc"
 _FIELD_COST = 32  # what HTTP/2 adds to the length of each
 _NOT_IN_HTTP2 = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_BROKEN = re.compile(rb"[\0\r\n]")
+"""What no value holds: written as HTTP/1, as an engine gets some, it would end the field, or the request."""
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 
 
@@ -48,11 +53,13 @@ def read(fields: Iterable[tuple[bytes, bytes]], max_size: int) -> Request:
     size = 0
     for name, value in fields:
         size += len(name) + len(value) + _FIELD_COST
+        if _BROKEN.search(value) is not None:
+            raise Malformed(f"the value of {name!r} is none of HTTP/2")
         if name.startswith(b":"):
             if headers or name in pseudo or name not in _PSEUDO:
                 raise Malformed(f"{name!r} is out of place")
             pseudo[name] = value
-        elif name in _NOT_IN_HTTP2 or not name or name != name.lower():
+        elif name in _NOT_IN_HTTP2 or _NAME.fullmatch(name) is None:
             raise Malformed(f"{name!r} is no field of HTTP/2")
         else:
             headers.append((name, value))

@@ -143,11 +143,25 @@ def test_another_method_than_post_is_http_405() -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize("name", ["Upper", "connection", ":unknown", "transfer-encoding"])
-def test_a_request_that_is_none_of_http2_is_reset_and_no_other(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Upper", "x"),
+        ("connection", "x"),
+        (":unknown", "x"),
+        ("transfer-encoding", "x"),
+        ("a b", "x"),
+        ("a\r\nb", "x"),
+        ("a:", "x"),
+        ("traceparent", "x\r\ncontent-length: 0\r\n\r\nPOST /another HTTP/1.1"),
+        ("traceparent", "x\ny: z"),
+        ("traceparent", "x\0"),
+    ],
+)
+def test_a_request_that_is_none_of_http2_is_reset_and_no_other(name: str, value: str) -> None:
     async def scenario(rig: Rig) -> None:
         client = await rig.client()
-        stream_id = client.open("Unary", (name, "x"), end=True)
+        stream_id = client.open("Unary", (name, value), end=True)
         assert (await client.answer(stream_id)).reset == 1
         assert (await client.call("Unary", b"x")).status is Code.OK
 
