@@ -41,8 +41,8 @@ STEERING = (
 NEEDED = frozenset(
     ("tools", "tool_choice", "functions", "function_call", "response_format", "regex", "ebnf",
      "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object",
-     "allowed_token_ids", "audio", "modalities", "messages", "prompt", "suffix", "echo", "logprobs", "top_logprobs",
-     "prompt_logprobs"),
+     "json_schema", "allowed_token_ids", "audio", "modalities", "messages", "prompt", "suffix", "documents", "echo",
+     "logprobs", "top_logprobs", "prompt_logprobs"),
 )  # fmt: skip
 """Members by which a client's program reads the answer: without them it would be of another kind than is expected."""
 

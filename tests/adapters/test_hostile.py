@@ -122,3 +122,11 @@ def test_tgi_names_what_should_be_a_number(operation: Operation, member: str) ->
     body = f'{{{BASES[operation]},"{member}":[1]}}'
     refusals = {engine: sent for engine, sent in encoded(operation, body) if isinstance(sent, InvalidRequest)}
     assert refusals["tgi"].param == member
+
+
+@pytest.mark.parametrize("member", sorted(constraint.MEMBERS | {"documents", "response_format", "tools"}))
+def test_what_an_answer_is_read_by_is_not_left_out(member: str) -> None:
+    """Where a route would have what an engine ignores left out."""
+    for value in ('[{"a":1}]', '{"a":1}', '"x"'):
+        for _, sent in encoded(Operation.CHAT, f'{{{BASES[Operation.CHAT]},"{member}":{value}}}'):
+            assert member not in getattr(sent, "droppable", ())
