@@ -23,7 +23,8 @@ MAX_MESSAGE = 2000
 _CONTEXT = re.compile(
     r"maximum context length|longer than the model's context length|maximum input length|must have less than \d+ tokens"
     r"|must be <= \d+\. Given|exceed_context_size|exceeds the available context size|context_length_exceeded"
-    r"|prompt is too long|exceed context limit|input token count .* exceeds|too many tokens",
+    r"|prompt is too long|exceed context limit|input token count .* exceeds|too many tokens"
+    r"|`default_max_tokens` \(-?\d+\) should be greater than 0",
     re.IGNORECASE,
 )
 _NO_MODEL = re.compile(
@@ -131,15 +132,20 @@ def _report(document: object) -> Report:
     kind = inner.get("type")
     message = inner.get("message") or inner.get("detail")
     status = _http_status(inner.get("http_status_code")) or _http_status(inner.get("status_code")) or _http_status(code)
-    param = inner.get("param")
     return Report(
         message=_clean(message if isinstance(message, str) else "" if message is None else _dumped(message)),
         type=kind if isinstance(kind, str) else "",
         code=code if isinstance(code, str) and not code.isdigit() else None,
-        param=param if isinstance(param, str) else None,
+        param=_param(inner.get("param")),
         status=status,
         delay=_retry_info(inner.get("details")),
     )
+
+
+def _param(given: object) -> str | None:
+    """vLLM begins with where it looked, and for JSON it cannot read tells a place in it."""
+    param = given.removeprefix("body.") if isinstance(given, str) else ""
+    return None if param in ("", "body") or param.isdigit() else param
 
 
 def _dumped(document: object) -> str:

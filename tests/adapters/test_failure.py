@@ -25,7 +25,7 @@ def told(status: int, content: bytes | str, headers: dict[str, str] | None = Non
         ("sglang/err-context-too-long", 400, "context_length_exceeded", None, "longer than the model's context"),
         ("llamacpp/err-context-too-long", 400, "context_length_exceeded", None, "exceeds the available context"),
         ("vllm/err-unknown-model", 404, "model_not_found", "model", "The model `nope` does not exist"),
-        ("vllm/err-invalid-json", 400, "invalid_request_error", "body.28", "JSON decode error"),
+        ("vllm/err-invalid-json", 400, "invalid_request_error", None, "JSON decode error"),
         ("vllm/err-temperature", 400, "invalid_request_error", "temperature", "temperature"),
         ("sglang/err-temperature", 400, "invalid_request_error", None, "temperature"),
         ("vllm/embeddings", 404, "not_found", None, "does not offer this operation"),
@@ -89,6 +89,13 @@ CODES = [
         404,
         "model_not_found",
         "model: claude-x",
+    ),
+    (  # TensorRT-LLM
+        400,
+        '{"error":"`default_max_tokens` (-21) should be greater than 0, `default_max_tokens` (-21) = max_seq_len (8)"}',
+        400,
+        "context_length_exceeded",
+        "`default_max_tokens` (-21) should be greater than 0, `default_max_tokens` (-21) = max_seq_len (8)",
     ),
     (
         400,
@@ -221,3 +228,18 @@ def test_no_body_is_too_odd(status: int, document: object) -> None:
 @given(st.binary(max_size=40))
 def test_no_bytes_are_too_odd(content: bytes) -> None:
     assert told(500, content).message
+
+
+@pytest.mark.parametrize(
+    ("param", "expected"),
+    [
+        ("body.max_tokens", "max_tokens"),
+        ("body", None),
+        ("body.28", None),
+        ("bodyguard", "bodyguard"),
+        ("", None),
+        (5, None),
+    ],
+)
+def test_a_param_is_the_clients_name_for_it(param: object, expected: str | None) -> None:
+    assert told(400, json.dumps({"error": {"message": "m", "param": param}})).param == expected
