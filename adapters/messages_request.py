@@ -154,8 +154,10 @@ def renamed(error: InvalidRequest, body: bytes) -> InvalidRequest:
     """What an adapter says of a chat's members, in the words of who sent Messages. An effort has two places, and in one
     of them it cannot be left out by itself; nor can that tools are called one at a time.
     """
-    config = bytes(dialect.members(body).get("output_config", b""))
-    names = _NAMES | {"reasoning_effort": "output_config"} if b'"effort"' in config else _NAMES
+    found = dialect.members(body)
+    names = {chats: own for chats, own in _NAMES.items() if chats not in found or chats in _DROPPED}
+    if b'"effort"' in bytes(found.get("output_config", b"")):
+        names["reasoning_effort"] = "output_config"
     param = names.get(error.param or "", error.param)
     message = error.message.replace(f"'{error.param}'", f"'{param}'")
     if not isinstance(error, Unsupported):

@@ -254,6 +254,7 @@ def test_what_steers_an_engine_is_taken_out_here_too() -> None:
         (TGI(), {"top_k": 5, "system": 'how to say "effort"'}, "top_k", ("top_k",)),
         (TGI(), {"thinking": {"type": "enabled"}, "system": '"effort"'}, "thinking", ("thinking",)),
         (OpenAI(), {"n": 2}, "n", ("n",)),
+        (TGI(), {"reasoning_effort": "high"}, "reasoning_effort", ("reasoning_effort",)),
         (OpenAI(), {"mcp_servers": [{}]}, "mcp_servers", ("mcp_servers",)),
         (OpenAI(), {"context_management": {"edits": []}}, "context_management", ("context_management",)),
         (OpenAI(), {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools", ()),
