@@ -56,7 +56,9 @@ async def param(target: Target) -> None:
     check.equal(error["param"], "stream", "param")
 
 
-@PROFILE.case("error.no-model", "A request that names no model: 400 with the error object", source=_SCHEMA)
+@PROFILE.case(
+    "error.no-model", "A request that names no model: 400 with the error object", source=_SCHEMA, level=Level.SHOULD
+)
 async def no_model(target: Target) -> None:
     for model in (None, "", 7):
         answer = await target.ask(CHAT, target.chat(model=model) if model is not None else target.chat(model=None))

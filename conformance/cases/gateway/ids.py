@@ -22,19 +22,24 @@ def told(answer: Answer) -> str:
     return found[0]
 
 
-@PROFILE.case("id.made", "A request without an id gets one, each its own", source=_SDKS)
+@PROFILE.case("id.made", "A request without an id gets one, each its own", source=_SDKS, level=Level.SHOULD)
 async def made(target: Target) -> None:
     first, second = [told((await target.ask(CHAT, target.chat())).expect(200)) for _ in range(2)]
     check.true(first != second, "two requests have the same id", "ids that tell requests apart", first)
 
 
-@PROFILE.case("id.taken", "A client's x-request-id comes back", source="Envoy, nginx and the SDKs' support advice")
+@PROFILE.case(
+    "id.taken",
+    "A client's x-request-id comes back",
+    source="Envoy, nginx and the SDKs' support advice",
+    level=Level.SHOULD,
+)
 async def taken(target: Target) -> None:
     answer = await target.ask(CHAT, target.chat(), headers=[(ID, "conformance-4711.a:b_c")])
     check.equal(told(answer.expect(200)), "conformance-4711.a:b_c", ID)
 
 
-@PROFILE.case("id.on-errors", "Errors of every kind carry the id", source=_SDKS)
+@PROFILE.case("id.on-errors", "Errors of every kind carry the id", source=_SDKS, level=Level.SHOULD)
 async def on_errors(target: Target) -> None:
     for what, path, document in (
         ("an unknown model", CHAT, target.chat(model="no-such-model")),
@@ -46,7 +51,7 @@ async def on_errors(target: Target) -> None:
         check.equal(told(answer), "conformance-err-1", f"{ID} of the answer to {what}")
 
 
-@PROFILE.case("id.on-streams", "A stream's head carries the id", source=_SDKS)
+@PROFILE.case("id.on-streams", "A stream's head carries the id", source=_SDKS, level=Level.SHOULD)
 async def on_streams(target: Target) -> None:
     answer = await target.ask(CHAT, target.chat(stream=True), headers=[(ID, "conformance-stream-1")])
     check.equal(told(answer.expect(200)), "conformance-stream-1", ID)

@@ -20,6 +20,7 @@ _REPLY = api.StreamChatCompletionResponse
     "deadline.passed",
     "A deadline that has passed: DEADLINE_EXCEEDED, in every unit",
     source=f"{HTTP2}, Timeout",
+    level=Level.SHOULD,
     needs=NEEDS,
 )
 async def passed(target: Target) -> None:
