@@ -49,12 +49,20 @@ class _MaxTokens(OpenAI):
 
     def translate(self, request: InferenceRequest, body: bytes, endpoint: Endpoint, model: str) -> bytes:
         if request.operation is Operation.CHAT:
-            limit = dialect.members(body).get("max_completion_tokens")
-            if limit is not None:
-                body = splice.remove(body, ["max_completion_tokens", "max_tokens"])
-                if bytes(limit) != b"null":
-                    body = splice.insert(body, "max_tokens", bytes(limit))
+            body = _with_max_tokens(body)
         return super().translate(request, body, endpoint, model)
+
+
+def _with_max_tokens(body: bytes) -> bytes:
+    found = dialect.members(body)
+    limit = found.get("max_completion_tokens")
+    if limit is None:
+        return body
+    if bytes(limit) == b"null":
+        return splice.remove(body, ["max_completion_tokens"])
+    if "max_tokens" in found:
+        body = splice.remove(body, ["max_tokens"])
+    return splice.rename(body, "max_completion_tokens", "max_tokens", present=True)
 
 
 class DeepSeek(_MaxTokens):

@@ -81,8 +81,12 @@ def remove(body: bytes, names: Collection[str]) -> bytes:
     return _join(body, cuts) if cuts else body
 
 
-def rename(body: bytes, name: str, other: str) -> bytes:
-    """``body`` with the top-level members ``name`` called ``other``."""
+def rename(body: bytes, name: str, other: str, *, present: bool = False) -> bytes:
+    """``body`` with the top-level members ``name`` called ``other``. ``present`` as in `replace`."""
+    if present and _PLAIN_NAME.fullmatch(name):
+        only = _only_key(body, _quoted(name))
+        if only is not None:
+            return b"%b%b%b" % (body[: only[0]], _quoted(other), body[only[0] + len(name) + 2 :])
     return _join(body, [(m.key, m.start, b"%b:" % _quoted(other)) for m in _members(body) if _is(m, name)])
 
 
@@ -134,7 +138,14 @@ def _may_hide(body: bytes) -> bool:
 
 
 def _only_value(body: bytes, quoted: bytes) -> tuple[int, int] | None:
-    """The span of the one value in ``body``, at any depth, whose key ends with ``quoted``; None if there may be more.
+    """The span of the one value in ``body`` that has such a key; None if there may be more."""
+    only = _only_key(body, quoted)
+    return None if only is None else (only[1], _value_end(body, only[1]))
+
+
+def _only_key(body: bytes, quoted: bytes) -> tuple[int, int] | None:
+    """Where the one key in ``body``, at any depth, that ends with ``quoted`` begins, and where its value does; None if
+    there may be more.
 
     A member known to be there is then that one. (The end of a longer key, ``"say \\"model"``, counts as well: it only
     makes the answer None.)
@@ -147,11 +158,11 @@ def _only_value(body: bytes, quoted: bytes) -> tuple[int, int] | None:
         if colon is not None:
             if found is not None:
                 return None
-            found = (colon.end(), 0)
+            found = (at, colon.end())
         at = body.find(quoted, after)
     if found is None or (b"\\" in body and _may_hide(body)):
         return None
-    return found[0], _value_end(body, found[0])
+    return found
 
 
 def _members(body: bytes) -> Iterator[_Member]:

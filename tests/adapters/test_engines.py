@@ -173,6 +173,7 @@ def test_the_newer_name_of_the_token_limit_becomes_the_one_they_heed(adapter: Ad
     assert sent(adapter, max_completion_tokens=7) == {"model": "tiny", "max_tokens": 7}
     assert sent(adapter, max_completion_tokens=7, max_tokens=9) == {"model": "tiny", "max_tokens": 7}
     assert sent(adapter, max_tokens=9) == {"model": "tiny", "max_tokens": 9}
+    assert sent(adapter, max_tokens=9, max_completion_tokens=None) == {"model": "tiny", "max_tokens": 9}
 
 
 def test_ollama_is_not_asked_to_choose_tools_or_bias_tokens() -> None:

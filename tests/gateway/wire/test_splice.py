@@ -186,3 +186,20 @@ def test_what_is_no_object_is_refused(body: bytes) -> None:
 )
 def test_members_are_renamed_in_place(body: bytes, renamed: bytes) -> None:
     assert splice.rename(body, "a", "z") == renamed
+
+
+@settings(max_examples=200)
+@given(documents(), st.sampled_from(NAMES), st.booleans())
+def test_rename_changes_the_name_and_nothing_else(
+    document: tuple[list[tuple[str, str]], bytes], name: str, promise: bool
+) -> None:
+    _, body = document
+    before = pairs(body)
+    present = any(key == name for key, _ in before)
+    after = pairs(splice.rename(body, name, "z", present=promise and present))
+    assert after == [("z" if key == name else key, value) for key, value in before]
+
+
+def test_a_name_that_is_there_once_is_renamed_without_reading_the_rest() -> None:
+    body = b'{ "b" :"a", "a" : 1.10, {]'
+    assert splice.rename(body, "a", "z", present=True) == body.replace(b'"a" :', b'"z" :')
