@@ -5,6 +5,7 @@ Invariant: values stay the client's bytes; only the few members an engine treats
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -124,9 +125,12 @@ IDLE = (
 """OpenAI's own members that change nothing in an answer of anybody else's."""
 
 
+_EMPTY = re.compile(rb"\[\s*\]")
+
+
 def idle_tools(found: Members) -> tuple[str, ...]:
     """What is said of tools where there are none: engines and OpenAI itself complain of an empty list."""
-    if value(found, "tools") != []:
+    if _EMPTY.fullmatch(bytes(found.get("tools", b""))) is None:  # others, which may be long, are not read
         return ()
     idle = value(found, "tool_choice") in (None, "none", "auto")
     return ("tools", "parallel_tool_calls", "tool_choice") if idle else ("tools", "parallel_tool_calls")
