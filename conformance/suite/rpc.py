@@ -33,6 +33,11 @@ _MOST_NOTED = 60_000
 OK, CANCELLED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND = 0, 1, 2, 3, 4, 5
 PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED, INTERNAL = 7, 8, 9, 12, 13
 UNAVAILABLE, UNAUTHENTICATED = 14, 16
+_NAMES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
 _OF_RESET = {7: UNAVAILABLE, 8: CANCELLED, 11: RESOURCE_EXHAUSTED, 12: PERMISSION_DENIED}
 _OF_HTTP = {400: INTERNAL, 401: UNAUTHENTICATED, 403: PERMISSION_DENIED, 404: UNIMPLEMENTED,
             429: UNAVAILABLE, 502: UNAVAILABLE, 503: UNAVAILABLE, 504: UNAVAILABLE}  # fmt: skip
@@ -95,8 +100,8 @@ class Call:
     def expect(self, *codes: int) -> Call:
         """Itself, ended with one of these."""
         if self.code not in codes:
-            got = f"{self.code}: {self.message or self.broken or self.reset or ''}"
-            raise Failure("the status of the call differs", " or ".join(map(str, codes)), got)
+            got = f"{_named(self.code)}: {self.message or self.broken or self.reset or ''}"
+            raise Failure("the status of the call differs", " or ".join(map(_named, codes)), got)
         return self
 
     async def send(self, message: Message | bytes, *, end: bool = False, compressed: bool = False) -> None:
@@ -180,6 +185,10 @@ class Call:
             self._write_down()
             self._news.close()
             self.over.set()
+
+
+def _named(code: int) -> str:
+    return f"{code} {_NAMES[code]}" if 0 <= code < len(_NAMES) else str(code)
 
 
 def grpcurl(trace: Trace, where: Address) -> str:

@@ -129,8 +129,10 @@ def test_what_stands_for_a_status_that_was_not_said(answer: Answer, code: int) -
     call = ended(answer)
     assert call.status is None
     assert call.code == code
-    with pytest.raises(Failure, match="status of the call differs"):
+    with pytest.raises(Failure, match="status of the call differs") as raised:
         call.expect(rpc.OK)
+    assert raised.value.expected == "0 OK"
+    assert (raised.value.got or "").startswith(f"{code} ")
 
 
 def test_a_server_that_leaves_says_why() -> None:
