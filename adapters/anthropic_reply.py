@@ -19,21 +19,23 @@ _ABSENT: Final = msgspec.Raw()
 
 
 class Block(msgspec.Struct):
+    """Some that speak this dialect write null for what a block has not."""
+
     type: str = ""
-    text: str = ""
-    thinking: str = ""
-    signature: str = ""
-    data: str = ""
-    id: str = ""
-    name: str = ""
+    text: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
+    id: str | None = None
+    name: str | None = None
     input: msgspec.Raw = _ABSENT
 
 
 class Message(msgspec.Struct):
     type: str = ""
-    id: str = ""
-    model: str = ""
-    content: list[Block] = []
+    id: str | None = None
+    model: str | None = None
+    content: list[Block] | None = None
     stop_reason: str | None = None
     usage: usage.Counts | None = None
     error: Any = None
@@ -80,7 +82,7 @@ class _Translating:
     def _document(self, message: Message) -> dict[str, Any]:
         choice = {
             "index": 0,
-            "message": _spoken(message.content),
+            "message": _spoken(message.content or []),
             "logprobs": None,
             "finish_reason": chunk.finish_reason(message.stop_reason) or "stop",
         }
@@ -118,19 +120,19 @@ class AnthropicRestreamed(Restreamed):
 
 def _spoken(blocks: list[Block]) -> dict[str, Any]:
     """The assistant's message of an answer. Blocks of tools that run at Anthropic are left out: none are asked for."""
-    texts = [block.text for block in blocks if block.type == "text"]
+    texts = [block.text or "" for block in blocks if block.type == "text"]
     message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts else None, "refusal": None}
     thoughts = [block for block in blocks if block.type in ("thinking", "redacted_thinking")]
     if thoughts:
-        message["reasoning_content"] = "".join([block.thinking for block in thoughts])
+        message["reasoning_content"] = "".join([block.thinking or "" for block in thoughts])
         message["thinking_blocks"] = [thought(block) for block in thoughts]
     calls = [block for block in blocks if block.type == "tool_use"]
     if calls:
         message["tool_calls"] = [
             {
-                "id": call.id,
+                "id": call.id or "",
                 "type": "function",
-                "function": {"name": call.name, "arguments": arguments_text(call.input)},
+                "function": {"name": call.name or "", "arguments": arguments_text(call.input)},
             }
             for call in calls
         ]
@@ -139,5 +141,5 @@ def _spoken(blocks: list[Block]) -> dict[str, Any]:
 
 def thought(block: Block) -> dict[str, str]:
     if block.type == "redacted_thinking":
-        return {"type": "redacted_thinking", "data": block.data}
-    return {"type": "thinking", "thinking": block.thinking, "signature": block.signature}
+        return {"type": "redacted_thinking", "data": block.data or ""}
+    return {"type": "thinking", "thinking": block.thinking or "", "signature": block.signature or ""}

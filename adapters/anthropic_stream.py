@@ -22,20 +22,31 @@ _TAIL: Final = b',"logprobs":null,"finish_reason":null}]}\n\n'
 
 class _Delta(msgspec.Struct, gc=False):
     type: str = ""
-    text: str = ""
-    partial_json: str = ""
-    thinking: str = ""
-    signature: str = ""
+    text: str | None = None
+    partial_json: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
     stop_reason: str | None = None
 
 
 class _Event(msgspec.Struct):
     type: str = ""
+    index: int | None = None
     message: Message | None = None
     content_block: Block | None = None
     delta: _Delta | None = None
     usage: usage.Counts | None = None
     error: Any = None
+
+
+class _Call:
+    """One under way: its number in the chat, how its arguments came so far."""
+
+    __slots__ = ("argued", "at", "whole")
+
+    def __init__(self, at: int, *, whole: bool) -> None:
+        self.at = at
+        self.argued = self.whole = whole
 
 
 _EVENT: Final = msgspec.json.Decoder(_Event)
@@ -52,8 +63,7 @@ class AnthropicStream(EventDecoder):
         self._named(answer_id(request), request.model)
         self._begun = False
         self._calls = 0
-        self._calling = False  # the open block is a call
-        self._argued = False  # and it has arguments
+        self._open: dict[int | None, _Call] = {}  # calls by their blocks' index
         self._finished = False
 
     def feed(self, data: bytes) -> bytes:
@@ -76,16 +86,16 @@ class AnthropicStream(EventDecoder):
         except (ValueError, RecursionError):
             return self._fail(failure.rubbish("Anthropic sent an event that cannot be understood"))
         if event.type == "content_block_delta":
-            return self._delta(event.delta)
+            return self._delta(event.delta, event.index)
         return self._turn(event)
 
     def _turn(self, event: _Event) -> bytes:
         """Whatever begins or ends something."""
         kind = event.type
         if kind == "content_block_start":
-            return self._open(event.content_block or Block())
+            return self._start(event.content_block or Block(), event.index)
         if kind == "content_block_stop":
-            return self._close()
+            return self._close(event.index)
         if kind == "message_start":
             return self._begin(event.message or Message())
         if kind == "message_delta":
@@ -107,58 +117,65 @@ class AnthropicStream(EventDecoder):
             self._named(message.id, message.model)
         return self._chunk(b'{"role":"assistant","content":""}')
 
-    def _open(self, block: Block) -> bytes:
+    def _start(self, block: Block, index: int | None) -> bytes:
         """Some that speak this dialect give a block's text with its start."""
-        self._calling = block.type == "tool_use"
-        if self._calling:
-            return self._call(block)
+        if block.type == "tool_use":
+            return self._call(block, index)
         if block.type == "redacted_thinking":
             return self._say(b'{"thinking_blocks":[%b]}' % _json(thought(block)))
         said = self._say(b'{"content":%b}' % _json(block.text)) if block.text else b""
         return said + (self._say(b'{"reasoning_content":%b}' % _json(block.thinking)) if block.thinking else b"")
 
-    def _call(self, block: Block) -> bytes:
+    def _call(self, block: Block, index: int | None) -> bytes:
+        """Arguments that stand here already are not told again."""
         at, self._calls = self._calls, self._calls + 1
         given = "" if bytes(block.input) in (b"", b"null", b"{}") else arguments_text(block.input)
-        self._argued = bool(given)
-        function = {"name": block.name, "arguments": given}
-        call = {"index": at, "id": block.id, "type": "function", "function": function}
+        self._open[index] = _Call(at, whole=bool(given))
+        function = {"name": block.name or "", "arguments": given}
+        call = {"index": at, "id": block.id or "", "type": "function", "function": function}
         return self._say(b'{"tool_calls":[%b]}' % _json(call))
 
-    def _delta(self, delta: _Delta | None) -> bytes:
+    def _delta(self, delta: _Delta | None, index: int | None) -> bytes:
         if delta is None:
             return b""
         if delta.type == "text_delta":
-            return self._say(b'{"content":%b}' % _json(delta.text))
+            return self._say(b'{"content":%b}' % _json(delta.text or ""))
         if delta.type == "input_json_delta":
-            return self._argue(delta.partial_json) if delta.partial_json and self._calling else b""
+            if index is None:
+                index = next(reversed(self._open), None)
+            call = self._open.get(index)
+            return self._argue(call, delta.partial_json) if call is not None and delta.partial_json else b""
         if delta.type == "thinking_delta":
-            return self._say(b'{"reasoning_content":%b}' % _json(delta.thinking))
+            return self._say(b'{"reasoning_content":%b}' % _json(delta.thinking or ""))
         if delta.type == "signature_delta":
-            return self._say(b'{"thinking_blocks":[{"type":"thinking","signature":%b}]}' % _json(delta.signature))
+            return self._say(b'{"thinking_blocks":[{"type":"thinking","signature":%b}]}' % _json(delta.signature or ""))
         return b""
 
-    def _argue(self, text: str) -> bytes:
-        self._argued = True
-        return self._say(b'{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (self._calls - 1, _json(text)))
+    def _argue(self, call: _Call, text: str) -> bytes:
+        if call.whole:
+            return b""
+        call.argued = True
+        return self._say(b'{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (call.at, _json(text)))
 
-    def _close(self) -> bytes:
+    def _close(self, index: int | None) -> bytes:
         """A call without arguments streams none, which a client would not take for JSON."""
-        bare = self._calling and not self._argued
-        self._calling, out = False, self._argue("{}") if bare else b""
-        return out
+        call = self._open.pop(index, None)
+        return self._argue(call, "{}") if call is not None and not call.argued else b""
 
     def _end(self, event: _Event) -> bytes:
         self.usage = usage.read(event.usage, self.usage)
         reason = chunk.finish_reason(event.delta.stop_reason) if event.delta is not None else None
         if reason is None or self._finished:
             return b""
+        lead = b"" if self._begun else self._begin(Message())
         self.progress = 2
         self._finished = True
-        return b'%b{},"logprobs":null,"finish_reason":"%b"}]}\n\n' % (self._head, reason.encode())
+        return lead + b'%b{},"logprobs":null,"finish_reason":"%b"}]}\n\n' % (self._head, reason.encode())
 
     def _stop(self) -> bytes:
-        """An answer may end without a stop reason where something else speaks this dialect."""
+        """An answer may end without a stop reason where something else speaks this dialect, but not without a start."""
+        if not self._begun:
+            return self._cut_off()
         out = b"" if self._finished else b'%b{},"logprobs":null,"finish_reason":"stop"}]}\n\n' % self._head
         self.progress = 2
         self.ended = True

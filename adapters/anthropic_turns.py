@@ -107,7 +107,7 @@ def _answer(message: _Message, where: str) -> str | Blocks:
     content = message.content
     if isinstance(content, str) and not message.tool_calls and not message.thinking_blocks:
         return content
-    thoughts = [_thought(block, message.reasoning_content) for block in message.thinking_blocks or ()]
+    thoughts = _thoughts(message.thinking_blocks or [], message.reasoning_content or "")
     said = _blocks(content if isinstance(content, str) else _parts(content, where))
     if not said and message.refusal:
         said = _blocks(message.refusal)
@@ -118,11 +118,14 @@ def _answer(message: _Message, where: str) -> str | Blocks:
     return [*thoughts, *said, *calls]
 
 
-def _thought(block: dict[str, Any], text: str | None) -> dict[str, Any]:
-    """A stream gives the signature alone; what it signs is in ``reasoning_content``."""
-    if block.get("type") == "thinking" and "thinking" not in block:
-        return {**block, "thinking": text or ""}
-    return block
+def _thoughts(blocks: Blocks, text: str) -> Blocks:
+    """A stream gives the signature alone; what it signs is in ``reasoning_content``, where several cannot be told
+    apart: then there are none, rather than some that were signed otherwise.
+    """
+    bare = [block.get("type") == "thinking" and "thinking" not in block for block in blocks]
+    if sum(bare) > 1:
+        return []
+    return [{**block, "thinking": text} if alone else block for alone, block in zip(bare, blocks, strict=True)]
 
 
 def _result(message: _Message, where: str) -> dict[str, Any]:

@@ -130,6 +130,8 @@ def test_thoughts_go_back_as_they_came() -> None:
     assert [block["type"] for block in made[2:]] == ["text", "tool_use"]
     signed = {**call, "reasoning_content": "hm", "thinking_blocks": [{"type": "thinking", "signature": "s"}]}
     assert turns(*HI, signed)[1]["content"][0] == whole
+    several = {**signed, "thinking_blocks": [{"type": "thinking", "signature": name} for name in "st"]}
+    assert [block["type"] for block in turns(*HI, several)[1]["content"]] == ["text", "tool_use"]
 
 
 def test_pictures_and_files() -> None:
@@ -372,3 +374,11 @@ def test_a_base_path_that_names_a_version() -> None:
 def test_what_anthropic_does_not_offer(operation: Operation) -> None:
     with pytest.raises(NotFound, match=operation.value):
         Anthropic().encode(request(operation=operation), endpoint(), "tiny")
+
+
+def test_models_were_made_when_anthropic_says() -> None:
+    listing = {
+        "data": [{"id": "a", "created_at": "2026-01-01T00:00:00Z"}, {"id": "b", "created_at": "soon"}, {"id": "c"}]
+    }
+    cards = Anthropic().parse_models(json.dumps(listing).encode())
+    assert [(card.id, card.created) for card in cards] == [("a", 1767225600), ("b", 0), ("c", 0)]

@@ -222,6 +222,53 @@ def test_an_error_ends_the_stream(kind: str, status: int, code: str, retryable: 
         assert made.error.retryable == (retryable and not started)
 
 
+def calls(*pieces: bytes) -> list[tuple[str, str]]:
+    """Names and arguments of the calls that a client puts together."""
+    made: list[tuple[str, str]] = []
+    for found in deltas(chunks(run(decoder(), [BEGIN, *pieces, ending("tool_use"), END]))):
+        for call in found.get("tool_calls", ()):
+            if "name" in call["function"]:
+                made.append((call["function"]["name"], ""))
+            at, given = call["index"], call["function"]["arguments"]
+            made[at] = made[at][0], made[at][1] + given
+    return made
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_calls_are_told_apart_by_their_blocks(index: bool) -> None:
+    f, g = start(0, type="tool_use", id="1", name="f", input={}), start(1, type="tool_use", id="2", name="g", input={})
+    x, y = (delta(at, "input_json_delta", partial_json=json.dumps({"at": at})) for at in (0, 1))
+    if index:
+        assert calls(f, g, y, x, stop(0), stop(1)) == [("f", '{"at": 0}'), ("g", '{"at": 1}')]
+    else:
+        x, y = x.replace(b'"index": 0, ', b""), y.replace(b'"index": 1, ', b"")
+        assert calls(f, x, stop(0), g, y, stop(1)) == [("f", '{"at": 0}'), ("g", '{"at": 1}')]
+
+
+def test_arguments_told_at_once_and_again_are_told_once() -> None:
+    given = start(0, type="tool_use", id="1", name="f", input={"a": 1})
+    assert calls(given, delta(0, "input_json_delta", partial_json='{"a":1}'), stop(0)) == [("f", '{"a": 1}')]
+
+
+def test_null_is_nothing() -> None:
+    out = run(
+        decoder(),
+        [BEGIN, start(0, type="text", text=None), delta(0, "text_delta", text=None), ending(), END],
+    )
+    assert [found.get("content") for found in deltas(chunks(out))] == ["", "", None]
+    made = whole({"content": [{"type": "text", "text": None, "id": None}], "id": None})
+    assert made["choices"][0]["message"]["content"] == ""
+
+
+def test_an_end_without_a_beginning_is_none() -> None:
+    made = decoder()
+    assert run(made, [END]) == b""
+    assert made.error is not None
+    assert made.error.retryable
+    out = chunks(run(decoder(), [ending(), END]))
+    assert deltas(out)[0] == {"role": "assistant", "content": ""}
+
+
 def test_a_stream_that_is_cut_off_is_an_error() -> None:
     for count in range(len(RICH) - 2):
         made = decoder()
