@@ -6,8 +6,11 @@ refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar
+
+import msgspec
 
 from adapters import anthropic_request, dialect, rations
 from adapters.anthropic_reply import AnthropicRestreamed, AnthropicWhole
@@ -16,11 +19,20 @@ from adapters.anthropic_turns import TITLE
 from adapters.openai import OpenAI, content_type, fixed_headers, own_headers
 from adapters.whole import Misframed
 from gateway.ports import Decoder
-from gateway.types import Endpoint, Headers, InferenceRequest, Operation, UpstreamRequest
+from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation, UpstreamRequest
 
 VERSION = b"anthropic-version"
 _DEFAULT_VERSION = b"2023-06-01"
 _BETA = b"anthropic-beta"
+
+
+class _Card(msgspec.Struct):
+    id: str
+    created_at: Any = None
+
+
+class _Listing(msgspec.Struct):
+    data: list[_Card]
 
 
 class Anthropic(OpenAI):
@@ -46,6 +58,7 @@ class Anthropic(OpenAI):
         watched = self._watch(request.body)
         if watched:
             self.refuse(watched, endpoint)
+            dialect.check_choice(watched)
         body = anthropic_request.translated(request.body, model)
         extra = _told(own_headers(request), endpoint, _DEFAULT_VERSION)
         return UpstreamRequest(b"POST", self.path(request.operation, endpoint), fixed_headers(request), body, extra)
@@ -59,6 +72,18 @@ class Anthropic(OpenAI):
         if b"json" in kind or b"html" in kind:
             return AnthropicRestreamed(request, headers)
         return AnthropicStream(request, headers)
+
+    def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
+        created = {card.id: _seconds(card.created_at) for card in msgspec.json.decode(body, type=_Listing).data}
+        return [msgspec.structs.replace(card, created=created[card.id]) for card in super().parse_models(body)]
+
+
+def _seconds(moment: object) -> int:
+    """Unix time of an RFC 3339 date and time; 0 for anything else."""
+    try:
+        return int(datetime.fromisoformat(moment).timestamp()) if isinstance(moment, str) else 0
+    except ValueError:
+        return 0
 
 
 def _told(fields: Headers, endpoint: Endpoint, version: bytes) -> Headers:

@@ -270,6 +270,9 @@ class Mender:
             _name(document, "text_completion")
         elif isinstance(choice.get("message"), dict):
             _name(document, "chat.completion")
+            choice.setdefault("logprobs", None)
+            for name in ("content", "refusal"):
+                choice["message"].setdefault(name, None)
             self._calls(index, choice["message"])
             for call in dicts(choice["message"].get("tool_calls")):
                 del call["index"]

@@ -136,6 +136,33 @@ def idle_tools(found: Members) -> tuple[str, ...]:
     return ("tools", "parallel_tool_calls", "tool_choice") if idle else ("tools", "parallel_tool_calls")
 
 
+class _Function(msgspec.Struct):
+    name: str
+
+
+class _Tool(msgspec.Struct):
+    function: _Function | None = None
+
+
+_TOOL = msgspec.json.Decoder(_Tool)
+_TOOLS = msgspec.json.Decoder(list[_Tool])
+
+
+def check_choice(found: Members) -> None:
+    """Raises InvalidRequest where the function to be called is none of the tools: many engines would call another."""
+    choice = found.get("tool_choice")
+    if choice is None or bytes(choice)[:1] != b"{":
+        return
+    try:
+        chosen = _TOOL.decode(choice).function
+        listed = _TOOLS.decode(found.get("tools", b"[]"))
+    except (msgspec.DecodeError, RecursionError):  # for the engine to judge
+        return
+    if chosen is None or not listed or any(t.function is None or t.function.name == chosen.name for t in listed):
+        return
+    raise InvalidRequest(f"Tool choice '{chosen.name}' not found in 'tools' parameter.", param="tool_choice")
+
+
 def but(refused: Mapping[str, Refuses], *known: str) -> Mapping[str, Refuses]:
     """``refused`` without what an engine knows."""
     assert refused.keys() >= set(known), known

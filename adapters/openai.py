@@ -100,6 +100,7 @@ class OpenAI:
             unwanted = self._stolen.intersection(watched)
             if operation in _STREAMED:
                 self.refuse(watched, endpoint)
+                dialect.check_choice(watched)
                 body = self.constrained(operation, body, watched, endpoint)
                 unwanted = unwanted.union(self._idle.intersection(watched), dialect.idle_tools(watched))
             if unwanted:

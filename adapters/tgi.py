@@ -84,6 +84,7 @@ class TGI(OpenAI):
         self.refuse(found, endpoint)
         if request.operation is Operation.CHAT:
             self._chats.refuse(found)
+            dialect.check_choice(found)
         body = self.constrained(request.operation, request.body, found, endpoint)
         return found if body is request.body else dialect.members(body)
 

@@ -7,6 +7,7 @@ connection takes an endpoint out of use at once, a slow answer only when it repe
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -45,7 +46,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 class Discovery:
     """``changed`` is called, in this thread, whenever an endpoint's `Answer` is another than before. ``fields``: what
-    some engines want to be told whenever they are asked, by engine.
+    some engines want to be told whenever they are asked, by engine. ``wall`` is seconds since the epoch.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class Discovery:
         detect: Detect = lambda answers: None,
         detect_paths: Iterable[str] = (),
         fields: Mapping[str, Headers] = NO_FIELDS,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        self._wall = wall
         self._transport = transport
         self._adapters = adapters
         self._changed = changed
@@ -138,7 +141,7 @@ class Discovery:
         if status != 200:
             path = adapter.models_path().decode()
             raise ValueError(f"GET {path} answered {status}; is it {engine}? An engine named `auto` is recognised")
-        return Answer(True, engine, _unmoved(known.cards, adapter.parse_models(body)))
+        return Answer(True, engine, _unmoved(known.cards, adapter.parse_models(body), self._wall()))
 
     def _told(self, engine: str, endpoint: Endpoint) -> Headers:
         """What this engine wants to be told, as far as its endpoint's own fields do not."""
@@ -169,10 +172,14 @@ class Discovery:
                     return upstream.status, body
 
 
-def _unmoved(known: Iterable[ModelCard], cards: Iterable[ModelCard]) -> tuple[ModelCard, ...]:
-    """``cards``, each with the time of creation it was first seen with: vLLM tells the time of asking instead."""
-    created = {card.id: card.created for card in known}
-    return tuple(msgspec.structs.replace(card, created=created.get(card.id, card.created)) for card in cards)
+def _unmoved(known: Iterable[ModelCard], cards: Iterable[ModelCard], wall: float) -> tuple[ModelCard, ...]:
+    """``cards``, each with the time of creation it was first seen with: vLLM tells the time of asking instead, and TGI
+    and Gemini none, for which that of being found stands.
+    """
+    found = {card.id: card.created for card in known}
+    return tuple(
+        msgspec.structs.replace(card, created=found.get(card.id) or card.created or int(wall)) for card in cards
+    )
 
 
 _NOTHING: Final = Answer()

@@ -12,7 +12,7 @@ from msgspec import Raw, inspect
 
 from gateway.errors import InvalidRequest
 from gateway.types import Headers
-from protocols.openai.view import json_type
+from protocols.openai.view import empty, json_type
 
 _UNREADABLE = "We could not parse the JSON body of your request: "
 _EXPECTED: dict[type[inspect.Type], str] = {
@@ -79,13 +79,13 @@ def _faults(expected: inspect.Type, raw: bytes, path: str) -> Iterator[InvalidRe
 def _inside(kind: inspect.Type, raw: bytes, path: str) -> Iterator[InvalidRequest]:
     if isinstance(kind, inspect.StrType):
         if kind.min_length and raw.strip() == b'""':
-            yield _empty("string", path)
+            yield empty("string", path)
     elif isinstance(kind, inspect.IntType):
         yield from _range(kind, raw, path)
     elif isinstance(kind, inspect.ListType):
         items = _ARRAY.decode(raw)
         if kind.min_length and not items:
-            yield _empty("array", path)
+            yield empty("array", path)
         for index, item in enumerate(items):
             yield from _faults(kind.item_type, bytes(item), f"{path}[{index}]")
     elif isinstance(kind, inspect.StructType):
@@ -104,12 +104,3 @@ def _range(kind: inspect.IntType, raw: bytes, path: str) -> Iterator[InvalidRequ
         if limit is not None and (int(value) < limit if relation == ">=" else int(value) > limit):
             message = f"Invalid '{path}': integer {which} value. Expected a value {relation} {limit}, but got {value}"
             yield InvalidRequest(f"{message} instead.", param=path)
-
-
-def _empty(kind: str, path: str) -> InvalidRequest:
-    article = "an" if kind == "array" else "a"
-    return InvalidRequest(
-        f"Invalid '{path}': empty {kind}. Expected {article} {kind} with minimum length 1, "
-        f"but got an empty {kind} instead.",
-        param=path,
-    )

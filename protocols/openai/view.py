@@ -6,6 +6,7 @@ type here is a 400 there. Text that only estimates and prefix hashes need stays 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ from gateway.errors import InvalidRequest
 from gateway.types import Operation
 
 _ABSENT: Final = Raw()
+_EMPTY: Final = re.compile(rb"\[\s*\]")
 _T = TypeVar("_T")
 _Named = Annotated[str, Meta(min_length=1)]
 _Limit = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -174,6 +176,8 @@ class EmbeddingsView(View, frozen=True, gc=False, kw_only=True):
     def check(self) -> None:
         if not self.messages:
             _check_text(self.input, "input")
+            if _EMPTY.fullmatch(memoryview(self.input)[:24]):
+                raise empty("array", "input")
 
     def prompt_text(self) -> str:
         return _chat_text(self.messages) if self.messages else _plain_text(self.input)
@@ -219,6 +223,15 @@ def _check_text(raw: Raw, name: str) -> None:
         raise InvalidRequest(
             f"Invalid type for '{name}': expected a string or an array, but got {got} instead.", param=name
         )
+
+
+def empty(kind: str, path: str) -> InvalidRequest:
+    article = "an" if kind == "array" else "a"
+    return InvalidRequest(
+        f"Invalid '{path}': empty {kind}. Expected {article} {kind} with minimum length 1, "
+        f"but got an empty {kind} instead.",
+        param=path,
+    )
 
 
 def json_type(raw: bytes) -> str:

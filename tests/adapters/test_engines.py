@@ -335,7 +335,7 @@ def test_llamacpp_is_left_no_choice_where_a_tool_is_named() -> None:
     named = {"type": "function", "function": {"name": "g"}}
     told = sent(LlamaCpp(), tools=tools, tool_choice=named)
     assert (told["tools"], told["tool_choice"]) == (tools[1:], "required")
-    for choice in ("auto", "required", "none", None, {"type": "function", "function": {"name": "h"}}, {"type": "odd"}):
+    for choice in ("auto", "required", "none", None, {"type": "function", "function": 5}, {"type": "odd"}):
         assert sent(LlamaCpp(), tools=tools, tool_choice=choice) == {
             "model": "tiny", "tools": tools, "tool_choice": choice
         }  # fmt: skip
@@ -424,3 +424,30 @@ def test_trtllms_chunks_get_the_reason_they_leave_out() -> None:
         assert [choice["finish_reason"] for choice in told] == [None] * 5 + ["stop"]
         assert [choice["delta"] for choice in told] == [*deltas, {}]
         assert b" \n" not in out
+
+
+@pytest.mark.parametrize("adapter", [*EVERYBODY, Anthropic()])
+def test_a_tool_that_is_chosen_is_one_of_them(adapter: Adapter) -> None:
+    def asked(name: str, *tools: Any) -> None:
+        choice = {"type": "function", "function": {"name": name}}
+        turn = {"role": "user", "content": "hi"}
+        with contextlib.suppress(Unsupported):  # Ollama chooses itself
+            sent(adapter, messages=[turn], tools=list(tools), tool_choice=choice)
+
+    tool = {"type": "function", "function": {"name": "f"}}
+    asked("f", tool, {"type": "function", "function": {"name": "g"}})
+    if not isinstance(adapter, Ollama):
+        with pytest.raises(InvalidRequest, match="'x' not found") as caught:
+            asked("x", tool)
+        assert caught.value.param == "tool_choice"
+    if not isinstance(adapter, Anthropic):
+        asked("x", {"type": "custom", "custom": {"name": "x"}})
+        asked("x", {"type": "function", "function": 5})
+
+
+def test_models_were_made_when_anthropic_says() -> None:
+    listing = {
+        "data": [{"id": "a", "created_at": "2026-01-01T00:00:00Z"}, {"id": "b", "created_at": "soon"}, {"id": "c"}]
+    }
+    cards = Anthropic().parse_models(json.dumps(listing).encode())
+    assert [(card.id, card.created) for card in cards] == [("a", 1767225600), ("b", 0), ("c", 0)]

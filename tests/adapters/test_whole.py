@@ -217,5 +217,6 @@ def test_19_what_every_answer_has_to_have_is_there(member: str, odd: object) -> 
         return decoded
 
     mended = {"id": "chatcmpl-req-1", "object": "chat.completion", "created": 9, "model": "tiny"}[member]
-    assert told({**whole, "choices": [choice], member: odd}) == {**whole, "choices": [choice], member: mended}
+    full = {**choice, "message": {"role": "assistant", "content": "a", "refusal": None}, "logprobs": None}
+    assert told({**whole, "choices": [choice], member: odd}) == {**whole, "choices": [full], member: mended}
     assert told({**whole, "choices": [], member: odd}) == {**whole, "choices": [], member: odd}

@@ -86,6 +86,7 @@ def run(scenario: Callable[[Discovery, Fleet, list[float]], Awaitable[None]]) ->
             detect=lambda answers: "fake" if "/version" in answers else None,
             detect_paths=["/version"],
             fields={"anthropic": ((b"version", b"1"),)},
+            wall=lambda: 1e9 + trio.current_time(),
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(discovery.run)
@@ -108,6 +109,18 @@ def test_a_public_provider_is_asked_seldom_and_told_what_it_wants_to_be_told() -
         discovery.watch([A])
         await trio.sleep(1)
         assert not fleet.fields[-1]
+
+    run(scenario)
+
+
+def test_a_model_without_a_time_was_made_when_it_was_found() -> None:
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        fleet.answers["a", "/v1/models"] = b"one"  # at the clock's 0
+        discovery.watch([A])
+        await trio.sleep(7)
+        fleet.answers["a", "/v1/models"] = b"one two"
+        await trio.sleep(7)
+        assert [(card.id, card.created) for card in discovery[A].cards] == [("one", 10**9), ("two", 10)]
 
     run(scenario)
 
