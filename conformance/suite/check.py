@@ -49,7 +49,7 @@ def among(got: Any, allowed: Collection[Any], what: str) -> None:
 
 def contains(container: Container[Any], item: Any, what: str) -> None:
     if item not in container:
-        raise Failure(f"{what} lacks it", f"something with {shown(item)}", container)
+        raise Failure(f"no {shown(item)!r} in {what}", f"something with {shown(item)}", container)
 
 
 def matches(got: str, pattern: str, what: str) -> None:

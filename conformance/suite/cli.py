@@ -92,20 +92,30 @@ def _report(text: str) -> Path:
 
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
+    from conformance.suite.target import EXTRAS
+
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    if name not in EXTRAS:
+        raise argparse.ArgumentTypeError(f"no case asks for {name!r}, only for {', '.join(EXTRAS)}")
+    try:
+        EXTRAS[name](value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: {value!r} is not a number") from None
     return name, value
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a time in seconds")
     return value

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import msgspec
 import trio
 
 from conformance import cases
@@ -53,8 +55,7 @@ async def _main(args: argparse.Namespace, setup: Setup, selects: select.Selects)
 
             async def listen() -> None:
                 async for number in signals:
-                    if not runner.stop(f"{signal.Signals(number).name} ended the run"):
-                        nursery.cancel_scope.cancel()
+                    runner.stop(f"{signal.Signals(number).name} ended the run")
 
             nursery.start_soon(listen)
             code = await _tested(runner, args, selects)
@@ -66,26 +67,34 @@ async def _tested(runner: Runner, args: argparse.Namespace, selects: select.Sele
     started, began = time.time(), trio.current_time()
     note = ""
     if args.url:
-        runner.setup, note = await detect(runner.setup)
+        with runner.until_stopped(args.limit):
+            runner.setup, note = await detect(runner.setup)
     setup = runner.setup
+    if setup.engine == "auto" and not args.profile:  # stopped before anything was learned
+        runner.setup = setup = msgspec.structs.replace(setup, engine="openai")
     profiles = _profiles(args, setup.engine)
     chosen = [case for profile in profiles for case in profile if selects(case)]
     if not chosen:
         sys.stderr.write(f"infer-gateway conformance: no case is selected by {args.select!r}\n")
         return BAD_USAGE
     terminal = Terminal(len(chosen), verbose=args.verbose)
-    terminal.write(f"{len(chosen)} cases of {', '.join(p.name for p in profiles)} against {_told(setup, args)}")
+    told = runner.secrets.hide(_told(setup, args))
+    terminal.write(f"{len(chosen)} cases of {', '.join(p.name for p in profiles)} against {told}")
     runner.deviations, runner.tell = _deviations(profiles), terminal.tell
     with terminal:
-        results = await runner.run(chosen, parallel=args.parallel, limit=args.limit)
+        results = await runner.run(chosen, parallel=args.parallel, limit=args.limit + began - trio.current_time())
+    hide = runner.secrets.hide
     run = Run(
-        server=Server(_url_of(setup, args), setup.engine, setup.version, setup.model, setup.models),
+        server=Server(
+            _url_of(setup, args), setup.engine, hide(setup.version), hide(setup.model), tuple(map(hide, setup.models))
+        ),
         profiles=tuple(profile.name for profile in profiles),
         results=tuple(results),
         seconds=trio.current_time() - began,
         started=started,
         suite=suite_version(),
-        note="; ".join(filter(None, (note, runner.ended_by))),
+        note=hide("; ".join(filter(None, (note, runner.ended_by)))),
+        selected=" ".join(args.select.split()),
     )
     terminal.end(run)
     return _save(run, args.report) or (FAILED if run.wrong(args.strict) else 0)
@@ -116,15 +125,13 @@ def _setup(args: argparse.Namespace) -> Setup:
     """Raises ValueError for options that make no sense together."""
     if not (args.url or args.grpc or args.ext_proc or args.list):
         raise ValueError("--url is needed: where is the server? (or --grpc, --ext-proc)")
-    where = address(args.url, insecure=args.insecure, ca=args.ca_file) if args.url else _NOWHERE
-    key = args.api_key or os.environ.get(args.api_key_env, "")
-    if args.api_key_env and not key:
-        raise ValueError(f"the environment variable {args.api_key_env} is not set")
+    where = address(args.url, insecure=args.insecure, ca=_authorities(args.ca_file)) if args.url else _NOWHERE
+    _check_reports(args.report)
     return Setup(
         address=where,
         engine=args.engine or ("gateway" if {"gateway", "grpc", "epp"} & set(args.profile) else "auto"),
         model=args.model,
-        key=key,
+        key=_key(args),
         lora=args.lora,
         lora_path=args.lora_path,
         embedding_model=args.embedding_model,
@@ -134,6 +141,37 @@ def _setup(args: argparse.Namespace) -> Setup:
         timeout=args.timeout,
         extra=dict(args.set),
     )
+
+
+def _key(args: argparse.Namespace) -> str:
+    """Raises ValueError. A file's last line break comes along in many an environment variable."""
+    key = (args.api_key or os.environ.get(args.api_key_env, "")).strip()
+    if args.api_key_env and not key:
+        raise ValueError(f"the environment variable {args.api_key_env} is not set")
+    if not all(" " <= char <= "~" for char in key):
+        raise ValueError("the key has characters that a header cannot carry")
+    return key
+
+
+def _authorities(path: str) -> str:
+    """``path``, if there are certificates in it. Raises ValueError."""
+    try:
+        if path:
+            ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise ValueError(f"--ca-file {path}: {error.strerror or error}") from None
+    return path
+
+
+def _check_reports(paths: Sequence[Path]) -> None:
+    """Raises ValueError for a file that could not be written, before a minute is spent on what it should tell."""
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written: {error.strerror}") from None
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise ValueError(f"{path} cannot be written")
 
 
 def _profiles(args: argparse.Namespace, engine: str) -> list[Profile]:

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import trio
 
-from conformance.suite.check import Failure
 from conformance.suite.target import MODELS, Setup, Target
 
 PROBES = (MODELS, "/version", "/server_info", "/get_server_info", "/info", "/props", "/api/version")
@@ -42,7 +41,7 @@ async def detect(setup: Setup) -> tuple[Setup, str]:
                 answer = await target.ask(path, headers=_anthropic(setup) if path == MODELS else ())
                 if answer.status == 200:
                     found[path] = json.loads(bytes(answer.body))
-            except (Failure, ValueError, RecursionError):
+            except Exception:  # noqa: BLE001 — what is wrong there is told by the cases
                 pass
 
     async with trio.open_nursery() as nursery:
@@ -115,7 +114,8 @@ def version(found: Documents, name: str) -> str:
 
 def listed(document: Any) -> tuple[str, ...]:
     """The ids of a model listing, LoRAs last."""
-    cards = [card for card in _dict(document).get("data") or () if isinstance(card, dict)]
+    data = _dict(document).get("data")
+    cards = [card for card in data if isinstance(card, dict)] if isinstance(data, list) else []
     cards.sort(key=lambda card: card.get("parent") is not None)
     return tuple(card["id"] for card in cards if isinstance(card.get("id"), str))
 

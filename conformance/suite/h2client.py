@@ -125,6 +125,7 @@ class Link:
         try:
             while data := bytes(await self.stream.receive_some(65536)):
                 self.target.heard = True
+                self.target.ration.take(len(data))
                 for event in self.h2.receive_data(data):
                     self._hear(event)
                 self._news.set()
@@ -133,6 +134,8 @@ class Link:
             self.ended = self.ended or "the server closed the connection"
         except ProtocolError as error:
             self.ended = f"the server broke HTTP/2: {error}"
+        except WireError as error:
+            self.ended = error.message
         except (trio.BrokenResourceError, OSError):
             self.ended = "the connection broke"
         finally:

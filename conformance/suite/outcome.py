@@ -76,7 +76,9 @@ class Server(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """``started`` in seconds since the epoch. ``note``: what cut the run short, if anything did."""
+    """``started`` in seconds since the epoch. ``note``: what cut the run short, if anything did. ``selected``: the
+    expression that chose among the profiles' cases, "" if all were asked.
+    """
 
     server: Server
     profiles: tuple[str, ...]
@@ -85,6 +87,7 @@ class Run(msgspec.Struct, frozen=True):
     started: float
     suite: str
     note: str = ""
+    selected: str = ""
 
     def count(self) -> Counter[Kind]:
         return Counter(result.kind for result in self.results)
@@ -99,6 +102,12 @@ class Run(msgspec.Struct, frozen=True):
         found = self.count()
         asked = sum(found.values()) - found[Kind.SKIPPED] - found[Kind.NOTED]
         what = " ".join(filter(None, (self.server.engine, self.server.version)))
-        extra = f", {found[Kind.DEVIATED]} known deviations" if found[Kind.DEVIATED] else ""
+        extra = f"; {self.selected}" if self.selected else ""
+        extra += f", {counted(found[Kind.DEVIATED], 'known deviation')}" if found[Kind.DEVIATED] else ""
         verdict = "conforms" if asked and not self.wrong() else "does not conform"
         return f"{what} {verdict}: {found[Kind.PASSED]}/{asked} ({', '.join(self.profiles)}{extra})"
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 case", "2 cases"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

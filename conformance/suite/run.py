@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 import trio
@@ -35,6 +36,7 @@ class Runner:
         self, setup: Setup, deviations: Mapping[str, str] | None = None, tell: Tell = lambda result: None
     ) -> None:
         self.setup = setup
+        self.secrets = shown.Secrets(setup)
         self.deviations = deviations or {}
         self.tell = tell
         self.heard = False
@@ -45,24 +47,31 @@ class Runner:
     async def run(self, cases: Sequence[Case], *, parallel: int = 8, limit: float = math.inf) -> list[Result]:
         """``limit``: seconds for all of them; what has not begun by then is reported as not run."""
         found: dict[str, Result] = {}
-        with trio.move_on_after(limit) as self._scope:
+        with self.until_stopped(limit) as scope:
             await self._together([case for case in cases if not case.alone], parallel, found)
             await self._together([case for case in cases if case.alone], 1, found)
-        if self._scope.cancelled_caught and not self.ended_by:
-            self.ended_by = f"the run's {limit:g} s were over"
+        if scope.cancelled_caught and not self.ended_by:
+            self.ended_by = "the run's time was over (--limit)"
         for case in cases:
             if case.id not in found:
                 found[case.id] = result(case, Kind.FAILED, message=f"not finished: {self.ended_by}")
                 self.tell(found[case.id])
         return [found[case.id] for case in cases]
 
-    def stop(self, why: str) -> bool:
-        """End the run now; what has not finished is reported as such. False if nothing runs yet."""
-        if self._scope is None:
-            return False
+    def stop(self, why: str) -> None:
+        """End the run now; what has not finished is reported as such."""
         self.ended_by = self.ended_by or why
-        self._scope.cancel()
-        return True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    @contextmanager
+    def until_stopped(self, limit: float = math.inf) -> Iterator[trio.CancelScope]:
+        """What is done inside ends after ``limit`` seconds, or when the run is stopped."""
+        with trio.move_on_after(max(0.0, limit)) as scope:
+            self._scope = scope
+            if self.ended_by:
+                scope.cancel()
+            yield scope
 
     async def _together(self, cases: Sequence[Case], parallel: int, found: dict[str, Result]) -> None:
         waiting = iter(cases)
@@ -97,9 +106,16 @@ class Runner:
             kind, message = self._judged(case, kind, message)
         now = trio.current_time()
         traces = target.traces[-_SHOWN:] if kind in (Kind.FAILED, Kind.DEVIATED, Kind.NOTED) else []
-        exchanges = tuple(shown.exchange(trace, self.setup.key, now) for trace in traces)
+        hide = self.secrets.hide
         return result(
-            case, kind, now - began, message, expected=expected, got=got, notes=tuple(target.notes), exchanges=exchanges
+            case,
+            kind,
+            now - began,
+            hide(message),
+            expected=None if expected is None else hide(expected),
+            got=None if got is None else hide(got),
+            notes=tuple(map(hide, target.notes)),
+            exchanges=tuple(shown.exchange(trace, self.secrets, now) for trace in traces),
         )
 
     async def _within(self, case: Case, target: Target) -> None:

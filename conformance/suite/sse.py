@@ -30,26 +30,28 @@ class Parser:
     """Feed it bytes, get the events they complete."""
 
     def __init__(self) -> None:
-        self._pending = b""
+        self._pending = bytearray()
+        self._line = 0  # where in it the line begins that has not ended
+        self._seen = 0  # up to where it was searched for a line's end
 
     @property
     def rest(self) -> bytes:
         """What came after the last whole event."""
-        return self._pending
+        return bytes(self._pending)
 
     def feed(self, data: bytes, at: float = 0.0) -> list[Event]:
-        buffer = self._pending + data
-        held = b""
-        if buffer.endswith(b"\r"):  # it may be half a CRLF
-            buffer, held = buffer[:-1], b"\r"
-        events, start, line = [], 0, 0
-        for end in _LINE.finditer(buffer):
-            if end.start() == line:
-                if line > start:
-                    events.append(parsed(buffer[start:line], at))
+        buffer = self._pending
+        buffer += data
+        whole = len(buffer) - buffer.endswith(b"\r")  # it may be half a CRLF
+        events, start = [], 0
+        for end in _LINE.finditer(buffer, self._seen, whole):
+            if end.start() == self._line:
+                if self._line > start:
+                    events.append(parsed(bytes(buffer[start : self._line]), at))
                 start = end.end()
-            line = end.end()
-        self._pending = buffer[start:] + held
+            self._line = end.end()
+        del buffer[:start]
+        self._line, self._seen = self._line - start, whole - start
         return events
 
 

@@ -18,7 +18,7 @@ import trio
 
 from conformance.suite import check
 from conformance.suite.answer import Answer, Stream
-from conformance.suite.wire import Address, Connection, Headers, WireError
+from conformance.suite.wire import Address, Connection, Headers, Ration, WireError
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -27,6 +27,16 @@ MODELS = "/v1/models"
 Send = Callable[[Connection, str, str, Headers, bytes], Awaitable[None]]
 """Puts a request on a connection: method, path, header fields, body. The answer may come before it is through."""
 
+EXTRAS: Mapping[str, Callable[[str], Any]] = {
+    "first_token_timeout": float,
+    "full_at": int,
+    "limit": str,
+    "limited_key": str,
+    "patience": float,
+    "steering": str,
+}
+"""What ``--set`` gives to single cases, by name, and how it is read."""
+
 _VERSIONED = re.compile(r"/v\d+\w*(/openai)?$")
 
 
@@ -34,7 +44,7 @@ class Setup(msgspec.Struct, frozen=True):
     """What the command line named, completed by detection. ``behind``: engines behind a gateway under test.
 
     ``version`` as the server told it, "" if it did not. ``models`` as it listed them. ``extra`` holds what single
-    profiles read, by option name.
+    cases read, see `EXTRAS`.
     """
 
     address: Address
@@ -85,12 +95,15 @@ class Trace:
 
 @dataclass
 class Target:
-    """The server under test, for one case. ``setup`` is the run's, ``heard`` tells whether it ever sent a byte."""
+    """The server under test, for one case. ``setup`` is the run's, ``heard`` tells whether it ever sent a byte,
+    ``ration`` bounds how many it may send.
+    """
 
     setup: Setup
     traces: list[Trace] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     heard: bool = False
+    ration: Ration = field(default_factory=Ration)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -112,7 +125,7 @@ class Target:
     @asynccontextmanager
     async def connect(self, where: Address | None = None) -> AsyncIterator[Connection]:
         """A connection of its own; leaving closes it at once."""
-        async with Connection(where or self.setup.address) as connection:
+        async with Connection(where or self.setup.address, self.ration) as connection:
             yield connection
 
     @asynccontextmanager
@@ -198,6 +211,13 @@ class Target:
             await answer.read()
             return answer
 
+    def forget(self, at: int) -> None:
+        """Drop an exchange that no report needs, and what its answer counts for: of a page that is polled, all but the
+        last.
+        """
+        answer = self.traces.pop(at).answer
+        self.ration.take(-len(answer.body) if answer else 0)
+
     # --- usual requests -----------------------------------------------------------------------------------------------
 
     def chat(self, text: str = "Say hello.", /, **members: Any) -> dict[str, Any]:
@@ -246,9 +266,17 @@ class Target:
         return answer
 
     def lacks(self, needs: Sequence[str]) -> str:
-        """What of ``needs`` was not given, in words; "" if all is there. Names are those of `Setup`'s fields."""
+        """The options for what of ``needs`` was not given; "" if all is there. Names are those of `Setup`'s fields, or
+        of `EXTRAS`.
+        """
         missing = [name for name in needs if not getattr(self.setup, name, None) and not self.setup.extra.get(name)]
-        return ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        return ", ".join(_option(name) for name in missing)
+
+
+def _option(name: str) -> str:
+    if name in EXTRAS:
+        return f"--set {name}=…"
+    return "--api-key" if name == "key" else f"--{name.replace('_', '-')}"
 
 
 def quoted(model: str) -> str:

@@ -5,15 +5,19 @@ Invariant: control characters of a server's answers never reach the terminal.
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from conformance.suite.case import Level
-from conformance.suite.outcome import Kind, Result, Run
+from conformance.suite.outcome import Kind, Result, Run, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,16 +38,33 @@ def plain(text: str) -> str:
     return _CONTROL.sub("\ufffd", text)
 
 
+def mute(stream: TextIO) -> None:
+    """What is still written to it goes nowhere; the interpreter flushes it when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class Terminal:
     """Entered while cases run. ``verbose`` lists cases that pass, too."""
 
     def __init__(self, cases: int, *, verbose: bool = False, out: TextIO | None = None) -> None:
         from rich.console import Console
 
+        class Mute(Console):
+            """Says nothing more once nobody reads: the run goes on, for its reports and its exit code."""
+
+            def on_broken_pipe(self) -> None:
+                self.quiet = True
+                self.file = io.StringIO()
+                mute(out or sys.stdout)
+
         self.cases = cases
         self.verbose = verbose
         self.found: Counter[Kind] = Counter()
-        self.console: Console = Console(file=out or sys.stdout, highlight=False, markup=False, emoji=False)
+        stream = out or sys.stdout
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an encoding without ─ and × gets question marks
+        self.console: Console = Mute(file=stream, highlight=False, markup=False, emoji=False)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
@@ -97,8 +118,8 @@ def _closing(run: Run) -> Iterator[str]:
         yield from _failure(result)
     deviated = [result for result in run.results if result.kind is Kind.DEVIATED]
     if deviated:
-        yield f"\n{len(deviated)} known deviations of {run.server.engine}, which its adapter makes good:"
-        yield from (f"  {result.case}: {result.message}" for result in deviated)
+        yield f"\n{counted(len(deviated), 'known deviation')} of {run.server.engine}, which its adapter makes good:"
+        yield from _deviated(deviated)
     noted = [result for result in run.results if result.kind is Kind.NOTED]
     if noted:
         yield f"\n{len(noted)} worth knowing:"
@@ -111,8 +132,19 @@ def _closing(run: Run) -> Iterator[str]:
     yield f"{run.badge()}   [{run.seconds:.1f} s, suite {run.suite}]"
 
 
+def _deviated(results: Sequence[Result]) -> Iterator[str]:
+    """Cases by the reason they have in common; what each one found is in the reports."""
+
+    def reason(result: Result) -> str:
+        return result.message.partition(" [")[0]
+
+    for why, group in groupby(sorted(results, key=reason), key=reason):
+        yield f"  {why}:"
+        yield from (f"    {result.case}" for result in group)
+
+
 def _short(result: Result) -> str:
-    got = "" if result.got is None else f" (got {result.got[:120]})"
+    got = f" (got {result.got[:120]})" if result.got else ""
     return f"not so: {result.message}{got}"
 
 

@@ -6,6 +6,7 @@ leaves a connection that can only be closed.
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Sequence
 from types import TracebackType
@@ -19,6 +20,9 @@ from conformance.suite.check import Failure
 
 _READ = 65536
 _LARGEST_HEAD = 256 * 1024
+_LARGEST_CASE = 32 * 1024 * 1024
+_MOST_INTERIM = 100
+_DIALLED = re.compile(r"^Error connecting to \(.*?\): ")
 
 Headers = list[tuple[str, str]]
 """Names are lower-case."""
@@ -26,6 +30,19 @@ Headers = list[tuple[str, str]]
 
 class WireError(Failure):
     """Something below HTTP's meaning went wrong: refused, cut, not HTTP."""
+
+
+class Ration:
+    """Bytes that servers may still send in one case: without a bound, an answer that never ends fills the memory."""
+
+    def __init__(self, most: int = _LARGEST_CASE) -> None:
+        self.most = self.left = most
+
+    def take(self, count: int) -> None:
+        """Raises WireError once there are too many. A negative count gives back what nobody holds any more."""
+        self.left -= count
+        if self.left < 0:
+            raise WireError(f"more than {self.most} bytes came: nothing that is asked for is that long")
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -79,8 +96,9 @@ async def dial(where: Address, protocols: Sequence[str] = ()) -> trio.abc.Stream
 class Connection:
     """Requests one after the other; entered it is open, left it is closed at once, whatever is still to come."""
 
-    def __init__(self, where: Address) -> None:
+    def __init__(self, where: Address, ration: Ration | None = None) -> None:
         self.where = where
+        self.ration = ration or Ration()
         self.requests = 0
         self.answered = False  # a byte of the current answer has come
         self._stream: trio.abc.Stream | None = None
@@ -142,12 +160,13 @@ class Connection:
 
     async def head(self) -> tuple[int, Headers]:
         """Status and fields of the final answer; interim ones are read over."""
-        while True:
+        for _ in range(_MOST_INTERIM):
             event = await self._next()
             if isinstance(event, h11.Response):
                 return event.status_code, [(n.decode("latin-1"), v.decode("latin-1")) for n, v in event.headers]
             if not isinstance(event, h11.InformationalResponse):
                 raise WireError("the server closed the connection without an answer")
+        raise WireError(f"{_MOST_INTERIM} interim answers, and none that is final")
 
     async def chunk(self) -> bytes:
         """The next bytes of the body, b"" at its end. Raises WireError for one that ends early."""
@@ -176,6 +195,8 @@ class Connection:
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as error:
+                if "event type ConnectionClosed" in str(error):
+                    raise WireError("the server closed the connection without an answer") from None
                 if "closed connection" in str(error) or "incomplete" in str(error):
                     raise WireError(f"the connection ended inside the answer: {error}") from None
                 raise WireError(f"the answer is not valid HTTP/1.1: {error}") from None
@@ -191,6 +212,7 @@ class Connection:
         except (trio.BrokenResourceError, OSError) as error:
             raise WireError(f"the connection broke: {_reason(error)}") from None
         self.answered = self.answered or bool(data)
+        self.ration.take(len(data))
         return data
 
 
@@ -200,4 +222,4 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return _DIALLED.sub("", getattr(error, "strerror", None) or str(error)) or type(error).__name__

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import trio
 
 from conformance.suite.target import Target, Trace
-from conformance.suite.wire import Headers, WireError, dial
+from conformance.suite.wire import Headers, Ration, WireError, dial
 
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})[^\r\n]*\r?\n")
 
@@ -68,7 +68,7 @@ async def raw(target: Target, data: bytes, *, wait: float = 2.0, answers: int = 
         if eof and isinstance(stream, trio.SocketStream):
             await stream.send_eof()
         with trio.move_on_after(wait):
-            await _read(stream, reply, answers)
+            await _read(stream, reply, answers, target.ration)
     except (trio.BrokenResourceError, OSError) as error:
         reply.closed = True
         trace.error = str(WireError(f"the connection broke: {error}"))
@@ -79,12 +79,13 @@ async def raw(target: Target, data: bytes, *, wait: float = 2.0, answers: int = 
     return reply
 
 
-async def _read(stream: trio.abc.Stream, reply: Reply, answers: int) -> None:
+async def _read(stream: trio.abc.Stream, reply: Reply, answers: int, ration: Ration) -> None:
     while not answers or len(reply.statuses) < answers:
         data = await stream.receive_some(65536)
         if not data:
             reply.closed = True
             return
+        ration.take(len(data))
         reply.data += data
 
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from conformance.engines import Settings, serve_engine
-from conformance.suite.detect import detect, engine
+from conformance.suite.detect import detect, engine, listed
 from conformance.suite.target import Setup
 from conformance.suite.wire import Address
 
@@ -36,6 +36,11 @@ def test_what_is_odd_is_said() -> None:
 def test_nothing_there() -> None:
     setup, odd = trio.run(detect, Setup(Address("127.0.0.1", 1), "auto"))
     assert (setup.engine, odd) == ("openai", "http://127.0.0.1:1 does not answer")
+
+
+@pytest.mark.parametrize("said", [{"data": 5}, {"data": [None, {"id": 5}]}, [], None, {"data": {"a": 1}}])
+def test_what_is_no_listing_lists_nothing(said: object) -> None:
+    assert listed(said) == ()
 
 
 def listing(owner: str, **more: object) -> dict[str, object]:

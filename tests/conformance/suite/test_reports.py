@@ -1,9 +1,11 @@
 """Reports are whole, read back, and hold nothing but text of what servers said."""
 
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,8 +42,10 @@ MIXED = run(
 def test_what_counts() -> None:
     assert [r.case for r in MIXED.wrong()] == ["openai.b"]
     assert [r.case for r in MIXED.wrong(strict=True)] == ["openai.b", "openai.c"]
-    assert MIXED.badge() == "vllm 0.33.0 does not conform: 1/4 (openai, engine/vllm, 1 known deviations)"
+    assert MIXED.badge() == "vllm 0.33.0 does not conform: 1/4 (openai, engine/vllm, 1 known deviation)"
     assert run(result("openai.a", Kind.PASSED)).badge() == "vllm 0.33.0 conforms: 1/1 (openai, engine/vllm)"
+    some = msgspec.structs.replace(run(result("openai.a", Kind.PASSED)), selected="openai.a or b")
+    assert some.badge() == "vllm 0.33.0 conforms: 1/1 (openai, engine/vllm; openai.a or b)"
     assert "does not conform: 0/0" in run(result("openai.a", Kind.SKIPPED)).badge()
 
 
@@ -134,6 +138,24 @@ def test_a_terminal_gets_no_control_characters(tmp_path: Path) -> None:
         text = out.read()
     assert "gone" in text
     assert not any(char in text for char in "\x1b\x07\x9b\u202e")
+
+
+def test_a_terminal_whose_reader_left_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as out:
+        terminal = Terminal(5, verbose=True, out=out)
+        with terminal:
+            for each in MIXED.results:
+                terminal.tell(each)
+        terminal.end(MIXED)
+    assert terminal.found.total() == 5
+
+
+def test_a_terminal_without_unicode_gets_question_marks(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w", encoding="ascii") as out:
+        Terminal(5, out=out).end(MIXED)
+    assert "? openai.b (must) ? title of openai.b" in (tmp_path / "out").read_text()
 
 
 def test_a_report_is_written_by_its_name(tmp_path: Path) -> None:

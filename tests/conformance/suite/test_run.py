@@ -1,9 +1,11 @@
 """A run ends, and says of every case what came of it, whatever the server does."""
 
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -12,6 +14,7 @@ from conformance.suite import check
 from conformance.suite.case import Level, Profile
 from conformance.suite.outcome import Kind, Result
 from conformance.suite.run import Runner
+from conformance.suite.shown import Secrets
 from conformance.suite.target import CHAT, MODELS, Setup, Target
 from conformance.suite.wire import Address
 
@@ -102,6 +105,45 @@ def test_what_a_bad_server_gets_told(data: bytes, said: str) -> None:
     assert result.exchanges[0].method == "GET"
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "again", "said"),
+    [
+        (CHUNKED, b"10000\r\n" + b"a" * 65536 + b"\r\n", "more than 33554432 bytes came"),
+        (CHUNKED, b"8000\r\n" + b": x\n\nab\n" * 4096 + b"\r\n", "more than 33554432 bytes came|not valid HTTP"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000, "interim answers"),
+        (CHUNKED + b"5;", b"x=" + b"a" * 65536, "not valid HTTP"),
+    ],
+)
+def test_an_answer_without_end_is_given_up(head: bytes, again: bytes, said: str) -> None:
+    async def endless(stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        await stream.send_all(head)
+        while True:
+            await stream.send_all(again)
+
+    result = trio.run(one, endless)
+    assert result.kind is Kind.FAILED
+    check.matches(result.message, said, "what is said")
+    assert len(repr(result)) < 20_000
+
+
+def test_what_a_polled_page_took_is_given_back() -> None:
+    async def main() -> int:
+        async with scripted(always_ok) as setup:
+            target = Target(setup)
+            for _ in range(3):
+                await target.ask(MODELS)
+            before = target.ration.left
+            target.forget(0)
+            assert len(target.traces) == 2
+            return target.ration.left - before
+
+    assert trio.run(main) == 11
+
+
 def test_a_server_that_is_not_there() -> None:
     async def main() -> dict[str, Result]:
         async with scripted(always_ok) as setup:
@@ -141,7 +183,22 @@ def test_a_limit_ends_the_run_and_the_report_stays_complete() -> None:
 
     found = trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.05))
     assert len(found) == 6
-    assert all("the run's 1 s were over" in result.message for result in found.values())
+    assert all("the run's time was over" in result.message for result in found.values())
+
+
+def test_a_run_that_was_stopped_before_it_began_asks_nothing() -> None:
+    async def main() -> list[Result]:
+        profile = fresh()
+        asks(profile)
+        async with scripted(always_ok) as setup:
+            runner = Runner(setup)
+            with runner.until_stopped():
+                runner.stop("SIGINT ended the run")
+                await trio.sleep_forever()
+            return await runner.run(list(profile))
+
+    (result,) = trio.run(main)
+    assert (result.kind, result.message) == (Kind.FAILED, "not finished: SIGINT ended the run")
 
 
 def test_what_no_case_foresaw_is_a_failure_and_the_run_goes_on() -> None:
@@ -252,6 +309,54 @@ def test_keys_are_in_nothing_that_is_shown() -> None:
     assert "sk-secret" not in repr(result.exchanges)
     assert '-H "authorization: Bearer $API_KEY"' in result.exchanges[0].command
     assert result.exchanges[0].answer == "Bad $API_KEY"
+
+
+ODD = "sk-\"odd'key\\ $x"
+
+
+@pytest.mark.parametrize("key", ["sk-secret", ODD])
+def test_keys_that_an_answer_repeats_are_in_no_part_of_a_result(key: str) -> None:
+    async def main() -> Result:
+        profile = fresh()
+
+        @profile.case("told", "it says what it got", source="this test")
+        async def told(target: Target) -> None:
+            target.note(f"limited by {target.setup.extra['limited_key']}")
+            answer = await target.ask(CHAT, target.chat(f"I am {key}"), key=target.setup.extra["limited_key"])
+            check.equal(check.member(answer.json, "said"), "nothing", f"what {key} is told")
+
+        body = json.dumps({"said": json.dumps({"key": key, "other": "sk-limited"})}).encode()
+        async with scripted(
+            answering(b"HTTP/1.1 200 OK\r\nx: sk-limited\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        ) as at:
+            setup = msgspec.structs.replace(at, key=key, extra={"limited_key": "sk-limited"})
+            return (await play(setup, profile))["openai.told"]
+
+    result = trio.run(main)
+    shown = json.dumps(json.dumps(msgspec.to_builtins(result))) + repr(result)
+    assert "sk-" not in shown
+    assert "what $API_KEY is told" in result.message
+    assert result.notes == ("limited by $LIMITED_KEY",)
+    assert '-H "authorization: Bearer $LIMITED_KEY"' in result.exchanges[0].command
+
+
+def test_a_key_that_is_cut_is_hidden_as_well() -> None:
+    secrets = Secrets(Setup(Address("h", 80), "vllm", key="sk-0123456789"))
+    assert secrets.hide("it was sk-01234… (900 characters)") == "it was $API_KEY… (900 characters)"
+
+
+def test_a_key_made_up_by_a_case_stands_in_its_command() -> None:
+    async def main() -> str:
+        profile = fresh()
+
+        @profile.case("wrong", "a wrong key", source="this test")
+        async def wrong(target: Target) -> None:
+            (await target.ask(MODELS, key="sk-wrong")).expect(401)
+
+        async with scripted(always_ok) as setup:
+            return (await play(setup, profile))["openai.wrong"].exchanges[0].command
+
+    assert "'authorization: Bearer sk-wrong'" in trio.run(main)
 
 
 def test_the_command_repeats_the_request() -> None:

@@ -111,7 +111,7 @@ def _forget(target: Target, signals: Signals) -> None:
     """Of pages polled the report needs the last."""
     for at in range(len(target.traces) - 1, -1, -1):
         if target.traces[at].url.endswith(signals.path):
-            del target.traces[at]
+            target.forget(at)
             return
 
 
