@@ -6,6 +6,7 @@ Invariant: chats and completions go through as they are but for names it has of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -17,9 +18,15 @@ from adapters.openai import OpenAI
 from adapters.shapes import invalid
 from adapters.vllm import ALL_PATHS, NOT_OPENAI_ON_ENGINES
 from adapters.whole import Answer, WholeDecoder
+from gateway.errors import UpstreamError
 from gateway.ports import Decoder
 from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation
 from gateway.wire import splice
+
+_MISTAKEN = re.compile(
+    rb"Failed to parse (messages|tools)|input is not supported|\[json\.exception|jinja", re.IGNORECASE
+)
+"""What it says with 500 of requests that are at fault themselves: it is well, and others would refuse them too."""
 
 
 class _Meta(msgspec.Struct):
@@ -72,6 +79,9 @@ class LlamaCpp(OpenAI):
 
     def events(self, request: InferenceRequest, headers: Headers) -> Decoder:
         return PlacedDecoder() if request.operation is Operation.RESPONSES else super().events(request, headers)
+
+    def error(self, status: int, headers: Headers, body: bytes, /) -> UpstreamError:
+        return super().error(400 if status == 500 and _MISTAKEN.search(body) else status, headers, body)
 
     def parse_models(self, body: bytes, /) -> Sequence[ModelCard]:
         lengths = {c.id: c.meta.n_ctx for c in msgspec.json.decode(body, type=_Listing).data if c.meta is not None}

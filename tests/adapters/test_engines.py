@@ -451,3 +451,21 @@ def test_models_were_made_when_anthropic_says() -> None:
     }
     cards = Anthropic().parse_models(json.dumps(listing).encode())
     assert [(card.id, card.created) for card in cards] == [("a", 1767225600), ("b", 0), ("c", 0)]
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        ("image input is not supported - hint: if this is unexpected, you may need to provide the mmproj", 400),
+        ("Failed to parse tools: Missing tool function: {}", 400),
+        ("Failed to parse messages: Missing 'role' in message: {}", 400),
+        ("[json.exception.type_error.306] cannot use value() with string", 400),
+        ("Compute error.", 500),
+    ],
+)
+def test_llamacpps_word_for_a_request_at_fault_is_no_failure_of_its_own(message: str, status: int) -> None:
+    body = {"error": {"code": 500, "message": message, "type": "server_error"}}
+    error = LlamaCpp().error(500, [], json.dumps(body).encode())
+    assert (error.status, error.retryable) == (status, False)
+    assert error.message == message
+    assert LlamaCpp().error(503, [], json.dumps(body).encode()).status == 503

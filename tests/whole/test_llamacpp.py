@@ -118,3 +118,20 @@ def test_connections_it_closes_unannounced_are_expected(client: OpenAI) -> None:
         with client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=2, stream=True) as stream:
             assert list(stream)
         assert client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=2).choices
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,x"}}]}]},
+        {"messages": QUESTION, "tools": [{"type": "function"}]},
+    ],
+)
+def test_requests_it_fails_at_do_not_set_it_aside(
+    gateway: InferGateway, client: OpenAI, members: dict[str, object]
+) -> None:
+    """It says 500 of them."""
+    for _ in range(6):
+        answer = httpx.post(f"{gateway.url}/v1/chat/completions", json={"model": "tiny", **members})
+        assert answer.status_code == 400
+    assert client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=2).choices
