@@ -374,11 +374,3 @@ def test_a_base_path_that_names_a_version() -> None:
 def test_what_anthropic_does_not_offer(operation: Operation) -> None:
     with pytest.raises(NotFound, match=operation.value):
         Anthropic().encode(request(operation=operation), endpoint(), "tiny")
-
-
-def test_models_were_made_when_anthropic_says() -> None:
-    listing = {
-        "data": [{"id": "a", "created_at": "2026-01-01T00:00:00Z"}, {"id": "b", "created_at": "soon"}, {"id": "c"}]
-    }
-    cards = Anthropic().parse_models(json.dumps(listing).encode())
-    assert [(card.id, card.created) for card in cards] == [("a", 1767225600), ("b", 0), ("c", 0)]
