@@ -13,9 +13,9 @@ from typing import Any
 
 import trio
 
+from conformance.cases import behind
 from conformance.cases.epp import messages
 from conformance.cases.epp.messages import DESTINATION, DUPLEX, LB
-from conformance.cases.gateway import behind
 from conformance.suite import check, h2client
 from conformance.suite.check import Failure
 from conformance.suite.h2client import Link

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import trio
 
-from conformance.cases.gateway import behind
+from conformance.cases import behind
 from conformance.cases.gateway.errors import envelope
 from conformance.cases.gateway.profile import PROFILE
 from conformance.suite import check

@@ -10,7 +10,7 @@ from itertools import count
 
 import trio
 
-from conformance.cases.gateway import behind
+from conformance.cases import behind
 from conformance.cases.gateway.errors import envelope
 from conformance.cases.gateway.profile import PROFILE
 from conformance.suite import check

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conformance.cases.gateway import behind
+from conformance.cases import behind
 from conformance.cases.gateway.profile import PROFILE
 from conformance.cases.gateway.raw import head, raw
 from conformance.suite import check

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import trio
 
-from conformance.cases.gateway import behind
+from conformance.cases import behind
 from conformance.cases.gateway.profile import PROFILE
 from conformance.cases.gateway.raw import head, raw
 from conformance.suite import check

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from conformance.cases.gateway import behind
+from conformance.cases import behind
 from conformance.cases.gateway.profile import PROFILE
 from conformance.suite import check
 from conformance.suite.case import Level

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import trio
 
-from conformance.cases.gateway import behind
+from conformance.cases import behind
 from conformance.cases.gateway.profile import PROFILE
 from conformance.suite import check
 from conformance.suite.case import Level

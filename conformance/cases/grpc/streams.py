@@ -7,7 +7,7 @@ from typing import Any
 import trio
 from google.rpc import error_details_pb2 as kinds
 
-from conformance.cases.gateway import behind
+from conformance.cases import behind
 from conformance.cases.grpc.calls import (
     called,
     detail,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from conformance.cases.gateway import behind
+from conformance.cases import behind
 from conformance.cases.grpc.calls import called, chat, linked, path, reason, streamed
 from conformance.cases.grpc.messages import api
 from conformance.cases.grpc.profile import HTTP2, NEEDS, PROFILE
