@@ -154,7 +154,7 @@ async def whole(target: Target) -> None:
     envelope(answer, "an answer that the engine cut")
 
 
-def _rubbish(word: str, title: str, **members: object) -> None:
+def _rubbish(word: str, title: str, level: Level = Level.MUST, **members: object) -> None:
     async def run(target: Target) -> None:
         answer, _ = await _broken(target, f"rubbish:{word}", **members)
         if answer is None:
@@ -163,10 +163,10 @@ def _rubbish(word: str, title: str, **members: object) -> None:
         envelope(answer, "an engine's rubbish")
 
     name = f"broken.rubbish-{word}{'-stream' if members else ''}"
-    PROFILE.case(name, title, source="RFC 9110 §15.6.3", alone=True, needs=_BEHIND)(run)
+    PROFILE.case(name, title, source="RFC 9110 §15.6.3", level=level, alone=True, needs=_BEHIND)(run)
 
 
-_rubbish("json", "An answer that is not JSON is a 502")
+_rubbish("json", "An answer that is not JSON is a 502", Level.SHOULD)
 _rubbish("http", "An answer that is not HTTP is a 502")
 _rubbish("json", "An answer that is no stream of events is a 502", stream=True)
 

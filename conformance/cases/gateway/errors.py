@@ -86,13 +86,18 @@ async def unknown_model_embedding(target: Target) -> None:
     check.equal(envelope(answer.expect(404), "an unknown model")["code"], "model_not_found", "code")
 
 
-@PROFILE.case("error.path", "An unknown path: 404 with the error object", source=_SCHEMA)
+@PROFILE.case("error.path", "An unknown path: 404 with the error object", source=_SCHEMA, level=Level.SHOULD)
 async def path(target: Target) -> None:
     for unknown in ("/v1/no-such-path", "/v1/chat", "/no-such"):
         envelope((await target.ask(unknown, {})).expect(404), unknown)
 
 
-@PROFILE.case("error.method", "A method that a path does not have: 405 with Allow", source="RFC 9110 §15.5.6")
+@PROFILE.case(
+    "error.method",
+    "A method that a path does not have: 405 with Allow",
+    source="RFC 9110 §15.5.6",
+    level=Level.SHOULD,
+)
 async def method(target: Target) -> None:
     for verb, where, right in (("GET", CHAT, "POST"), ("PUT", CHAT, "POST"), ("DELETE", MODELS, "GET")):
         answer = (await target.ask(where, method=verb)).expect(405)

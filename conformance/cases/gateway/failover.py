@@ -142,6 +142,7 @@ async def _once(target: Target, spec: str, statuses: Callable[[int], bool], expe
     "retry.not-400",
     "What is the request's own fault is not tried again",
     source="RFC 9110 §15.5",
+    level=Level.SHOULD,
     alone=True,
     needs=_BEHIND,
 )

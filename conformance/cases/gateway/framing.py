@@ -52,10 +52,12 @@ async def two_lengths(target: Target) -> None:
         _refused(await raw(target, _post(target, *fields) + body), "a request of two lengths")
 
 
-@PROFILE.case("http.bad-length", "A Content-Length that is no number: 400", source="RFC 9110 §8.6")
+@PROFILE.case("http.bad-length", "A Content-Length that is no number: 400", source="RFC 9112 §6.3")
 async def bad_length(target: Target) -> None:
-    for value in ("+5", "-1", "0x10", "5 5", "five", "99999999999999999999999"):
+    for value in ("+5", "-1", "0x10", "5 5", "five"):
         _refused(await raw(target, _post(target, f"Content-Length: {value}") + b"{}   "), f"Content-Length: {value}")
+    huge = await raw(target, _post(target, f"Content-Length: {10**22}") + b"{}   ")
+    check.true(huge.refused or not huge.statuses, "a body of 10²² bytes is taken for whole", 413, huge.status)
 
 
 @PROFILE.case("http.bad-encoding", "A transfer coding that nobody knows: 400 or 501", source="RFC 9112 §6.1")
@@ -98,7 +100,12 @@ async def folding(target: Target) -> None:
         check.true("\n" not in dict(reply.fields).get("x-request-id", ""), "a line break came back")
 
 
-@PROFILE.case("http.control-bytes", "NUL and a bare CR inside of a field: 400", source="RFC 9110 §5.5")
+@PROFILE.case(
+    "http.control-bytes",
+    "NUL and a bare CR inside of a field: 400",
+    source="RFC 9110 §5.5: rejected, or replaced by spaces",
+    level=Level.SHOULD,
+)
 async def control_bytes(target: Target) -> None:
     for byte in ("\x00", "\r"):
         _refused(await raw(target, _get(target, f"X-Field: a{byte}b")), f"a field with {byte!r}")
@@ -126,7 +133,12 @@ async def rubbish(target: Target) -> None:
     (await target.ask(MODELS)).expect(200)
 
 
-@PROFILE.case("http.target", "Request targets with control bytes or none at all: 400", source="RFC 9112 §3.2")
+@PROFILE.case(
+    "http.target",
+    "Request targets with control bytes or none at all: 400",
+    source="RFC 9112 §3: SHOULD",
+    level=Level.SHOULD,
+)
 async def bad_target(target: Target) -> None:
     for line in ("GET /v1/\x00models HTTP/1.1", "GET /v1/mo dels HTTP/1.1", "GET  HTTP/1.1", "GET /v1/models HTTP/9.9"):
         reply = await raw(target, head(target, line), answers=1)

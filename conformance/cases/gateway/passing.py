@@ -74,7 +74,8 @@ async def text(target: Target) -> None:
 @PROFILE.case(
     "pass.no-credentials",
     "A client's credentials stay here",
-    source="RFC 9110 §11.6.2; CWE-522",
+    source="RFC 9110 §11.7.2: a proxy that relays credentials does so on purpose; CWE-522",
+    level=Level.SHOULD,
     alone=True,
     needs=_BEHIND,
 )
@@ -112,6 +113,7 @@ async def no_hop_fields(target: Target) -> None:
     "pass.no-steering-fields",
     "Header fields that steer engines are not a client's to set",
     source="vLLM 0.33 X-data-parallel-rank; SGLang x-smg-*",
+    level=Level.SHOULD,
     alone=True,
     needs=_BEHIND,
 )
@@ -128,6 +130,7 @@ async def no_steering_fields(target: Target) -> None:
     "pass.no-steering-members",
     "Members that reach into an engine are not a client's to set",
     source="vLLM 0.33 kv_transfer_params; SGLang 0.5.23 custom_logit_processor",
+    level=Level.SHOULD,
     alone=True,
     needs=_BEHIND,
 )
@@ -182,8 +185,8 @@ async def traversal(target: Target) -> None:
     ):  # fmt: skip
         answer = await target.ask(path)
         check.true(
-            400 <= answer.status < 500,
+            300 <= answer.status < 500,
             f"{path} is answered",
-            "a status from 400 to 499",
+            "a refusal, or a redirect to where it leads",
             f"{answer.status} {answer.text}",
         )
