@@ -102,7 +102,7 @@ async def same_text(target: Target) -> None:
 
 
 @PROFILE.case(
-    "completions.prompts", "Several prompts give a choice each, in their order", source=f"{COMPLETION}: prompt"
+    "completions.prompts", "Several prompts give a choice each, told apart by index", source=f"{COMPLETION}: prompt"
 )
 async def prompts(target: Target) -> None:
     found = conform(await completed(target, "prompt", prompt=["One", "Two", "Three"]), Completion, "the completion")

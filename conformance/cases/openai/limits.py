@@ -44,10 +44,15 @@ async def one_token(target: Target) -> None:
     "limits.finish-length", "An answer that is cut by the limit says so: finish_reason length", source=_TOKENS
 )
 async def finish_length(target: Target) -> None:
-    answer = await target.chatted("Tell a very long story.", max_tokens=4)
-    if completion_tokens(check.member(answer, "usage")) < 4:
+    """A model may end by itself with the very last token, but hardly at each of these limits."""
+    reasons = []
+    for limit in (4, 5, 6):
+        answer = await target.chatted("Tell a very long story.", max_tokens=limit)
+        if completion_tokens(check.member(answer, "usage")) >= limit:
+            reasons.append(finish(answer))
+    if not reasons:
         target.skip("the model ended its answer by itself")
-    check.equal(finish(answer), "length", "the finish reason of an answer as long as the limit")
+    check.contains(reasons, "length", "the finish reasons of answers as long as their limits")
 
 
 @PROFILE.case("limits.stream", "The limit holds in streams, and so does its finish reason", source=_TOKENS)
@@ -56,7 +61,8 @@ async def in_streams(target: Target) -> None:
     well_ended(stream)
     tokens = completion_tokens(stream.usage)
     check.at_most(tokens, 4, "completion_tokens of the stream")
-    if tokens == 4:
+    whole = await target.chatted("Tell a very long story.", max_tokens=4)
+    if tokens == 4 and finish(whole) == "length":
         check.equal(stream.finish(), ["length"], "the finish reasons of the stream")
 
 
