@@ -144,8 +144,8 @@ class Over:
         self.tokens = inner.tokens
         self.ended = inner.ended
 
-    def _rubbish(self) -> bytes:
-        self.error = failure.rubbish("the engine's answer cannot be read as a chat completion")
+    def _rubbish(self, why: str = "the engine's answer cannot be read as a chat completion") -> bytes:
+        self.error = failure.rubbish(why)
         return b""
 
 

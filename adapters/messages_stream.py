@@ -33,6 +33,7 @@ class MessagesStream(Over):
         self._open = ""  # its type
         self._call: Any = None  # the index of the open call in the chat
         self._calls = 0
+        self._called: set[int] = set()  # all their indices
         self._stopped: tuple[str, str | None] = ("end_turn", None)
 
     def feed(self, data: bytes) -> bytes:
@@ -108,7 +109,7 @@ class MessagesStream(Over):
         if (said.content or said.refusal) and (text := said.text):
             out += self._text("text", b'"text_delta","text":', text)
         for call in said.tool_calls or ():
-            out += self._called(call)
+            out += self._told(call)
         return out
 
     def _text(self, kind: str, delta: bytes, text: str) -> bytes:
@@ -118,12 +119,17 @@ class MessagesStream(Over):
             opened = self._block(empty)
         return opened + self._block_delta(delta + encode(text))
 
-    def _called(self, call: Call) -> bytes:
+    def _told(self, call: Call) -> bytes:
+        """A call has ended where another one or text begins, and no client could put together what follows."""
         function = call.function or Function()
         out = b""
         name = function.name if isinstance(function.name, str) else ""
         another = bool(name) if call.index is None else call.index != self._call
         if self._open != "tool_use" or another:
+            if isinstance(call.index, int):
+                if not name and call.index in self._called:
+                    return self._rubbish("the engine went on with a call that had ended")
+                self._called.add(call.index)
             ident = call_id(call.id, self._request, self._calls)
             out = self._block({"type": "tool_use", "id": ident, "name": name, "input": {}})
             self._call, self._calls = call.index, self._calls + 1

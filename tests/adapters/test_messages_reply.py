@@ -219,6 +219,22 @@ def test_calls_without_index_or_id_are_told_apart() -> None:
     assert len({block["id"] for block in got["content"]}) == 2
 
 
+@pytest.mark.parametrize("between", [{"content": "x"}, call(1, "{", "t2", "g")])
+def test_a_call_that_goes_on_after_its_end_is_no_answer(between: dict[str, Any]) -> None:
+    made = decoder()
+    out = run(
+        made, [ROLE, chunk(call(0, "{", "t1", "f")), chunk(between), chunk(call(0, "}")), chunk({}, "stop"), DONE]
+    )
+    assert made.error is not None
+    assert made.error.status == 502
+    assert b"message_stop" not in out
+    again = run(
+        decoder(),
+        [ROLE, chunk(call(0, "{}", "t1", "f")), chunk({"content": "x"}), chunk(call(0, "{}", "t2", "g")), DONE],
+    )
+    assert again.count(b'"type":"tool_use"') == 2
+
+
 def test_usage_in_every_chunk_tells_the_prompt_at_once() -> None:
     first = chunk({"role": "assistant", "content": "a"}, usage={**COUNTS, "completion_tokens": 0})
     start = parsed(decoder().feed(first))[0]
