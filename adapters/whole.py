@@ -14,14 +14,18 @@ from adapters.stream import DONE, mender
 from gateway.errors import GatewayError
 from gateway.types import Headers, InferenceRequest, Usage
 
+_ABSENT = msgspec.Raw()
+
 
 class _Message(msgspec.Struct):
     tool_calls: Any = None
+    refusal: msgspec.Raw = _ABSENT
 
 
 class _Choice(msgspec.Struct):
     finish_reason: Any = None
     message: _Message | None = None
+    logprobs: msgspec.Raw = _ABSENT
 
     @property
     def odd(self) -> bool:
@@ -121,7 +125,10 @@ class MendedWhole(WholeDecoder):
 
 
 class AnswerDecoder(WholeDecoder):
-    """A chat's or completion's whole answer, mended where it lacks an id, a time, a model or its own name."""
+    """A chat's or completion's whole answer, mended where it lacks an id, a time, a model or its own name.
+
+    What a chat's choices have to have, if only as null, is put where they lack it: typed clients insist.
+    """
 
     def __init__(self, request: InferenceRequest, headers: Headers = ()) -> None:
         super().__init__()
@@ -130,8 +137,22 @@ class AnswerDecoder(WholeDecoder):
 
     def _passed(self, body: bytes, answer: Answer) -> bytes:
         if not answer.bare:
-            return super()._passed(body, answer)
+            return _with_nulls(super()._passed(body, answer), answer)
         return mender(self._request, self._headers).mend(body)
+
+
+def _with_nulls(body: bytes, answer: Answer) -> bytes:
+    """Every other byte stays. A quote in a text is escaped, so that no text holds what is searched for."""
+    choices = answer.choices or []
+    if not choices or any(choice.message is None for choice in choices):
+        return body
+    lead = b'"logprobs":null,' if all(choice.logprobs is _ABSENT for choice in choices) else b""
+    inside = b'"refusal":null,' if all(c.message is not None and c.message.refusal is _ABSENT for c in choices) else b""
+    if (lead or inside) and body.count(b'"message"') == len(choices):
+        for key in (b'"message":{', b'"message": {'):
+            if body.count(key + b'"') == len(choices):
+                return body.replace(key + b'"', lead + key + inside + b'"')
+    return body
 
 
 class Restreamed(WholeDecoder):

@@ -306,7 +306,7 @@ def test_deepseek_tells_cached_tokens_where_clients_look_for_them() -> None:
     assert body["usage"] == {**counts, "prompt_tokens_details": {"cached_tokens": 6}}
     newer = {**whole, "usage": {**counts, "prompt_tokens_details": {"cached_tokens": 5}}}
     decoder = DeepSeek().decoder(request(), 200, [(b"content-type", b"application/json")])
-    assert json.loads(run(decoder, [json.dumps(newer).encode()])) == newer
+    assert json.loads(run(decoder, [json.dumps(newer).encode()]))["usage"] == newer["usage"]
 
 
 @pytest.mark.parametrize(
