@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from gateway.errors import GatewayError, Unsupported, UpstreamError, UpstreamTimeout
+from gateway.errors import GatewayError, InvalidRequest, NotFound, Unsupported, UpstreamError, UpstreamTimeout
 from gateway.member import Member
 from gateway.pool import Pool
 from gateway.schedule.ask import Ask
@@ -28,17 +28,20 @@ _NOT_OFFERED: Final = 501  # what the caller asked for is not there; the engine 
 
 
 class Attempt:
-    """One endpoint tried. A failure that may be tried elsewhere ends here and is kept in ``failure``; others pass."""
+    """One endpoint tried. A failure that may be tried elsewhere ends here and is kept in ``failure``; others pass.
+    ``before``: the failure of the endpoint tried before.
+    """
 
-    __slots__ = ("ask", "call", "delay", "failure", "member", "model", "policy", "pool")
+    __slots__ = ("ask", "before", "call", "delay", "failure", "member", "model", "policy", "pool")
 
-    def __init__(self, call: Call, pool: Pool, member: Member, ask: Ask) -> None:
+    def __init__(self, call: Call, pool: Pool, member: Member, ask: Ask, before: GatewayError | None) -> None:
         self.call = call
         self.pool = pool
         self.member = member
         self.ask = ask
         self.model = ask.model
         self.policy = pool.policy
+        self.before = before
         self.failure: GatewayError | None = None
         self.delay = pool.policy.retry_interval if call.tried else 0.0
         call.hasten(pool.policy)
@@ -99,7 +102,9 @@ class Attempt:
             member.succeeded(call.gateway.turn.now, placement.probe)
             return False
         if not isinstance(error, (UpstreamError, UpstreamTimeout)):
-            return False
+            if self.before is not None and isinstance(error, (InvalidRequest, NotFound)):
+                self.failure = self.before  # it was well asked of the one before, and this one cannot stand in
+            return self.failure is not None
         self._judge(error, placement.probe)
         if error.retryable and not self.call.committed:
             self.failure = unlink(error)

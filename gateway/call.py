@@ -191,7 +191,7 @@ class Call:
                         continue
                     if not self._may_retry(pool.policy, failure):
                         raise _with_advice(failure)
-                attempt = Attempt(self, pool, member, ask)
+                attempt = Attempt(self, pool, member, ask, failure)
                 yield attempt
                 if attempt.failure is None:
                     return

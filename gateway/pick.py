@@ -135,7 +135,7 @@ class Pick:
             return
         former = self._attempt
         self._end(UpstreamError("the proxy had to go elsewhere", status=502, retryable=True))
-        self._attempt = Attempt(self._call, former.pool, member, former.ask)
+        self._attempt = Attempt(self._call, former.pool, member, former.ask, former.before)
         self._attempt.__enter__()
 
     def __enter__(self) -> Pick:
@@ -203,4 +203,6 @@ async def _chosen(call: Call, pool: str | None, addresses: Addresses, fallbacks:
     if not named:
         raise NoEndpoints(f"no name of an endpoint for model '{call.request.model}' has an address", retry_after=1.0)
     best = next(iter(named.values()))
-    return Pick(call, attempt if best is attempt.member else Attempt(call, attempt.pool, best, attempt.ask), named)
+    return Pick(
+        call, attempt if best is attempt.member else Attempt(call, attempt.pool, best, attempt.ask, None), named
+    )

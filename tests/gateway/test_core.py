@@ -126,6 +126,22 @@ def test_each_engine_is_spared_what_it_does_not_know_and_the_header_is_of_the_on
     run(scenario)
 
 
+def test_an_engine_that_cannot_be_asked_does_not_speak_for_the_one_that_was_full() -> None:
+    async def scenario() -> None:
+        world = World({A: [(503, [b"full"])], C: [(200, [b"one!"])]})
+        world.prefer(A)
+        world.adapter.ignored = {"b": ("n",)}
+        assert await world.ask(FakeExchange(body=ODD)) == ["one!", "END"]
+        world = World({A: [(503, [b"full"])]})
+        world.prefer(A)
+        world.adapter.ignored = {"b": ("n",), "c": ("n",)}
+        assert await world.ask(FakeExchange(body=ODD)) == ["FAIL 503 upstream_error"]
+        world.prefer(B)
+        assert await world.ask(FakeExchange(body=ODD)) == ["FAIL 400 unsupported_parameter"]
+
+    run(scenario)
+
+
 def test_a_comment_that_begins_the_reply_tells_what_was_left_out() -> None:
     async def scenario() -> None:
         world = World({A: [(200, [3.0, b"one!"])]})
