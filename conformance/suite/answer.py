@@ -6,6 +6,7 @@ Invariant: everything read is kept, so that a report can show what came up to th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -13,6 +14,10 @@ import trio
 
 from conformance.suite import check, sse
 from conformance.suite.wire import Connection, Headers, WireError
+
+_MESSAGE = re.compile(rb'"(?:message|error|detail)"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_READ = 4096
+_WORDS = 100
 
 
 class Answer:
@@ -77,8 +82,20 @@ class Answer:
     def expect(self, *statuses: int) -> Answer:
         """Itself, if its status is one of those."""
         if self.status not in statuses:
-            raise check.Failure("the status differs", " or ".join(map(str, statuses)), f"{self.status}: {self.text}")
+            wanted = " or ".join(map(str, statuses))
+            raise check.Failure(f"the status is {self.status}, not {wanted}{self._reason}", wanted, self._told)
         return self
+
+    @property
+    def _told(self) -> str:
+        return f"{self.status}: {bytes(self.body[:_READ]).decode('utf-8', 'replace')}"
+
+    @property
+    def _reason(self) -> str:
+        """The message of an error, in whatever shape, for the end of a line."""
+        found = _MESSAGE.search(bytes(self.body[:_READ])) if self.status >= 400 else None
+        words = found[1].decode("utf-8", "replace") if found else ""
+        return f": {words[:_WORDS]}{'…' if len(words) > _WORDS else ''}" if words else ""
 
     @property
     def error(self) -> dict[str, Any]:

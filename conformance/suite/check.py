@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 _LONGEST = 600
+_LINE = 120
 
 
 class Failure(Exception):
@@ -39,12 +40,13 @@ def true(condition: object, message: str, expected: Any = None, got: Any = None)
 
 def equal(got: Any, expected: Any, what: str) -> None:
     if got != expected or isinstance(got, bool) != isinstance(expected, bool):  # True == 1
-        raise Failure(f"{what} differs", expected, got)
+        raise Failure(_told(what, got, f"not {_brief(expected)}"), expected, got)
 
 
 def among(got: Any, allowed: Collection[Any], what: str) -> None:
     if got not in allowed:
-        raise Failure(f"{what} is none of those allowed", f"one of {sorted(allowed, key=repr)!r}", got)
+        wanted = f"one of {sorted(allowed, key=repr)!r}"
+        raise Failure(_told(what, got, f"not {wanted}"), wanted, got)
 
 
 def contains(container: Container[Any], item: Any, what: str) -> None:
@@ -67,12 +69,12 @@ def kind(got: Any, wanted: type[T] | tuple[type[T], ...], what: str) -> T:
 
 def at_least(got: float, least: float, what: str) -> None:
     if not got >= least:
-        raise Failure(f"{what} is too small", f">= {least}", got)
+        raise Failure(_told(what, got, f"not {least} or more"), f">= {least}", got)
 
 
 def at_most(got: float, most: float, what: str) -> None:
     if not got <= most:
-        raise Failure(f"{what} is too large", f"<= {most}", got)
+        raise Failure(_told(what, got, f"not {most} or less"), f"<= {most}", got)
 
 
 def member(document: Any, path: str, what: str = "the answer") -> Any:
@@ -85,6 +87,16 @@ def member(document: Any, path: str, what: str = "the answer") -> Any:
             raise Failure(f"{what} has no {path!r}", f"{walked}{step}", document) from None
         walked += f"{step}."
     return value
+
+
+def _told(what: str, got: Any, wanted: str) -> str:
+    """One line that tells all if it is short; what is long stands below it."""
+    line = f"{what.rstrip(',')}: {_brief(got)}, {wanted}"
+    return line if len(line) <= _LINE else f"{what.rstrip(',')} differs"
+
+
+def _brief(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else shown(value)
 
 
 def shown(value: Any) -> str:

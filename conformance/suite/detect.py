@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import trio
 
-from conformance.suite.target import MODELS, Setup, Target
+from conformance.suite.target import CHAT, MODELS, Setup, Target
 
+_LATER = "max_completion_tokens"
 PROBES = (MODELS, "/version", "/server_info", "/get_server_info", "/info", "/props", "/api/version")
 _PATIENCE = 5.0
 _OWN = {
@@ -57,7 +59,20 @@ async def detect(setup: Setup) -> tuple[Setup, str]:
         models=models,
         model=setup.model or (models[0] if models else "model"),
     )
-    return completed, _odd(setup, target, seen, models)
+    odd = _odd(setup, target, seen, models)
+    return (completed if odd else await _limited(completed)), odd
+
+
+async def _limited(setup: Setup) -> Setup:
+    """Models that think may know ``max_tokens`` by its later name only, and refuse the other one by name."""
+    if setup.engine not in ("openai", "gateway") or "limit" in setup.extra:
+        return setup
+    answer = None
+    with trio.move_on_after(_PATIENCE), suppress(Exception):
+        answer = await Target(setup).ask(CHAT, Target(setup).chat(max_tokens=1))
+    if answer is None or answer.status != 400 or _LATER not in answer.text:
+        return setup
+    return msgspec.structs.replace(setup, extra={**setup.extra, "limit": _LATER})
 
 
 def _anthropic(setup: Setup) -> list[tuple[str, str]]:
@@ -71,7 +86,8 @@ def _odd(setup: Setup, target: Target, seen: str, models: tuple[str, ...]) -> st
     if seen and setup.engine not in ("auto", seen, "gateway") and seen != "openai":
         return f"this looks like {seen}, not {setup.engine}"
     if not setup.model and not models:
-        return "the server lists no models: name one with --model"
+        where = "" if setup.address.root else "; or is a path missing in --url, as in https://…/v1beta/openai?"
+        return f"the server lists no models: name one with --model{where}"
     if setup.model and models and setup.model not in models:
         return f"the server does not list {setup.model!r}"
     return ""

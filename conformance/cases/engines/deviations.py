@@ -174,6 +174,7 @@ _OLLAMA: Reasons = {
     "openai.tools.none": "tool_choice is ignored; the adapter leaves out the tools",
 }
 
+_THOUGHTS = "thoughts count in the total only; the adapter counts them as said"
 _GEMINI: Reasons = {
     "openai.chat.required-members": _REFUSAL,
     **_NO_IDS,
@@ -183,6 +184,8 @@ _GEMINI: Reasons = {
     "openai.errors.envelope": "its errors are Google's, in a list; the adapter makes them OpenAI's",
     "openai.errors.message": "its errors are Google's, in a list; the adapter makes them OpenAI's",
     "openai.errors.key-*": "a wrong key is a 400; the adapter says that the operator's key is wrong",
+    "openai.chat.usage": _THOUGHTS,
+    "openai.n.usage": _THOUGHTS,
     "openai.logprobs.*": _IGNORED,
     "openai.models.list*": _CREATED,
     "openai.models.created": _CREATED,

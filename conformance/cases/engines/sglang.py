@@ -123,7 +123,8 @@ async def unknown_model(target: Target) -> None:
 @PROFILE.case("stream.reasoning", "Deltas have reasoning_content, null or not", source=_API, level=Level.SHOULD)
 async def reasoning(target: Target) -> None:
     deltas = [delta for delta in (await target.streamed()).deltas() if delta.get("content")]
-    check.true(deltas, "no delta has content")
+    if not deltas:
+        target.skip("the model thinks beyond the limit")
     check.contains(deltas[0], "reasoning_content", "a delta")
 
 

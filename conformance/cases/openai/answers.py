@@ -19,6 +19,11 @@ def said(answer: dict[str, Any], index: int = 0) -> str:
     return str(thoughts) + str(message.get("content") or "")
 
 
+def content(answer: dict[str, Any]) -> str:
+    """What the only choice of a whole chat says aloud."""
+    return str(check.member(answer, "choices.0.message").get("content") or "")
+
+
 def streamed(stream: Stream, index: int = 0) -> str:
     """The same of a stream."""
     return stream.reasoning(index) + stream.text(index)

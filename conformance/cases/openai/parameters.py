@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from conformance.cases.openai.answers import completion_tokens, said, well_ended
+from conformance.cases.openai.answers import completion_tokens, content, finish, said, well_ended
 from conformance.cases.openai.profile import CHAT_CREATE, CHAT_OBJECT, NODE, PROFILE, PYTHON
 from conformance.cases.openai.shapes import Chat, Chunk, Logprobs, TokenLogprob, conform
 from conformance.suite import check
@@ -64,6 +64,12 @@ def _checked(target: Target, entries: list[TokenLogprob], top: int) -> None:
         target.note("top_logprobs are not in the order of their likelihood")
 
 
+def _only_thoughts(target: Target, text: str, reason: str) -> None:
+    """Skips the case: thoughts, hidden or not, have no logprobs."""
+    if not text and reason == "length":
+        target.skip("the model thinks beyond the limit: there is no text with logprobs")
+
+
 def _content(found: Logprobs | None) -> list[TokenLogprob]:
     return (found.content if found else None) or []
 
@@ -72,6 +78,7 @@ def _content(found: Logprobs | None) -> list[TokenLogprob]:
 async def logprobs_whole(target: Target) -> None:
     answer = known(target, await target.ask(CHAT, target.chat(logprobs=True)), "logprobs")
     choice = conform(answer.json, Chat, "the chat completion").choices[0]
+    _only_thoughts(target, content(answer.json), finish(answer.json))
     _checked(target, _content(choice.logprobs), 20)
     tokens = [entry.token for entry in _content(choice.logprobs)]
     text = said(answer.json)
@@ -83,6 +90,7 @@ async def logprobs_whole(target: Target) -> None:
 async def logprobs_top(target: Target) -> None:
     answer = await target.ask(CHAT, target.chat(logprobs=True, top_logprobs=3))
     choice = conform(known(target, answer, "top_logprobs", "logprobs").json, Chat, "the chat completion").choices[0]
+    _only_thoughts(target, content(answer.json), finish(answer.json))
     entries = _content(choice.logprobs)
     _checked(target, entries, 3)
     check.at_least(min(len(entry.top_logprobs) for entry in entries), 1, "the number of top_logprobs of a token")
@@ -93,6 +101,7 @@ async def logprobs_stream(target: Target) -> None:
     answer = await target.ask(CHAT, target.chat(logprobs=True, top_logprobs=2, stream=True))
     stream = known(target, answer, "logprobs", "top_logprobs").stream()
     well_ended(stream)
+    _only_thoughts(target, stream.text(), stream.finish()[0])
     entries = [entry for choice in _choices(stream) for entry in _content(choice.logprobs)]
     _checked(target, entries, 2)
 

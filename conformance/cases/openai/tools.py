@@ -183,6 +183,10 @@ async def stream_named(target: Target) -> None:
 # -- results --------------------------------------------------------------------------------------------------------
 
 
+_OF_TURNS = ("tools", "auto", "reasoning_content", "thought_signature")
+"""What a refusal of earlier turns may name: models that think want what they thought back."""
+
+
 def _conversation(**assistant: Any) -> list[dict[str, Any]]:
     function = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
     call = {"id": "call_0123456789", "type": "function", "function": function}
@@ -196,7 +200,7 @@ def _conversation(**assistant: Any) -> list[dict[str, Any]]:
 @PROFILE.case("tools.results", "A call and its result are taken back", source=f"{CHAT_CREATE}: messages, role tool")
 async def results(target: Target) -> None:
     asked = target.chat(messages=_conversation(content=""), tools=[tool()])
-    conform(known(target, await target.ask(CHAT, asked), "tools", "auto").json, Chat, "the chat completion")
+    conform(known(target, await target.ask(CHAT, asked), *_OF_TURNS).json, Chat, "the chat completion")
 
 
 @PROFILE.case(
@@ -207,7 +211,7 @@ async def results(target: Target) -> None:
 async def null_content(target: Target) -> None:
     for messages in (_conversation(content=None), _conversation()):
         answer = await target.ask(CHAT, target.chat(messages=messages, tools=[tool()]))
-        known(target, answer, "tools", "auto")
+        known(target, answer, *_OF_TURNS)
 
 
 @PROFILE.case(

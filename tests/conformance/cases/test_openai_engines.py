@@ -14,6 +14,7 @@ from tests.conformance.cases.playing import Stage, told
 PROFILE = profile("openai")
 ROOTS = {"gemini": "/v1beta/openai"}
 ONLY_REAL = {
+    "gemini": {"openai.chat.usage", "openai.n.usage"},
     "vllm": {"openai.errors.not-object", "openai.responses.text", "openai.responses.incomplete"},
     "llamacpp": {"openai.connections.after-*", "openai.completions.prompts-stream", "openai.prompts.image"},
 }

@@ -11,11 +11,11 @@ from conformance.suite.target import Setup
 from conformance.suite.wire import Address
 
 
-async def seen(kind: str, named: str = "auto", model: str = "") -> tuple[Setup, str]:
+async def seen(kind: str, named: str = "auto", model: str = "", served: str = "org/one") -> tuple[Setup, str]:
     async with trio.open_nursery() as nursery:
-        settings = Settings(models=("org/one",), api_key="sk-1")
-        served = await nursery.start(serve_engine, kind, settings)
-        found = await detect(Setup(Address(served.host, served.port), named, model=model, key="sk-1"))
+        settings = Settings(models=(served,), api_key="sk-1")
+        at = await nursery.start(serve_engine, kind, settings)
+        found = await detect(Setup(Address(at.host, at.port), named, model=model, key="sk-1"))
         nursery.cancel_scope.cancel()
     return found
 
@@ -31,6 +31,12 @@ def test_what_is_odd_is_said() -> None:
     assert "looks like vllm, not sglang" in trio.run(seen, "vllm", "sglang")[1]
     assert "does not list 'org/two'" in trio.run(seen, "vllm", "vllm", "org/two")[1]
     assert trio.run(seen, "vllm", "gateway")[1] == ""
+
+
+@pytest.mark.parametrize(("model", "limit"), [("org/one", None), ("o-reasons", "max_completion_tokens")])
+def test_how_a_model_calls_the_limit_is_learned(model: str, limit: str | None) -> None:
+    setup, odd = trio.run(seen, "openai", "openai", "", model)
+    assert (setup.extra.get("limit"), odd) == (limit, "")
 
 
 def test_nothing_there() -> None:

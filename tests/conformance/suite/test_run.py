@@ -94,7 +94,7 @@ def answering(data: bytes) -> Script:
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[}", "not JSON"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nNaN", "not JSON"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]", "no 'a.0'"),
-        (b"HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\n{}", "status differs"),
+        (b"HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\n{}", "status is 503, not 200"),
         (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 400_000, "not valid HTTP|ended|closed"),
     ],
 )
