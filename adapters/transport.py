@@ -18,7 +18,7 @@ from types import TracebackType
 import msgspec
 import trio
 
-from gateway.errors import UpstreamError, UpstreamTimeout
+from gateway.errors import InvalidRequest, UpstreamError, UpstreamTimeout
 from gateway.net import connect, socket_below
 from gateway.turn import turn
 from gateway.types import Endpoint, Headers, UpstreamRequest
@@ -261,7 +261,9 @@ class _Host:
         self._prefixes: dict[tuple[bytes, Headers], bytes] = {}
 
     def encode(self, request: UpstreamRequest) -> bytes:
-        """The request as bytes."""
+        """The request as bytes. Raises InvalidRequest where a field would be more than one: some come from clients, by
+        whatever protocol.
+        """
         key = (request.path, request.headers)
         prefix = self._prefixes.get(key)
         if prefix is None:
@@ -269,6 +271,8 @@ class _Host:
                 self._prefixes.clear()
             prefix = self._prefixes[key] = _prefix(self._endpoint, *key)
         fields = h1.encode_fields(request.extra)
+        if fields.count(b"\n") + fields.count(b"\r") != 2 * len(request.extra):
+            raise InvalidRequest("a header field of the request holds a line end")
         if not request.body and request.method == b"GET":
             return b"GET %b%b\r\n" % (prefix, fields)
         return b"%b %b%bcontent-length: %d\r\n\r\n%b" % (

@@ -15,7 +15,7 @@ import trio.testing
 import trustme
 
 from adapters.transport import HTTPTransport, TransportSettings
-from gateway.errors import GatewayError, UpstreamError, UpstreamTimeout
+from gateway.errors import GatewayError, InvalidRequest, UpstreamError, UpstreamTimeout
 from gateway.types import Endpoint, UpstreamRequest
 
 POST = UpstreamRequest(b"POST", b"/v1/x", ((b"a", b"b"),), b"{}")
@@ -110,6 +110,16 @@ def test_what_is_sent() -> None:
         b"content-length: 2",
     ]
     assert body == b"{}"
+
+
+@pytest.mark.parametrize("value", [b"x\r\ny: z", b"x\n", b"x\r", b"x\n\nPOST / HTTP/1.1"])
+def test_a_clients_field_is_one_field(value: bytes) -> None:
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        with pytest.raises(InvalidRequest, match="line end"):
+            await ask(transport, UpstreamRequest(b"POST", b"/v1/x", (), b"{}", ((b"traceparent", value),)))
+        assert net.connections == 0
+
+    run(answering(OK), scenario)
 
 
 def test_an_endpoints_query_goes_with_every_request() -> None:
