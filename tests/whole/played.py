@@ -35,7 +35,7 @@ def spoken(*words: str) -> bytes:
 
 def whole(text: str = "hello", **more: object) -> bytes:
     """A chat's answer in one body."""
-    message = {"role": "assistant", "content": text}
+    message = {"role": "assistant", "content": text, "refusal": None}
     choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m"}
