@@ -23,8 +23,8 @@ _NOT_SECRET = frozenset(("127.0.0.1", "localhost", "::1"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", required=True, help="base URL, as SDKs take it or without /v1")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the recordings go")
+    parser.add_argument("--url", default="", help="base URL, as SDKs take it or without /v1")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the recordings go")
     parser.add_argument("--engine", default="auto", metavar="ENGINE", help="default: what the server looks like")
     parser.add_argument("--model", default="", help="default: the first that is listed")
     parser.add_argument("--api-key-env", default="", metavar="NAME", help="environment variable that holds the key")
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write("".join(f"{r.name:<34} {r.method} {r.path}\n" for r in _chosen(requests("MODEL"), args.only)))
         return 0
     try:
+        if not args.url or not args.out:
+            raise ValueError("--url and --out are needed: where is the server, and where do recordings go?")
         setup = _setup(args)
         args.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:

@@ -30,6 +30,8 @@ from conformance.suite.terminal import Terminal
 from conformance.suite.wire import Address, address
 
 FAILED, BAD_USAGE = 1, 2
+_OPENAIS = ("gpt-", "o1", "o3", "o4", "text-embedding-")
+"""What OpenAI's models are called."""
 _NOWHERE = Address("127.0.0.1", 1)
 
 
@@ -72,7 +74,7 @@ async def _tested(runner: Runner, args: argparse.Namespace, selects: select.Sele
     setup = runner.setup
     if setup.engine == "auto" and not args.profile:  # stopped before anything was learned
         runner.setup = setup = msgspec.structs.replace(setup, engine="openai")
-    profiles = _profiles(args, setup.engine)
+    profiles = _profiles(args, "" if args.engine in ("", "auto") and _only_like_openai(setup) else setup.engine)
     chosen = [case for profile in profiles for case in profile if selects(case)]
     if not chosen:
         sys.stderr.write(f"infer-gateway conformance: no case is selected by {args.select!r}\n")
@@ -178,13 +180,19 @@ def _profiles(args: argparse.Namespace, engine: str) -> list[Profile]:
     """What was named; else what fits the engine; with gRPC and ext_proc wherever an address is given."""
     names = list(args.profile)
     if not names and (args.url or args.list):
-        names = ["openai", "gateway" if engine == "gateway" else f"engine/{engine}"]
+        names = ["openai", "gateway" if engine == "gateway" else f"engine/{engine}"] if engine else ["openai"]
         names = names[1:] if engine == "anthropic" else names  # it speaks Messages, nothing of OpenAI's
         if engine == "auto":
             names = list(cases.MODULES)
     names += ["grpc"] if args.grpc else []
     names += ["epp"] if args.ext_proc else []
     return [cases.profile(name) for name in dict.fromkeys(names)]
+
+
+def _only_like_openai(setup: Setup) -> bool:
+    """Whether it speaks OpenAI's API without being OpenAI: then nothing is asked that only OpenAI itself does."""
+    named = any(name.startswith(_OPENAIS) for name in setup.models)
+    return setup.engine == "openai" and not named and not setup.address.host.endswith("openai.com")
 
 
 def _deviations(profiles: Sequence[Profile]) -> dict[str, str]:

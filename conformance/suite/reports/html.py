@@ -61,7 +61,9 @@ def _page(run: Run) -> Iterator[str]:
     yield f"<title>{title}</title><style>{_STYLE}</style></head><body>"
     yield f'<h1>{title}</h1><p class="badge">{escape(run.badge())}</p>'
     yield from _summary(run)
-    for profile, group in groupby(sorted(run.results, key=lambda r: r.profile), key=lambda r: r.profile):
+    order = {name: at for at, name in enumerate(run.profiles)}
+    ordered = sorted(run.results, key=lambda r: (order.get(r.profile, len(order)), r.profile))
+    for profile, group in groupby(ordered, key=lambda r: r.profile):
         results = sorted(group, key=lambda r: (_ORDER.index(r.kind), r.case))
         yield f"<section><h2>{escape(profile)} <span class=level>{len(results)} cases</span></h2>"
         for result in results:

@@ -60,3 +60,8 @@ def test_counters_that_fell_are_told_with_their_series() -> None:
     after = Page('x{a="1"} 4\ny 4\nz 1\n')
     assert fallen(before, after, ["x", "y"]) == ["x{'a': '1'}: 5 → 4", "x{'a': '2'}: 5 → gone"]
     assert fallen(before, before, ["x", "y", "z"]) == []
+
+
+def test_a_page_of_megabytes_is_not_read() -> None:
+    with pytest.raises(Failure, match="too long"):
+        Page("a 1\n" * (3 << 20))

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from conformance import cases
+from conformance.record import cli as record
 from conformance.suite import cli
 from conformance.suite.target import EXTRAS, Setup
+from tests.process import simulate
 
 URL = ["--url", "http://127.0.0.1:1"]
 
@@ -43,6 +45,15 @@ def test_bad_usage(words: list[str], said: str, capsys: pytest.CaptureFixture[st
     assert said in capsys.readouterr().err
 
 
+def test_recordings_are_listed_without_a_server(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    record.add_arguments(parser)
+    assert record.run(parser.parse_args(["--list"])) == 0
+    assert "POST /v1/chat/completions" in capsys.readouterr().out
+    assert record.run(parser.parse_args(["--url", "http://127.0.0.1:1"])) == 2
+    assert "--url and --out are needed" in capsys.readouterr().err
+
+
 def test_a_server_that_is_not_there_has_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "new" / "a.json"
     words = ["--engine", "openai", "--select", "openai.models.list*", "--report", str(report)]
@@ -55,3 +66,14 @@ def test_what_cases_need_can_be_given() -> None:
     known = {*Setup.__struct_fields__, *EXTRAS}
     needed = {name for module in cases.MODULES for case in cases.profile(module) for name in case.needs}
     assert needed <= known
+
+
+@pytest.mark.parametrize(
+    ("model", "profiles"), [("gpt-5.1", "openai, engine/openai"), ("llama", "openai")], ids=("itself", "alike")
+)
+def test_who_only_speaks_like_openai_is_not_asked_what_openai_itself_does(
+    model: str, profiles: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with simulate("openai", model) as engine:
+        code("--url", engine.url, "--select", "models or request-id")
+    assert f"cases of {profiles} against openai" in capsys.readouterr().out

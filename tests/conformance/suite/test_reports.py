@@ -106,6 +106,13 @@ def test_the_page_tells_everything() -> None:
     assert "script" not in page.seen
 
 
+def test_profiles_stand_in_the_order_they_were_asked_in() -> None:
+    results = run(result("vllm.a", Kind.PASSED), result("openai.a", Kind.PASSED))
+    results = msgspec.structs.replace(results, profiles=("openai", "vllm"))
+    page = tags(html.write(results)).text
+    assert page.index("title of openai.a") < page.index("title of vllm.a")
+
+
 NASTY = st.text(alphabet="<>&\"'/= scriptonload\x00\x1b\ud7ff\ufffe\n]", max_size=60)
 
 

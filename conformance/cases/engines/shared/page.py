@@ -15,6 +15,7 @@ from conformance.suite import check
 
 _SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)\s*(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*")
 _LABEL = re.compile(r'\s*([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
+_LARGEST = 8 * 1024 * 1024
 _ESCAPES = {r"\\": "\\", r"\"": '"', r"\n": "\n"}
 
 
@@ -28,6 +29,8 @@ class Page:
     """``types`` by family as its TYPE line has it; ``samples`` in order. Names are those of samples: ``x_bucket``."""
 
     def __init__(self, text: str) -> None:
+        if len(text) > _LARGEST:
+            check.fail("the metrics page is too long to be read each second", f"{_LARGEST} bytes at most", len(text))
         self.text = text
         self.types: dict[str, str] = {}
         self.samples: list[Sample] = []
