@@ -8,13 +8,24 @@ from __future__ import annotations
 import enum
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conformance.suite.target import Target
 
 Function = Callable[["Target"], Awaitable[None]]
 """Returns if the requirement holds; raises `check.Failure` if not, `check.Skip` where it does not apply."""
+
+
+EXTRAS: Mapping[str, Callable[[str], Any]] = {
+    "first_token_timeout": float,
+    "full_at": int,
+    "limit": str,
+    "limited_key": str,
+    "patience": float,
+    "steering": str,
+}
+"""What ``--set`` gives to single cases, by name, and how it is read."""
 
 
 class Level(enum.StrEnum):

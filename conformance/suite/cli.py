@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conformance import cases
+from conformance.suite.case import EXTRAS
 
 if TYPE_CHECKING:
     from conformance.suite.wire import Address
@@ -45,7 +46,12 @@ def _add_target(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
     group.add_argument("--ca-file", default="", metavar="FILE", help="authorities to verify it against, PEM")
     group.add_argument(
-        "--set", action="append", default=[], type=_pair, metavar="NAME=VALUE", help="what single cases ask for by name"
+        "--set",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="NAME=VALUE",
+        help=f"what single cases ask for: {', '.join(EXTRAS)}",
     )
 
 
@@ -92,8 +98,6 @@ def _report(text: str) -> Path:
 
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    from conformance.suite.target import EXTRAS
-
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     if name not in EXTRAS:

@@ -18,6 +18,7 @@ import trio
 
 from conformance.suite import check
 from conformance.suite.answer import Answer, Stream
+from conformance.suite.case import EXTRAS
 from conformance.suite.wire import Address, Connection, Headers, Ration, WireError
 
 CHAT = "/v1/chat/completions"
@@ -27,16 +28,6 @@ MODELS = "/v1/models"
 Send = Callable[[Connection, str, str, Headers, bytes], Awaitable[None]]
 """Puts a request on a connection: method, path, header fields, body. The answer may come before it is through."""
 
-EXTRAS: Mapping[str, Callable[[str], Any]] = {
-    "first_token_timeout": float,
-    "full_at": int,
-    "limit": str,
-    "limited_key": str,
-    "patience": float,
-    "steering": str,
-}
-"""What ``--set`` gives to single cases, by name, and how it is read."""
-
 _VERSIONED = re.compile(r"/v\d+\w*(/openai)?$")
 
 
@@ -44,7 +35,7 @@ class Setup(msgspec.Struct, frozen=True):
     """What the command line named, completed by detection. ``behind``: engines behind a gateway under test.
 
     ``version`` as the server told it, "" if it did not. ``models`` as it listed them. ``extra`` holds what single
-    cases read, see `EXTRAS`.
+    cases read, see `case.EXTRAS`.
     """
 
     address: Address

@@ -8,7 +8,8 @@ import pytest
 from conformance import cases
 from conformance.record import cli as record
 from conformance.suite import cli
-from conformance.suite.target import EXTRAS, Setup
+from conformance.suite.case import EXTRAS
+from conformance.suite.target import Setup
 from tests.process import simulate
 
 URL = ["--url", "http://127.0.0.1:1"]
