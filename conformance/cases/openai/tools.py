@@ -28,7 +28,7 @@ _ENOUGH = 200
 def tool(name: str = "get_weather") -> dict[str, Any]:
     city = {"type": "string", "enum": ["Paris", "Rome"]}
     schema = {"type": "object", "properties": {"city": city}, "required": ["city"], "additionalProperties": False}
-    function = {"name": name, "description": "The weather in a city.", "parameters": schema}
+    function = {"name": name, "description": "The weather in a city.", "parameters": schema, "strict": True}
     return {"type": "function", "function": function}
 
 

@@ -13,7 +13,7 @@ from conformance.suite import check
 from conformance.suite.case import Level
 from conformance.suite.target import CHAT, Target
 
-CONTEXT = r"maximum context length"
+CONTEXT = r"maximum (?:context|input) length"
 NO_MODEL = r"model.{0,200}(does not exist|not found|unknown)"
 
 
