@@ -102,8 +102,8 @@ class Run(msgspec.Struct, frozen=True):
         found = self.count()
         asked = sum(found.values()) - found[Kind.SKIPPED] - found[Kind.NOTED]
         what = " ".join(filter(None, (self.server.engine, self.server.version)))
-        extra = f"; {self.selected}" if self.selected else ""
-        extra += f", {counted(found[Kind.DEVIATED], 'known deviation')}" if found[Kind.DEVIATED] else ""
+        extra = f", {counted(found[Kind.DEVIATED], 'known deviation')}" if found[Kind.DEVIATED] else ""
+        extra += f"; only {self.selected}" if self.selected else ""
         verdict = "conforms" if asked and not self.wrong() else "does not conform"
         return f"{what} {verdict}: {found[Kind.PASSED]}/{asked} ({', '.join(self.profiles)}{extra})"
 

@@ -15,6 +15,9 @@ from conformance.suite.outcome import Exchange, Kind, Result, Run
 
 _ORDER = (Kind.FAILED, Kind.DEVIATED, Kind.NOTED, Kind.PASSED, Kind.SKIPPED)
 
+_UNFOLDED = 10
+"""Failed MUSTs up to which all of them are open when the page is."""
+
 _STYLE = """
 :root { color-scheme: light dark; --line: light-dark(#d9dce1, #383c44); --soft: light-dark(#f5f6f8, #1c1f24);
   --passed: light-dark(#157f3b, #4cc27a); --failed: light-dark(#c62828, #ff7b72);
@@ -32,7 +35,7 @@ dt { color: var(--skipped) } dd { margin: 0; overflow-wrap: anywhere }
 .bar i { display: block } .passed { --c: var(--passed) } .failed { --c: var(--failed) }
 .deviated { --c: var(--deviated) } .noted { --c: var(--noted) } .skipped { --c: var(--skipped) }
 .bar i { background: var(--c) }
-nav label { margin-right: 1rem; color: var(--c); cursor: pointer }
+nav label { margin-right: 1rem; white-space: nowrap; color: var(--c); cursor: pointer }
 details, .plain { border-top: 1px solid var(--line); padding: .45rem 0 } summary { cursor: pointer; list-style: none }
 .row { display: grid; grid-template-columns: 5.5rem minmax(12rem, 22rem) 1fr 4rem; gap: .75rem; align-items: baseline }
 .kind { color: var(--c); font-weight: 600 } code, pre { font: 13px/1.45 ui-monospace, monospace }
@@ -61,13 +64,14 @@ def _page(run: Run) -> Iterator[str]:
     yield f"<title>{title}</title><style>{_STYLE}</style></head><body>"
     yield f'<h1>{title}</h1><p class="badge">{escape(run.badge())}</p>'
     yield from _summary(run)
+    unfold = len(run.wrong()) <= _UNFOLDED
     order = {name: at for at, name in enumerate(run.profiles)}
     ordered = sorted(run.results, key=lambda r: (order.get(r.profile, len(order)), r.profile))
     for profile, group in groupby(ordered, key=lambda r: r.profile):
         results = sorted(group, key=lambda r: (_ORDER.index(r.kind), r.case))
         yield f"<section><h2>{escape(profile)} <span class=level>{len(results)} cases</span></h2>"
         for result in results:
-            yield from _result(result)
+            yield from _result(result, result.held and unfold)
         yield "</section>"
     yield "</body></html>"
 
@@ -79,6 +83,7 @@ def _summary(run: Run) -> Iterator[str]:
         "engine": f"{run.server.engine} {run.server.version}",
         "model": run.server.model,
         "profiles": ", ".join(run.profiles),
+        "only": run.selected,
         "when": datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "took": f"{run.seconds:.1f} s",
         "suite": run.suite,
@@ -93,7 +98,7 @@ def _summary(run: Run) -> Iterator[str]:
     yield "</nav>"
 
 
-def _result(result: Result) -> Iterator[str]:
+def _result(result: Result, unfold: bool) -> Iterator[str]:
     level = "" if result.level is Level.MUST else f' <span class="level">{result.level}</span>'
     row = (
         f'<div class="row"><span class="kind">{result.kind}</span><code>{escape(result.case)}</code>'
@@ -102,7 +107,7 @@ def _result(result: Result) -> Iterator[str]:
     )
     why = f'<p class="why">{escape(result.message)}</p>' if result.message else ""
     yield f'<article class="{result.kind}" id="{escape(result.case)}"><details'
-    yield f"{' open' if result.held else ''}><summary>{row}{why}</summary>"
+    yield f"{' open' if unfold else ''}><summary>{row}{why}</summary>"
     yield from _more(result)
     yield "</details></article>"
 

@@ -45,7 +45,7 @@ def test_what_counts() -> None:
     assert MIXED.badge() == "vllm 0.33.0 does not conform: 1/4 (openai, engine/vllm, 1 known deviation)"
     assert run(result("openai.a", Kind.PASSED)).badge() == "vllm 0.33.0 conforms: 1/1 (openai, engine/vllm)"
     some = msgspec.structs.replace(run(result("openai.a", Kind.PASSED)), selected="openai.a or b")
-    assert some.badge() == "vllm 0.33.0 conforms: 1/1 (openai, engine/vllm; openai.a or b)"
+    assert some.badge() == "vllm 0.33.0 conforms: 1/1 (openai, engine/vllm; only openai.a or b)"
     assert "does not conform: 0/0" in run(result("openai.a", Kind.SKIPPED)).badge()
 
 
@@ -104,6 +104,12 @@ def test_the_page_tells_everything() -> None:
     for text in ("does not conform: 1/4", "title of openai.b", "wrong", "curl x", "needs --lora", "learned", "known"):
         assert text in page.text
     assert "script" not in page.seen
+
+
+def test_failures_are_open_unless_they_are_many() -> None:
+    few, many = (run(*(result(f"openai.{at}", Kind.FAILED) for at in range(count))) for count in (10, 11))
+    assert html.write(few).count(b"<details open>") == 10
+    assert b"<details open>" not in html.write(many)
 
 
 def test_profiles_stand_in_the_order_they_were_asked_in() -> None:
