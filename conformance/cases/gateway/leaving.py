@@ -77,7 +77,7 @@ async def _story(target: Target) -> _Story:
         tokens = max(1, longer[0] - short[0])
         seconds = (longer[1] - short[1]) / tokens * _LONG
         if seconds < _TOO_QUICK_S:
-            target.skip(f"the engine makes {_LONG} tokens in {seconds:.1f} s: too quick to tell")
+            target.skip(f"the engine makes {_LONG} tokens within {_TOO_QUICK_S:g} s: too quick to tell")
         return _Story(target.chat(_TEXT, max_tokens=_LONG, **more), seconds)
     raise check.Skip("the engine answers no chat of 40 tokens")
 
