@@ -129,9 +129,10 @@ def _setup(args: argparse.Namespace) -> Setup:
         raise ValueError("--url is needed: where is the server? (or --grpc, --ext-proc)")
     where = address(args.url, insecure=args.insecure, ca=_authorities(args.ca_file)) if args.url else _NOWHERE
     _check_reports(args.report)
+    gateways = {"gateway", "grpc", "epp"} & set(args.profile)
     return Setup(
         address=where,
-        engine=args.engine or ("gateway" if {"gateway", "grpc", "epp"} & set(args.profile) else "auto"),
+        engine=args.engine or ("gateway" if gateways or not (args.url or args.list) else "auto"),
         model=args.model,
         key=_key(args),
         lora=args.lora,

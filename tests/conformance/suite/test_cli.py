@@ -78,3 +78,8 @@ def test_who_only_speaks_like_openai_is_not_asked_what_openai_itself_does(
     with simulate("openai", model) as engine:
         code("--url", engine.url, "--select", "models or request-id")
     assert f"cases of {profiles} against openai" in capsys.readouterr().out
+
+
+def test_what_is_asked_over_grpc_alone_is_no_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("--grpc", "127.0.0.1:1", "--select", "grpc.models*") == 1
+    assert "gateway does not conform" in capsys.readouterr().out
