@@ -85,6 +85,8 @@ def _odd(setup: Setup, target: Target, seen: str, models: tuple[str, ...]) -> st
         return f"{setup.address.origin} does not answer"
     if seen and setup.engine not in ("auto", seen, "gateway") and seen != "openai":
         return f"this looks like {seen}, not {setup.engine}"
+    if not models and any(t.answer and t.answer.status in (401, 403) for t in target.traces if MODELS[3:] in t.url):
+        return "the server refuses the key" if setup.key else "the server demands a key: --api-key, or --api-key-env"
     if not setup.model and not models:
         where = "" if setup.address.root else "; or is a path missing in --url, as in https://…/v1beta/openai?"
         return f"the server lists no models: name one with --model{where}"

@@ -11,11 +11,13 @@ from conformance.suite.target import Setup
 from conformance.suite.wire import Address
 
 
-async def seen(kind: str, named: str = "auto", model: str = "", served: str = "org/one") -> tuple[Setup, str]:
+async def seen(
+    kind: str, named: str = "auto", model: str = "", served: str = "org/one", key: str = "sk-1"
+) -> tuple[Setup, str]:
     async with trio.open_nursery() as nursery:
         settings = Settings(models=(served,), api_key="sk-1")
         at = await nursery.start(serve_engine, kind, settings)
-        found = await detect(Setup(Address(at.host, at.port), named, model=model, key="sk-1"))
+        found = await detect(Setup(Address(at.host, at.port), named, model=model, key=key))
         nursery.cancel_scope.cancel()
     return found
 
@@ -37,6 +39,11 @@ def test_what_is_odd_is_said() -> None:
 def test_how_a_model_calls_the_limit_is_learned(model: str, limit: str | None) -> None:
     setup, odd = trio.run(seen, "openai", "openai", "", model)
     assert (setup.extra.get("limit"), odd) == (limit, "")
+
+
+@pytest.mark.parametrize(("key", "told"), [("", "demands a key: --api-key"), ("sk-2", "refuses the key")])
+def test_a_server_that_wants_another_key_says_so(key: str, told: str) -> None:
+    assert told in trio.run(seen, "vllm", "vllm", "", "org/one", key)[1]
 
 
 def test_nothing_there() -> None:
