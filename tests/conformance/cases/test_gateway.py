@@ -95,7 +95,11 @@ def last(change: Any) -> Spoils:
 
 
 def last_body(change: Any) -> Spoils:
+    """Of its last chat: what stood there before may have been another case's request of any kind."""
+
     def changed(request: dict[str, Any]) -> None:
+        if not request["path"].endswith("/chat/completions"):
+            return
         found = json.loads(request["body"])
         made = change(found)
         request["body"] = json.dumps(found if made is None else made)
