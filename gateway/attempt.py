@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("infer_gateway.core")
 FULL: Final = (429, 503, 529)
 """Statuses of who has no room."""
-_NOT_OFFERED: Final = 501  # what the caller asked for is not there; the engine is well
+NOT_OFFERED: Final = 501
+"""What the caller asked for is not there; the engine is well."""
 
 
 class Attempt:
@@ -119,7 +120,7 @@ class Attempt:
             self.member.cool(now, error.retry_after)
         elif error.status in FULL:
             self.member.refused(now)  # not ill
-        elif error.retryable or (error.status >= 500 and error.status != _NOT_OFFERED):
+        elif error.retryable or (error.status >= 500 and error.status != NOT_OFFERED):
             rest = self.member.failed(now, probe)
             if rest:
                 cause = error.__cause__ or error

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from gateway.addresses import Addresses
-from gateway.attempt import Attempt
+from gateway.attempt import NOT_OFFERED, Attempt
 from gateway.call import Call
 from gateway.errors import GatewayError, NoEndpoints, UpstreamError
 from gateway.member import Member
@@ -86,7 +86,7 @@ class Pick:
         if served and served != self.addresses[0]:
             self._move(self._members.get(served))
         if not 200 <= status < 300:
-            retryable = (status >= 500 and status != 501) or status in _REFUSALS
+            retryable = (status >= 500 and status != NOT_OFFERED) or status in _REFUSALS
             self.failure = UpstreamError(f"the engine answered {status}", status=status, retryable=retryable)
         elif dict(headers).get(b"content-encoding", b"identity") == b"identity":
             call, member = self._call, self._attempt.member

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from conformance.cases.engines.shared import providers
+from conformance.cases.engines.shared import asked, providers
 from conformance.suite import check
 from conformance.suite.answer import Answer, Stream
 from conformance.suite.case import Level, Profile
@@ -20,11 +20,8 @@ MESSAGES = "/v1/messages"
 _API = "Anthropic API reference 2023-06-01, Messages"
 _STREAMING = "Anthropic API reference 2023-06-01, Streaming messages"
 _ERRORS = "Anthropic API reference 2023-06-01, Errors"
-_TOOL = {
-    "name": "get_weather",
-    "description": "The weather of a city.",
-    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-}
+_FUNCTION: dict[str, Any] = asked.TOOL["function"]
+_TOOL = {**{name: _FUNCTION[name] for name in ("name", "description")}, "input_schema": _FUNCTION["parameters"]}
 _SAY = {"max_tokens": 16, **providers.SAY}
 
 providers.add_key(PROFILE, _ERRORS, (401,), MESSAGES, _SAY)
@@ -227,7 +224,7 @@ async def version(target: Target) -> None:
 
 @PROFILE.case("error.model", "A model nobody has is 404 not_found_error", source=_ERRORS)
 async def model(target: Target) -> None:
-    refused(await target.ask(MESSAGES, request(target, model="no-such-model-9f3a")), "not_found_error", 404)
+    refused(await target.ask(MESSAGES, request(target, model=asked.UNKNOWN)), "not_found_error", 404)
 
 
 @PROFILE.case("request-id", "Answers and errors carry request-id", source=_ERRORS)

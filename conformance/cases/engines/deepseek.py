@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conformance.cases.engines.deviations import DEVIATIONS
-from conformance.cases.engines.shared import providers
+from conformance.cases.engines.shared import asked, providers
 from conformance.suite import check
 from conformance.suite.case import Level, Profile
 from conformance.suite.target import CHAT, MODELS, Target
@@ -71,7 +71,7 @@ async def reasoning(target: Target) -> None:
 
 @PROFILE.case("error.model", "A model nobody has is a 400 or 404 with an error object", source=_API)
 async def model(target: Target) -> None:
-    answer = await target.ask(CHAT, target.chat(model="no-such-model-9f3a"))
+    answer = await target.ask(CHAT, target.chat(model=asked.UNKNOWN))
     check.kind(answer.expect(400, 404).error.get("message"), str, "the error's message")
 
 

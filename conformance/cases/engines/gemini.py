@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from conformance.cases.engines.deviations import DEVIATIONS
-from conformance.cases.engines.shared import providers
+from conformance.cases.engines.shared import asked, providers
 from conformance.suite import check
 from conformance.suite.answer import Answer
 from conformance.suite.case import Level, Profile
@@ -42,7 +42,7 @@ async def model_plain(target: Target) -> None:
 
 @PROFILE.case("error.shape", "Errors have code, message and status", source=_ERRORS)
 async def error_shape(target: Target) -> None:
-    error = failure((await target.ask(CHAT, target.chat(model="no-such-model-9f3a"))).expect(400, 404))
+    error = failure((await target.ask(CHAT, target.chat(model=asked.UNKNOWN))).expect(400, 404))
     check.kind(error.get("code"), int, "the error's code")
     check.kind(error.get("message"), str, "the error's message")
     check.matches(error.get("status", ""), "^[A-Z_]+$", "the error's status")
@@ -52,7 +52,7 @@ async def error_shape(target: Target) -> None:
     "error.list", "They come as a list of one", source="observed; openai-node cannot read it", level=Level.INFO
 )
 async def error_list(target: Target) -> None:
-    answer = await target.ask(CHAT, target.chat(model="no-such-model-9f3a"))
+    answer = await target.ask(CHAT, target.chat(model=asked.UNKNOWN))
     check.kind(answer.json, list, "the error's body")
 
 
@@ -119,4 +119,4 @@ async def tools_signature(target: Target) -> None:
         {"role": "assistant", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": call["id"], "name": "get_weather", "content": '{"sky": "clear"}'},
     ]
-    (await target.ask(CHAT, target.chat(messages=messages, tools=[providers.TOOL], max_tokens=400))).expect(200)
+    (await target.ask(CHAT, target.chat(messages=messages, tools=[asked.TOOL], max_tokens=400))).expect(200)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conformance.cases.engines.deviations import DEVIATIONS
-from conformance.cases.engines.shared import providers
+from conformance.cases.engines.shared import asked, providers
 from conformance.suite import check
 from conformance.suite.case import Level, Profile
 from conformance.suite.target import CHAT, EMBEDDINGS, MODELS, Target
@@ -55,8 +55,8 @@ async def reasoning(target: Target) -> None:
 
 @PROFILE.case("error.model", "A model nobody has is a 400 or 404 that says so", source=_DOCS)
 async def model(target: Target) -> None:
-    answer = (await target.ask(CHAT, target.chat(model="nobody/no-such-model-9f3a"))).expect(400, 404)
-    check.contains(answer.text, "nobody/no-such-model-9f3a", "the error")
+    answer = (await target.ask(CHAT, target.chat(model=f"nobody/{asked.UNKNOWN}"))).expect(400, 404)
+    check.contains(answer.text, f"nobody/{asked.UNKNOWN}", "the error")
 
 
 @PROFILE.case("chats-only", "The router has no embeddings", source=_DOCS, level=Level.INFO)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conformance.cases.engines.deviations import DEVIATIONS
-from conformance.cases.engines.shared import providers
+from conformance.cases.engines.shared import asked, providers
 from conformance.suite import check
 from conformance.suite.case import Level, Profile
 from conformance.suite.target import CHAT, Target
@@ -88,5 +88,5 @@ async def context(target: Target) -> None:
 
 @PROFILE.case("error.model", "A model nobody has is 404 model_not_found", source=_API)
 async def model(target: Target) -> None:
-    answer = await target.ask(CHAT, target.chat(model="no-such-model-9f3a"))
+    answer = await target.ask(CHAT, target.chat(model=asked.UNKNOWN))
     check.equal(answer.expect(404).error.get("code"), "model_not_found", "the code")

@@ -31,7 +31,7 @@ class LoraPaths(NamedTuple):
     unload: str
 
 
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from conformance.cases.engines.shared import asked
 from conformance.suite import check
 from conformance.suite.answer import Answer, Stream
 from conformance.suite.case import Level, Profile
@@ -81,25 +81,13 @@ def sums(usage: Mapping[str, Any]) -> None:
     check.equal(parts[2], parts[0] + parts[1], "total_tokens")
 
 
-def refusal_names(answer: Answer, name: str) -> None:
-    check.true(re.search(rf"\b{re.escape(name)}\b", answer.text), "the refusal does not name it", name, answer.text)
-
-
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a city.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
 ASKS_TOOL = "What is the weather in Paris? Use get_weather."
 SAY = {"messages": [{"role": "user", "content": "Say hello."}]}
 
 
 async def called(target: Target, limit: int = 400) -> Stream:
     """A stream in which the tool was called. Skips where the model does not do it."""
-    stream = await target.streamed(ASKS_TOOL, tools=[TOOL], tool_choice="required", max_tokens=limit)
+    stream = await target.streamed(ASKS_TOOL, tools=[asked.TOOL], tool_choice="required", max_tokens=limit)
     if not any(delta.get("tool_calls") for delta in stream.deltas()):
         target.skip("the model called no tool")
     return stream
