@@ -26,8 +26,6 @@ NOT_OPENAI_ON_ENGINES: Mapping[str, dialect.Refuses] = {
 }
 """OpenAI members that open engines know nothing of and that change the answer."""
 
-GUIDED: Mapping[str, dialect.Refuses] = dict.fromkeys(_GUIDED, dialect.always)
-
 
 class VLLM(OpenAI):
     """An endpoint labelled ``version`` with less than 0.12 keeps ``guided_*`` and ``best_of``; with less than 0.11.2 it

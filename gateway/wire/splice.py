@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 _OPEN = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*")
-_SPACE = re.compile(rb"[ \t\r\n]*")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 _SCALAR = re.compile(rb"[^,\]}\s]++")
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
