@@ -26,8 +26,10 @@ class Parent(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """``api_version`` and ``kind`` as in the object whose ``generation`` was judged. ``parents``: for kinds whose status
-    several controllers share, each with entries of its own; None for others. ``more``: further members of the status.
+    """``api_version`` and ``kind`` as in the object, whose ``generation`` was judged.
+
+    ``parents``: for kinds whose status several controllers share, each with entries of its own; None for others.
+    ``more``: further members of the status.
     """
 
     api_version: str
