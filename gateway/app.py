@@ -52,6 +52,7 @@ from gateway.schedule.profile import Profile
 from gateway.schedule.saturation import Saturation
 from gateway.scrape import Scrapes
 from gateway.sources import file
+from gateway.sources.kube.options import Options as Cluster
 from gateway.state import State
 from gateway.status import Status
 from gateway.supervise import supervise
@@ -75,7 +76,7 @@ class Options(msgspec.Struct, frozen=True):
     listen: Wanted = Wanted()
     access_log: bool = False
     log_level: str = "info"
-    unserved: tuple[str, ...] = ()
+    cluster: Cluster | None = None
 
 
 def run(options: Options) -> int:
@@ -198,8 +199,6 @@ class Program:
             _log.warning("%s", warning)
         for path in snapshot.inert:
             _log.warning("%s has no effect in this version", path)
-        for flag in self.options.unserved:
-            _log.warning("%s has no effect in this version", flag)
         if not self._backends and not snapshot.pools:
             _log.warning("nothing to serve: give --backend ENGINE=URL, or -c with a ModelServer and a ModelRoute")
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BAD_USAGE, CRASHED = 2, 4
 _COMING = ("top",)
+_CLUSTER = ("namespace", "config-map", "kubeconfig", "context")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,12 +108,30 @@ def _add_serve(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--ext-proc", type=_address, metavar="HOST:PORT", help="address of the endpoint picker for Envoy (ext_proc)"
     )
-    command.add_argument(
-        "--kubernetes", action="store_true", help="read resources from the cluster (not in this version)"
-    )
+    _add_cluster(command)
     command.add_argument("--access-log", action="store_true", help="log every request to stderr, not only failed ones")
     command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     command.set_defaults(run=_serve)
+
+
+def _add_cluster(command: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    cluster = command.add_argument_group("Kubernetes")
+    cluster.add_argument("--kubernetes", action="store_true", help="read resources and pods from a cluster")
+    cluster.add_argument(
+        "--namespace", action="append", default=[], metavar="NS", help="a namespace to read; repeatable; default: all"
+    )
+    cluster.add_argument(
+        "--config-map", metavar="[NS/]NAME", help="the ConfigMap that holds the configuration (infer-gateway-config)"
+    )
+    cluster.add_argument(
+        "--kubeconfig",
+        type=Path,
+        metavar="FILE",
+        help="default: the pod's service account, $KUBECONFIG, ~/.kube/config",
+    )
+    cluster.add_argument("--context", metavar="NAME", help="of the kubeconfig; default: its current one")
 
 
 def _add_addresses(command: argparse.ArgumentParser) -> None:
@@ -198,7 +217,20 @@ def _address_or_off(text: str) -> tuple[str, int] | str:
 def _serve(arguments: argparse.Namespace) -> int:
     from gateway import app
 
-    return app.run(_options(arguments, config=tuple(arguments.config), backends=tuple(arguments.backend)))
+    more: dict[str, Any] = {"config": tuple(arguments.config), "backends": tuple(arguments.backend)}
+    if arguments.kubernetes:
+        from gateway.sources.kube.options import Options as Cluster
+
+        more["cluster"] = Cluster(
+            namespaces=tuple(dict.fromkeys(arguments.namespace)),
+            config_map=arguments.config_map or "",
+            kubeconfig="" if arguments.kubeconfig is None else str(arguments.kubeconfig),
+            context=arguments.context or "",
+        )
+    elif unused := [f"--{name}" for name in _CLUSTER if getattr(arguments, name.replace("-", "_"))]:
+        sys.stderr.write(f"infer-gateway: {', '.join(unused)}: of use with --kubernetes only\n")
+        return BAD_USAGE
+    return app.run(_options(arguments, **more))
 
 
 def _options(arguments: argparse.Namespace, **more: Any) -> Options:
@@ -209,14 +241,8 @@ def _options(arguments: argparse.Namespace, **more: Any) -> Options:
         listen=app.Wanted(arguments.http, arguments.grpc, arguments.admin, getattr(arguments, "ext_proc", None)),
         access_log=arguments.access_log,
         log_level=arguments.log_level,
-        unserved=_unserved(arguments),
         **more,
     )
-
-
-def _unserved(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Options given whose feature this version lacks."""
-    return tuple(f"--{name}" for name in ("kubernetes",) if getattr(arguments, name, None))
 
 
 def _demo(arguments: argparse.Namespace) -> int:
