@@ -129,7 +129,7 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
         "--kubeconfig",
         type=Path,
         metavar="FILE",
-        help="default: the pod's service account, $KUBECONFIG, ~/.kube/config",
+        help="default: the pod's own access, $KUBECONFIG, ~/.kube/config",
     )
     cluster.add_argument("--context", metavar="NAME", help="of the kubeconfig; default: its current one")
 

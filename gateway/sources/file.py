@@ -72,12 +72,12 @@ def read(paths: Sequence[str | Path], *, kubernetes: bool = False) -> Snapshot:
     return result.snapshot
 
 
-def attempt(paths: Sequence[str | Path], *, kubernetes: bool = False) -> Reading:
-    """As `read`, with the failure as a value. Blocks on the disk."""
+def attempt(paths: Sequence[str | Path], *, kubernetes: bool = False, others: Sequence[Document] = ()) -> Reading:
+    """As `read`, with the failure as a value; ``others`` are documents that are in no file. Blocks on the disk."""
     reader = _Reader()
     snapshot = failure = None
     try:
-        documents = reader.documents(paths)
+        documents = [*reader.documents(paths), *reader.seen(others)]
         snapshot = load(
             documents, reader.bytes_of, kubernetes=kubernetes, vocabulary=vocabulary, environment=os.environ
         )
@@ -107,6 +107,12 @@ class _Reader:
             raise OSError(27, "File too large", name)
         self.digest.update(f"{name}\0{len(content)}\0".encode("utf-8", "surrogateescape") + content)
         return content
+
+    def seen(self, documents: Sequence[Document]) -> Sequence[Document]:
+        """Those documents, as part of what was read."""
+        for document in documents:
+            self.digest.update(f"{document.place}\0".encode() + msgspec.json.encode(document.tree))
+        return documents
 
     def documents(self, paths: Sequence[str | Path]) -> list[Document]:
         """Raises ConfigError with the problems of all files that cannot be read or parsed."""
@@ -151,20 +157,24 @@ async def watch(
     *,
     first: Reading | None = None,
     kubernetes: bool = False,
+    others: Callable[[], Sequence[Document]] = tuple,
     poll_s: float = _POLL_S,
 ) -> None:
     """Call ``apply`` with a new snapshot after every change, ``failed`` with what is wrong with a bad one. Never ends.
 
     ``first`` is what is in force already (nothing: the first reading is applied at once). An item on ``reload`` reads
-    and applies even if nothing changed. Both callbacks run in this task and must not wait. Cancellation is immediate.
+    and applies even if nothing changed. ``others`` gives documents that are in no file. Both callbacks run in this task and must not wait. Cancellation is immediate.
     """
-    watching = _Watching(paths, apply, failed, kubernetes=kubernetes, current=first)
+    watching = _Watching(paths, apply, failed, kubernetes=kubernetes, current=first, others=others)
     async with trio.open_nursery() as nursery:
         if reload is not None:
             nursery.start_soon(watching.on_request, reload)
         await watching.refresh(force=False)
         while True:
-            await _follow(watching, watching.folders, poll_s)
+            if watching.folders:
+                await _follow(watching, watching.folders, poll_s)
+            else:  # there are no files until one is named
+                await trio.sleep(poll_s)
 
 
 class _Watching:
@@ -178,12 +188,14 @@ class _Watching:
         *,
         kubernetes: bool,
         current: Reading | None,
+        others: Callable[[], Sequence[Document]],
     ) -> None:
         self.paths = paths
         self.apply = apply
         self.failed = failed
         self.kubernetes = kubernetes
         self.current = current
+        self.others = others
         self.lock = trio.Lock()
 
     @property
@@ -196,7 +208,7 @@ class _Watching:
 
     async def refresh(self, *, force: bool) -> None:
         async with self.lock:
-            reading = await trio.to_thread.run_sync(self._read)
+            reading = await trio.to_thread.run_sync(self._read, self.others())
             if not force and self.current is not None and reading.digest == self.current.digest:
                 return
             self.current = reading
@@ -205,8 +217,8 @@ class _Watching:
             elif reading.error is not None:
                 self.failed(reading.error)
 
-    def _read(self) -> Reading:
-        return attempt(self.paths, kubernetes=self.kubernetes)
+    def _read(self, others: Sequence[Document]) -> Reading:
+        return attempt(self.paths, kubernetes=self.kubernetes, others=others)
 
 
 async def _follow(watching: _Watching, folders: Sequence[str], poll_s: float) -> None:
