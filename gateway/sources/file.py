@@ -163,7 +163,8 @@ async def watch(
     """Call ``apply`` with a new snapshot after every change, ``failed`` with what is wrong with a bad one. Never ends.
 
     ``first`` is what is in force already (nothing: the first reading is applied at once). An item on ``reload`` reads
-    and applies even if nothing changed. ``others`` gives documents that are in no file. Both callbacks run in this task and must not wait. Cancellation is immediate.
+    and applies even if nothing changed. ``others`` gives documents that are in no file. The callbacks run in this task
+    and must not wait. Cancellation is immediate.
     """
     watching = _Watching(paths, apply, failed, kubernetes=kubernetes, current=first, others=others)
     async with trio.open_nursery() as nursery:
