@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.errors import ModelNotFound
+from gateway.errors import ModelNotFound, NoEndpoints
 from gateway.route import Match, Route, RouteTable, Rule, Share, Sticky, Target, TextMatch
 from gateway.types import Headers, ModelCard
 
@@ -238,3 +238,64 @@ def test_target_values_are_prepared_once() -> None:
     table = RouteTable([route("r")])
     assert table.match("m", CHAT, (), 0.1) is table.match("m", CHAT, (), 0.9)
     assert msgspec.structs.asdict(table.match("m", CHAT, (), 0.1))["route"] == "r"
+
+
+def test_a_rule_without_targets_holds_and_refuses() -> None:
+    dangling = Rule((), "gone", Match(headers=((b"x", TextMatch(exact="1")),)))
+    table = RouteTable([route("ns/a", "m", dangling, Rule((Share("p"),)))])
+    with pytest.raises(NoEndpoints, match="rule gone of the route ns/a") as caught:
+        table.match("m", CHAT, [(b"x", b"1")], 0.5)
+    assert (caught.value.status, caught.value.code) == (503, "no_endpoints")
+    assert pool(table, "m") == "p"
+    with pytest.raises(NoEndpoints, match="rule 0 of"):
+        RouteTable([route("ns/a", "m", Rule((), sticky=Sticky(user=True)))]).match("m", CHAT, (), 0.5, "u")
+
+
+def test_where_only_spares_are_left_the_first_stands_in() -> None:
+    table = split([0, 0])
+    assert {pool(table, "m", chance=chance) for chance in (0.0, 0.9)} == {"0"}
+    assert [target.pool for target in table.match("m", CHAT, (), 0.9).fallbacks] == ["1"]
+
+
+names = st.sampled_from(["", "m", "n", "o"])
+some_routes = st.lists(
+    st.builds(
+        route,
+        st.sampled_from(["a", "b", "c", "d"]),
+        names,
+        st.sampled_from([Rule((Share("p"),)), rule("q", uri=TextMatch(prefix="/x")), Rule(())]),
+        loras=st.lists(names.filter(bool), max_size=2).map(tuple),
+        age=st.integers(0, 3).map(lambda age: (float(age), 0, "")),
+    ),
+    max_size=6,
+    unique_by=lambda made: made.name,
+)
+
+
+@given(some_routes, some_routes, st.data())
+def test_a_table_made_of_an_old_one_is_as_one_made_anew(
+    before: list[Route], more: list[Route], data: st.DataObject
+) -> None:
+    kept = [each for each in before if data.draw(st.booleans())]
+    after = [*kept, *(each for each in more if each.name not in {other.name for other in kept})]
+    anew, made = RouteTable(after), RouteTable(after, RouteTable(before))
+    assert made.routes == anew.routes
+    assert made.models() == anew.models()
+    for model in ("m", "n", "o"):
+        for path in (CHAT, "/x"):
+            assert answer(made, model, path) == answer(anew, model, path)
+
+
+def answer(table: RouteTable, model: str, path: str) -> Target | str:
+    try:
+        return table.match(model, path, (), 0.5)
+    except (ModelNotFound, NoEndpoints) as error:
+        return str(error)
+
+
+def test_what_stays_is_not_compiled_again() -> None:
+    stays, goes = route("a", "m"), route("b", "n")
+    old = RouteTable([stays, goes])
+    new = RouteTable([stays, route("b", "n")], old)
+    assert new.match("m", CHAT, (), 0) is old.match("m", CHAT, (), 0)
+    assert new.match("n", CHAT, (), 0) is not old.match("n", CHAT, (), 0)
