@@ -90,6 +90,15 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+AUTO = "auto"
+ANY = "any"
+PLAIN = "plain"
+"""Of an `Endpoint` configured as `AUTO` or `ANY` it is found out which engine it is. One of `ANY` that answers like none
+that is known is `PLAIN`: whoever gave its address knows that it serves.
+"""
+UNKNOWN = (AUTO, ANY)
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """One addressable engine replica (or one public provider).
 

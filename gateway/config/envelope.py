@@ -5,8 +5,10 @@ Invariant: a `Resource` has decoded completely; everything wrong with a document
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -14,6 +16,8 @@ from msgspec import field
 
 from gateway.config.decode import INVALID, Decoder, Hidden, Section, described, member, suggestion
 from gateway.config.document import Document, Tree
+from gateway.config.extension import ALPHA, CURRENT, AlphaPool, InferenceModelRewrite, InferenceObjective
+from gateway.config.extension import VERSIONS as OBJECTIVES
 from gateway.config.picker import VERSIONS, EndpointPickerConfig
 from gateway.config.resources import (
     OTHER_METADATA,
@@ -47,24 +51,30 @@ class ConfigMapData(Section, frozen=True):
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """What a kind decodes to, under which API versions; ``spec``: whether its content sits below `spec`."""
+    """What a kind decodes to, under which API versions; ``spec``: whether its content sits below `spec`.
+
+    ``earlier``: what another version of it decodes to, which comes to the same by its ``modern()``.
+    """
 
     type: type[Section]
     versions: tuple[str, ...]
     spec: bool = True
+    earlier: Mapping[str, builtins.type[AlphaPool]] = MappingProxyType({})
 
 
 KINDS: Mapping[str, Kind] = {
     "ModelRoute": Kind(ModelRoute, (VOLCANO, MATRIXINFER)),
     "ModelServer": Kind(ModelServer, (VOLCANO, MATRIXINFER)),
     "ExternalModelProvider": Kind(ExternalModelProvider, (VOLCANO,)),
-    "InferencePool": Kind(InferencePool, (EXTENSION,)),
+    "InferencePool": Kind(InferencePool, (EXTENSION, ALPHA), earlier=MappingProxyType({ALPHA: AlphaPool})),
+    "InferenceObjective": Kind(InferenceObjective, OBJECTIVES),
+    "InferenceModelRewrite": Kind(InferenceModelRewrite, OBJECTIVES),
     "GatewayConfiguration": Kind(Settings, (OWN,), spec=False),
     "EndpointPickerConfig": Kind(EndpointPickerConfig, VERSIONS, spec=False),
     "ConfigMap": Kind(ConfigMapData, ("v1",), spec=False),
     "Secret": Kind(SecretData, ("v1",), spec=False),
 }
-_OURS = {VOLCANO, MATRIXINFER, OWN, EXTENSION}
+_OURS = {VOLCANO, MATRIXINFER, OWN, EXTENSION, CURRENT}
 """Versions of which every kind should be known; the others have kinds that say nothing to a gateway."""
 _ENVELOPE = ("apiVersion", "kind", "metadata", "status")
 
@@ -141,7 +151,9 @@ def _decoded(document: Document, kind: Kind, name: str, version: str, problems: 
             if key not in (*_ENVELOPE, "spec"):
                 decoder.refuse(member("$", key), f"unknown field{suggestion(key, (*_ENVELOPE, 'spec'))}")
         spec = document.tree.get("spec")
-        content = decoder.build({} if spec is None else spec, kind.type, "$.spec")
+        content = decoder.build({} if spec is None else spec, kind.earlier.get(version, kind.type), "$.spec")
+        if isinstance(content, AlphaPool):
+            content = content.modern()
     else:
         content = decoder.build(content_of(document.tree), kind.type)
     problems.extend(f"{where}: {problem}" for problem in decoder.problems)

@@ -17,6 +17,7 @@ import msgspec
 from gateway.config.envelope import MATRIXINFER, Resource, SecretData
 from gateway.config.resources import (
     API_VERSION,
+    H2C,
     Auth,
     ExternalModelProvider,
     InferencePool,
@@ -28,7 +29,7 @@ from gateway.config.scheduler import DEFAULT
 from gateway.config.settings import Settings
 from gateway.config.snapshot import PoolSpec, Selector, policy_of
 from gateway.config.url import endpoint
-from gateway.types import Endpoint
+from gateway.types import ANY, PLAIN, Endpoint
 
 Read = Callable[[str], bytes]
 """Gives the content of a file named in the configuration. Raises OSError."""
@@ -107,9 +108,17 @@ class Fleet:
         spec: InferencePool = resource.content
         ports = tuple(port.number for port in spec.target_ports)
         selector = Selector(resource.metadata.namespace, tuple(spec.selector.match_labels.items()), ports)
-        template = Endpoint("auto", "http", "", ports[0])
-        policy = policy_of(self.settings)
-        return PoolSpec(name=resource.name, engine="auto", policy=policy, selector=selector, template=template)
+        # whoever made the pool says that its pods serve; HTTP/2 without TLS is for the proxy to speak, not for us
+        engine = PLAIN if spec.app_protocol == H2C else ANY
+        return PoolSpec(
+            name=resource.name,
+            engine=engine,
+            policy=policy_of(self.settings),
+            selector=selector,
+            template=Endpoint(engine, "http", "", ports[0]),
+            external=engine == PLAIN,
+            bare=True,
+        )
 
     # --- credentials --------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from gateway.config.access import Auth, with_keys
 from gateway.config.decode import INVALID, Decoder, suggestion
 from gateway.config.document import ConfigError, Document, Tree, parse
 from gateway.config.envelope import ConfigMapData, Resource, SecretData, content_of, read
+from gateway.config.extension import ALPHA, beside, objective, rewrite
 from gateway.config.fleet import Fleet, Read, secret_bytes
 from gateway.config.inert import inert
 from gateway.config.picker import EndpointPickerConfig
@@ -113,7 +114,9 @@ class _Loading:
         if resource.kind == "EndpointPickerConfig":
             self._picker(resource)
             return
-        first = self.resources.setdefault((resource.kind, resource.name), resource)
+        legacy = resource.version == ALPHA and resource.kind != "InferencePool"  # may stand beside one of today
+        key = (f"{resource.kind} of {ALPHA}" if legacy else resource.kind, resource.name)
+        first = self.resources.setdefault(key, resource)
         if first is not resource:
             self.problems.append(resource.problem("$.metadata.name", f"also defined in {first.document.place}"))
         self.inert.extend(f"{resource.where}: {path}" for path in inert(resource.kind, document.tree))
@@ -254,6 +257,7 @@ class _Loading:
         state = shared_state(self.settings.state, self.of_kind("ModelRoute"), self.problems, self.warnings)
         self.settings = msgspec.structs.replace(self.settings, state=state)
         limits = tuple(route_limits(self.of_kind("ModelRoute"), self.warnings))
+        of_pools = self._beside(pools)
         self._check_ext_proc(pools)
         self._try_profiles()
         vocabularies = self._vocabularies()
@@ -271,7 +275,28 @@ class _Loading:
             warnings=tuple(self.warnings),
             files=tuple(dict.fromkeys((*self.files, *fleet.files))),
             vocabularies=vocabularies,
+            objectives=tuple(
+                objective(each.name, each.version, each.content, of_pools[each.where])
+                for each in self.of_kind("InferenceObjective")
+            ),
+            rewrites=tuple(
+                rewrite(each.name, each.version, each.content, each.age, of_pools[each.where])
+                for each in self.of_kind("InferenceModelRewrite")
+            ),
         )
+
+    def _beside(self, pools: dict[tuple[str, str], PoolSpec]) -> dict[str, str]:
+        """What the pools are called that objectives and rewrites are for, by where these stand."""
+        found = {}
+        for resource in (*self.of_kind("InferenceObjective"), *self.of_kind("InferenceModelRewrite")):
+            name = beside(resource.name, resource.content.pool_ref)
+            pool = pools.get(("InferencePool", name))
+            found[resource.where] = name if pool is None else pool.name
+            if pool is None and not self.kubernetes and ("InferencePool", name) not in self.broken:
+                namespace, _, wanted = name.partition("/")
+                message = f'no InferencePool "{wanted}" in namespace "{namespace}"'
+                self.problems.append(resource.problem("$.spec.poolRef.name", message))
+        return found
 
     def _pools(self, fleet: Fleet) -> dict[tuple[str, str], PoolSpec]:
         """(kind, "namespace/name") → pool. Pools of two kinds with one name get told apart by the kind."""
@@ -299,7 +324,7 @@ class _Loading:
         if listener is None or listener.pool is None:
             return
         name = listener.pool if "/" in listener.pool else f"default/{listener.pool}"
-        if not any(pool.name == name for pool in pools.values()):
+        if not self.kubernetes and not any(pool.name == name for pool in pools.values()):
             known = suggestion(name, [pool.name for pool in pools.values()])
             where = self.sections["listeners"]
             self.problems.append(f'{where}: $.listeners.extProc.pool: no pool "{name}"{known}')

@@ -373,6 +373,9 @@ class TargetPort(Section, frozen=True):
     number: Port
 
 
+H2C = "kubernetes.io/h2c"
+
+
 class EndpointPickerRef(Section, frozen=True, kw_only=True):
     group: str = ""
     kind: str = "Service"

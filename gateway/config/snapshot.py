@@ -15,8 +15,9 @@ from gateway.config import duration
 from gateway.config.decode import Duration, Hidden
 from gateway.config.resources import PDGroup, SessionSticky, TrafficPolicy
 from gateway.config.settings import Settings
+from gateway.directives import Objective, Rewrite
 from gateway.route import Route, RouteTable
-from gateway.types import Endpoint
+from gateway.types import UNKNOWN, Endpoint
 
 MASK = "***"
 
@@ -65,7 +66,8 @@ class PoolSpec(msgspec.Struct, frozen=True):
     """A pool as configured. ``name`` is "namespace/name"; ``model`` is its engines' name for it, None for the client's.
 
     ``profile`` names one of the scheduler section's, "" its own. ``template`` is what every member has in common
-    (credentials, TLS), for members that a selector finds.
+    (credentials, TLS), for members that a selector finds. ``bare`` (an InferencePool): where a picker chooses, whatever
+    its endpoints serve can be asked of it without a route.
     """
 
     name: str
@@ -79,6 +81,7 @@ class PoolSpec(msgspec.Struct, frozen=True):
     template: Endpoint | None = None
     kv_connector: str | None = None
     external: bool = False
+    bare: bool = False
 
     @property
     def static(self) -> bool:
@@ -119,6 +122,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     vocabularies: tuple[tuple[str, Vocabulary], ...] = ()
+    objectives: tuple[Objective, ...] = ()
+    rewrites: tuple[Rewrite, ...] = ()
 
     def claims(self) -> frozenset[str]:
         """Names of those claims of callers' tokens that anything goes by."""
@@ -139,6 +144,8 @@ class Snapshot(msgspec.Struct, frozen=True):
             "routes": [_route(route) for route in self.routes.routes],
             "pools": [_pool(pool) for pool in self.pools],
             "routeLimits": msgspec.to_builtins(self.route_limits),
+            "objectives": msgspec.to_builtins(self.objectives),
+            "rewrites": msgspec.to_builtins(self.rewrites),
             "inert": list(self.inert),
             "warnings": list(self.warnings),
         }
@@ -202,7 +209,7 @@ def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def resolved(snapshot: Snapshot, engines: Mapping[Endpoint, str]) -> Snapshot:
-    """``snapshot`` with the engines of endpoints configured as "auto" that have since been recognised."""
+    """``snapshot`` with the engines of endpoints configured as "auto" or "any" that have since been recognised."""
     if not engines:
         return snapshot
 
@@ -210,8 +217,8 @@ def resolved(snapshot: Snapshot, engines: Mapping[Endpoint, str]) -> Snapshot:
         members = tuple(
             msgspec.structs.replace(member, engine=engines.get(member, member.engine)) for member in pool.endpoints
         )
-        named: Sequence[str] = [member.engine for member in members if member.engine != "auto"]
-        engine = named[0] if pool.engine == "auto" and named else pool.engine
+        named: Sequence[str] = [member.engine for member in members if member.engine not in UNKNOWN]
+        engine = named[0] if pool.engine in UNKNOWN and named else pool.engine
         return msgspec.structs.replace(pool, endpoints=members, engine=engine)
 
     return msgspec.structs.replace(snapshot, pools=tuple(known(pool) for pool in snapshot.pools))
