@@ -1,6 +1,7 @@
 """The custom resources: one struct per kind, fields as published plus ours. (P)
 
-Invariant: what decodes has passed every rule that can be judged by looking at one resource alone.
+Invariant: what decodes has passed every rule that can be judged by looking at one resource alone. An API server holds
+the same rules (`schema`, `rules`); it insists on bounds for whatever a rule goes through, so everything here has one.
 Fields of our own: ModelServer ``endpoints``, ``schedulingProfile``, ``auth``, ``headers``, ``insecureSkipVerify``,
 ``caFile``; provider ``keyFile``, ``keyEnv``, ``caFile``, ``apiVersion``, ``query``; route ``unsupported``; rule
 ``stickyBy``.
@@ -9,6 +10,7 @@ Fields of our own: ModelServer ``endpoints``, ``schedulingProfile``, ``auth``, `
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
@@ -21,10 +23,15 @@ from gateway.config.sharing import Amount
 from gateway.config.url import endpoint, is_loopback
 from gateway.types import Endpoint
 
-Name = Annotated[str, Meta(min_length=1)]
+Text = Annotated[str, Meta(max_length=1024)]
+Name = Annotated[str, Meta(min_length=1, max_length=1024)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+Url = Annotated[str, Meta(min_length=1, max_length=2048)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Labels = Annotated[dict[str, str], Meta(min_length=1)]
+LabelValue = Annotated[str, Meta(max_length=63, pattern=r"^(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?)?\Z")]
+Labels = Annotated[dict[str, LabelValue], Meta(min_length=1, max_length=64)]
+"""Of a selector. Their names are looked at by `check_labels`."""
+Headers = Annotated[dict[str, Hidden], Meta(max_length=64)]
 
 ENGINES = (
     "vllm", "sglang", "tgi", "openai", "deepseek", "gemini", "huggingface", "anthropic", "llamacpp", "ollama", "trtllm",
@@ -75,9 +82,9 @@ OTHER_METADATA = frozenset(
 class StringMatch(Section, frozen=True):
     """The first one given decides, in this order; none given matches everything. ``regex`` is unanchored."""
 
-    exact: str | None = None
-    prefix: str | None = None
-    regex: str | None = None
+    exact: Text | None = None
+    prefix: Text | None = None
+    regex: Text | None = None
 
     def __post_init__(self) -> None:
         if self.regex is None:
@@ -94,18 +101,22 @@ class StringMatch(Section, frozen=True):
 
 
 class BodyMatch(Section, frozen=True):
-    model: str | None = None
+    model: Text | None = None
 
 
 class ModelMatch(Section, frozen=True):
     """All parts have to hold."""
 
-    headers: dict[str, StringMatch] = field(default_factory=dict)
+    headers: Annotated[dict[str, StringMatch], Meta(max_length=32)] = field(default_factory=dict)
     uri: StringMatch | None = None
     body: BodyMatch | None = None
 
 
 class TargetModel(Section, frozen=True):
+    """A ModelServer or an ExternalModelProvider of the route's namespace. ``weight``: its share, relative to the sum of
+    the rule's; without any, all targets get the same.
+    """
+
     model_server_name: Name | None = None
     external_model_provider_name: Name | None = None
     weight: Annotated[int, Meta(ge=0, le=100)] | None = None
@@ -128,7 +139,9 @@ class StickyBy(Section, frozen=True):
 
 
 class Rule(Section, frozen=True, kw_only=True):
-    name: str = ""
+    """Where requests go. ``model_match``: for which requests it holds; without it, for all."""
+
+    name: Text = ""
     model_match: ModelMatch | None = None
     target_models: Annotated[tuple[TargetModel, ...], Meta(min_length=1, max_length=16)]
     sticky_by: StickyBy | None = None
@@ -160,9 +173,15 @@ class RateLimit(Section, frozen=True):
 
 
 class ModelRoute(Section, frozen=True, kw_only=True):
-    model_name: str = ""
+    """Which requests go to which servers. ``model_name``: the model that requests ask for. ``lora_adapters``: further
+    names, looked for where no route has one as its modelName; the model's name is left as it is then. ``parent_refs``:
+    the Gateways that it belongs to. ``rules``: the first that holds decides. ``unsupported``: what becomes of
+    parameters that an engine would ignore.
+    """
+
+    model_name: Text = ""
     lora_adapters: Annotated[tuple[Name, ...], Meta(max_length=10)] = ()
-    parent_refs: tuple[dict[str, Any], ...] = ()
+    parent_refs: Annotated[tuple[dict[str, Any], ...], Meta(max_length=32)] = ()
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1, max_length=16)]
     rate_limit: RateLimit | None = None
     unsupported: Literal["refuse", "drop"] = "refuse"
@@ -181,24 +200,52 @@ class ModelRoute(Section, frozen=True, kw_only=True):
 # --- ModelServer ------------------------------------------------------------------------------------------------------
 
 
+_LABEL = re.compile(
+    r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*/)?"
+    r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z"
+)
+
+
+def check_labels(path: str, names: Iterable[str]) -> None:
+    """Raises Fault for what is not the name of a label."""
+    for name in names:
+        if not _LABEL.match(name) or len(name.partition("/")[0]) > 253:
+            raise Fault(member(path, name), "not the name of a label")
+
+
 class PDGroup(Section, frozen=True):
+    """Prefill and decode, which are apart: pods with the same value of the label ``group_key`` belong together."""
+
     group_key: Name
     prefill_labels: Labels
     decode_labels: Labels
 
+    def __post_init__(self) -> None:
+        if not _LABEL.match(self.group_key):
+            raise Fault(".groupKey", "not the name of a label")
+        check_labels(".prefillLabels", self.prefill_labels)
+        check_labels(".decodeLabels", self.decode_labels)
+
 
 class WorkloadSelector(Section, frozen=True):
+    """Pods of the same namespace that have all of these labels."""
+
     match_labels: Labels
     pd_group: PDGroup | None = None
 
+    def __post_init__(self) -> None:
+        check_labels(".matchLabels", self.match_labels)
+
 
 class WorkloadPort(Section, frozen=True):
+    """Where pods listen; without it, where the engine does by default."""
+
     port: Port
     protocol: Literal["http", "https"] = "http"
 
 
 class RetryPolicy(Section, frozen=True):
-    """``attempts``: further tries after the first."""
+    """``attempts``: further tries after the first. ``retry_interval``: how long before each."""
 
     attempts: Annotated[int, Meta(ge=0, le=100)] = 0
     retry_interval: Duration = Duration(0.1)
@@ -212,7 +259,7 @@ class StickySource(Section, frozen=True):
 class SessionSticky(Section, frozen=True, kw_only=True):
     """The first source that has a value is the session's key."""
 
-    session_affinity_seconds: Annotated[int, Meta(ge=1)] = 10800
+    session_affinity_seconds: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 10800
     sources: Annotated[tuple[StickySource, ...], Meta(min_length=1, max_length=16)]
 
 
@@ -243,7 +290,7 @@ class Auth(Section, frozen=True):
     scheme: Literal["Bearer", "APIKey"] | None = None
     secret_ref: SecretRef | None = None
     key_file: Name | None = None
-    key_env: str | None = None
+    key_env: Text | None = None
 
     def __post_init__(self) -> None:
         if sum(source is not None for source in (self.secret_ref, self.key_file, self.key_env)) != 1:
@@ -258,6 +305,7 @@ RESERVED_HEADERS = frozenset(
 )  # fmt: skip
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 _VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?\Z")
+MAX_HEADER_VALUE = 4096
 
 
 def check_headers(headers: dict[str, Hidden]) -> None:
@@ -270,6 +318,8 @@ def check_headers(headers: dict[str, Hidden]) -> None:
             raise Fault(where, "reserved: the gateway sets this header itself")
         if not _VALUE.match(value.reveal()):
             raise Fault(where, "not a header value (printable ASCII, no space at its ends)")
+        if len(value.reveal()) > MAX_HEADER_VALUE:
+            raise Fault(where, f"longer than {MAX_HEADER_VALUE} characters")
         if name.lower() in seen:
             raise Fault(where, "given twice")
         seen.add(name.lower())
@@ -278,21 +328,27 @@ def check_headers(headers: dict[str, Hidden]) -> None:
 class ServerEndpoint(Section, frozen=True):
     """One engine. ``labels``: what plugins know it by, as a pod's in Kubernetes."""
 
-    url: str
-    labels: dict[str, str] = field(default_factory=dict)
+    url: Url
+    labels: Annotated[dict[str, Text], Meta(max_length=64)] = field(default_factory=dict)
 
 
 class ModelServer(Section, frozen=True, kw_only=True):
+    """Engines that serve one model. ``model``: what they call it, where requests call it something else.
+    ``inference_engine``: which software they are. ``endpoints``: base URLs, instead of a selector.
+    ``scheduling_profile``: the one of the gateway's configuration by which they are chosen. ``headers``: sent with
+    every request.
+    """
+
     model: ModelName | None = None
-    inference_engine: str
+    inference_engine: Name
     workload_selector: WorkloadSelector | None = None
     workload_port: WorkloadPort | None = None
     traffic_policy: TrafficPolicy = TrafficPolicy()
     kv_connector: KVConnector | None = None
-    scheduling_profile: str = ""
-    endpoints: Annotated[tuple[str | ServerEndpoint, ...], Meta(min_length=1)] | None = None
+    scheduling_profile: Text = ""
+    endpoints: Annotated[tuple[Url | ServerEndpoint, ...], Meta(min_length=1, max_length=1024)] | None = None
     auth: Auth | None = None
-    headers: dict[str, Hidden] = field(default_factory=dict)
+    headers: Headers = field(default_factory=dict)
     insecure_skip_verify: bool = False
     ca_file: Name | None = None
 
@@ -332,16 +388,19 @@ API_VERSION = "api-version"
 
 
 class ExternalModelProvider(Section, frozen=True, kw_only=True):
-    """``api_version``: models are deployments, as at Azure. ``query`` goes with every request, percent-encoded here."""
+    """Models that somebody else serves. ``provider_type``: whose dialect they speak. ``api_version``: models are
+    deployments, as at Azure. ``query`` goes with every request, percent-encoded here. ``model``: what they call it,
+    where requests call it something else. ``headers``: sent with every request.
+    """
 
-    provider_type: str = "OpenAI"
+    provider_type: Name = "OpenAI"
     api_version: Name | None = None
-    query: dict[str, Hidden] = field(default_factory=dict)
+    query: Headers = field(default_factory=dict)
     model: ModelName | None = None
-    base_url: str = field(name="baseURL")
+    base_url: Url = field(name="baseURL")
     insecure_skip_verify: bool = False
     auth: Auth | None = None
-    headers: dict[str, Hidden] = field(default_factory=dict)
+    headers: Headers = field(default_factory=dict)
     ca_file: Name | None = None
 
     def __post_init__(self) -> None:
