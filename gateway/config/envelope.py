@@ -79,6 +79,23 @@ _OURS = {VOLCANO, MATRIXINFER, OWN, EXTENSION, CURRENT}
 _ENVELOPE = ("apiVersion", "kind", "metadata", "status")
 
 
+class Flaw(msgspec.Struct, frozen=True):
+    """What is wrong at ``path`` of a resource. ``reference``: it names something that is not there, or not yet."""
+
+    where: str
+    path: str
+    message: str
+    reference: bool = False
+
+    @property
+    def text(self) -> str:
+        return f"{self.path}: {self.message}"
+
+    @property
+    def line(self) -> str:
+        return f"{self.where}: {self.path}: {self.message}"
+
+
 class Resource(msgspec.Struct, frozen=True):
     """A decoded resource. ``where`` is how problems with it begin: "file, document 2 (ModelRoute/llama)"."""
 
@@ -104,6 +121,9 @@ class Resource(msgspec.Struct, frozen=True):
     def problem(self, path: str, message: str) -> str:
         return f"{self.where}: {path}: {message}"
 
+    def flaw(self, path: str, message: str, *, reference: bool = False) -> Flaw:
+        return Flaw(self.where, path, message, reference)
+
 
 def _instant(text: str) -> float:
     """RFC 3339 → seconds since the epoch. Raises ValueError."""
@@ -119,9 +139,11 @@ def read(document: Document, problems: list[str], warnings: list[str]) -> Resour
         return None
     version, name = tree.get("apiVersion"), tree.get("kind")
     kind = KINDS.get(name) if isinstance(name, str) else None
-    if kind is not None and version in kind.versions:
-        return _decoded(document, kind, str(name), str(version), problems)
     where = _labelled(document)
+    if kind is not None and version in kind.versions:
+        resource, found = decoded(document, where)
+        problems.extend(f"{where}: {problem}" for problem in found)
+        return resource
     if not isinstance(name, str) or not isinstance(version, str):
         missing = "kind" if not isinstance(name, str) else "apiVersion"
         problems.append(f"{where}: $.{missing}: expected a string, got {described(tree.get(missing))}")
@@ -143,23 +165,25 @@ def _labelled(document: Document) -> str:
     return f"{document.place} ({'/'.join(parts)})" if parts else document.place
 
 
-def _decoded(document: Document, kind: Kind, name: str, version: str, problems: list[str]) -> Resource | None:
-    decoder, where = Decoder(), _labelled(document)
-    metadata = _metadata(decoder, document.tree, name)
+def decoded(document: Document, where: str) -> tuple[Resource | None, list[str]]:
+    """The resource of an object whose kind and version are known ones; None with what is wrong, each "path: message".
+
+    ``where``: how problems found later begin.
+    """
+    decoder, tree = Decoder(), document.tree
+    kind = KINDS[tree["kind"]]
+    metadata = _metadata(decoder, tree, tree["kind"])
     if kind.spec:
-        for key in document.tree:
+        for key in tree:
             if key not in (*_ENVELOPE, "spec"):
                 decoder.refuse(member("$", key), f"unknown field{suggestion(key, (*_ENVELOPE, 'spec'))}")
-        spec = document.tree.get("spec")
-        content = decoder.build({} if spec is None else spec, kind.earlier.get(version, kind.type), "$.spec")
-        if isinstance(content, AlphaPool):
-            content = content.modern()
+        spec = tree.get("spec")
+        content = decoder.build({} if spec is None else spec, kind.type, "$.spec")
     else:
-        content = decoder.build(content_of(document.tree), kind.type)
-    problems.extend(f"{where}: {problem}" for problem in decoder.problems)
+        content = decoder.build(content_of(tree), kind.type)
     if decoder.problems or metadata is INVALID or content is INVALID:
-        return None
-    return Resource(name, version, metadata, content, document, where)
+        return None, decoder.problems
+    return Resource(tree["kind"], tree["apiVersion"], metadata, content, document, where), []
 
 
 def content_of(tree: dict[str, Tree]) -> dict[str, Tree]:

@@ -9,12 +9,12 @@ import base64
 import binascii
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
 import msgspec
 
-from gateway.config.envelope import MATRIXINFER, Resource, SecretData
+from gateway.config.envelope import MATRIXINFER, Flaw, Resource, SecretData
 from gateway.config.resources import (
     API_VERSION,
     H2C,
@@ -34,12 +34,15 @@ from gateway.types import ANY, PLAIN, Endpoint
 Read = Callable[[str], bytes]
 """Gives the content of a file named in the configuration. Raises OSError."""
 
+Secrets = Mapping[str, Mapping[str, bytes | None]]
+"""By "namespace/name": what is in each; None for a value that is not base64, of which somebody has told."""
+
 _DEFAULT_PORTS = {"sglang": 30000}
 _KEY = re.compile(r"[\x21-\x7e]+\Z")
 
 
 class Fleet:
-    """Builds pools; what is wrong goes to ``problems``, files read to ``files``.
+    """Builds pools; what is wrong goes to ``flaws``, files read to ``files``. A profile that is not there is left out.
 
     ``unsettled``: settings are missing because they are broken, so that nothing can be said of names they define.
     """
@@ -47,7 +50,7 @@ class Fleet:
     def __init__(
         self,
         settings: Settings,
-        secrets: Iterable[Resource],
+        secrets: Secrets,
         read: Read,
         environment: Mapping[str, str],
         *,
@@ -56,9 +59,9 @@ class Fleet:
         self.settings = settings
         self.environment = environment
         self.unsettled = unsettled
-        self.secrets = {secret.name: secret for secret in secrets}
+        self.secrets = secrets
         self.read = read
-        self.problems: list[str] = []
+        self.flaws: list[Flaw] = []
         self.files: list[str] = []
 
     # --- pools --------------------------------------------------------------------------------------------------------
@@ -76,7 +79,7 @@ class Fleet:
             selector = Selector(resource.metadata.namespace, labels, (port.port,), port.protocol, group)
         unknown = self.settings.scheduler.check_profile(spec.scheduling_profile)
         if unknown and not self.unsettled:
-            self.problems.append(resource.problem("$.spec.schedulingProfile", unknown))
+            self.flaws.append(resource.flaw("$.spec.schedulingProfile", unknown))
         return PoolSpec(
             name=resource.name,
             engine=engine,
@@ -84,7 +87,7 @@ class Fleet:
             model=spec.model,
             policy=policy_of(self.settings, spec.traffic_policy),
             sticky=spec.traffic_policy.session_sticky,
-            profile="" if spec.scheduling_profile == DEFAULT else spec.scheduling_profile,
+            profile="" if unknown or spec.scheduling_profile == DEFAULT else spec.scheduling_profile,
             selector=selector,
             template=None if selector is None else common,
             kv_connector=None if spec.kv_connector is None else spec.kv_connector.type,
@@ -146,14 +149,14 @@ class Fleet:
             return ""
         text = raw.decode("latin-1").strip()
         if not is_key(text):
-            self.problems.append(resource.problem(path, "does not hold a key (printable ASCII without spaces)"))
+            self._miss(resource, path, "does not hold a key (printable ASCII without spaces)")
         return text
 
     def _variable(self, resource: Resource, name: str) -> bytes | None:
         text = self.environment.get(name)
         if not text:
             message = f"the environment variable {name} is {'not set' if text is None else 'empty'}"
-            self.problems.append(resource.problem("$.spec.auth.keyEnv", message))
+            self._miss(resource, "$.spec.auth.keyEnv", message)
             return None
         return text.encode("utf-8", "surrogateescape")
 
@@ -163,16 +166,16 @@ class Fleet:
         secret = self.secrets.get(f"{resource.metadata.namespace}/{ref.name}")
         if secret is None:
             message = f'no Secret "{ref.name}" in namespace "{resource.metadata.namespace}"'
-            self.problems.append(resource.problem("$.spec.auth.secretRef.name", message))
+            self._miss(resource, "$.spec.auth.secretRef.name", message)
             return None
-        content: SecretData = secret.content
-        if ref.key in content.string_data:
-            return content.string_data[ref.key].reveal().encode("utf-8", "surrogatepass")
-        if ref.key not in content.data:
+        if ref.key not in secret:
             message = f'Secret "{ref.name}" has no key "{ref.key}"'
-            self.problems.append(resource.problem("$.spec.auth.secretRef.key", message))
+            self._miss(resource, "$.spec.auth.secretRef.key", message)
             return None
-        return secret_bytes(content.data[ref.key].reveal())
+        return secret[ref.key]
+
+    def _miss(self, resource: Resource, path: str, message: str) -> None:
+        self.flaws.append(resource.flaw(path, message, reference=True))
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -190,10 +193,16 @@ class Fleet:
         try:
             return self.read(found)
         except OSError as error:
-            self.problems.append(resource.problem(path, f"cannot read {found}: {error.strerror or error}"))
+            self._miss(resource, path, f"cannot read {found}: {error.strerror or error}")
         except ValueError:
-            self.problems.append(resource.problem(path, "not a file name"))
+            self._miss(resource, path, "not a file name")
         return None
+
+
+def secret_content(secret: SecretData) -> dict[str, bytes | None]:
+    """What is in a Secret, as `Secrets` has it."""
+    given = {key: value.reveal().encode("utf-8", "surrogatepass") for key, value in secret.string_data.items()}
+    return {**{key: secret_bytes(value.reveal()) for key, value in secret.data.items()}, **given}
 
 
 def secret_bytes(text: str) -> bytes | None:

@@ -18,16 +18,15 @@ from gateway.config.decode import INVALID, Decoder, suggestion
 from gateway.config.document import ConfigError, Document, Tree, parse
 from gateway.config.envelope import ConfigMapData, Resource, SecretData, content_of, read
 from gateway.config.extension import ALPHA, beside, objective, rewrite
-from gateway.config.fleet import Fleet, Read, secret_bytes
+from gateway.config.fleet import Fleet, Read, secret_bytes, secret_content
 from gateway.config.inert import inert
 from gateway.config.picker import EndpointPickerConfig
 from gateway.config.rates import route_limits, shared_state
-from gateway.config.resources import ModelMatch, ModelRoute, StickyBy, StringMatch, TargetModel
-from gateway.config.resources import Rule as RuleSpec
+from gateway.config.routing import route_of, unreached
 from gateway.config.scheduler import Scheduler
 from gateway.config.settings import Settings
 from gateway.config.snapshot import PoolSpec, Snapshot, Vocabulary
-from gateway.route import Match, Route, RouteTable, Rule, Share, Sticky, TextMatch
+from gateway.route import Route, RouteTable
 from gateway.schedule.build import build
 from gateway.schedule.parts import Parts, Settled
 
@@ -250,7 +249,7 @@ class _Loading:
     # --- the whole ----------------------------------------------------------------------------------------------------
 
     def finish(self) -> Snapshot:
-        secrets = self.of_kind("Secret")
+        secrets = {secret.name: secret_content(secret.content) for secret in self.of_kind("Secret")}
         fleet = Fleet(self.settings, secrets, self.read_file, self.environment, unsettled=self.unsettled)
         pools = self._pools(fleet)
         routes = [self._route(resource, pools) for resource in self.of_kind("ModelRoute")]
@@ -261,7 +260,7 @@ class _Loading:
         self._check_ext_proc(pools)
         self._try_profiles()
         vocabularies = self._vocabularies()
-        problems = [*self.problems, *fleet.problems]
+        problems = [*self.problems, *(flaw.line for flaw in fleet.flaws)]
         if problems:
             raise ConfigError(problems)
         self._warn_unused(pools, routes)
@@ -348,41 +347,16 @@ class _Loading:
     # --- routes -------------------------------------------------------------------------------------------------------
 
     def _route(self, resource: Resource, pools: dict[tuple[str, str], PoolSpec]) -> Route:
-        spec: ModelRoute = resource.content
-        unconditional = [index for index, rule in enumerate(spec.rules) if _match(rule.model_match) is None]
-        if unconditional and unconditional[0] < len(spec.rules) - 1:
-            first = unconditional[0]
-            self.warnings.append(
-                resource.problem(f"$.spec.rules[{first + 1}]", f"never reached: rules[{first}] matches every request")
-            )
-        rules = [self._rule(resource, f"$.spec.rules[{n}]", rule, pools) for n, rule in enumerate(spec.rules)]
-        drop = spec.unsupported == "drop"
-        return Route(resource.name, spec.model_name, spec.lora_adapters, tuple(rules), resource.age, drop=drop)
-
-    def _rule(self, resource: Resource, path: str, rule: RuleSpec, pools: dict[tuple[str, str], PoolSpec]) -> Rule:
-        shares = []
-        for index, target in enumerate(rule.target_models):
-            pool = self._target(resource, f"{path}.targetModels[{index}]", target, pools)
-            if pool is not None:
-                shares.append(Share(pool.name, 1 if target.weight is None else target.weight, pool.model))
-        return Rule(tuple(shares), rule.name, _match(rule.model_match), _sticky(rule.sticky_by))
-
-    def _target(
-        self, resource: Resource, path: str, target: TargetModel, pools: dict[tuple[str, str], PoolSpec]
-    ) -> PoolSpec | None:
-        if target.model_server_name is not None:
-            kind, member, name = "ModelServer", "modelServerName", target.model_server_name
-        else:
-            kind, member = "ExternalModelProvider", "externalModelProviderName"
-            name = target.external_model_provider_name or ""
-        namespace = resource.metadata.namespace
-        key = (kind, f"{namespace}/{name}")
-        pool = pools.get(key)
-        if pool is None and key not in self.broken:
+        def absent(kind: str, namespace: str, name: str) -> str:
+            if (kind, f"{namespace}/{name}") in self.broken:
+                return ""
             near = [other.partition("/")[2] for of, other in pools if of == kind and other.startswith(f"{namespace}/")]
-            message = f'no {kind} "{name}" in namespace "{namespace}"{suggestion(name, near)}'
-            self.problems.append(resource.problem(f"{path}.{member}", message))
-        return pool
+            return f'no {kind} "{name}" in namespace "{namespace}"{suggestion(name, near)}'
+
+        self.warnings.extend(flaw.line for flaw in unreached(resource))
+        route, missing = route_of(resource, lambda kind, name: pools.get((kind, name)), absent)
+        self.problems.extend(flaw.line for flaw in missing)
+        return route
 
 
 def _sectioned(key: str, tree: dict[str, Tree]) -> dict[str, Tree]:
@@ -409,24 +383,3 @@ def _located(tree: Tree, folder: str, path: str, found: dict[str, str]) -> Tree:
         else:
             made[key] = _located(value, folder, here, found)
     return made
-
-
-def _match(match: ModelMatch | None) -> Match | None:
-    """None where it holds for every request."""
-    if match is None:
-        return None
-    headers = tuple((name.lower().encode("latin-1", "replace"), _text(text)) for name, text in match.headers.items())
-    uri = None if match.uri is None else _text(match.uri)
-    made = Match(headers, uri, None if match.body is None else match.body.model)
-    trivial = all(text == TextMatch() for _, text in headers) and made.uri in (None, TextMatch())
-    return None if trivial and made.model is None else made
-
-
-def _text(match: StringMatch) -> TextMatch:
-    return TextMatch(match.exact, match.prefix, None if match.regex is None else re.compile(match.regex))
-
-
-def _sticky(by: StickyBy | None) -> Sticky | None:
-    if by is None:
-        return None
-    return Sticky((by.header or "").lower().encode("latin-1", "replace"), by.cookie or "", by.user is True)
