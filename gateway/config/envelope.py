@@ -178,7 +178,9 @@ def decoded(document: Document, where: str) -> tuple[Resource | None, list[str]]
             if key not in (*_ENVELOPE, "spec"):
                 decoder.refuse(member("$", key), f"unknown field{suggestion(key, (*_ENVELOPE, 'spec'))}")
         spec = tree.get("spec")
-        content = decoder.build({} if spec is None else spec, kind.type, "$.spec")
+        content = decoder.build({} if spec is None else spec, kind.earlier.get(tree["apiVersion"], kind.type), "$.spec")
+        if isinstance(content, AlphaPool):
+            content = content.modern()
     else:
         content = decoder.build(content_of(tree), kind.type)
     if decoder.problems or metadata is INVALID or content is INVALID:

@@ -1,7 +1,6 @@
 """ModelRoute → `Route`, with the references that lead nowhere as values. (P)
 
-Invariant: a rule keeps the targets that exist; one with none left that would be given requests leads to a pool that
-nobody has, so that it answers for its requests rather than letting another rule have them.
+Invariant: a rule keeps its place and the targets that exist; one with none left refuses what it holds for.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ Find = Callable[[str, str], PoolSpec | None]
 """(kind, "namespace/name") → the pool that is made of it."""
 Absent = Callable[[str, str, str], str]
 """(kind, namespace, name) → what to say of a target that has no pool, "" for nothing."""
-_MISSING = " (missing)"
 
 
 def route_of(resource: Resource, find: Find, absent: Absent) -> tuple[Route, list[Flaw]]:
@@ -49,24 +47,17 @@ def unreached(resource: Resource) -> Iterator[Flaw]:
 
 
 def _rule(resource: Resource, index: int, rule: RuleSpec, find: Find, absent: Absent, flaws: list[Flaw]) -> Rule:
-    there: list[Share] = []
-    missing: list[Share] = []
+    shares = []
+    namespace = resource.metadata.namespace
     for number, target in enumerate(rule.target_models):
         kind, member, name = _named(target)
-        namespace = resource.metadata.namespace
-        weight = 1 if target.weight is None else target.weight
         pool = find(kind, f"{namespace}/{name}")
         if pool is not None:
-            there.append(Share(pool.name, weight, pool.model))
-            continue
-        missing.append(Share(f"{namespace}/{name}{_MISSING}", weight))
-        message = absent(kind, namespace, name)
-        if message:
+            shares.append(Share(pool.name, 1 if target.weight is None else target.weight, pool.model))
+        elif message := absent(kind, namespace, name):
             path = f"$.spec.rules[{index}].targetModels[{number}].{member}"
             flaws.append(resource.flaw(path, message, reference=True))
-    if not any(share.weight for share in there):
-        there += missing
-    return Rule(tuple(there), rule.name, match_of(rule.model_match), _sticky(rule.sticky_by))
+    return Rule(tuple(shares), rule.name, match_of(rule.model_match), _sticky(rule.sticky_by))
 
 
 def _named(target: TargetModel) -> tuple[str, str, str]:
