@@ -195,6 +195,13 @@ class NoEndpoints(GatewayError):
     reason = "no_endpoints"
 
 
+class NoBackend(GatewayError):
+    """A route leads nowhere for this request: what it names does not exist or may not be used."""
+
+    code = "no_backend"
+    reason = "no_backend"
+
+
 class UpstreamError(GatewayError):
     """An engine failed or refused: its status and message, normalised.
 

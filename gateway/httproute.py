@@ -1,0 +1,275 @@
+"""Which pool a request goes to by its host, path, method, headers and query: HTTPRoutes as Gateway API has them. (P)
+
+Invariant: an `HttpRouteTable` never changes; the same request always gets the same way, and with the same chance the
+same target. Of all matches that hold the most specific decides: the host's (exact, then the longest wildcard), the
+path's (exact, then the longest prefix, then the longest expression), a method, the more headers, the more query
+parameters; then the oldest route, its name, its earlier rule.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from operator import attrgetter
+from typing import Final, Literal
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from gateway.errors import NoBackend
+from gateway.route import Share, Target
+from gateway.types import Headers
+
+_DOTS: Final = re.compile(r"/(?:\.|%2e){1,2}(?=/|\Z)", re.IGNORECASE)
+"""Segments that lead up: what they would match is not what an engine might understand."""
+
+
+class PathMatch(msgspec.Struct, frozen=True):
+    """``prefix`` goes by whole segments; ``regex`` has to match all of the path."""
+
+    kind: Literal["exact", "prefix", "regex"] = "prefix"
+    value: str = "/"
+    regex: re.Pattern[str] | None = None
+
+
+class Field(msgspec.Struct, frozen=True):
+    """A header (its name in lower case) or a query parameter that has to be there; its first value counts."""
+
+    name: str
+    value: str
+    regex: re.Pattern[str] | None = None
+
+    def holds(self, value: str | None) -> bool:
+        if value is None:
+            return False
+        return value == self.value if self.regex is None else self.regex.fullmatch(value) is not None
+
+
+class HttpMatch(msgspec.Struct, frozen=True):
+    """All parts have to hold. ``method`` "": any."""
+
+    path: PathMatch = PathMatch()
+    method: str = ""
+    headers: tuple[Field, ...] = ()
+    query: tuple[Field, ...] = ()
+
+    def holds(self, method: str, headers: Headers, query: str) -> bool:
+        """Of what is not the path."""
+        if self.method and self.method != method:
+            return False
+        if self.headers and not all(field.holds(_header(headers, field.name)) for field in self.headers):
+            return False
+        if not self.query:
+            return True
+        given = dict(reversed(parse_qsl(query, keep_blank_values=True)))
+        return all(field.holds(given.get(field.name)) for field in self.query)
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What becomes of header fields. Names are in lower case."""
+
+    set: tuple[tuple[bytes, bytes], ...] = ()
+    add: tuple[tuple[bytes, bytes], ...] = ()
+    remove: tuple[bytes, ...] = ()
+
+    def applied(self, headers: Headers) -> list[tuple[bytes, bytes]]:
+        gone = {*self.remove, *(name for name, _ in self.set)}
+        return [*(field for field in headers if field[0] not in gone), *self.set, *self.add]
+
+
+class Rewrite(msgspec.Struct, frozen=True):
+    """Another path: ``full``, or ``prefix`` in place of the one that matched."""
+
+    full: str | None = None
+    prefix: str | None = None
+
+
+class Redirect(msgspec.Struct, frozen=True):
+    """Where clients are sent instead. None leaves a part as it was asked for."""
+
+    scheme: str | None = None
+    host: str | None = None
+    port: int | None = None
+    path: Rewrite | None = None
+    status: int = 302
+
+
+class HttpRule(msgspec.Struct, frozen=True):
+    """``shares``: a pool "" stands for a backend that cannot be used; its part of the requests fails.
+
+    ``timeout``: of a request as a whole, in seconds. Without ``matches`` every request is matched.
+    """
+
+    shares: tuple[Share, ...] = ()
+    matches: tuple[HttpMatch, ...] = (HttpMatch(),)
+    name: str = ""
+    request: Changes | None = None
+    response: Changes | None = None
+    rewrite: Rewrite | None = None
+    redirect: Redirect | None = None
+    timeout: float = math.inf
+
+
+class HttpRoute(msgspec.Struct, frozen=True):
+    """One HTTPRoute. ``name`` is "namespace/name"; ``hostnames`` in lower case, "*.x" or "" for any; ``age`` is when it
+    was created, in seconds since the epoch.
+    """
+
+    name: str
+    hostnames: tuple[str, ...] = ("",)
+    rules: tuple[HttpRule, ...] = ()
+    age: float = 0.0
+
+
+class Way:
+    """One match of a rule, and where it leads."""
+
+    __slots__ = ("_label", "_route", "_steps", "_targets", "key", "match", "rule")
+
+    def __init__(self, route: HttpRoute, index: int, nth: int) -> None:
+        rule = self.rule = route.rules[index]
+        match = self.match = rule.matches[nth]
+        self._route = route.name
+        self._label = label = rule.name or str(index)
+        self._steps = tuple(accumulate(share.weight for share in rule.shares))
+        self._targets = tuple(Target(share.pool, share.model, (), route.name, label) for share in rule.shares)
+        fields = not match.method, -len(match.headers), -len(match.query)
+        length = len(match.path.value) if match.path.kind == "regex" else 0  # the others of a path are equally long
+        self.key = (-length, *fields, route.age, route.name, index, nth)
+
+    def pick(self, chance: float) -> Target:
+        """By weight; ``chance`` is uniform in [0, 1). Raises NoBackend."""
+        total = self._steps[-1] if self._steps else 0
+        target = self._targets[bisect_right(self._steps, chance * total)] if total else None
+        if target is None or not target.pool:
+            raise NoBackend(f"rule {self._label} of the HTTPRoute {self._route} has no backend for this request")
+        return target
+
+    def path(self, path: str) -> str:
+        """What the engine is asked for instead of ``path``."""
+        return path if self.rule.rewrite is None else self._rewritten(path, self.rule.rewrite)
+
+    def location(self, redirect: Redirect, scheme: str, host: str, path: str, query: str) -> str:
+        """Where a client that asked for this is sent. ``host`` as in the request, with its port."""
+        path = path if redirect.path is None else self._rewritten(path, redirect.path)
+        path += f"?{query}" if query else ""
+        if redirect.scheme is None and redirect.host is None and redirect.port is None:
+            return path
+        name, port = _host_and_port(host)
+        if redirect.port is not None or redirect.scheme is not None:
+            port = "" if redirect.port is None else str(redirect.port)
+        wanted = redirect.scheme or scheme
+        usual = {"http": "80", "https": "443"}.get(wanted)
+        return f"{wanted}://{redirect.host or name}{f':{port}' if port and port != usual else ''}{path}"
+
+    def _rewritten(self, path: str, rewrite: Rewrite) -> str:
+        if rewrite.full is not None:
+            return rewrite.full
+        prefix = self.match.path.value.rstrip("/") if self.match.path.kind == "prefix" else ""
+        return (rewrite.prefix or "").rstrip("/") + path[len(prefix) :] or "/"
+
+
+class _Site:
+    """The ways of one hostname, by path."""
+
+    __slots__ = ("exact", "prefixes", "regexes")
+
+    def __init__(self) -> None:
+        self.exact: dict[str, list[Way]] = {}
+        self.prefixes: dict[str, list[Way]] = {}
+        self.regexes: list[Way] = []
+
+    def add(self, way: Way) -> list[Way]:
+        """Where it was added."""
+        path = way.match.path
+        if path.kind == "exact":
+            ways = self.exact.setdefault(path.value, [])
+        elif path.kind == "prefix":
+            ways = self.prefixes.setdefault(path.value.rstrip("/"), [])
+        else:
+            ways = self.regexes
+        ways.append(way)
+        return ways
+
+    def ways(self, path: str) -> Iterator[Way]:
+        """Those whose path holds, best first."""
+        yield from self.exact.get(path, ())
+        prefix = path
+        while True:
+            yield from self.prefixes.get(prefix, ())
+            if not prefix:
+                break
+            prefix = prefix[: prefix.rfind("/")] if "/" in prefix else ""
+        for way in self.regexes:
+            regex = way.match.path.regex
+            if regex is not None and regex.fullmatch(path):
+                yield way
+
+
+class HttpRouteTable:
+    """All HTTPRoutes, compiled. Those that ``old`` has, too, as the same objects, are not compiled again."""
+
+    __slots__ = ("_compiled", "_sites", "routes")
+
+    def __init__(self, routes: Iterable[HttpRoute] = (), old: HttpRouteTable | None = None) -> None:
+        self.routes: Final = tuple(routes)
+        known: dict[int, tuple[Way, ...]] = {} if old is None else old._compiled
+        self._compiled: dict[int, tuple[Way, ...]] = {
+            id(route): known.get(id(route)) or _compiled(route) for route in self.routes
+        }
+        self._sites: dict[str, _Site] = {}
+        shared: dict[int, list[Way]] = {}
+        for route in self.routes:
+            for hostname in route.hostnames:
+                site = self._sites.setdefault(hostname, _Site())
+                for way in self._compiled[id(route)]:
+                    ways = site.add(way)
+                    if len(ways) > 1:
+                        shared[id(ways)] = ways
+        for ways in shared.values():
+            ways.sort(key=attrgetter("key"))
+
+    def find(self, host: str, path: str, method: str, headers: Headers, query: str = "") -> Way | None:
+        """The way of a request. ``host`` as in its field, with a port or not; ``path`` as it came, percent-encoded."""
+        if _DOTS.search(path):
+            return None
+        for site in self._of(_host_and_port(host)[0].lower()):
+            for way in site.ways(path):
+                if way.match.holds(method, headers, query):
+                    return way
+        return None
+
+    def _of(self, host: str) -> Iterator[_Site]:
+        """The sites of a host, the most specific first."""
+        sites = self._sites
+        if host in sites and host:
+            yield sites[host]
+        rest = host
+        while "." in rest:
+            rest = rest.partition(".")[2]
+            if (site := sites.get(f"*.{rest}")) is not None:
+                yield site
+        if "" in sites:
+            yield sites[""]
+
+
+def _compiled(route: HttpRoute) -> tuple[Way, ...]:
+    return tuple(Way(route, index, nth) for index, rule in enumerate(route.rules) for nth in range(len(rule.matches)))
+
+
+def _host_and_port(host: str) -> tuple[str, str]:
+    name, colon, port = host.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit():
+        name, port = host.removesuffix(":"), ""
+    return name.removesuffix("."), port
+
+
+def _header(headers: Headers, wanted: str) -> str | None:
+    field = wanted.encode()
+    for name, value in headers:
+        if name == field:
+            return value.decode("latin-1")
+    return None
