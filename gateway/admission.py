@@ -82,14 +82,14 @@ class Admission:
             self._seat = None
             self.queued_s = trio.current_time() - since
 
-    def move(self, gate: Gate | None, now: float) -> None:
+    def move(self, gate: Gate | None, now: float, priority: int = 0) -> None:
         """To a pool that is a fallback: it lets the request in though others may wait there."""
         former, identity = self._permit, self._request.identity
         if former is not None:
             if former.gate is gate:
                 return
             former.close(now)
-        self._permit = None if gate is None else gate.force(identity.flow, identity.tier, self._estimate, now)
+        self._permit = None if gate is None else gate.force(identity.flow, identity.tier, self._estimate, now, priority)
 
     def counted(self, place: Place) -> None:
         """It counts at this endpoint from now on."""

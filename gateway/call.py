@@ -20,6 +20,7 @@ from gateway.attempt import FULL, Attempt
 from gateway.auth import allowed
 from gateway.config.snapshot import Policy
 from gateway.errors import Forbidden, GatewayError, NoEndpoints, Overloaded, UpstreamTimeout
+from gateway.gate import SHED
 from gateway.member import Member
 from gateway.meter import CLIENT_GONE, Record
 from gateway.pool import Placement, Pool
@@ -125,14 +126,23 @@ class Call:
         gateway, request = self.gateway, self.request
         if request.identity.models and not allowed(request.identity, request.model):
             raise Forbidden(f"you may not use the model `{request.model[:256]}`", param="model")
-        self._target = target = target or gateway.route(request)
+        self._target = target = gateway.rewritten(request, target or gateway.route(request))
         gateway.budget.deposit()
         for part in (target, *target.fallbacks):
             pool = gateway.pools.get(part.pool)
             if pool is not None:
+                self._shed(pool)
                 if gateway.ledger is not None or pool.gate is not None:
                     await self._enter(pool, part.model or request.model, target.route)
                 return
+
+    def _shed(self, pool: Pool) -> None:
+        """Where nobody waits for room, who is not to wait for it is refused by the figures that engines give."""
+        gateway, objective = self.gateway, self.request.objective
+        urgent = gateway.directives.priority(pool.name, objective) >= 0
+        if not urgent and pool.gate is None and gateway.pools.saturated(pool, gateway.turn.now):
+            self.pool = pool.name
+            raise Overloaded(SHED, retry_after=1.0)
 
     async def _enter(self, pool: Pool, model: str, route: str) -> None:
         gateway, request = self.gateway, self.request
@@ -227,7 +237,7 @@ class Call:
             return known[1]
         ask = self._asked(pool, model)
         if self.admission is not None:
-            self.admission.move(pool.gate, ask.now)
+            self.admission.move(pool.gate, ask.now, ask.priority)
         return ask
 
     def _asked(self, pool: Pool, model: str) -> Ask:
@@ -235,6 +245,7 @@ class Call:
         gateway = self.gateway
         now = gateway.turn.now
         ask = pool.ask(self.request, model, now)
+        ask.priority = gateway.directives.priority(pool.name, self.request.objective)
         if gateway.decisions.due(now) or (gateway.debug_header and _DEBUG in self.request.headers):
             ask.explanation = self.explanation = Explanation(ask, pool.name, pool.profile.name)
             gateway.decisions.keep(ask.explanation)

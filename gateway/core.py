@@ -14,12 +14,15 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
 import trio
 
+from gateway import route as routes
 from gateway.admission import Alarms
 from gateway.attempt import Attempt, unlink
 from gateway.call import Call
 from gateway.config.snapshot import Policy
+from gateway.directives import Directives
 from gateway.errors import GatewayError, RateLimited, Stopping, UpstreamError, UpstreamTimeout
 from gateway.member import Member
 from gateway.meter import Record
@@ -87,6 +90,7 @@ class Gateway:
         finished: Callable[[Record], None] = lambda record: None,
         attempted: Callable[[str, str, str], None] = lambda pool, endpoint, outcome: None,
         limited: Callable[[str], None] = lambda limit: None,
+        rewrote: Callable[[str, str, str], None] = lambda by, model, target: None,
         keep_alive_s: float = 15.0,
     ) -> None:
         self.pools = pools
@@ -95,8 +99,10 @@ class Gateway:
         self.finished = finished
         self.attempted = attempted
         self.limited = limited
+        self.rewrote = rewrote
         self.keep_alive_s = keep_alive_s
         self.budget = RetryBudget()
+        self.directives = Directives()
         self.ledger: Ledger | None = None
         self.store: Store = Local()
         self.estimator = pools.estimator
@@ -107,6 +113,20 @@ class Gateway:
         self.ids: set[str] = set()
         self.stopping = False
         self.turn = turn()
+
+    def rewritten(self, request: InferenceRequest, target: Target) -> Target:
+        """``target``, asked for the models that rewrites of its pools put in place of the client's."""
+        if not self.directives.rewrites:
+            return target
+        model = request.named or request.model
+        parts = []
+        for part in (target, *target.fallbacks):
+            found = self.directives.rewritten(part.pool, model, self.pools.rng.random())
+            name = part.model if found is None else found.model
+            parts.append(routes.Target(part.pool, name, (), part.route, drop=part.drop))
+            if found is not None and len(parts) == 1:
+                self.rewrote(found.by, model if found.exact else "", found.model)
+        return msgspec.structs.replace(parts[0], fallbacks=tuple(parts[1:]))
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one exchange. Raises nothing a request can cause but cancellation and a client's broken connection."""

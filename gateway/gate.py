@@ -29,6 +29,8 @@ _BURST_S: Final = 0.05
 _FAR: Final = 3600.0
 _HELD_S: Final = 2.0
 _TIE: Final = 0.001
+SHED: Final = "system saturated, sheddable request dropped"
+"""The words of the inference extension, for requests whose objective has a priority below 0."""
 
 
 class Leave(enum.IntEnum):
@@ -85,9 +87,12 @@ class Gate:
             window=float(settings.window_size), quantum=settings.locality_quantum, ageing=float(settings.ageing)
         )
 
-    def terms(self, tier: str) -> Terms:
+    def terms(self, tier: str, priority: int = 0) -> Terms:
+        """Of a request whose objective has this priority: it counts from that of the tier on."""
         found = self.settings.tiers.get(tier)
-        return _PLAIN if found is None else Terms(found.weight, found.priority)
+        if found is None:
+            return _PLAIN if not priority else Terms(1.0, priority)
+        return Terms(found.weight, found.priority + priority)
 
     # -- coming in ------------------------------------------------------------------------------------------------
 
@@ -96,15 +101,19 @@ class Gate:
         waiting: Callable[[], Waiting],
     ) -> Permit | Ticket:  # fmt: skip
         """A request of ``size`` bytes comes to the door: it is let in, or waits. Raises Overloaded if it may not even
-        wait, because too many do or because its turn would come after ``deadline``.
+        wait, because too many do, because its turn would come after ``deadline``, or because its objective has a
+        priority below 0.
         """
         now, order = ask.now, self.order
-        flow, terms = order.flow(key, now), self.terms(tier)
+        flow, terms = order.flow(key, now), self.terms(tier, ask.priority)
         if not order:
             leave = self._leave(now)
             self._shut = leave is Leave.NOBODY
             if leave is Leave.ALL or (leave is Leave.FEW and self._below(flow)):
                 return self._pass(flow, terms, estimate, now)
+        if ask.priority < 0:
+            self.refused += 1
+            raise Overloaded(SHED, retry_after=1.0)
         limit = min(now + self.settings.queue_timeout, deadline)
         self._check(flow, terms, size, limit, now)
         if not order:
@@ -118,9 +127,9 @@ class Gate:
             self.pump(now)
         return ticket
 
-    def force(self, key: tuple[str, str], tier: str, estimate: Estimate, now: float) -> Permit:
+    def force(self, key: tuple[str, str], tier: str, estimate: Estimate, now: float, priority: int = 0) -> Permit:
         """Let in at once, whoever waits: a request that another pool had let in before it failed there."""
-        return self._pass(self.order.flow(key, now), self.terms(tier), estimate, now)
+        return self._pass(self.order.flow(key, now), self.terms(tier, priority), estimate, now)
 
     def _pass(self, flow: Flow, terms: Terms, estimate: Estimate, now: float) -> Permit:
         self.order.pass_by(flow, terms, self._cost(estimate), now)

@@ -18,27 +18,20 @@ import trio
 from gateway.addresses import Addresses
 from gateway.attempt import NOT_OFFERED, Attempt
 from gateway.call import Call
-from gateway.errors import GatewayError, NoEndpoints, UpstreamError
+from gateway.destination import implied
+from gateway.errors import GatewayError, ModelNotFound, NoEndpoints, UpstreamError
 from gateway.member import Member
 from gateway.ports import Decoder
+from gateway.route import Target
 from gateway.types import Headers, InferenceRequest, Usage
 
 if TYPE_CHECKING:
     from gateway.core import Gateway
+    from gateway.core import Target as AnyTarget
 
 _REFUSALS: Final = (429, 503, 529)
 MAX_KEPT: Final = 32 * 1024 * 1024
 """Bytes of an answer that are kept until it is whole. Of a larger one nothing is known: any file may come this way."""
-
-
-class Direct(msgspec.Struct, frozen=True):
-    """The pool a picker was started for, whatever routes say."""
-
-    pool: str
-    model: str | None = None
-    route: str = ""
-    fallbacks: tuple[Direct, ...] = ()
-    drop: bool = False
 
 
 class Forwarded:
@@ -166,7 +159,8 @@ class ClientGone(trio.BrokenResourceError):
 async def pick(
     gateway: Gateway, request: InferenceRequest, pool: str | None = None, *, addresses: Addresses, fallbacks: int = 2
 ) -> AsyncIterator[Pick]:
-    """Admit the request and choose up to ``1 + fallbacks`` endpoints, best first: in ``pool``, or where its route goes.
+    """Admit the request and choose up to ``1 + fallbacks`` endpoints, best first: in ``pool``, or where its route goes,
+    or else where `gateway.destination` has it.
 
     Waits as `Call.admit` does; raises GatewayError. Whoever leaves the block without `Pick.finish` has lost its client.
     """
@@ -184,18 +178,31 @@ async def pick(
                 yield picked
 
 
-def _direct(gateway: Gateway, request: InferenceRequest, pool: str) -> Direct:
+def _direct(gateway: Gateway, request: InferenceRequest, pool: str) -> Target:
     """Under the name that a route there would give the model, if one leads there."""
     with suppress(GatewayError):
         target = gateway.route(request)
         for part in (target, *target.fallbacks):
             if part.pool == pool:
-                return Direct(pool, part.model, target.route)
-    return Direct(pool)
+                return Target(pool, part.model, (), target.route)
+    return Target(pool)
+
+
+def _implied(gateway: Gateway, request: InferenceRequest) -> AnyTarget:
+    """Where a route leads, or else whatever says which pool is meant. Raises GatewayError."""
+    try:
+        return gateway.route(request)
+    except ModelNotFound:
+        pools = gateway.pools.by_name().values()
+        names = implied(request, pools, gateway.directives, gateway.pools.rng.random())
+        if not names:
+            raise
+    return Target(names[0], fallbacks=tuple(map(Target, names[1:])))
 
 
 async def _chosen(call: Call, pool: str | None, addresses: Addresses, fallbacks: int) -> Pick:
-    await call.admit(None if pool is None else _direct(call.gateway, call.request, pool))
+    gateway, request = call.gateway, call.request
+    await call.admit(_implied(gateway, request) if pool is None else _direct(gateway, request, pool))
     attempt = next(call.attempts())
     members = (attempt.member, *call.next_best(fallbacks))
     named = {await addresses.of(member.endpoint): member for member in members}

@@ -53,11 +53,7 @@ class Picker:
         self._core.refused(operation, error, request_id, identity, "ext_proc")
 
     def pick(self, request: InferenceRequest, pool: str | None = None, /) -> AbstractAsyncContextManager[Pick]:
-        gateway = self._core.gateway
-        if pool is None and not request.model:  # no body to read it from: clear only where there is no choice
-            pools = gateway.pools.by_name()
-            pool = next(iter(pools)) if len(pools) == 1 else None
-        return pick(gateway, request, pool, addresses=self._addresses, fallbacks=self._fallbacks)
+        return pick(self._core.gateway, request, pool, addresses=self._addresses, fallbacks=self._fallbacks)
 
 
 def picker_doors(

@@ -35,11 +35,11 @@ class Pool:
 
     Learned are ``uncached`` (prompt tokens a request has computed), ``others`` (the part of the
     time that an endpoint serves others, too) and how fast endpoints are. ``gate``: where requests wait for room, if
-    anywhere. ``told`` is whom placements are told, for other replicas.
+    anywhere. ``told`` is whom placements are told, for other replicas. ``bare`` as in `PoolSpec`.
     """
 
     __slots__ = (
-        "_squares", "estimator", "gate", "members", "name", "others", "pace", "policy", "profile", "residual",
+        "_squares", "bare", "estimator", "gate", "members", "name", "others", "pace", "policy", "profile", "residual",
         "rng", "told", "uncached",
     )  # fmt: skip
 
@@ -60,6 +60,7 @@ class Pool:
         self.estimator = estimator or Estimator()
         self.gate: Gate | None = None
         self.told: Told | None = None
+        self.bare = False
         self.others = 0.0
         self.uncached = self.residual = 1000.0
         self._squares = 2_000_000.0

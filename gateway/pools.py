@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 import trio
 
@@ -22,12 +23,14 @@ from gateway.pool import Pool, Told
 from gateway.ports import Adapter
 from gateway.schedule.parts import Random
 from gateway.schedule.profile import Profile
-from gateway.schedule.saturation import Concurrency, Saturation
+from gateway.schedule.saturation import Concurrency, Detector, Saturation
 from gateway.schedule.speed import Speed
 from gateway.types import Endpoint, Load
 
 MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
 """What places a pool's requests; the one given, if it was made of the same configuration."""
+
+_DEFAULT: Final = Saturation()
 
 
 class Pools:
@@ -53,6 +56,7 @@ class Pools:
         self.told: Told | None = None
         self.spent: Spent | None = None
         self._pools: dict[str, Pool] = {}
+        self._detectors: dict[str, tuple[Saturation | Concurrency, Detector | Concurrency]] = {}
         self._placed: dict[Endpoint, list[tuple[Pool, Member]]] = {}
 
     def __getitem__(self, name: str) -> Pool:
@@ -65,6 +69,16 @@ class Pools:
         """Whether the pool has an endpoint that may be given requests now."""
         pool = self._pools.get(name)
         return pool is not None and any(member.usable(now) for member in pool.members)
+
+    def saturated(self, pool: Pool, now: float) -> bool:
+        """Whether one more request would only wait there, by the scheduler's own detector; where nobody is usable there
+        is nothing to wait for.
+        """
+        usable = [member for member in pool.members if member.usable(now)]
+        rules, known = self.saturation or _DEFAULT, self._detectors.get(pool.name)
+        if known is None or known[0] != rules:
+            known = self._detectors[pool.name] = rules, rules.detector()
+        return bool(usable) and known[1](usable) >= 1.0
 
     def members(self) -> list[Member]:
         return [member for pool in self._pools.values() for member in pool.members]
@@ -95,6 +109,7 @@ class Pools:
             if member.pool in pools and (member.pool, member.id) not in there:
                 pools[member.pool].profile.forget(member.id)
         self._keep_gates(former)
+        self._detectors = {name: known for name, known in self._detectors.items() if name in pools}
         self.listened(self.told, self.spent)
         return gone
 
@@ -137,11 +152,14 @@ class Pools:
         pool = self._pools.get(spec.name)
         profile = self.profile(spec, None if pool is None else pool.profile)
         if pool is None:
-            return Pool(spec.name, members, spec.policy, profile, self.rng, self.estimator)
+            pool = Pool(spec.name, members, spec.policy, profile, self.rng, self.estimator)
+            pool.bare = spec.bare
+            return pool
         for member in members:
             if member.speed.pace is not pool.pace:
                 member.speed = Speed(pool.pace)
         pool.members, pool.policy, pool.profile = members, spec.policy, profile
+        pool.bare = spec.bare
         return pool
 
     def _member(self, spec: PoolSpec, endpoint: Endpoint) -> Member:

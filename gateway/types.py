@@ -67,6 +67,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     ``include_usage``: the client asked for usage in its stream. ``deadline`` is on Trio's clock, in seconds. ``query``
     is what stood behind the question mark, percent-encoded as it came. ``protocol``: "http", "grpc" or "ext_proc".
     ``only``: no endpoints but these may be asked, each "address:port", or "address" for all its ports; None: any.
+    ``objective``: by its name a pool knows how urgent the request is; set only where whoever sends it is believed.
     """
 
     id: str
@@ -83,6 +84,12 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     query: str = ""
     protocol: str = "http"
     only: tuple[str, ...] | None = None
+    objective: str = ""
+
+    @property
+    def named(self) -> str:
+        """The model as the client's body names it, "" where no body was read."""
+        return getattr(self.view, "model", "")
 
 
 def bracketed(host: str) -> str:
@@ -93,8 +100,8 @@ def bracketed(host: str) -> str:
 AUTO = "auto"
 ANY = "any"
 PLAIN = "plain"
-"""Of an `Endpoint` configured as `AUTO` or `ANY` it is found out which engine it is. One of `ANY` that answers like none
-that is known is `PLAIN`: whoever gave its address knows that it serves.
+"""Of an `Endpoint` configured as `AUTO` or `ANY` it is found out which engine it is. One of `ANY` that answers like
+none that is known is `PLAIN`: whoever gave its address knows that it serves.
 """
 UNKNOWN = (AUTO, ANY)
 

@@ -24,11 +24,12 @@ class Ask:
     ``hits``: prompt tokens that an endpoint (by id) is believed to hold, as found by the last scorer that looked.
     ``known``: leading blocks an endpoint had before this request was placed there, by plugin and endpoint.
     ``left_out``: the filter that left nobody, if one did. ``explanation``: where to write down what is weighed.
+    ``priority``: that of its objective.
     """
 
     __slots__ = (
         "_chains", "_text", "_tokens", "bytes_per_token", "explanation", "hits", "known", "left_out", "model", "now",
-        "request",
+        "priority", "request",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +42,7 @@ class Ask:
         self.hits: dict[str, float] = {}
         self.known: dict[tuple[object, str], int] = {}
         self.left_out = ""
+        self.priority = 0
         self.explanation: Explanation | None = None
         self._tokens = 0.0
         self._text: bytes | None = b"" if request.operation in _COMPUTES_NOTHING else None
