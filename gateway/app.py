@@ -33,6 +33,7 @@ from gateway import logs
 from gateway.access_log import AccessLog, Requests
 from gateway.auth import allowed
 from gateway.authenticate import Authenticator
+from gateway.config.decode import suggestion
 from gateway.config.discover import discovered, from_backends
 from gateway.config.document import ConfigError
 from gateway.config.exposure import exposed
@@ -40,6 +41,7 @@ from gateway.config.settings import Settings
 from gateway.config.snapshot import PoolSpec, Snapshot, resolved
 from gateway.config.url import is_loopback
 from gateway.core import Gateway, Target
+from gateway.directives import Directives
 from gateway.discover import Answer, Discovery
 from gateway.doors import Doors, Wanted
 from gateway.errors import GatewayError, ModelNotFound, NoEndpoints
@@ -77,6 +79,7 @@ class Options(msgspec.Struct, frozen=True):
     access_log: bool = False
     log_level: str = "info"
     cluster: Cluster | None = None
+    pool: str | None = None
 
 
 def run(options: Options) -> int:
@@ -100,7 +103,9 @@ def _fail(code: int, *messages: str) -> int:
 
 
 class Program:
-    """One gateway process. ``snapshot`` is the configuration in force, discovered models included."""
+    """One gateway process. ``snapshot`` is the configuration in force, discovered models included. ``namespace``: where
+    names without one are looked for.
+    """
 
     def __init__(self, options: Options, backends: Iterable[Endpoint] = ()) -> None:
         """Reads the configuration. Raises ConfigError."""
@@ -111,6 +116,7 @@ class Program:
         self._configured = (self._reading and self._reading.snapshot) or Snapshot()
         self._backends = tuple(backends)
         self.snapshot = self._configured
+        self.namespace = "default"
         self.totals = Totals()
         self.draining = False
         self._rng = random.Random()
@@ -118,6 +124,8 @@ class Program:
         self._doors = Doors()
         self._adapters = _adapters(self._settings)
         _refuse_unguarded(self._settings, options.listen)
+        if options.pool:
+            _refuse_pool(options.pool, options, self._configured)
 
     @property
     def _settings(self) -> Settings:
@@ -167,6 +175,7 @@ class Program:
             finished=self._finished,
             attempted=self.totals.attempted,
             limited=self.totals.limited,
+            rewrote=self.totals.rewrote,
         )
         self.discovery = Discovery(
             self._transport,
@@ -190,7 +199,7 @@ class Program:
         self.known, self.identify = self._authenticator.known, self._authenticator.identify
         self.usage = UsageLog(settings.usage.file)
         self._access_log = AccessLog(Requests.ALL if self.options.access_log else Requests.ERRORS)
-        self._doors.build(self, settings)
+        self._doors.build(self, settings, self.options.pool)
         self._status = Status(self)
 
     def _warn(self) -> None:
@@ -217,6 +226,10 @@ class Program:
 
     def ready(self) -> bool:
         return not self.draining and self.pools.ready()
+
+    def synced(self) -> bool:
+        """Whether all that is configured is known."""
+        return not self.draining
 
     def refused(
         self,
@@ -285,6 +298,7 @@ class Program:
         self.state.apply(configured.settings.state.redis)
         self.gateway.store = self.state.store
         self.gateway.ledger = Ledger.of(configured)
+        self.gateway.directives = Directives(configured.objectives, configured.rewrites)
         self.gateway.tokenizers = Tokenizers(configured.vocabularies)
         self._rebuild()
 
@@ -416,6 +430,16 @@ def _pair(backend: str) -> tuple[str, str]:
     if not equals or "/" in engine:
         raise ConfigError([f"--backend {backend}: expected ENGINE=URL, such as vllm=http://host:8000"])
     return engine, url
+
+
+def _refuse_pool(name: str, options: Options, snapshot: Snapshot) -> None:
+    """Raises ConfigError where nobody would pick from it. In a cluster it may be yet to come."""
+    if "ext_proc" not in options.listen.of(snapshot.settings.listeners):
+        raise ConfigError(["--pool: of use with --ext-proc, or listeners.extProc, only"])
+    full = name if "/" in name else f"default/{name}"
+    known = [pool.name for pool in snapshot.pools]
+    if options.cluster is None and full not in known:
+        raise ConfigError([f'--pool: no pool "{full}"{suggestion(full, known)}'])
 
 
 def _refuse_unguarded(settings: Settings, wanted: Wanted) -> None:

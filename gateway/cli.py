@@ -108,6 +108,9 @@ def _add_serve(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--ext-proc", type=_address, metavar="HOST:PORT", help="address of the endpoint picker for Envoy (ext_proc)"
     )
+    command.add_argument(
+        "--pool", metavar="[NS/]NAME", help="the one pool that the endpoint picker picks from, whatever routes say"
+    )
     _add_cluster(command)
     command.add_argument("--access-log", action="store_true", help="log every request to stderr, not only failed ones")
     command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
@@ -217,7 +220,11 @@ def _address_or_off(text: str) -> tuple[str, int] | str:
 def _serve(arguments: argparse.Namespace) -> int:
     from gateway import app
 
-    more: dict[str, Any] = {"config": tuple(arguments.config), "backends": tuple(arguments.backend)}
+    more: dict[str, Any] = {
+        "config": tuple(arguments.config),
+        "backends": tuple(arguments.backend),
+        "pool": arguments.pool,
+    }
     if arguments.kubernetes:
         from gateway.sources.kube.options import Options as Cluster
 

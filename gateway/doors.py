@@ -106,8 +106,8 @@ class Doors:
         if "health" in self.addresses:
             _log.info("health of the endpoint picker on %s", text(self.addresses["health"]))
 
-    def build(self, core: Core, settings: Settings) -> None:
-        """The servers, with ``core`` behind them."""
+    def build(self, core: Core, settings: Settings, pool: str | None = None) -> None:
+        """The servers, with ``core`` behind them. ``pool``: the one to pick from, instead of that of the settings."""
         self._servers["http"] = HttpServer(OpenAIApp(core), self._listeners["http"], _limits(settings))
         wanted, at = settings.listeners, self._listeners
         # what follows is imported where it is wanted: HTTP alone can do without
@@ -118,7 +118,9 @@ class Doors:
         if "ext_proc" in at:
             from gateway.picker_door import picker_doors
 
-            self._servers |= picker_doors(core, wanted.ext_proc or ExtProcListener(), at["ext_proc"], at["health"])
+            picking = wanted.ext_proc or ExtProcListener()
+            picking = msgspec.structs.replace(picking, pool=pool or picking.pool)
+            self._servers |= picker_doors(core, picking, at["ext_proc"], at["health"])
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:

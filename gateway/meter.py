@@ -143,6 +143,7 @@ class Totals:
         self._tenants: dict[tuple[str, str], Share] = {}
         self._queues: dict[str, Histogram] = {}
         self._limits: dict[str, int] = {}
+        self._rewrites: dict[tuple[str, str, str], int] = {}
         self.strangers: dict[str, int] = {}
         self.restarts: dict[str, int] = {}
         self.reloads = {"success": 0, "failure": 0}
@@ -225,6 +226,18 @@ class Totals:
     def limited(self, limit: str) -> None:
         """Count a request that a limit refused; ``limit`` names it and nobody's account."""
         self._count(self._limits, limit)
+
+    @property
+    def rewrites(self) -> Mapping[tuple[str, str, str], int]:
+        """Requests answered by another model than was asked for, by (object that says so, model asked for, model)."""
+        return self._rewrites
+
+    def rewrote(self, by: str, model: str, target: str) -> None:
+        """Count a decision; ``model`` is "" where only the client knows it."""
+        key = (by, model or UNKNOWN, target)
+        if key not in self._rewrites and len(self._rewrites) >= self._max_names:
+            key = (OTHER, OTHER, OTHER)
+        self._rewrites[key] = self._rewrites.get(key, 0) + 1
 
     def _count(self, counts: dict[str, int], name: str) -> None:
         if name not in counts and len(counts) >= self._max_names:

@@ -33,17 +33,25 @@ class Core(Protocol):
     def gateway(self) -> Gateway: ...
     def known(self, headers: Headers, peer: str, subject: str = "", /) -> Identity | None: ...
     async def identify(self, headers: Headers, peer: str, subject: str = "", /) -> Identity: ...
+    @property
+    def namespace(self) -> str:
+        """Where a pool named without one is looked for."""
+
     def ready(self) -> bool: ...
+    def synced(self) -> bool:
+        """Whether all that is configured is known, and we are not about to stop."""
+
     def refused(
         self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, protocol: str, /
     ) -> None: ...
 
 
 class Picker:
-    """The core as the endpoint picker sees it."""
+    """The core as the endpoint picker sees it. ``pool``: the one it is for, which may be yet to come."""
 
-    def __init__(self, core: Core, fallbacks: int) -> None:
+    def __init__(self, core: Core, fallbacks: int, pool: str | None = None) -> None:
         self._core = core
+        self._pool = pool
         self._fallbacks = fallbacks
         self._addresses = Addresses()
         self.known = core.known
@@ -53,18 +61,31 @@ class Picker:
         self._core.refused(operation, error, request_id, identity, "ext_proc")
 
     def pick(self, request: InferenceRequest, pool: str | None = None, /) -> AbstractAsyncContextManager[Pick]:
+        pool = pool or self.pool
         return pick(self._core.gateway, request, pool, addresses=self._addresses, fallbacks=self._fallbacks)
+
+    @property
+    def pool(self) -> str | None:
+        """ "namespace/name"."""
+        return self._pool if self._pool is None or "/" in self._pool else f"{self._core.namespace}/{self._pool}"
+
+    def ready(self) -> bool:
+        """Whether requests are decided on: an InferencePool without endpoints is one whose requests get 503."""
+        core, pool = self._core, self.pool
+        if pool is not None:
+            return core.synced() and core.gateway.pools.get(pool) is not None
+        return core.ready() or (core.synced() and any(each.bare for each in core.gateway.pools.by_name().values()))
 
 
 def picker_doors(
     core: Core, settings: ExtProcListener, listeners: Sequence[Listener], health_listeners: Sequence[Listener]
 ) -> dict[str, Door]:
     """What serves the listeners of these names: ext_proc, health."""
-    health = Health([messages.SERVICE], core.ready, unknown_serving=True)
+    picker = Picker(core, settings.fallbacks, settings.pool)
+    health = Health([messages.SERVICE], picker.ready, unknown_serving=True)
     times = settings.timeouts
     processor = serve.ExternalProcessor(
-        Picker(core, settings.fallbacks),
-        pool=_full_name(settings.pool),
+        picker,
         settings=session.Settings(response=session.Watch(settings.response), steering=settings.steering),
         deadlines=serve.Deadlines(body=times.body, pick=times.pick, response=times.response, silence=times.silence),
     )
@@ -74,7 +95,3 @@ def picker_doors(
         "ext_proc": Door(Server([processor, health], listeners, limits), health, settings.linger),
         "health": Door(Server([health], health_listeners), health, settings.linger),
     }
-
-
-def _full_name(pool: str | None) -> str | None:
-    return pool if pool is None or "/" in pool else f"default/{pool}"

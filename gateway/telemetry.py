@@ -149,14 +149,16 @@ class Telemetry(Collector):
         members = self._pools.statistics()
         yield from _endpoints(members)
         yield from _loads(members)
-        yield _pool_saturation(self._saturation())
+        full = self._saturation()
+        yield _pool_saturation(full)
         yield from _queues(self._totals, self._queues())
         yield from _tenants(self._totals)
         yield from _refusals(self._totals)
         yield from _store(self._store())
         yield from _met(self._replicas())
         yield _lost(self._usage_lost())
-        yield from _pool_compatibility(members, self._totals)
+        yield from _rewrites(self._totals)
+        yield from _pool_compatibility(members, self._totals, full)
         yield from _model_compatibility(self._totals)
         yield from _process_state(self._totals, self._connections(), self._version)
 
@@ -360,8 +362,28 @@ def _lost(events: int) -> Metric:
     return lost
 
 
-def _pool_compatibility(members: Sequence[Member], totals: Totals) -> Iterator[Metric]:
-    """Names that existing dashboards of the Kubernetes inference extension ask for."""
+def _rewrites(totals: Totals) -> Iterator[Metric]:
+    """By our name, and by the one of the inference extension."""
+    ours = CounterMetricFamily(
+        "infer_gateway_model_rewrites",
+        "Requests for which an InferenceModelRewrite chose the model.",
+        labels=["rewrite", "model", "target"],
+    )
+    theirs = CounterMetricFamily(
+        "inference_extension_model_rewrite_decisions",
+        "The same, by the inference extension's name.",
+        labels=["model_rewrite_name", "model_name", "target_model"],
+    )
+    for key, count in totals.rewrites.items():
+        ours.add_metric(key, count)
+        theirs.add_metric((key[0].rpartition("/")[2], *key[1:]), count)
+    yield from (ours, theirs)
+
+
+def _pool_compatibility(members: Sequence[Member], totals: Totals, pools: Iterable[str]) -> Iterator[Metric]:
+    """Names that existing dashboards of the Kubernetes inference extension ask for. A pool without endpoints has none
+    that is ready.
+    """
     ready = _gauge("inference_pool_ready_pods", "Usable endpoints of the pool.", ["name"])
     kv_usage = _gauge(
         "inference_pool_average_kv_cache_utilization",
@@ -373,7 +395,7 @@ def _pool_compatibility(members: Sequence[Member], totals: Totals) -> Iterator[M
         "Share of prompt tokens that the engines reported as served from their prefix caches, since the start.",
         ["name"],
     )
-    for pool, group in _by_pool(members).items():
+    for pool, group in _by_pool(members, pools).items():
         ready.add_metric([pool], sum(member.state in _USABLE for member in group))
         usages = [member.kv_usage for member in group if member.kv_usage is not None]
         if usages:
@@ -385,8 +407,8 @@ def _pool_compatibility(members: Sequence[Member], totals: Totals) -> Iterator[M
     yield from (ready, kv_usage, hit_ratio)
 
 
-def _by_pool(members: Sequence[Member]) -> dict[str, list[Member]]:
-    pools: dict[str, list[Member]] = {}
+def _by_pool(members: Sequence[Member], known: Iterable[str]) -> dict[str, list[Member]]:
+    pools: dict[str, list[Member]] = {pool: [] for pool in known}
     for member in members:
         pools.setdefault(member.pool, []).append(member)
     return pools

@@ -21,6 +21,7 @@ DROPPED: Final = "x-llm-d-request-dropped-reason"
 STEERING: Final = "test-epp-endpoint-selection"
 MODEL: Final = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 FAIRNESS: Final = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+OBJECTIVE: Final = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 ROUTED_MODEL: Final = "x-gateway-model-name"
 """What a body based router in front of the picker has read the model to be; it is not ours to remove."""
 
@@ -28,8 +29,7 @@ CONTROL: Final = frozenset(
     {
         *MODEL,
         *FAIRNESS,
-        "x-llm-d-inference-objective",
-        "x-gateway-inference-objective",
+        *OBJECTIVE,
         "x-llm-d-slo-ttft-ms",
         "x-slo-ttft-ms",
         "x-llm-d-slo-tpot-ms",

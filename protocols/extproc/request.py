@@ -56,7 +56,7 @@ def inference(wanted: Wanted, identity: Identity, request_id: str) -> InferenceR
     """Raises InvalidRequest. The model is the one a header asks for, else the body's."""
     head, body = wanted.head, wanted.body
     asked = operation(wanted.path, body) if body is not None else None
-    override = head.text(*fields.MODEL)
+    override, objective = head.text(*fields.MODEL), head.text(*fields.OBJECTIVE)
     if body is None or asked is None:
         return InferenceRequest(
             request_id,
@@ -68,14 +68,12 @@ def inference(wanted: Wanted, identity: Identity, request_id: str) -> InferenceR
             identity=identity,
             protocol=PROTOCOL,
             only=wanted.only,
+            objective=objective,
         )
     request = parse(asked, body, head.fields, request_id=request_id, path=asked.value, identity=identity)
-    return msgspec.structs.replace(request, model=override or request.model, protocol=PROTOCOL, only=wanted.only)
-
-
-def named(request: InferenceRequest) -> str:
-    """The model as the client's body names it, "" where no body was read."""
-    return getattr(request.view, "model", "")
+    return msgspec.structs.replace(
+        request, model=override or request.model, protocol=PROTOCOL, only=wanted.only, objective=objective
+    )
 
 
 def renamed(body: bytes, model: str) -> bytes:

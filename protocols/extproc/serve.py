@@ -23,7 +23,7 @@ from gateway.types import Headers, Identity, InferenceRequest, Operation
 from gateway.wire.grpc import Code, GrpcError
 from protocols.extproc import messages, refusal
 from protocols.extproc.refusal import Late, Silent
-from protocols.extproc.request import Wanted, identified, inference, named, operation
+from protocols.extproc.request import Wanted, identified, inference, operation
 from protocols.extproc.session import Disorder, Session, Settings, Step, Watch
 
 _log = logging.getLogger("infer_gateway.extproc")
@@ -178,7 +178,7 @@ class _Exchange:
         replies = self._session.routed(
             pick.addresses,
             self._id,
-            asked=named(request),
+            asked=request.named,
             model=pick.model,
             extra=pick.limits,
             scores=_scores(pick) if settings.scores else None,

@@ -83,6 +83,7 @@ def test_label_sets_are_bounded_and_nothing_is_lost(names: list[str], statuses: 
     for name in names:
         totals.observe(Record(model=name, operation=CHAT, tier=f"of {name}", tokens_in=1, pool=name, queue_s=0.0))
         totals.limited(name)
+        totals.rewrote(name, "m", "n")
         totals.attempted("pool", name, "ok")
     for status in statuses:
         totals.observe(Record(model="m", operation=CHAT, status=status))
@@ -98,6 +99,8 @@ def test_label_sets_are_bounded_and_nothing_is_lost(names: list[str], statuses: 
     assert sum(sum(waits.counts) for waits in totals.queues.values()) == len(names)
     assert len(totals.limits) <= 3
     assert sum(totals.limits.values()) == len(names)
+    assert len(totals.rewrites) <= 3
+    assert sum(totals.rewrites.values()) == len(names)
 
 
 def test_a_series_once_open_keeps_counting_past_the_cap() -> None:

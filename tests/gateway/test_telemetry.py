@@ -87,6 +87,8 @@ def busy() -> Totals:
     totals.attempted("main", "a:1", "ok")
     totals.observe(Record(tenant="acme", tier="gold", pool="batch", queue_s=0.5, tokens_in=7, tokens_out=3))
     totals.limited("limits[0].requestsPerMinute")
+    totals.rewrote("ns/r", "llama", "llama-2")
+    totals.rewrote("ns/r", "", "llama-2")
     totals.strangers["expired"] = 1
     totals.reloaded(False)
     totals.restarts["source"] = 2
@@ -168,6 +170,16 @@ def test_names_that_dashboards_know() -> None:
     assert samples[key("inference_model_request_total", model_name="llama")] == 2
     assert samples[key("inference_model_request_duration_seconds_count", model_name="llama")] == 2
     assert key("inference_model_request_total", model_name="unknown") not in samples
+    assert scrape(telemetry(busy()))[key("inference_pool_ready_pods", name="main")] == 0  # there, and empty
+
+
+def test_rewrites_are_counted_by_both_names() -> None:
+    samples = scrape(telemetry(busy()))
+    for model in ("llama", "unknown"):
+        ours = {"rewrite": "ns/r", "model": model, "target": "llama-2"}
+        assert samples[key("infer_gateway_model_rewrites_total", **ours)] == 1
+        theirs = {"model_rewrite_name": "r", "model_name": model, "target_model": "llama-2"}
+        assert samples[key("inference_extension_model_rewrite_decisions_total", **theirs)] == 1
 
 
 def test_every_metric_is_documented() -> None:

@@ -7,7 +7,7 @@ import pytest
 from gateway.errors import InvalidRequest
 from gateway.types import ANONYMOUS, Identity, Operation
 from protocols.extproc.fields import Head
-from protocols.extproc.request import Wanted, identified, inference, named, operation, renamed
+from protocols.extproc.request import Wanted, identified, inference, operation, renamed
 
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
 COMPLETION = b'{"max_tokens":100,"model":"m","prompt":"hi","temperature":0}'
@@ -37,19 +37,19 @@ def test_a_body_becomes_what_it_is_over_http() -> None:
     request = inference(wanted, Identity("u"), "r")
     assert (request.operation, request.model, request.body) == (Operation.CHAT, "m", CHAT)
     assert (request.protocol, request.only, request.identity.user) == ("ext_proc", ("1.2.3.4:80",), "u")
-    assert named(request) == "m"
+    assert request.named == "m"
 
 
 def test_a_header_asks_for_another_model_than_the_body() -> None:
     head = Head((), {"x-gateway-model-name-rewrite": b"other"})
     request = inference(Wanted(head, "/v1/chat/completions", CHAT), ANONYMOUS, "r")
-    assert (request.model, named(request)) == ("other", "m")
+    assert (request.model, request.named) == ("other", "m")
 
 
 @pytest.mark.parametrize("body", [b"raw", b"", None])
 def test_what_is_not_understood_goes_anywhere(body: bytes | None) -> None:
     request = inference(Wanted(Head(), "/other", body), ANONYMOUS, "r")
-    assert (request.model, request.body, request.path, named(request)) == ("", body or b"", "/other", "")
+    assert (request.model, request.body, request.path, request.named) == ("", body or b"", "/other", "")
     routed = Head((), {"x-gateway-model-name": b"m"})
     assert inference(Wanted(routed, "/v1/chat/completions", None), ANONYMOUS, "r").model == "m"
 
