@@ -44,7 +44,8 @@ DROPPED: Final = b"x-infer-gateway-dropped"
 
 class Call:
     """One client request from arrival to settlement: `async with` opens it, leaving settles it. ``blind``: it was
-    answered where nobody saw the answer.
+    answered where nobody saw the answer. ``told``: the status of the answer that its client sees, once it is
+    ``committed``.
     """
 
     __slots__ = (
@@ -52,7 +53,7 @@ class Call:
         "committed", "deadline", "decoder", "dropped", "endpoint", "exchange", "expires", "explanation", "first_token",
         "gateway",
         "heard", "last_sent", "member", "placement", "pool", "reason", "request", "sending", "started", "status",
-        "stranded", "timed_out", "tried",
+        "stranded", "timed_out", "told", "tried",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, exchange: Exchange) -> None:
@@ -70,7 +71,7 @@ class Call:
         self.sending: Sending | None = None
         self.first_token = math.nan
         self.decoder: Decoder | None = None
-        self.status = 200
+        self.status = self.told = 200
         self.reason = ""
         self.pool = ""
         self.endpoint = ""
@@ -299,6 +300,12 @@ class Call:
         if self.placement is not None:
             self.placement.answered(now)
 
+    async def passing(self, status: int, headers: Headers) -> None:
+        """The start of an answer that nobody reads on its way: no other endpoint may be tried."""
+        self.answered(self.gateway.turn.now)
+        self.committed, self.told = True, status
+        await self.exchange.start(status, (*headers, *self._fields()))
+
     async def give_way(self, out: bytes) -> None:
         """Before an error of the engine is raised: what was valid before it, if the client has seen the start."""
         out = self._with_preamble(out)
@@ -377,7 +384,7 @@ class Call:
     def _record(self, error: BaseException | None) -> Record:
         """What is left of the call: numbers for metrics and the access log."""
         decoder, request = self.decoder, self.request
-        status, reason = 200 if self.committed else self.status, self.reason
+        status, reason = self.told if self.committed else self.status, self.reason
         if isinstance(error, _GONE):
             status, reason = CLIENT_GONE, "client_gone"
             if self.gateway.turn.now >= self.deadline:  # which the client keeps, too

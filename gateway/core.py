@@ -32,7 +32,7 @@ from gateway.schedule.explain import Decisions
 from gateway.store.local import Local
 from gateway.tokenizer import Tokenizers
 from gateway.turn import turn
-from gateway.types import InferenceRequest
+from gateway.types import InferenceRequest, UpstreamRequest
 
 if TYPE_CHECKING:
     from gateway.ledger import Ledger
@@ -128,16 +128,20 @@ class Gateway:
                 self.rewrote(found.by, model if found.exact else "", found.model)
         return msgspec.structs.replace(parts[0], fallbacks=tuple(parts[1:]))
 
-    async def serve(self, exchange: Exchange) -> None:
-        """Answer one exchange. Raises nothing a request can cause but cancellation and a client's broken connection."""
+    async def serve(self, exchange: Exchange, target: Target | None = None, raw: UpstreamRequest | None = None) -> None:
+        """Answer one exchange. Raises nothing a request can cause but cancellation and a client's broken connection.
+
+        ``target``: where it goes, whatever routes say. ``raw``: what an endpoint is sent, whatever its engine; the
+        answer then passes as it is.
+        """
         async with Call(self, exchange) as call:
             try:
-                await call.admit()
+                await call.admit(target)
                 for attempt in call.attempts():
                     if attempt.delay:  # not part of what the endpoint is learned to take
                         await trio.sleep(attempt.delay)
                     with attempt:
-                        await self._try(call, attempt)
+                        await self._try(call, attempt, raw)
             except GatewayError as error:
                 self.failed(call, error)
                 await exchange.fail(error)
@@ -174,14 +178,17 @@ class Gateway:
                     call.tick(now, nursery)
                 self.pools.watch(now)
 
-    async def _try(self, call: Call, attempt: Attempt) -> None:
+    async def _try(self, call: Call, attempt: Attempt, raw: UpstreamRequest | None) -> None:
         """One endpoint, one request to it, one answer to the client. Raises GatewayError if that failed."""
         member = attempt.member
-        request = attempt.encoded()
+        request = raw or attempt.encoded()
         call.expires = min(self.turn.now + attempt.policy.first_token, call.deadline)
         call.sending = sending = self.transport.send(member.endpoint, request)
         try:
             async with sending as upstream:
+                if raw is not None:
+                    await self._pass(call, attempt, upstream, body=raw.method != b"HEAD")
+                    return
                 ration = member.adapter.ration(upstream.headers)
                 if ration is not None:
                     member.health.rationed(self.turn.now, ration)
@@ -227,6 +234,22 @@ class Gateway:
                 if not out.startswith(b":"):  # nor do its comments make an engine alive
                     patient_until = self.turn.now + patience
                 call.expires = min(patient_until, call.deadline)
+
+    async def _pass(self, call: Call, attempt: Attempt, upstream: UpstreamResponse, *, body: bool) -> None:
+        """The answer as it is: whatever it says, its endpoint has answered."""
+        member, patience = attempt.member, attempt.policy.between_tokens
+        call.expires = call.deadline
+        await call.passing(upstream.status, upstream.headers)
+        while body:
+            call.expires = min(self.turn.now + patience, call.deadline)
+            data = await upstream.receive()
+            call.heard = member.health.heard = self.turn.now
+            call.expires = call.deadline  # a client that reads slowly is not the engine's fault
+            if upstream.complete:
+                await call.exchange.finish(data)
+                return
+            await call.exchange.send(data)
+        await call.exchange.finish()
 
 
 async def _see_off(upstream: UpstreamResponse) -> None:
