@@ -7,12 +7,7 @@ of use; no text holds a credential, and a cancelled request leaves no connection
 from __future__ import annotations
 
 import contextlib
-import math
-import socket
-import ssl
 from collections.abc import AsyncIterator, Mapping
-from email.utils import parsedate_to_datetime
-from datetime import datetime, timezone
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
@@ -20,45 +15,19 @@ from urllib.parse import urlencode
 import msgspec
 import trio
 
-from gateway import __version__
-from gateway.sources.kube.messages import Details, status_of
+from gateway.sources.kube.messages import ApiError as ApiError
+from gateway.sources.kube.messages import Unreachable as Unreachable
+from gateway.sources.kube.messages import refusal, status_of
+from gateway.sources.kube.wire import Stream as Stream
+from gateway.sources.kube.wire import TlsFailure, Wire
 
 if TYPE_CHECKING:
-    import httpx
-
-    from gateway.sources.kube.access import Access
+    from gateway.sources.kube.access import Access, Credentials
 
 MAX_PAGE: Final = 64 << 20
 MAX_ERROR: Final = 64 << 10
-USER_AGENT: Final = f"infer-gateway/{__version__}"
 Query = Mapping[str, str | int]
 """Parameters of a request; those that are "" are left out."""
-
-
-class ApiError(OSError):
-    """The server's refusal. ``retry_after`` is in seconds, None where it names no time.
-
-    ``reason`` is the Status object's ("NotFound", "Expired", "Conflict", "Forbidden", …), "" where there is none.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        reason: str = "",
-        message: str = "",
-        retry_after: float | None = None,
-        details: Details | None = None,
-    ) -> None:
-        super().__init__(f"{status} {reason}: {message}" if message else f"{status} {reason}".rstrip())
-        self.status = status
-        self.reason = reason
-        self.message = message
-        self.retry_after = retry_after
-        self.details = details
-
-
-class Unreachable(OSError):
-    """No answer, or none that can be read: sockets, TLS, timeouts, credentials, HTTP that is broken."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -76,21 +45,26 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """One API server; ``async with`` keeps its connections. ``timeout`` bounds one request, in seconds.
+    """One API server; ``async with`` keeps its connections. ``timeout``: for one request, in seconds.
 
-    Streams have a connection each; requests share at most ``connections``.
+    Streams have a connection each; at most ``connections`` requests are under way at a time.
     """
 
     def __init__(self, access: Access, *, connections: int = 8, timeout: float = 30.0) -> None:
-        raise NotImplementedError
+        self.access = access
+        self._limit = trio.CapacityLimiter(connections)
+        self._timeout = timeout
+        self._wire: Wire | None = None
+        self._wiring = trio.Lock()
 
     async def __aenter__(self) -> Self:
-        raise NotImplementedError
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        raise NotImplementedError
+        if self._wire is not None:
+            await self._wire.close()
 
     async def request(
         self,
@@ -103,23 +77,66 @@ class Client:
         timeout: float | None = None,
         limit: int = MAX_PAGE,
     ) -> Reply:
-        """A 2xx answer. ``body``: bytes are sent as they are, anything else as JSON.
+        """A 2xx answer of at most ``limit`` bytes. ``body``: bytes go as they are, anything else but None as JSON.
 
         A 401 renews the credentials and is asked again, once. Raises ApiError and Unreachable. Cancellation closes
         the connection at once.
         """
-        raise NotImplementedError
+        patience = self._timeout if timeout is None else timeout
+        content = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
+        headers = {} if content is None else {"content-type": content_type}
+        with trio.move_on_after(patience):
+            async with self._limit, await self._granted(method, path + _encoded(query), headers, content) as got:
+                return Reply(got.status, await got.whole(limit))
+        raise self._late(method, path, patience)
 
     @contextlib.asynccontextmanager
     async def stream(self, path: str, query: Query | None = None) -> AsyncIterator[Stream]:
         """A GET whose answer goes on, open while entered. Raises ApiError and Unreachable for its beginning."""
-        raise NotImplementedError
-        yield
+        got = None
+        with trio.move_on_after(self._timeout):
+            got = await self._granted("GET", path + _encoded(query), {}, None)
+        if got is None:
+            raise self._late("GET", path, self._timeout)
+        async with got:
+            yield got
+
+    def _late(self, method: str, path: str, patience: float) -> Unreachable:
+        return Unreachable(f"{self.access.server} did not answer {method} {path} within {patience:g} s")
+
+    async def _granted(self, method: str, target: str, headers: Mapping[str, str], content: bytes | None) -> Stream:
+        """A 2xx answer whose body is still to come, and for the caller to close."""
+        credentials = await self.access.current()
+        try:
+            return await self._tried(credentials, method, target, headers, content)
+        except (ApiError, TlsFailure) as error:
+            refused = isinstance(error, TlsFailure) or error.status == 401
+            if not refused or not await self.access.renew(credentials):
+                raise
+        return await self._tried(await self.access.current(), method, target, headers, content)
+
+    async def _tried(
+        self, credentials: Credentials, method: str, target: str, headers: Mapping[str, str], content: bytes | None
+    ) -> Stream:
+        wire = await self._wired(credentials)
+        got = await wire.ask(method, self.access.server + target, {**headers, **credentials.headers()}, content)
+        if 200 <= got.status < 300:
+            return got
+        async with got:
+            body = await got.whole(MAX_ERROR, cut=True)
+            raise refusal(status_of(body), got.status, got.retry_after)
+
+    async def _wired(self, credentials: Credentials) -> Wire:
+        """Connections by these certificates. Those by older ones end with what runs on them."""
+        async with self._wiring:
+            if self._wire is None or self._wire.tls != credentials.tls:
+                new = await Wire.made(credentials.tls)
+                if self._wire is not None:
+                    await self._wire.retire()
+                self._wire = new
+            return self._wire
 
 
-class Stream:
-    """The body of an answer that goes on."""
-
-    async def receive(self) -> bytes:
-        """The next bytes as they come, b"" at the end. Raises Unreachable. A cancelled one ends the stream."""
-        raise NotImplementedError
+def _encoded(query: Query | None) -> str:
+    fields = [(name, value) for name, value in (query or {}).items() if value != ""]
+    return f"?{urlencode(fields)}" if fields else ""
