@@ -17,7 +17,7 @@ from adapters.stream import MendingDecoder, StreamDecoder, mender
 from adapters.vllm import NOT_OPENAI_ON_ENGINES
 from adapters.whole import Answer, AnswerDecoder, MendedWhole
 from gateway.ports import Decoder
-from gateway.types import Endpoint, Headers, InferenceRequest, ModelCard, Operation, UpstreamRequest
+from gateway.types import PLAIN, Endpoint, Headers, InferenceRequest, ModelCard, Operation, UpstreamRequest
 from gateway.wire import splice
 
 
@@ -40,6 +40,13 @@ class Compatible(OpenAI):
         if endpoint.deployments or endpoint.host == "api.openai.com":
             return self._own.encode(request, endpoint, model)
         return super().encode(request, endpoint, model)
+
+
+class Plain(Compatible):
+    """What answers like no engine that is known, and is to be asked all the same: nothing is expected of it."""
+
+    name = PLAIN
+    rationed = None
 
 
 class _MaxTokens(OpenAI):

@@ -13,7 +13,7 @@ import msgspec
 
 from adapters.anthropic import Anthropic
 from adapters.llamacpp import LlamaCpp
-from adapters.providers import Compatible, DeepSeek, Gemini, HuggingFace, Ollama, TensorRT
+from adapters.providers import Compatible, DeepSeek, Gemini, HuggingFace, Ollama, Plain, TensorRT
 from adapters.sglang import SGLang
 from adapters.tgi import TGI
 from adapters.vllm import VLLM
@@ -60,7 +60,7 @@ def load(trusted: frozenset[str] = frozenset()) -> Registry:
     ``trusted`` names steering members (`adapters.dialect.STEERING`) that clients may set. Raises ValueError for an
     adapter that cannot be had.
     """
-    found: dict[str, Adapter] = {kind.name: kind(trusted) for kind in BUILT_IN}
+    found: dict[str, Adapter] = {kind.name: kind(trusted) for kind in (*BUILT_IN, Plain)}
     found.update((entry.name, _loaded(entry)) for entry in entry_points(group=ENTRY_POINTS))
     return Registry(found)
 

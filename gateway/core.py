@@ -116,9 +116,9 @@ class Gateway:
 
     def rewritten(self, request: InferenceRequest, target: Target) -> Target:
         """``target``, asked for the models that rewrites of its pools put in place of the client's."""
-        if not self.directives.rewrites:
-            return target
         model = request.named or request.model
+        if not model or not self.directives.rewrites:
+            return target
         parts = []
         for part in (target, *target.fallbacks):
             found = self.directives.rewritten(part.pool, model, self.pools.rng.random())

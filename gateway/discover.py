@@ -18,8 +18,8 @@ import trio
 from gateway.config.resources import PROVIDERS
 from gateway.errors import GatewayError, UpstreamError
 from gateway.ports import Adapter, Transport
-from gateway.supervise import Loops
-from gateway.types import Endpoint, Headers, ModelCard, UpstreamRequest
+from gateway.rounds import Rounds
+from gateway.types import ANY, PLAIN, Endpoint, Headers, ModelCard, UpstreamRequest
 
 _log = logging.getLogger("infer_gateway.discover")
 _UP_S: Final = 5.0
@@ -134,7 +134,7 @@ class Discovery:
 
     async def _learn(self, endpoint: Endpoint, known: Answer) -> Answer:
         engine = known.engine or endpoint.engine
-        if engine not in self._adapters:
+        if engine not in self._adapters or engine == PLAIN:  # it may have become an engine
             engine = await self._recognise(endpoint)
         adapter = self._adapters[engine]
         status, body = await self._get(endpoint, adapter.models_path(), self._told(engine, endpoint))
@@ -155,6 +155,8 @@ class Discovery:
             status, body = await self._get(endpoint, path.encode())
             if status == 200:
                 answers[path] = body
+        if engine == PLAIN:
+            return Answer(True, PLAIN)
         engine = self._detect(answers)
         if engine is None:
             raise ValueError("it answers like no engine that is known; name the engine instead of `auto`")
@@ -175,6 +177,8 @@ class Discovery:
 def _unmoved(known: Iterable[ModelCard], cards: Iterable[ModelCard], wall: float) -> tuple[ModelCard, ...]:
     """``cards``, each with the time of creation it was first seen with: vLLM tells the time of asking instead, and TGI
     and Gemini none, for which that of being found stands.
+        if engine is None and endpoint.engine == ANY:
+            return PLAIN
     """
     found = {card.id: card.created for card in known}
     return tuple(

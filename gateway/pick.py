@@ -23,7 +23,7 @@ from gateway.errors import GatewayError, ModelNotFound, NoEndpoints, UpstreamErr
 from gateway.member import Member
 from gateway.ports import Decoder
 from gateway.route import Target
-from gateway.types import Headers, InferenceRequest, Usage
+from gateway.types import PLAIN, Headers, InferenceRequest, Usage
 
 if TYPE_CHECKING:
     from gateway.core import Gateway
@@ -116,8 +116,11 @@ class Pick:
             call.answered(call.gateway.turn.now)
 
     def _heed(self, decoder: Decoder) -> None:
-        """What makes no sense is the engine's failure, but where nobody knows what was asked: health, metrics …"""
-        if decoder.error is not None and self._call.request.view is None:
+        """What makes no sense is the engine's failure, but where nobody knows what was asked (health, metrics …) or what
+        answers.
+        """
+        strange = self._call.request.view is None or self._attempt.member.endpoint.engine == PLAIN
+        if decoder.error is not None and strange:
             self._call.decoder, self._foreign = None, True
         else:
             self.failure = decoder.error

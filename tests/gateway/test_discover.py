@@ -242,3 +242,22 @@ def test_what_is_no_longer_watched_is_asked_no_more() -> None:
         assert discovery[A].up is None
 
     run(scenario)
+
+
+def test_what_is_known_to_serve_is_used_though_it_answers_like_no_engine_and_looked_at_again() -> None:
+    any_of_a_pool = Endpoint("any", "http", "b", 1)
+
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        discovery.watch([any_of_a_pool, B])
+        await discovery.wait_settled()
+        assert (discovery[any_of_a_pool].up, discovery[any_of_a_pool].engine) == (True, "plain")
+        assert discovery[B].up is False
+        fleet.answers.update({("b", "/version"): b"1", ("b", "/v1/models"): b"one"})
+        await trio.sleep(6)
+        assert discovery[any_of_a_pool].engine == "fake"
+        assert [card.id for card in discovery[any_of_a_pool].cards] == ["one"]
+        fleet.answers["b", "/v1/models"] = fleet.answers["b", "/version"] = UpstreamError("refused")
+        await trio.sleep(6)
+        assert discovery[any_of_a_pool].up is False
+
+    run(scenario)

@@ -11,11 +11,14 @@ import trio
 
 from gateway.addresses import FRESH_S, Addresses
 from gateway.config.sharing import Fairness
-from gateway.errors import Forbidden, GatewayError, ModelNotFound, NoEndpoints, UpstreamTimeout
+from gateway.config.snapshot import PoolSpec
+from gateway.directives import Directives, Objective, Rewrite, RewriteRule
+from gateway.errors import Forbidden, GatewayError, ModelNotFound, NoEndpoints, Overloaded, UpstreamTimeout
+from gateway.meter import Record
 from gateway.pick import MAX_KEPT, Pick, pick
 from gateway.picker_door import Picker
 from gateway.route import Target
-from gateway.types import Endpoint, Identity, InferenceRequest, Operation
+from gateway.types import Endpoint, Identity, InferenceRequest, Load, ModelCard, Operation
 from tests.gateway.scripted import A, B, World, run, with_watch
 
 
@@ -382,15 +385,218 @@ def test_a_picker_for_one_pool_goes_by_the_name_its_route_gives_the_model() -> N
     run(scenario)
 
 
+def unknown(request: InferenceRequest) -> Target:
+    raise ModelNotFound("no such model")
+
+
+def bare(*specs: PoolSpec) -> World:
+    """A world without routes, of InferencePools."""
+    world = World({})
+    world.pools.apply([msgspec.structs.replace(spec, bare=True) for spec in specs or world.specs[:2]])
+    for member in world.pools.members():
+        member.up = True
+    world.gateway.route = unknown
+    return world
+
+
+async def gone_to(
+    world: World, model: str = "m", only: tuple[str, ...] | None = None, pool: str | None = None, objective: str = ""
+) -> str:
+    """The pool that a request is recorded under."""
+    asked = msgspec.structs.replace(request(model, only=only), objective=objective)
+    await picked(world, nothing, asked, pool)
+    return world.records[-1].pool
+
+
+def test_what_an_unknown_answers_says_nothing_of_it() -> None:
+    async def scenario() -> None:
+        plain = Endpoint("plain", "http", "a", 1)
+        world = World({})
+        world.pools.adapters = {**world.pools.adapters, "plain": world.pools.adapters["fake"]}
+        world.pools.apply([PoolSpec("p", "plain", (plain,))])
+
+        async def what(found: Pick) -> None:
+            found.responded(200, ())
+            found.feed(b"err")
+            found.finish()
+            assert found.failure is None
+
+        for _ in range(5):
+            await picked(world, what)
+        assert [(record.status, record.reason) for record in world.records] == [(200, "")] * 5
+        assert not any(member.health.blocked_until > 0 for member in world.pools.members())
+        assert idle(world)
+
+    run(scenario)
+
+
+def test_without_a_route_an_inference_pool_is_found_by_what_the_proxy_lists_or_by_the_model() -> None:
+    async def scenario() -> None:
+        world = bare()
+        assert await gone_to(world, only=("10.0.0.2:1",)) == "p"
+        assert await gone_to(world, only=("fd00::3", "192.168.0.1")) == "q"
+        with pytest.raises(NoEndpoints):
+            await gone_to(world, only=("192.168.0.1",))
+        with pytest.raises(ModelNotFound, match=r"several pools \(p, q\)"):
+            await gone_to(world)
+        world.pools["q"].members[0].cards = (ModelCard("m"),)
+        assert await gone_to(world) == "q"
+        world.pools["p"].members[1].cards = (ModelCard("m"),)
+        with pytest.raises(ModelNotFound):
+            await gone_to(world)
+        assert await gone_to(world, pool="p") == "p"
+
+    run(scenario)
+
+
+def test_the_only_inference_pool_is_asked_for_whatever_model() -> None:
+    async def scenario() -> None:
+        world = bare()
+        world.pools.apply([world.specs[0], msgspec.structs.replace(world.specs[1], bare=True)])
+        assert await gone_to(world, "whatever") == "q"
+        world.pools.apply(world.specs)
+        with pytest.raises(ModelNotFound, match="no such model"):
+            await gone_to(world, "whatever")
+
+    run(scenario)
+
+
+def test_listed_members_of_several_pools_share_by_their_number() -> None:
+    async def scenario() -> None:
+        world = bare()
+        pools = [await gone_to(world, only=("10.0.0.1:1", "10.0.0.2:1", "fd00::3")) for _ in range(300)]
+        assert 160 < pools.count("p") < 240
+        for member in world.pools["p"].members:
+            member.up = False
+            member.health.drain()
+        assert {await gone_to(world, only=("10.0.0.1:1", "10.0.0.2:1", "fd00::3")) for _ in range(20)} == {"q"}
+
+    run(scenario)
+
+
+def test_a_rewrite_says_which_model_is_asked_and_which_pool_is_meant() -> None:
+    counted: list[tuple[str, str, str]] = []
+    models: list[str] = []
+    records: list[Record] = []
+
+    async def what(found: Pick) -> None:
+        models.append(found.model)
+        found.finish()
+
+    async def scenario() -> None:
+        world = bare()
+        world.gateway.finished = records.append
+        world.gateway.rewrote = lambda *told: counted.append(told)
+        exact, generic = RewriteRule(("m",), (("m-2", 1),)), RewriteRule((), (("any", 1),))
+        world.gateway.directives = Directives(rewrites=[Rewrite("ns/r", "q", (exact, generic))])
+        header = msgspec.structs.replace(request(), model="by-a-header")
+        await picked(world, what)
+        await picked(world, what, request("other"), "q")
+        await picked(world, what, request("other"), "p")
+        await picked(world, what, header, "q")
+        await picked(world, what, request(""), "q")
+
+    run(scenario)
+    assert models == ["m-2", "any", "other", "m-2", ""]
+    assert counted == [("ns/r", "m", "m-2"), ("ns/r", "", "any"), ("ns/r", "m", "m-2")]
+    assert [record.model for record in records] == ["m", "other", "other", "by-a-header", ""]
+
+
+def test_a_rewrite_comes_before_the_name_that_a_route_gives() -> None:
+    async def scenario() -> None:
+        world = World({})
+        world.gateway.directives = Directives(rewrites=[Rewrite("ns/r", "p", (RewriteRule((), (("new", 1),)),))])
+        world.gateway.route = lambda request: Target("p", "mapped", (Target("q", "there"),), route="r")
+
+        async def what(found: Pick) -> None:
+            assert found.model == "new"
+            found.finish()
+
+        await picked(world, what)
+        for member in world.pools["p"].members:
+            member.health.drain()
+
+        async def elsewhere(found: Pick) -> None:
+            assert found.model == "there"
+            found.finish()
+
+        await picked(world, elsewhere)
+        assert [record.route for record in world.records] == ["r", "r"]
+
+    run(scenario)
+
+
+def load(waiting: float) -> Load:
+    return Load(at=trio.current_time(), waiting=waiting, kv_usage=0.1)
+
+
+def test_what_may_be_shed_is_refused_where_engines_are_full_and_nothing_else_is() -> None:
+    async def scenario() -> None:
+        world = World({})
+        urgency = (Objective("ns/shed", "p", -1), Objective("ns/urgent", "p", 1), Objective("ns/of-q", "q", -1))
+        world.gateway.directives = Directives(urgency)
+
+        async def ask(objective: str) -> None:
+            await picked(world, nothing, msgspec.structs.replace(request(), objective=objective), "p")
+
+        await ask("shed")
+        for member in world.pools["p"].members:
+            world.pools.loaded(member.endpoint, load(6.0))
+        for objective in ("", "urgent", "unknown", "of-q"):
+            await ask(objective)
+        with pytest.raises(Overloaded, match="sheddable request dropped"):
+            await ask("shed")
+        assert [(record.status, record.reason) for record in world.records] == [
+            *[(200, "")] * 5,
+            (503, "overloaded"),
+        ]
+        world.pools.loaded(A, load(0.0))
+        await ask("shed")
+        for member in world.pools["p"].members:
+            world.pools.loaded(member.endpoint, load(6.0))
+            member.health.drain()
+        with pytest.raises(NoEndpoints):  # there is nothing to wait for
+            await ask("shed")
+        assert idle(world)
+
+    run(scenario)
+
+
+def test_who_waits_goes_by_its_objective_and_what_may_be_shed_does_not_wait() -> None:
+    async def scenario() -> None:
+        world = fair()
+        world.gateway.directives = Directives([Objective("ns/shed", "p", -1), Objective("ns/urgent", "p", 5)])
+        order: list[str] = []
+
+        async def one(name: str) -> None:
+            asked = msgspec.structs.replace(request(), id=name, objective=name)
+            async with pick(world.gateway, asked, addresses=Known()) as found:
+                order.append(name)
+                await trio.sleep(1)
+                found.finish()
+
+        async def work() -> None:
+            async with trio.open_nursery() as nursery:
+                for name in ("first", "second", "urgent"):
+                    nursery.start_soon(one, name)
+                    await trio.testing.wait_all_tasks_blocked()
+                with pytest.raises(Overloaded, match="sheddable request dropped"):
+                    await one("shed")
+            await one("shed")
+
+        await with_watch(world, work)
+        assert order == ["first", "urgent", "second", "shed"]
+        assert idle(world)
+
+    run(scenario)
+
+
 def test_a_request_without_a_model_goes_where_there_is_no_choice() -> None:
     async def scenario() -> None:
         world = World({})
         core = SimpleNamespace(gateway=world.gateway, known=None, identify=None)
-        picker = Picker(core, 2)  # type: ignore[arg-type]
+        picker = Picker(core, 2)
         picker._addresses = Known()
-
-        def unknown(request: InferenceRequest) -> Target:
-            raise ModelNotFound("no such model")
 
         world.gateway.route = unknown
         with pytest.raises(ModelNotFound):
