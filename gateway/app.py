@@ -5,7 +5,7 @@ background                     cancelled: the process exits (second signal, or t
 ├ source                       supervised; the last snapshot keeps serving if it dies
 ├ keys of issuers              supervised; those known are kept
 ├ shared limits                supervised; without them this process decides alone
-├ discovery, scraping          one loop an endpoint each
+├ discovery, scraping          a task a question under way
 ├ watch, idle connections      timeouts of calls, expiry of upstream connections
 ├ admin
 └ doors                        a listener a protocol; drain by themselves: what runs finishes
@@ -34,21 +34,25 @@ from gateway.access_log import AccessLog, Requests
 from gateway.auth import allowed
 from gateway.authenticate import Authenticator
 from gateway.config.decode import suggestion
-from gateway.config.discover import discovered, from_backends
+from gateway.config.discover import from_backends
 from gateway.config.document import ConfigError
 from gateway.config.exposure import exposed
+from gateway.config.scheduler import Scheduler
 from gateway.config.settings import Settings
-from gateway.config.snapshot import PoolSpec, Snapshot, resolved
+from gateway.config.snapshot import PoolSpec, Snapshot
 from gateway.config.url import is_loopback
 from gateway.core import Gateway, Target
 from gateway.directives import Directives
-from gateway.discover import Answer, Discovery
+from gateway.discover import Discovery
 from gateway.doors import Doors, Wanted
 from gateway.errors import GatewayError, ModelNotFound, NoEndpoints
+from gateway.fleet import Fleet
 from gateway.ledger import Ledger
+from gateway.member import Member
 from gateway.meter import Record, Totals
-from gateway.pools import Pools
+from gateway.pools import MakeProfile, Pools
 from gateway.ports import Exchange
+from gateway.route import RouteTable
 from gateway.schedule.build import for_pool
 from gateway.schedule.profile import Profile
 from gateway.schedule.saturation import Saturation
@@ -103,8 +107,8 @@ def _fail(code: int, *messages: str) -> int:
 
 
 class Program:
-    """One gateway process. ``snapshot`` is the configuration in force, discovered models included. ``namespace``: where
-    names without one are looked for.
+    """One gateway process. ``routes`` are those in force, to discovered models included. ``namespace``: where names
+    without one are looked for.
     """
 
     def __init__(self, options: Options, backends: Iterable[Endpoint] = ()) -> None:
@@ -115,7 +119,8 @@ class Program:
             raise self._reading.error
         self._configured = (self._reading and self._reading.snapshot) or Snapshot()
         self._backends = tuple(backends)
-        self.snapshot = self._configured
+        self._ruled_by: Snapshot | None = None
+        self.routes = self._configured.routes
         self.namespace = "default"
         self.totals = Totals()
         self.draining = False
@@ -166,7 +171,7 @@ class Program:
         settings = self._settings
         adapters = self._adapters
         self._transport = HTTPTransport(TransportSettings(connect_timeout=settings.timeouts.connect))
-        self.pools = pools = Pools(adapters, self._profile, self._rng)
+        self.pools = pools = Pools(adapters, self._profiles(settings.scheduler), self._rng)
         self.state = State(pools)
         self.gateway = Gateway(
             self.pools,
@@ -180,7 +185,7 @@ class Program:
         self.discovery = Discovery(
             self._transport,
             adapters,
-            self._rebuild,
+            lambda endpoint: self.fleet.answered(endpoint),
             detect=registry.detect,
             detect_paths=registry.PROBES,
             fields=registry.FIELDS,
@@ -190,12 +195,17 @@ class Program:
             loaded=pools.loaded,
             lost=pools.unloaded,
             restarted=pools.restarted,
-            refused=self._unreachable,
+            refused=lambda endpoint: self.fleet.unreachable(endpoint),
             polled=pools.polled,
+            busy=pools.busy,
             interval=settings.scraping.interval,
             timeout=settings.scraping.timeout,
         )
-        self._authenticator = Authenticator(settings.auth, self._configured.claims(), self.totals.strangers)
+        self.fleet = Fleet(
+            pools, self.discovery, self._scrapes, backends=self._backends, serve=self._put_in_force, gone=self._left
+        )
+        self._claims = self._configured.claims()
+        self._authenticator = Authenticator(settings.auth, self._claims, self.totals.strangers)
         self.known, self.identify = self._authenticator.known, self._authenticator.identify
         self.usage = UsageLog(settings.usage.file)
         self._access_log = AccessLog(Requests.ALL if self.options.access_log else Requests.ERRORS)
@@ -211,8 +221,11 @@ class Program:
         if not self._backends and not snapshot.pools:
             _log.warning("nothing to serve: give --backend ENGINE=URL, or -c with a ModelServer and a ModelRoute")
 
-    def _profile(self, spec: PoolSpec, old: Profile | None) -> Profile:
-        return for_pool(self._settings.scheduler, spec, self._rng, old)
+    def _profiles(self, scheduler: Scheduler) -> MakeProfile:
+        def profile(spec: PoolSpec, old: Profile | None) -> Profile:
+            return for_pool(scheduler, spec, self._rng, old)
+
+        return profile
 
     # -- what the OpenAI front end stands on -----------------------------------------------------------------------
 
@@ -221,7 +234,7 @@ class Program:
         return self.gateway.serve
 
     def models(self, identity: Identity) -> Sequence[ModelCard]:
-        cards = self.snapshot.routes.models()
+        cards = self.routes.models()
         return [card for card in cards if allowed(identity, card.id)] if identity.models else cards
 
     def ready(self) -> bool:
@@ -257,6 +270,11 @@ class Program:
         if identity is not None:  # strangers fill no disk
             self.usage.log(record)
 
+    @property
+    def snapshot(self) -> Snapshot:
+        """The configuration in force, discovered models included."""
+        return self.fleet.snapshot
+
     def connections(self) -> dict[str, int]:
         """Open client connections by listener."""
         return self._doors.connections()
@@ -265,7 +283,7 @@ class Program:
         try:
             return self._match(request)
         except ModelNotFound:
-            if all(self.discovery[endpoint].cards for endpoint in self._backends):
+            if not self.fleet.unanswered():
                 raise
         raise NoEndpoints(
             f"the model `{request.model[:256]}` is not known, but not every backend has answered yet", retry_after=1.0
@@ -273,7 +291,7 @@ class Program:
 
     def _match(self, request: InferenceRequest) -> Target:
         chance = self._rng.random()
-        return self.snapshot.routes.match(request.model, request.path, request.headers, chance, request.identity.user)
+        return self.routes.match(request.model, request.path, request.headers, chance, request.identity.user)
 
     def _finished(self, record: Record) -> None:
         self.totals.observe(record)
@@ -284,61 +302,50 @@ class Program:
 
     def _apply(self, configured: Snapshot) -> None:
         """Put a configuration in force. Addresses, limits of the listener and TLS or not stay as they were at start."""
-        self._configured = configured
-        self.gateway.keep_alive_s = configured.settings.streaming.keep_alive
-        self.gateway.budget.ratio = configured.settings.retry.budget
-        wanted = configured.settings.scheduler.debug_header
+        self._rules(configured)
+        self.fleet.apply(configured)
+
+    async def _follow(self, configured: Snapshot) -> None:
+        """The same, giving way to requests: how a cluster's changes come into force, many and small as they are."""
+        self._rules(configured)
+        await self.fleet.follow(configured)
+
+    def _rules(self, configured: Snapshot) -> None:
+        """All but pools and routes, as far as it is not the same objects as before."""
+        gateway, former = self.gateway, self._ruled_by or configured
+        anew = self._ruled_by is None or configured.settings is not former.settings
+        self._configured = self._ruled_by = configured
+        if anew:
+            self._settle(configured.settings)
+        if anew or configured.route_limits != former.route_limits:
+            gateway.ledger = Ledger.of(configured)
+        if anew or (configured.objectives, configured.rewrites) != (former.objectives, former.rewrites):
+            gateway.directives = Directives(configured.objectives, configured.rewrites)
+        if anew or configured.vocabularies is not former.vocabularies:
+            gateway.tokenizers = Tokenizers(configured.vocabularies)
+        if (claims := configured.claims()) != self._claims:
+            self._claims = claims
+            self._authenticator.apply(configured.settings.auth, claims)
+
+    def _settle(self, settings: Settings) -> None:
+        self.gateway.keep_alive_s = settings.streaming.keep_alive
+        self.gateway.budget.ratio = settings.retry.budget
+        wanted = settings.scheduler.debug_header
         self.gateway.debug_header = is_loopback(self._doors.addresses["http"][0]) if wanted is None else wanted
-        scraping = configured.settings.scraping
-        self._scrapes.interval, self._scrapes.timeout = scraping.interval, scraping.timeout
-        self.pools.health = configured.settings.health
-        self.pools.fairness = configured.settings.fairness
-        detector = configured.settings.scheduler.saturation
+        self._scrapes.interval, self._scrapes.timeout = settings.scraping.interval, settings.scraping.timeout
+        self.pools.health, self.pools.fairness = settings.health, settings.fairness
+        self.pools.profile = self._profiles(settings.scheduler)
+        detector = settings.scheduler.saturation
         self.pools.saturation = detector if detector != Saturation() else None  # the gate's own thresholds are better
-        self.state.apply(configured.settings.state.redis)
+        self.state.apply(settings.state.redis)
         self.gateway.store = self.state.store
-        self.gateway.ledger = Ledger.of(configured)
-        self.gateway.directives = Directives(configured.objectives, configured.rewrites)
-        self.gateway.tokenizers = Tokenizers(configured.vocabularies)
-        self._rebuild()
 
-    def _rebuild(self) -> None:
-        """Configuration plus what discovery knows → pools and routes."""
-        known = {endpoint: self.discovery[endpoint] for pool in self._configured.pools for endpoint in pool.endpoints}
-        engines = {endpoint: answer.engine for endpoint, answer in known.items() if answer.engine}
-        found = {}
-        for endpoint in self._backends:
-            answer = self.discovery[endpoint]
-            if answer.engine:
-                found[msgspec.structs.replace(endpoint, engine=answer.engine)] = answer.cards
-        self.snapshot = discovered(resolved(self._configured, engines), found)
-        gone = self.pools.apply(self.snapshot.pools)
-        for member in gone:
-            self.totals.forget(member.pool, member.id)
-            self._transport.forget(member.endpoint)
-        asked = {e for pool in self._configured.pools if not pool.external for e in pool.endpoints}.union(
-            self._backends
-        )
-        self._asked = {endpoint.id: endpoint for endpoint in asked}
-        self.discovery.watch(asked)
-        self._mark()
-        members = self.pools.members()
-        self._scrapes.watch({m.endpoint: m.adapter for m in members if m.id in self._asked and m.up})
+    def _put_in_force(self, routes: RouteTable) -> None:
+        self.routes = routes
 
-    def _mark(self) -> None:
-        """Members learn whether their endpoint answers. Public providers are not asked: they count as answering."""
-        for member in self.pools.members():
-            asked = self._asked.get(member.id)
-            answer = Answer(True) if asked is None else self.discovery[asked]
-            if member.up and answer.up is False:
-                self.pools.restarted(member.endpoint)
-            member.health.reached(trio.current_time(), answer.up)
-            member.cards = answer.cards
-
-    def _unreachable(self, endpoint: Endpoint) -> None:
-        """A connection for its load failed: find out at once whether it is gone."""
-        if endpoint.id in self._asked:
-            self.discovery.hurry(self._asked[endpoint.id])
+    def _left(self, member: Member) -> None:
+        self.totals.forget(member.pool, member.id)
+        self._transport.forget(member.endpoint)
 
     async def _watch(self) -> None:
         await supervise(
@@ -357,7 +364,8 @@ class Program:
         if snapshot.settings.trusted_fields != self._settings.trusted_fields:
             self.pools.adapters = _adapters(snapshot.settings)
         self._doors.renew(snapshot.settings.listeners)
-        self._authenticator.apply(snapshot.settings.auth, snapshot.claims())
+        self._claims = snapshot.claims()
+        self._authenticator.apply(snapshot.settings.auth, self._claims)
         self.usage.reopen(snapshot.settings.usage.file)
         self._apply(snapshot)
         self.totals.reloaded(True)

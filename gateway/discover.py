@@ -1,7 +1,8 @@
 """Asks endpoints what they serve, and so learns whether they answer. (T)
 
-One loop an endpoint, started and ended as configurations come and go: a hung endpoint delays nobody. A refused
+Each endpoint has its own time (`gateway.rounds`), as configurations come and go: a hung one delays nobody. A refused
 connection takes an endpoint out of use at once, a slow answer only when it repeats (a busy engine is slow to answer).
+Those that answer are asked ever more seldom the more there are: their number must not show in what asking costs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _log = logging.getLogger("infer_gateway.discover")
 _UP_S: Final = 5.0
 _PROVIDER_S: Final = 60.0
 _DOWN_S: Final = (0.25, 0.5, 1.0)
+_RATE: Final = 200.0
+"""Endpoints that answer are asked so many a second at most; beyond a thousand of them the 5 s grow."""
 _TIMEOUT_S: Final = 5.0
 _SLOW_ANSWERS: Final = 3
 _BODY_MAX: Final = 4 << 20
@@ -45,15 +48,15 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Discovery:
-    """``changed`` is called, in this thread, whenever an endpoint's `Answer` is another than before. ``fields``: what
-    some engines want to be told whenever they are asked, by engine. ``wall`` is seconds since the epoch.
+    """``changed`` is called with an endpoint, in this thread, whenever its `Answer` is another than before. ``fields``:
+    what some engines want to be told whenever they are asked, by engine. ``wall`` is seconds since the epoch.
     """
 
     def __init__(
         self,
         transport: Transport,
         adapters: Mapping[str, Adapter],
-        changed: Callable[[], None],
+        changed: Callable[[Endpoint], None],
         *,
         detect: Detect = lambda answers: None,
         detect_paths: Iterable[str] = (),
@@ -68,74 +71,92 @@ class Discovery:
         self._detect_paths = tuple(detect_paths)
         self._fields = fields
         self._answers: dict[Endpoint, Answer] = {}
-        self._loops = Loops(self._keep_asking, lambda endpoint: f"discovery of {endpoint.url}")
-        self._asked = trio.lowlevel.ParkingLot()
-        self._hurries: dict[Endpoint, trio.Event] = {}
+        self._failures: dict[Endpoint, int] = {}
+        self._rounds = Rounds(self._ask, lambda endpoint: f"discovery of {endpoint.url}")
+        self._unknown: set[Endpoint] = set()
+        self._settled = trio.lowlevel.ParkingLot()
 
     def __getitem__(self, endpoint: Endpoint) -> Answer:
         return self._answers.get(endpoint, _NOTHING)
 
     async def run(self) -> None:
         """Until cancelled. Endpoints given to `watch` before are asked from now on."""
-        await self._loops.run()
+        await self._rounds.run()
 
     def watch(self, endpoints: Iterable[Endpoint]) -> None:
         """Ask these from now on, and no others."""
-        for endpoint in self._loops.keep(endpoints):
-            self._answers.pop(endpoint, None)
-            self._hurries.pop(endpoint, None)
+        wanted = set(endpoints)
+        for endpoint in self._rounds.keys - wanted:
+            self.drop(endpoint)
+        for endpoint in wanted:
+            self.add(endpoint)
+
+    def add(self, endpoint: Endpoint) -> None:
+        """Ask this one, too, from now on."""
+        if endpoint not in self._rounds.keys:
+            self._unknown.add(endpoint)
+            self._rounds.add(endpoint)
+
+    def drop(self, endpoint: Endpoint) -> None:
+        """Ask it no more, and forget what is known of it."""
+        self._rounds.drop(endpoint)
+        self._answers.pop(endpoint, None)
+        self._failures.pop(endpoint, None)
+        self._settle(endpoint)
 
     def hurry(self, endpoint: Endpoint) -> None:
         """Something is wrong with it, or has changed: ask now and not when its turn comes."""
-        hurry = self._hurries.get(endpoint)
-        if hurry is not None:
-            hurry.set()
+        self._rounds.hurry(endpoint)
 
     async def wait_settled(self) -> None:
         """Until every endpoint watched has answered or failed to, once."""
-        while any(self[endpoint].up is None for endpoint in self._loops.keys):
-            await self._asked.park()
+        while self._unknown:
+            await self._settled.park()
 
-    async def _keep_asking(self, endpoint: Endpoint) -> None:
-        failures = 0
-        while True:
-            hurry = self._hurries[endpoint] = trio.Event()
-            failures = await self._ask(endpoint, failures)
-            up_s = _PROVIDER_S if endpoint.engine in PROVIDERS and endpoint.scheme == "https" else _UP_S
-            with trio.move_on_after(_DOWN_S[min(failures, len(_DOWN_S)) - 1] if failures else up_s):
-                await hurry.wait()
+    def _settle(self, endpoint: Endpoint) -> None:
+        self._unknown.discard(endpoint)
+        if not self._unknown:
+            self._settled.unpark_all()
 
-    async def _ask(self, endpoint: Endpoint, failures: int) -> int:
-        """Ask once; the number of failures in a row after it."""
+    async def _ask(self, endpoint: Endpoint) -> float:
+        """Ask once; the seconds until the next time."""
         known = self[endpoint]
         try:
             with trio.fail_after(_TIMEOUT_S):
                 answer = await self._learn(endpoint, known)
         except (trio.TooSlowError, GatewayError, ValueError, RecursionError) as error:
-            gone = known.up is not True or isinstance(error, UpstreamError) or failures + 1 >= _SLOW_ANSWERS
+            failures = self._failures[endpoint] = self._failures.get(endpoint, 0) + 1
+            gone = known.up is not True or isinstance(error, UpstreamError) or failures >= _SLOW_ANSWERS
             why = "no answer in time" if isinstance(error, trio.TooSlowError) else str(error)
             self._note(endpoint, msgspec.structs.replace(known, up=False) if gone else known, why)
-            return failures + 1
+            return _DOWN_S[min(failures, len(_DOWN_S)) - 1]
+        self._failures.pop(endpoint, None)
         self._note(endpoint, answer, "")
-        return 0
+        often = _PROVIDER_S if endpoint.engine in PROVIDERS and endpoint.scheme == "https" else _UP_S
+        return max(often, len(self._rounds.keys) / _RATE)
 
     def _note(self, endpoint: Endpoint, answer: Answer, why: str) -> None:
+        if endpoint not in self._rounds.keys:  # given up in the very turn in which the answer came
+            return
         known = self[endpoint]
+        self._settle(endpoint)
+        if answer == known:
+            return
         self._answers[endpoint] = answer
-        self._asked.unpark_all()
         if answer.up != known.up:
             if answer.up:
                 names = ", ".join(card.id for card in answer.cards) or "no model"
                 _log.info("%s answers as %s, serving %s", endpoint.url, answer.engine, names)
             else:
                 _log.warning("%s does not answer: %s; asking again until it does", endpoint.url, why)
-        if answer != known:
-            self._changed()
+        self._changed(endpoint)
 
     async def _learn(self, endpoint: Endpoint, known: Answer) -> Answer:
         engine = known.engine or endpoint.engine
         if engine not in self._adapters or engine == PLAIN:  # it may have become an engine
             engine = await self._recognise(endpoint)
+        if engine == PLAIN:
+            return Answer(True, PLAIN)
         adapter = self._adapters[engine]
         status, body = await self._get(endpoint, adapter.models_path(), self._told(engine, endpoint))
         if status != 200:
@@ -149,15 +170,15 @@ class Discovery:
         return [field for field in self._fields.get(engine, ()) if field[0] not in own]
 
     async def _recognise(self, endpoint: Endpoint) -> str:
-        """Which engine an endpoint configured as "auto" is. Raises ValueError if it is none that is known."""
+        """Which engine an endpoint is of which that is not known. Raises ValueError if it is none, unless it may be."""
         answers = {}
         for path in self._detect_paths:
             status, body = await self._get(endpoint, path.encode())
             if status == 200:
                 answers[path] = body
-        if engine == PLAIN:
-            return Answer(True, PLAIN)
         engine = self._detect(answers)
+        if engine is None and endpoint.engine == ANY:
+            return PLAIN
         if engine is None:
             raise ValueError("it answers like no engine that is known; name the engine instead of `auto`")
         return engine
@@ -177,8 +198,6 @@ class Discovery:
 def _unmoved(known: Iterable[ModelCard], cards: Iterable[ModelCard], wall: float) -> tuple[ModelCard, ...]:
     """``cards``, each with the time of creation it was first seen with: vLLM tells the time of asking instead, and TGI
     and Gemini none, for which that of being found stands.
-        if engine is None and endpoint.engine == ANY:
-            return PLAIN
     """
     found = {card.id: card.created for card in known}
     return tuple(

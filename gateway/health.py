@@ -209,13 +209,16 @@ class Health:
 
     # -- what others tell ---------------------------------------------------------------------------------------------
 
-    def polled(self, now: float) -> None:
-        """The endpoint answered a poll, whatever it said. From now on silence means something."""
+    def polled(self, now: float, period: float = 0.0) -> None:
+        """The endpoint answered a poll, whatever it said. From now on silence means something, but not before the next
+        poll, ``period`` seconds from now.
+        """
         gap = now - self._polled
         if self._gap == math.inf:
             self._gap = min(gap, _GAP_S)
         elif not self._stranded:
             self._gap = max(gap, self._gap + _RECENT * (gap - self._gap))
+        self._gap = max(self._gap, period)
         self._polled = now
 
     def unpolled(self) -> None:

@@ -1,12 +1,13 @@
 """The live fleet: pools and their members by name, kept in step with the configuration and with what scrapes tell. (T)
 
-When a new snapshot arrives, members that stay keep their state and attempts in flight finish on members that left.
+When a new snapshot arrives, members that stay keep their state and attempts in flight finish on members that left. Work
+is in proportion to what changed: of thousands of endpoints seldom more than one does.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -34,8 +35,9 @@ _DEFAULT: Final = Saturation()
 
 
 class Pools:
-    """All pools by name. `apply` swaps in a new set, judged by ``health``; ``fairness`` says whether they have gates,
-    which ``saturation`` shuts, too, and whose clock is ``timer``.
+    """All pools by name. `apply` makes them what is configured, judged by ``health``; ``fairness`` says whether they
+    have gates, which ``saturation`` shuts, too, and whose clock is ``timer``. When any of these, ``adapters`` or
+    ``profile`` was set, `judge` puts it in force (`apply` does).
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class Pools:
         self.told: Told | None = None
         self.spent: Spent | None = None
         self._pools: dict[str, Pool] = {}
+        self._specs: dict[str, PoolSpec] = {}
+        self._judged_by = self._rules()
         self._detectors: dict[str, tuple[Saturation | Concurrency, Detector | Concurrency]] = {}
         self._placed: dict[Endpoint, list[tuple[Pool, Member]]] = {}
 
@@ -64,6 +68,10 @@ class Pools:
 
     def get(self, name: str) -> Pool | None:
         return self._pools.get(name)
+
+    def spec(self, name: str) -> PoolSpec:
+        """What the pool was made of."""
+        return self._specs[name]
 
     def usable(self, name: str, now: float) -> bool:
         """Whether the pool has an endpoint that may be given requests now."""
@@ -83,35 +91,80 @@ class Pools:
     def members(self) -> list[Member]:
         return [member for pool in self._pools.values() for member in pool.members]
 
+    def at(self, endpoint: Endpoint) -> Iterator[Member]:
+        """The endpoint's members, in all pools."""
+        return (member for _, member in self._placed.get(endpoint, ()))
+
     def apply(self, specs: Iterable[PoolSpec]) -> list[Member]:
         """Make the fleet what ``specs`` say; the members that left. An endpoint not recognised yet joins when it is."""
-        old = {(member.pool, member.endpoint): member for member in self.members()}
-        for member in old.values():
-            member.adapter = self.adapters[member.endpoint.engine]
-            member.health.settings = self.health
-            member.room.thresholds = self.fairness.saturation
-        former = self._pools
-        pools = {}
-        for spec in specs:
-            known = [endpoint for endpoint in spec.endpoints if endpoint.engine in self.adapters]
-            members = [old.get((spec.name, endpoint)) or self._member(spec, endpoint) for endpoint in known]
-            pools[spec.name] = self._pool(spec, members)
-        self._pools = pools
-        self._placed = {}
-        for pool in pools.values():
-            for member in pool.members:
-                self._placed.setdefault(member.endpoint, []).append((pool, member))
-        kept = {(member.pool, member.endpoint) for member in self.members()}
-        there = {(member.pool, member.id) for member in self.members()}
-        gone = [member for key, member in old.items() if key not in kept]
-        for member in gone:
-            # one that only got other headers or labels still holds what it held
-            if member.pool in pools and (member.pool, member.id) not in there:
-                pools[member.pool].profile.forget(member.id)
-        self._keep_gates(former)
-        self._detectors = {name: known for name, known in self._detectors.items() if name in pools}
-        self.listened(self.told, self.spent)
+        self.judge()
+        wanted = {spec.name: spec for spec in specs}
+        gone = [member for name in self._specs.keys() - wanted.keys() for member in self.remove(name)]
+        for spec in wanted.values():
+            gone += self.put(spec)
+        self.sort(wanted)
         return gone
+
+    def judge(self) -> None:
+        """Go by what was set since. Nothing to do if that is the same objects as before."""
+        rules = self._rules()
+        if all(new is old for new, old in zip(rules, self._judged_by, strict=True)):
+            return
+        self._judged_by = rules
+        for name, pool in self._pools.items():
+            pool.profile = self.profile(self._specs[name], pool.profile)
+            self._keep_gate(pool)
+            for member in pool.members:
+                member.adapter = self.adapters.get(member.endpoint.engine, member.adapter)
+                member.health.settings = self.health
+                member.room.thresholds = self.fairness.saturation
+
+    def _rules(self) -> tuple[object, ...]:
+        return self.adapters, self.profile, self.health, self.fairness, self.saturation
+
+    def put(self, spec: PoolSpec) -> list[Member]:
+        """Make one pool what ``spec`` says; the members that left. Nothing to do if it is the same object as before."""
+        name = spec.name
+        if self._specs.get(name) is spec:
+            return []
+        former = self._pools.get(name)
+        old = {} if former is None else {member.endpoint: member for member in former.members}
+        known = dict.fromkeys(endpoint for endpoint in spec.endpoints if endpoint.engine in self.adapters)
+        members = [old.get(endpoint) or self._member(spec, endpoint) for endpoint in known]
+        self._specs[name] = spec
+        pool = self._pools[name] = self._pool(spec, members)
+        self._keep_gate(pool)
+        for member in members:
+            if member.endpoint not in old:
+                self._placed.setdefault(member.endpoint, []).append((pool, member))
+        gone = [member for endpoint, member in old.items() if endpoint not in known]
+        there = {member.id for member in members} if gone else set()
+        for member in gone:
+            self._displace(member)
+            if member.id not in there:  # one that only got other headers or labels still holds what it held
+                pool.profile.forget(member.id)
+        return gone
+
+    def remove(self, name: str) -> list[Member]:
+        """There is no such pool any more; the members that left. Who waits there goes on."""
+        pool = self._pools.pop(name)
+        del self._specs[name]
+        self._detectors.pop(name, None)
+        self._keep_gate(pool)
+        for member in pool.members:
+            self._displace(member)
+        return list(pool.members)
+
+    def sort(self, names: Iterable[str]) -> None:
+        """Show pools in this order, which names each of them."""
+        self._pools = {name: self._pools[name] for name in names}
+
+    def _displace(self, member: Member) -> None:
+        places = [place for place in self._placed[member.endpoint] if place[1] is not member]
+        if places:
+            self._placed[member.endpoint] = places
+        else:
+            del self._placed[member.endpoint]
 
     def listened(self, told: Told | None, spent: Spent | None = None) -> None:
         """``told`` is told of placements from now on, ``spent`` of what gates charge."""
@@ -134,18 +187,17 @@ class Pools:
             if pool.gate is not None:
                 pool.gate.timer = timer
 
-    def _keep_gates(self, former: Mapping[str, Pool]) -> None:
+    def _keep_gate(self, pool: Pool) -> None:
         """Who waits where there is no gate any more, or no pool, goes on."""
-        for name, pool in {**former, **self._pools}.items():
-            if self.fairness.enabled and name in self._pools:
-                if pool.gate is None:
-                    pool.gate = Gate(pool, self.fairness, self.saturation)
-                    pool.gate.timer = self.timer
-                else:
-                    pool.gate.apply(self.fairness, self.saturation)
-            elif pool.gate is not None:
-                gate, pool.gate = pool.gate, None
-                gate.dissolve(trio.current_time())
+        if self.fairness.enabled and pool.name in self._pools:
+            if pool.gate is None:
+                pool.gate = Gate(pool, self.fairness, self.saturation)
+                pool.gate.timer, pool.gate.spent = self.timer, self.spent
+            else:
+                pool.gate.apply(self.fairness, self.saturation)
+        elif pool.gate is not None:
+            gate, pool.gate = pool.gate, None
+            gate.dissolve(trio.current_time())
 
     def _pool(self, spec: PoolSpec, members: Sequence[Member]) -> Pool:
         """The same object for as long as there is a pool of the name: it holds what was learned."""
@@ -153,7 +205,7 @@ class Pools:
         profile = self.profile(spec, None if pool is None else pool.profile)
         if pool is None:
             pool = Pool(spec.name, members, spec.policy, profile, self.rng, self.estimator)
-            pool.bare = spec.bare
+            pool.told, pool.bare = self.told, spec.bare
             return pool
         for member in members:
             if member.speed.pace is not pool.pace:
@@ -190,16 +242,20 @@ class Pools:
             member.room.forget()
             pool.profile.forget(member.id)
 
-    def polled(self, endpoint: Endpoint, answers: bool) -> None:
-        """It answered a poll, or is not polled any more."""
+    def polled(self, endpoint: Endpoint, period: float | None) -> None:
+        """It answered a poll, and is asked again in so many seconds; None: it is not polled any more."""
         now = trio.current_time()
         for _, member in self._placed.get(endpoint, ()):
-            if answers:
-                member.health.polled(now)
+            if period is not None:
+                member.health.polled(now, period)
                 member.room.awaited = True
             else:
                 member.health.unpolled()
                 member.room.awaited = member.up is False  # not asked now, but will be
+
+    def busy(self) -> list[Endpoint]:
+        """Endpoints that have requests."""
+        return [member.endpoint for pool in self._pools.values() for member in pool.members if member.inflight]
 
     def watch(self, now: float) -> None:
         for pool in self._pools.values():
@@ -208,7 +264,7 @@ class Pools:
     def ready(self) -> bool:
         """Whether some endpoint can be used and is known to answer, or need not be asked (a public provider)."""
         now = trio.current_time()
-        return any(member.up and member.usable(now) for member in self.members())
+        return any(member.up and member.usable(now) for pool in self._pools.values() for member in pool.members)
 
     def drain(self, endpoint_id: str) -> bool:
         """Place nothing new on an endpoint; what runs there finishes. False if nobody knows it."""

@@ -1,15 +1,16 @@
 """Asks engines how busy they are, several times a second, and says so to whoever keeps the candidates. (T)
 
-One loop an endpoint, as in `gateway.discover`: a hung one delays nobody. A load that is not renewed is declared lost
-rather than believed; an endpoint without a metrics page is asked seldom, and is none the worse for it.
+Each endpoint has its own time (`gateway.rounds`): a hung one delays nobody. A load that is not renewed is declared lost
+rather than believed; an endpoint without a metrics page is asked seldom, and is none the worse for it. What all of it
+costs is bounded: beyond so many endpoints the idle ones are asked more seldom, those at work as often as ever.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 import msgspec
 import trio
@@ -17,7 +18,7 @@ import trio
 from gateway.errors import GatewayError, UpstreamError, UpstreamTimeout
 from gateway.ports import Adapter, Transport
 from gateway.recent import Recent
-from gateway.supervise import Loops
+from gateway.rounds import Rounds
 from gateway.types import Endpoint, Load, UpstreamRequest
 from gateway.wire.exposition import Layout
 
@@ -26,6 +27,13 @@ _NO_PAGE_S: Final = 30.0
 _SLOWEST_S: Final = 1.0
 _STALE_S: Final = 2.0
 _PATROL_S: Final = 0.25
+_AT_FULL_RATE: Final = 256
+"""So many are asked once an interval each, which takes a quarter of a core; more share as many questions."""
+_RATE: Final = 2000.0
+"""Questions begun a second at most."""
+_KEPT_S: Final = 1.0
+"""Beyond this between two questions a connection is not kept for the next one: it would be closed before (3.5 s), and a
+question that needs a new one costs twice as much."""
 _PATIENCE: Final = 4.0
 """An engine that has let a question time out is given up to so many times the timeout for the next ones."""
 _PAGE_MAX: Final = 4 << 20
@@ -34,8 +42,7 @@ _HEADERS: Final = (
     (b"accept-encoding", b"identity"),
     (b"user-agent", b"infer-gateway"),
 )
-
-_Key: TypeAlias = tuple[Endpoint, Adapter]
+_CLOSING: Final = (*_HEADERS, (b"connection", b"close"))
 
 
 class _NoPage(Exception):
@@ -44,11 +51,11 @@ class _NoPage(Exception):
 
 class _Asked:
     """What is known of one endpoint. ``at``: when it last told its load, None while its load is not known.
-    ``patience``: seconds that it is known to need for an answer, more or less.
+    ``patience``: seconds that it is known to need for an answer, more or less. ``period``: those to the next question.
     """
 
     __slots__ = (
-        "adapter", "at", "endpoint", "failures", "layout", "patience", "recent", "refused", "request", "target",
+        "adapter", "at", "endpoint", "failures", "layout", "patience", "period", "recent", "refused", "target",
         "watched", "why",
     )  # fmt: skip
 
@@ -56,12 +63,11 @@ class _Asked:
         self.endpoint = endpoint
         self.adapter = adapter
         self.target = _unversioned(endpoint)
-        self.request = UpstreamRequest(b"GET", adapter.metrics_path(), _HEADERS)
         self.layout = Layout()
         self.recent = Recent()
         self.at: float | None = None
         self.failures = 0
-        self.patience = 0.0
+        self.patience = self.period = 0.0
         self.refused = False
         self.watched = True  # an answer may come in the very turn in which its endpoint is given up
         self.why = ""
@@ -71,11 +77,12 @@ class Scrapes:
     """Calls back in this thread, with the endpoint: ``loaded`` with each new load, ``restarted`` before the first load
     of another engine process, ``lost`` once when the last load is older than ``stale`` seconds (default: five
     intervals, two seconds at least), ``refused`` when a connection is refused or breaks and did not do so before;
-    ``polled`` with True when a question was answered, whatever the answer, and with False when it is not asked any
-    more, or hardly ever.
+    ``polled`` with the seconds to the next question when one was answered, whatever the answer, and with None when it
+    is not asked any more, or hardly ever.
 
     ``interval`` is the time between two questions in seconds, give or take a tenth, ``timeout`` the time for an answer;
     both may be set while it runs. Who needs longer is given longer: a page that is slow to come is no sign of death.
+    ``busy`` gives the endpoints that have requests; where there are too many for ``interval``, these come first.
     """
 
     def __init__(
@@ -86,7 +93,8 @@ class Scrapes:
         lost: Callable[[Endpoint], object],
         restarted: Callable[[Endpoint], object] = lambda endpoint: None,
         refused: Callable[[Endpoint], object] = lambda endpoint: None,
-        polled: Callable[[Endpoint, bool], object] = lambda endpoint, answers: None,
+        polled: Callable[[Endpoint, float | None], object] = lambda endpoint, period: None,
+        busy: Callable[[], Iterable[Endpoint]] = tuple,
         interval: float = 0.2,
         timeout: float = 1.0,
         stale: float | None = None,
@@ -98,59 +106,97 @@ class Scrapes:
         self._restarted = restarted
         self._refused = refused
         self._polled = polled
+        self._busy_now = busy
         self.interval = interval
         self.timeout = timeout
         self._stale = stale
         self._rng = rng or random.Random()
-        self._asked: dict[_Key, _Asked] = {}
-        self._loops = Loops[_Key](self._keep_asking, lambda key: f"scraping of {key[0].url}")
+        self._asked: dict[Endpoint, _Asked] = {}
+        self._busy: frozenset[Endpoint] = frozenset()
+        self._rounds = Rounds(self._question, lambda asked: f"scraping of {asked.endpoint.url}", _RATE)
 
     async def run(self) -> None:
         """Until cancelled. Endpoints given to `watch` before are asked from now on."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._loops.run)
+            nursery.start_soon(self._rounds.run)
             await self._patrol()
 
     def watch(self, adapters: Mapping[Endpoint, Adapter]) -> None:
         """Ask these from now on, each in its dialect, and no others. Of one no longer watched nothing more is said."""
-        keys = [key for key in adapters.items() if key[1].metrics_path()]
-        for key in keys:
-            if key not in self._asked:
-                self._asked[key] = _Asked(*key)
-        for key in self._loops.keep(keys):
-            self._asked.pop(key).watched = False
-            self._polled(key[0], False)
+        for endpoint in self._asked.keys() - adapters.keys():
+            self.drop(endpoint)
+        for endpoint, adapter in adapters.items():
+            self.add(endpoint, adapter)
+
+    def add(self, endpoint: Endpoint, adapter: Adapter) -> None:
+        """Ask this one, too, from now on, in this dialect."""
+        known = self._asked.get(endpoint)
+        if known is not None and known.adapter is adapter:
+            return
+        self.drop(endpoint)
+        if adapter.metrics_path():
+            asked = self._asked[endpoint] = _Asked(endpoint, adapter)
+            self._rounds.add(asked, self._rng.uniform(0, self.interval))  # what begins together must not ask in step
+
+    def drop(self, endpoint: Endpoint) -> None:
+        """Ask it no more."""
+        asked = self._asked.pop(endpoint, None)
+        if asked is not None:
+            asked.watched = False
+            self._rounds.drop(asked)
+            self._polled(endpoint, None)
 
     async def _patrol(self) -> None:
-        """Loads expire also while their engine lets a question wait."""
+        """Loads expire also while their engine lets a question wait; who was given a request is asked sooner."""
         while True:
             await trio.sleep(_PATROL_S)
-            oldest = trio.current_time() - (max(5 * self.interval, _STALE_S) if self._stale is None else self._stale)
+            now = trio.current_time()
+            least = max(5 * self.interval, _STALE_S) if self._stale is None else self._stale
             for asked in list(self._asked.values()):
-                if asked.at is not None and asked.at < oldest:
+                if asked.at is not None and asked.at < now - max(least, 3 * asked.period):
                     asked.at = None
                     _log.warning(
                         "the load of %s is not known any more: %s", asked.endpoint.url, asked.why or "it hangs"
                     )
                     self._lost(asked.endpoint)
+            self._look_who_is_busy()
 
-    async def _keep_asking(self, key: _Key) -> None:
-        asked = self._asked.get(key)
-        if asked is None:  # given up before it began
+    def _look_who_is_busy(self) -> None:
+        if len(self._asked) <= _AT_FULL_RATE:
             return
-        await trio.sleep(self._rng.uniform(0, self.interval))  # those that begin together must not ask in step
-        while True:
-            began = trio.current_time()
-            period = await self._ask(asked) * self._rng.uniform(0.9, 1.1)
-            await trio.sleep(max(period - (trio.current_time() - began), self.interval / 2))
+        before, self._busy = self._busy, frozenset(self._busy_now())
+        for endpoint in self._busy - before:
+            asked = self._asked.get(endpoint)
+            if asked is not None and not asked.why:
+                self._rounds.hurry(asked, self._rng.uniform(0, self.interval))
+
+    def _period(self, endpoint: Endpoint) -> float:
+        """Seconds between two questions. Those at work have half of all questions, if they need as many."""
+        interval, many = self.interval, len(self._asked)
+        if many <= _AT_FULL_RATE:
+            return interval
+        rate = _AT_FULL_RATE / interval
+        working = max(interval, 2.0 * len(self._busy) / rate)
+        if endpoint in self._busy:
+            return working
+        idle = max(working, (many - len(self._busy)) / (rate - len(self._busy) / working))
+        return idle if idle < _KEPT_S else 2.0 * idle
+
+    async def _question(self, asked: _Asked) -> float:
+        if not asked.watched:  # given up before it began
+            return 0.0
+        began = trio.current_time()
+        period = await self._ask(asked) * self._rng.uniform(0.9, 1.1)
+        return max(period - (trio.current_time() - began), self.interval / 2)
 
     async def _ask(self, asked: _Asked) -> float:
         """Ask once; the time from now to the next question."""
+        asked.period = self._period(asked.endpoint)
         try:
             page = await self._page(asked)
             if page is None:
                 return self._failed(asked, "no answer in time")
-            self._polled(asked.endpoint, True)
+            self._polled(asked.endpoint, asked.period)
             load = asked.adapter.parse_load(page, trio.current_time(), asked.layout)
         except _NoPage as error:
             return self._without_page(asked, str(error))
@@ -159,10 +205,10 @@ class Scrapes:
         except (UpstreamError, UpstreamTimeout) as error:
             return self._failed(asked, str(error), refused=isinstance(error, UpstreamError))
         except GatewayError as error:
-            self._polled(asked.endpoint, True)
+            self._polled(asked.endpoint, asked.period)
             return self._failed(asked, str(error))
         self._note(asked, load)
-        return self.interval
+        return asked.period
 
     def _note(self, asked: _Asked, load: Load) -> None:
         if not asked.watched:
@@ -179,7 +225,7 @@ class Scrapes:
     def _without_page(self, asked: _Asked, why: str) -> float:
         if why != asked.why:
             _log.info("%s does not tell its load: %s; asked again every %.0f s", asked.endpoint.url, why, _NO_PAGE_S)
-        self._polled(asked.endpoint, False)
+        self._polled(asked.endpoint, None)
         asked.why, asked.refused = why, False
         return _NO_PAGE_S
 
@@ -189,14 +235,16 @@ class Scrapes:
         asked.failures += 1
         if news and asked.watched:
             self._refused(asked.endpoint)
-        return max(self.interval, min(self.interval * 2.0 ** min(asked.failures - 1, 10), _SLOWEST_S))
+        return max(asked.period, min(self.interval * 2.0 ** min(asked.failures - 1, 10), _SLOWEST_S))
 
     async def _page(self, asked: _Asked) -> bytes | None:
         """None if it does not come in time. Raises as `_get`."""
         began = trio.current_time()
         asked.patience = min(max(asked.patience, self.timeout), _PATIENCE * self.timeout)
         with trio.move_on_after(asked.patience):
-            page = await self._get(asked.target, asked.request)
+            fields = _HEADERS if asked.period < _KEPT_S else _CLOSING
+            request = UpstreamRequest(b"GET", asked.adapter.metrics_path(), fields)
+            page = await self._get(asked.target, request)
             asked.patience = min(asked.patience, 2.0 * (trio.current_time() - began))
             return page
         asked.patience *= 2.0

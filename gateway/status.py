@@ -25,7 +25,9 @@ from gateway.usage import UsageLog
 class Parts(Protocol):
     """What of the program is looked at."""
 
-    snapshot: Snapshot
+    @property
+    def snapshot(self) -> Snapshot: ...
+
     pools: Pools
     gateway: Gateway
     totals: Totals

@@ -38,7 +38,7 @@ async def supervise(
     ``counts[name]`` grows by one with every restart. Only exceptions that are not `Exception` leave: when a cancelled
     ``fn`` also fails, its errors are logged and the cancellation alone goes on.
     """
-    backoff = _Backoff(base, ceiling, random.Random() if rng is None else rng)
+    backoff: _Backoff | None = None
     last = ""
     while True:
         began = trio.current_time()
@@ -56,7 +56,7 @@ async def supervise(
         except Exception as error:  # noqa: BLE001 — the one place whose purpose this is
             failure = error
         if trio.current_time() - began >= (ceiling if healthy is None else healthy):
-            backoff.reset()
+            backoff = None
             last = ""
         if (described := describe(failure)) != last:
             _report(name, failure, expected, "and is restarted")
@@ -64,6 +64,8 @@ async def supervise(
         del failure  # its traceback holds the frames of the failed run
         if counts is not None:
             counts[name] = counts.get(name, 0) + 1
+        if backoff is None:  # only now: most never fail, and a source of randomness takes 2.5 kB
+            backoff = _Backoff(base, ceiling, random.Random() if rng is None else rng)
         await trio.sleep(backoff.next())
 
 
@@ -113,7 +115,6 @@ class _Backoff:
     """Exponential delays with jitter."""
 
     def __init__(self, base: float, ceiling: float, rng: random.Random) -> None:
-        self._base = base
         self._ceiling = ceiling
         self._rng = rng
         self._delay = base
@@ -121,9 +122,6 @@ class _Backoff:
     def next(self) -> float:
         delay, self._delay = self._delay, min(self._delay * 2, self._ceiling)
         return min(delay, self._ceiling) * self._rng.uniform(0.5, 1.0)
-
-    def reset(self) -> None:
-        self._delay = self._base
 
 
 def describe(error: BaseException) -> str:

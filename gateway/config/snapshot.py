@@ -208,17 +208,15 @@ def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def resolved(snapshot: Snapshot, engines: Mapping[Endpoint, str]) -> Snapshot:
-    """``snapshot`` with the engines of endpoints configured as "auto" or "any" that have since been recognised."""
+def resolved(pool: PoolSpec, engines: Mapping[Endpoint, str]) -> PoolSpec:
+    """``pool`` with the engines of endpoints configured as "auto" or "any" that have since been recognised; the very
+    same object if none has.
+    """
     if not engines:
-        return snapshot
-
-    def known(pool: PoolSpec) -> PoolSpec:
-        members = tuple(
-            msgspec.structs.replace(member, engine=engines.get(member, member.engine)) for member in pool.endpoints
-        )
-        named: Sequence[str] = [member.engine for member in members if member.engine not in UNKNOWN]
-        engine = named[0] if pool.engine in UNKNOWN and named else pool.engine
-        return msgspec.structs.replace(pool, endpoints=members, engine=engine)
-
-    return msgspec.structs.replace(snapshot, pools=tuple(known(pool) for pool in snapshot.pools))
+        return pool
+    members = tuple(
+        msgspec.structs.replace(member, engine=engines.get(member, member.engine)) for member in pool.endpoints
+    )
+    named: Sequence[str] = [member.engine for member in members if member.engine not in UNKNOWN]
+    engine = named[0] if pool.engine in UNKNOWN and named else pool.engine
+    return msgspec.structs.replace(pool, endpoints=members, engine=engine)

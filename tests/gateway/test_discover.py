@@ -82,7 +82,7 @@ def run(scenario: Callable[[Discovery, Fleet, list[float]], Awaitable[None]]) ->
         discovery = Discovery(
             fleet,
             {"fake": FakeAdapter(), "anthropic": FakeAdapter()},  # type: ignore[dict-item]
-            lambda: changes.append(trio.current_time()),
+            lambda endpoint: changes.append(trio.current_time()),
             detect=lambda answers: "fake" if "/version" in answers else None,
             detect_paths=["/version"],
             fields={"anthropic": ((b"version", b"1"),)},

@@ -181,14 +181,14 @@ def test_what_will_say_how_much_it_has_to_do_is_waited_for_and_what_never_will_i
         (first,), (public,) = pools["p"].members, pools["q"].members
         assert (first.room.awaited, public.room.awaited) == (True, False)
         first.up = True
-        pools.polled(A, answers=False)
+        pools.polled(A, None)
         assert not first.room.awaited
         pools.apply([here, PoolSpec("too", "fake", (A,))])
         assert not pools["too"].members[0].room.awaited  # as is known of it where it is already
-        pools.polled(A, answers=True)
+        pools.polled(A, 0.2)
         assert first.room.awaited
         first.up = False
-        pools.polled(A, answers=False)  # not asked while it is down, but will be
+        pools.polled(A, None)  # not asked while it is down, but will be
         assert first.room.awaited
 
     run(scenario)

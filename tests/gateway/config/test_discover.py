@@ -136,6 +136,6 @@ spec: {inferenceEngine: auto, endpoints: ["http://x:1", "http://y:1"]}
 """
     base = load(parse("g.yaml", text.encode()))
     y = base.pools[0].endpoints[1]
-    (pool,) = resolved(base, {y: "sglang"}).pools
+    pool = resolved(base.pools[0], {y: "sglang"})
     assert (pool.engine, [at.engine for at in pool.endpoints]) == ("sglang", ["auto", "sglang"])
-    assert resolved(base, {}) is base
+    assert resolved(base.pools[0], {}) is base.pools[0]
