@@ -1,0 +1,1 @@
+"""Kubernetes: a fake API server over real HTTP, and what is tested against it."""
