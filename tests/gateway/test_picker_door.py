@@ -9,11 +9,13 @@ import trio
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from gateway.config.settings import ExtProcListener
+from gateway.config.snapshot import PoolSpec
 from gateway.listen import close_listeners, open_listeners
 from gateway.net import connect
-from gateway.picker_door import picker_doors
+from gateway.picker_door import Picker, picker_doors
 from gateway.wire.grpc import Code, framed
 from protocols.extproc.serve import METHOD
+from tests.gateway.scripted import World, run
 from tests.protocols.grpc.rig import Client
 
 CORE: Any = SimpleNamespace(known=None, identify=None, ready=lambda: True, refused=None, gateway=None)
@@ -42,3 +44,27 @@ def test_all_clients_of_a_proxy_may_hang_up_at_once() -> None:
                 nursery.cancel_scope.cancel()
 
     trio.run(main)
+
+
+def test_a_picker_is_ready_once_it_knows_its_pool_be_it_empty() -> None:
+    async def scenario() -> None:
+        world = World({})
+        core: Any = SimpleNamespace(
+            known=None, identify=None, gateway=world.gateway, namespace="ns", ready=lambda: False, synced=lambda: True
+        )
+        of_one, of_another, of_all = (Picker(core, 0, pool) for pool in ("one", "ns/another", None))
+        assert [each.pool for each in (of_one, of_another, of_all)] == ["ns/one", "ns/another", None]
+        world.pools.apply([PoolSpec("other/one", "fake")])
+        assert not any(each.ready() for each in (of_one, of_another, of_all))
+        world.pools.apply([PoolSpec("ns/one", "fake", bare=True)])
+        assert [each.ready() for each in (of_one, of_another, of_all)] == [True, False, True]
+        core.synced = lambda: False
+        assert not of_one.ready()
+        assert not of_all.ready()
+        core.ready = lambda: True
+        assert of_all.ready()
+        world.pools.apply([])
+        core.synced = lambda: True
+        assert not of_one.ready()
+
+    run(scenario)
