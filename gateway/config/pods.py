@@ -11,7 +11,7 @@ import ipaddress
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterable, Iterator
 from itertools import chain
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import msgspec
 from msgspec import field
@@ -25,7 +25,10 @@ POD_NAME: Final = "kubernetes.io/pod-name"
 ACTIVE_PORTS: Final = ("llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports")
 """Annotations that limit the ports a pod serves on, such as "8000,8001"; the first one given counts."""
 
+_TOLD: Final = 5
+
 Pair = tuple[str, str]
+K = TypeVar("K", bound=Hashable)
 
 
 class Pod(msgspec.Struct, frozen=True, gc=False):
@@ -164,7 +167,7 @@ class Membership:
     requests of clients.
     """
 
-    __slots__ = ("_endpoints", "_made", "_names", "_pods", "_prefill", "pairs", "ready", "selector", "template")
+    __slots__ = ("_endpoints", "_made", "_names", "_odd", "_pods", "_prefill", "pairs", "ready", "selector", "template")
 
     def __init__(self, selector: Selector, template: Endpoint) -> None:
         self.selector = selector
@@ -174,6 +177,7 @@ class Membership:
         self._prefill = None if group is None else frozenset(group.prefill_labels.items())
         self.ready = 0
         self._pods: dict[str, Pod] = {}
+        self._odd: dict[str, Pod] = {}
         self._names: list[str] = []
         self._made: dict[str, tuple[Endpoint, ...]] = {}
         self._endpoints: tuple[Endpoint, ...] | None = ()
@@ -191,10 +195,14 @@ class Membership:
             insort(self._names, pod.name)
         self.ready += pod.serves - (former is not None and former.serves)
         self._pods[pod.name] = pod
+        self._odd.pop(pod.name, None)
+        if pod.rubbish:
+            self._odd[pod.name] = pod
         self._make(pod)
 
     def drop(self, name: str) -> None:
         former = self._pods.pop(name)
+        self._odd.pop(name, None)
         del self._names[bisect_left(self._names, name)]
         self.ready -= former.serves
         if self._made.pop(name, ()):
@@ -214,11 +222,12 @@ class Membership:
             self._endpoints = tuple(chain.from_iterable(made[name] for name in self._names if name in made))
         return self._endpoints
 
-    def warnings(self) -> Iterator[str]:
-        """What is odd about members."""
-        for pod in self._pods.values():
-            if pod.rubbish:
-                yield f'Pod {pod.namespace}/{pod.name}: active-ports: "{pod.rubbish}" cannot be ports, ignored'
+    def warnings(self) -> list[str]:
+        """What is odd about members, of the first few."""
+        odd = (self._odd[name] for name in sorted(self._odd)[:_TOLD])
+        return [
+            f'Pod {pod.namespace}/{pod.name}: active-ports: "{pod.rubbish}" cannot be ports, ignored' for pod in odd
+        ]
 
     def _make(self, pod: Pod) -> None:
         made = tuple(self._of(pod)) if pod.serves else ()
@@ -235,7 +244,7 @@ class Membership:
                 yield msgspec.structs.replace(self.template, host=pod.address, port=port, labels=pod.labels)
 
 
-class _Space:
+class _Space(Generic[K]):
     """One namespace: its pods, by name and by label, and the memberships, each under one of its labels."""
 
     __slots__ = ("found", "pods", "wanted")
@@ -243,9 +252,9 @@ class _Space:
     def __init__(self) -> None:
         self.pods: dict[str, Pod] = {}
         self.found: dict[Pair, tuple[Pair, set[str]]] = {}
-        self.wanted: dict[Pair, dict[Hashable, Membership]] = {}
+        self.wanted: dict[Pair, dict[K, Membership]] = {}
 
-    def matching(self, pod: Pod) -> dict[Hashable, Membership]:
+    def matching(self, pod: Pod) -> dict[K, Membership]:
         labels = frozenset(pod.labels)
         return {
             key: membership
@@ -281,12 +290,12 @@ class _Space:
                 if not found[1]:
                     del self.found[pair]
 
-    def enlist(self, key: Hashable, membership: Membership) -> None:
+    def enlist(self, key: K, membership: Membership) -> None:
         """Under the label that fewest others stand under: a label that all selectors share would tell nothing."""
         pair = min(membership.selector.labels, key=lambda pair: len(self.wanted.get(pair, ())))
         self.wanted.setdefault(pair, {})[key] = membership
 
-    def strike(self, key: Hashable, membership: Membership) -> None:
+    def strike(self, key: K, membership: Membership) -> None:
         for pair in membership.selector.labels:
             listed = self.wanted.get(pair, {})
             if listed.pop(key, None) is not None and not listed:
@@ -297,24 +306,24 @@ class _Space:
         return not self.pods and not self.wanted
 
 
-class PodIndex:
+class PodIndex(Generic[K]):
     """All living pods, and who of them belongs where. Memberships go by keys of the caller's choice.
 
     ``changed``: keys of memberships with another pod in them, or the same with something changed; the caller clears it.
     """
 
     def __init__(self) -> None:
-        self.changed: set[Hashable] = set()
-        self._spaces: dict[str, _Space] = {}
-        self._memberships: dict[Hashable, Membership] = {}
+        self.changed: set[K] = set()
+        self._spaces: dict[str, _Space[K]] = {}
+        self._memberships: dict[K, Membership] = {}
 
     def __len__(self) -> int:
         return sum(len(space.pods) for space in self._spaces.values())
 
-    def __getitem__(self, key: Hashable) -> Membership:
+    def __getitem__(self, key: K) -> Membership:
         return self._memberships[key]
 
-    def watch(self, key: Hashable, selector: Selector, template: Endpoint) -> Membership:
+    def watch(self, key: K, selector: Selector, template: Endpoint) -> Membership:
         """The membership of that key; one with another selector is replaced."""
         former = self._memberships.get(key)
         if former is not None and former.selector == selector:
@@ -329,7 +338,7 @@ class PodIndex:
                 made.put(pod)
         return made
 
-    def unwatch(self, key: Hashable) -> None:
+    def unwatch(self, key: K) -> None:
         former = self._memberships.pop(key, None)
         if former is not None:
             namespace = former.selector.namespace
@@ -344,7 +353,7 @@ class PodIndex:
         former = space.pods.get(pod.name)
         if former is not None and former.alike(pod):
             return
-        before = {} if former is None else space.matching(former)
+        before: dict[K, Membership] = {} if former is None else space.matching(former)
         if former is not None:
             space.discard(pod.name)
         kept = space.add(pod)

@@ -29,12 +29,11 @@ def route_of(resource: Resource, find: Find, absent: Absent) -> tuple[Route, lis
     return Route(resource.name, spec.model_name, spec.lora_adapters, rules, resource.age, drop=drop), flaws
 
 
-def targets(resource: Resource) -> Iterator[tuple[str, str]]:
-    """(kind, "namespace/name") of every target, repeated ones too."""
+def targets(resource: Resource) -> Iterator[list[tuple[str, str]]]:
+    """Of each rule, the (kind, "namespace/name") of its targets."""
     for rule in resource.content.rules:
-        for target in rule.target_models:
-            kind, _, name = _named(target)
-            yield kind, f"{resource.metadata.namespace}/{name}"
+        named = (_named(target) for target in rule.target_models)
+        yield [(kind, f"{resource.metadata.namespace}/{name}") for kind, _, name in named]
 
 
 def unreached(resource: Resource) -> Iterator[Flaw]:
