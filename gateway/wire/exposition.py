@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -62,33 +65,51 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class _Spot(msgspec.Struct, frozen=True, gc=False):
-    """One sample: all that stands before its value, the line end before it included, and where the value is."""
+    """One sample: all that stands before its value, the line end before it included."""
 
     field: str
     head: bytes
-    start: int
-    end: int
     more: bytes
     """What the next line begins with if it is another series of the same sample."""
+
+
+class _Shape:
+    """The wanted samples of a page in its order, and their labels by field. Endpoints whose pages have the same share
+    one: it takes 10 kB and more.
+    """
+
+    __slots__ = ("__weakref__", "labels", "spots")
+
+    def __init__(self, spots: tuple[_Spot, ...], labels: dict[str, list[Labels]]) -> None:
+        self.spots = spots
+        self.labels = labels
+
+
+_shapes: Final[WeakValueDictionary[tuple[_Spot, ...], _Shape]] = WeakValueDictionary()
+_NONE: Final = _Shape((), {})
 
 
 class Layout:
     """Where one endpoint's last page had the wanted samples. Whoever reads its pages keeps it and only hands it on."""
 
-    __slots__ = ("_labels", "_length", "_lines", "_reads", "_spots", "_wanted")
+    __slots__ = ("_length", "_lines", "_places", "_reads", "_shape", "_wanted")
 
     def __init__(self) -> None:
         self._wanted: Wanted | None = None
-        self._spots: tuple[_Spot, ...] = ()
-        self._labels: dict[str, list[Labels]] = {}
+        self._shape = _NONE
+        self._places: array[int] = array("I")  # by sample: where its value begins, and where it ends
         self._length = self._lines = self._reads = 0
 
-    def note(self, wanted: Wanted, page: bytes, spots: Sequence[_Spot], labels: dict[str, list[Labels]]) -> None:
+    def note(
+        self, wanted: Wanted, page: bytes, spots: Sequence[_Spot], places: array[int], labels: dict[str, list[Labels]]
+    ) -> None:
         """A page has been looked through."""
-        usable = bool(spots) and spots[0].start > len(spots[0].head) - 1 and spots[-1].end < len(page)
+        usable = bool(spots) and places[0] > len(spots[0].head) - 1 and places[-1] < len(page)
         self._wanted = wanted if usable else None
-        self._spots = tuple(_bounded(spots))
-        self._labels = labels
+        bounded = tuple(_bounded(spots))
+        shape = _shapes.get(bounded)
+        self._shape = _shapes.setdefault(bounded, _Shape(bounded, labels)) if shape is None else shape
+        self._places = places
         self._length, self._lines, self._reads = len(page), page.count(b"\n"), 0
 
     def follow(self, wanted: Wanted, page: bytes) -> Found | None:
@@ -101,25 +122,26 @@ class Layout:
             return None
         self._length = len(page)
         find, starts = page.find, page.startswith
-        values: dict[str, list[float]] = {field: [] for field in self._labels}
+        shape, places = self._shape, iter(self._places)
+        values: dict[str, list[float]] = {field: [] for field in shape.labels}
         end = before = 0
-        for spot in self._spots:
+        for spot, start, stop in zip(shape.spots, places, places, strict=True):
             head = spot.head
             size = len(head)
-            expected = end + spot.start - before - size
+            expected = end + start - before - size
             at = find(head, max(0, expected - _SLACK), expected + size + _SLACK)
             if at < 0:
                 return None
             end = find(b"\n", at + size)
             if end < 0 or starts(spot.more, end):
                 return None
-            before = spot.end
+            before = stop
             text = page[at + size : end]
             try:
                 values[spot.field].append(float(text))
             except ValueError:
                 values[spot.field].append(_number(text))
-        return Found(values, self._labels)
+        return Found(values, shape.labels)
 
 
 def read(page: bytes, wanted: Wanted, layout: Layout | None = None) -> Found:
@@ -128,12 +150,12 @@ def read(page: bytes, wanted: Wanted, layout: Layout | None = None) -> Found:
         found = layout.follow(wanted, page)
         if found is not None:
             return found
-    spots, labels = _look(page, wanted)
+    spots, places, labels = _look(page, wanted)
     values: dict[str, list[float]] = {field: [] for field in labels}
-    for spot in spots:
-        values[spot.field].append(_number(page[spot.start : spot.end]))
+    for spot, start, end in zip(spots, places[::2], places[1::2], strict=True):
+        values[spot.field].append(_number(page[start:end]))
     if layout is not None:
-        layout.note(wanted, page, spots, labels)
+        layout.note(wanted, page, spots, places, labels)
     return Found(values, labels)
 
 
@@ -144,22 +166,26 @@ def _bounded(spots: Sequence[_Spot]) -> Iterator[_Spot]:
         yield spot if last else msgspec.structs.replace(spot, more=_NEVER)
 
 
-def _look(page: bytes, wanted: Wanted) -> tuple[list[_Spot], dict[str, list[Labels]]]:
-    """Every line once: the samples in the page's order, and their labels by field."""
+def _look(page: bytes, wanted: Wanted) -> tuple[list[_Spot], array[int], dict[str, list[Labels]]]:
+    """Every line once: the samples in the page's order, where their values begin and end, and their labels by field."""
     samples = list(_samples(page, wanted.names))
     best: dict[str, int] = {}
-    for field, place, _, _ in samples:
+    for field, place, _, _, _ in samples:
         best[field] = min(place, best.get(field, place))
     spots: list[_Spot] = []
+    places = array("I")
     labels: dict[str, list[Labels]] = {}
-    for field, place, spot, own in samples:
+    for field, place, spot, value, own in samples:
         if place == best[field]:
             spots.append(spot)
+            places.extend(value)
             labels.setdefault(field, []).append(own)
-    return spots, labels
+    return spots, places, labels
 
 
-def _samples(page: bytes, names: Mapping[bytes, tuple[str, int]]) -> Iterator[tuple[str, int, _Spot, Labels]]:
+def _samples(
+    page: bytes, names: Mapping[bytes, tuple[str, int]]
+) -> Iterator[tuple[str, int, _Spot, tuple[int, int], Labels]]:
     known = names.get
     at = 0
     for line in page.split(b"\n"):
@@ -170,7 +196,8 @@ def _samples(page: bytes, names: Mapping[bytes, tuple[str, int]]) -> Iterator[tu
             if wanted is not None and (split := _split(line, name)) is not None:
                 size, labels = split
                 head, series = line[:size], line[: len(name) + 1]
-                yield *wanted, _Spot(wanted[0], b"\n" + head, at + size, at + len(line), b"\n" + series), labels
+                spot = _Spot(wanted[0], b"\n" + head, b"\n" + series)
+                yield *wanted, spot, (at + size, at + len(line)), labels
         at += len(line) + 1
 
 
@@ -182,6 +209,7 @@ def _split(line: bytes, name: bytes) -> tuple[int, Labels] | None:
     return None if match is None else (match.end(), _labels(match[0]))
 
 
+@lru_cache(256)
 def _labels(text: bytes) -> Labels:
     return {name.decode(): _unescaped(value) for name, value in _LABEL.findall(text)}
 
