@@ -1,0 +1,434 @@
+"""Reflectors under a virtual clock: whatever the API server does, what is told adds up to what is there."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from gateway.sources.kube.client import ApiError, Unreachable
+from gateway.sources.kube.kinds import MODEL_ROUTE
+from gateway.sources.kube.messages import Key
+from gateway.sources.kube.reflector import Reflector
+from tests.gateway.sources.kube.fleet import BREAKING, Fleet
+
+AWAY = Unreachable("connection refused")
+
+
+class Mirror:
+    """What a reflector told, checked as it tells."""
+
+    def __init__(self, fleet: Fleet, **options: Any) -> None:
+        self.fleet = fleet
+        self.objects: dict[str, int] = {}
+        self.told: list[tuple[str, str]] = []
+        self.synced = 0
+        self.reflector = Reflector[int](
+            fleet,  # type: ignore[arg-type]
+            MODEL_ROUTE,
+            decode,
+            self.upsert,
+            self.removed,
+            self.sync,
+            rng=random.Random(1),
+            **options,
+        )
+
+    def upsert(self, key: Key, value: int) -> None:
+        self.told.append(("upsert", key[1]))
+        self.objects[key[1]] = value
+
+    def removed(self, key: Key) -> None:
+        self.told.append(("removed", key[1]))
+        del self.objects[key[1]]
+        times = sum(told == ("removed", key[1]) for told in self.told)
+        assert times <= self.fleet.deleted.get(key[1], 0), "gone, though it was never deleted"
+
+    def sync(self) -> None:
+        self.synced += 1
+
+    @property
+    def state(self) -> str:
+        return self.reflector.statistics().state
+
+    @property
+    def agrees(self) -> bool:
+        return self.objects == {name: value for name, (_, value) in self.fleet.objects.items()}
+
+
+def decode(raw: msgspec.Raw) -> int:
+    value = msgspec.json.decode(raw)["spec"]["value"]
+    if value < 0:
+        raise ValueError("value is negative")
+    return int(value)
+
+
+def play(scenario: Callable[[Fleet, Mirror], Awaitable[None]], **options: Any) -> None:
+    async def main() -> None:
+        fleet = Fleet()
+        for number in range(5):
+            fleet.put(f"r{number}", number)
+        mirror = Mirror(fleet, **options)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mirror.reflector.run)
+            await scenario(fleet, mirror)
+            nursery.cancel_scope.cancel()
+        assert fleet.open == 0
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def kinds(fleet: Fleet) -> list[str]:
+    return [what for _, what, _ in fleet.asked]
+
+
+def test_listed_in_parts_then_watched() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        await mirror.reflector.wait_synced()
+        await trio.sleep(0.1)
+        assert mirror.agrees
+        assert (mirror.synced, mirror.state) == (1, "live")
+        assert kinds(fleet) == ["list", "list", "list", "watch"]
+        fleet.put("r1", 7)
+        fleet.delete("r2")
+        fleet.put("r2", 8)
+        fleet.put("new", 9)
+        await trio.sleep(0.1)
+        assert mirror.told[5:] == [("upsert", "r1"), ("removed", "r2"), ("upsert", "r2"), ("upsert", "new")]
+        assert mirror.agrees
+        statistics = mirror.reflector.statistics()
+        assert (statistics.objects, statistics.events, statistics.lists, statistics.restarts) == (6, 4, 1, 0)
+
+    play(scenario, page=2)
+
+
+def test_a_watch_that_ends_in_order_goes_on_where_it_was() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        await trio.sleep(3000)
+        assert kinds(fleet).count("list") == 1
+        assert 5 <= kinds(fleet).count("watch") <= 10
+        assert len({query["timeoutSeconds"] for _, what, query in fleet.asked if what == "watch"}) > 3
+        fleet.put("r1", 7)
+        await trio.sleep(1)
+        assert mirror.agrees
+        assert mirror.reflector.statistics().restarts == 0
+
+    play(scenario)
+
+
+def test_what_was_forgotten_is_listed_and_only_differences_are_told() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        await trio.sleep(1)
+        mirror.told.clear()
+        fleet.faults.append("reset")
+        fleet.put("r1", 7)
+        fleet.down = AWAY
+        await trio.sleep(100)
+        assert (mirror.state, mirror.objects["r2"]) == ("broken", 2)
+        fleet.delete("r2")
+        fleet.put("r3", 9)
+        fleet.compact()
+        fleet.down = None
+        mirror.reflector.hurry()
+        await trio.sleep(0.1)
+        assert mirror.told == [("upsert", "r1"), ("upsert", "r3"), ("removed", "r2")]
+        assert (mirror.synced, mirror.state) == (2, "live")
+        assert mirror.agrees
+
+    play(scenario)
+
+
+def test_the_rest_of_a_list_that_expires_begins_again_in_larger_parts() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        fleet.token_floor = 10_000
+        await mirror.reflector.wait_synced()
+        assert [query["limit"] for _, what, query in fleet.asked if what == "list"] == [1, 1, 4, 4, 16]
+        await trio.sleep(0.1)
+        assert mirror.agrees
+
+    play(scenario, page=1)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in BREAKING if fault != "close"])
+def test_a_stream_that_breaks_goes_on_from_the_last_good_event(fault: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        await trio.sleep(1)
+        version = fleet.version
+        fleet.break_streams(fault)
+        await trio.sleep(700 if fault == "stall" else 1)
+        assert kinds(fleet)[:3] == ["list", "watch", "watch"]
+        assert fleet.asked[2][2]["resourceVersion"] == str(version)
+        fleet.put("r1", 7)
+        await trio.sleep(1)
+        assert mirror.agrees
+        assert mirror.state == "live"
+        assert mirror.reflector.statistics().restarts == 1
+
+    with caplog.at_level(logging.WARNING):
+        play(scenario)
+    assert len(caplog.records) == 1
+    assert caplog.messages[0].startswith("modelroutes.networking.serving.volcano.sh: cannot be followed")
+
+
+def test_garbage_at_the_same_place_again_leads_to_a_list() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        await trio.sleep(1)
+        fleet.faults.extend(["garbage", "garbage"])
+        fleet._wake()
+        await trio.sleep(5)
+        assert kinds(fleet) == ["list", "watch", "watch", "list", "watch"]
+        assert mirror.state == "live"
+
+    play(scenario)
+
+
+def test_silence_is_a_stall_where_bookmarks_come() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        await trio.sleep(65)
+        fleet.break_streams("stall")
+        await trio.sleep(181)
+        assert kinds(fleet) == ["list", "watch", "watch"]
+        assert fleet.asked[2][0] < 260
+
+    play(scenario)
+
+
+def test_without_bookmarks_silence_may_last_as_long_as_the_watch() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        fleet.bookmark_s = 10_000.0
+        await trio.sleep(1)
+        fleet.break_streams("stall")
+        lasts = float(fleet.asked[1][2]["timeoutSeconds"])
+        await trio.sleep(lasts + 28)
+        assert len(fleet.asked) == 2
+        await trio.sleep(3)
+        assert len(fleet.asked) == 3
+
+    play(scenario)
+
+
+def test_pauses_grow_to_half_a_minute_and_start_over_after_a_healthy_one() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        fleet.down = AWAY
+        await trio.sleep(600)
+        times = [at for at, _, _ in fleet.asked]
+        pauses = [b - a for a, b in zip(times, times[1:], strict=False)]
+        assert pauses[0] <= 0.5
+        assert pauses[1] <= 1.0
+        assert all(pause <= 30.0 for pause in pauses)
+        assert max(pauses) > 15.0
+        assert 20 < len(times) < 100
+        assert not mirror.objects
+        fleet.down = None
+        await trio.sleep(100)
+        assert mirror.agrees
+        fleet.break_streams("reset")
+        before = trio.current_time()
+        await trio.sleep(1)
+        assert fleet.asked[-1][0] - before <= 0.5
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_waited_for(status: int) -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        fleet.refusals.append(ApiError(status, "TooManyRequests", "later", retry_after=20.0))
+        await trio.sleep(50)
+        assert 20.0 <= fleet.asked[1][0] - fleet.asked[0][0] <= 20.5
+        assert mirror.agrees
+
+    play(scenario)
+
+
+def test_watches_that_end_at_once_are_not_asked_for_in_a_loop() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        fleet.faults.extend(["close"] * 100)
+        await trio.sleep(60)
+        assert len(fleet.asked) < 30
+        assert mirror.reflector.statistics().lists == 1
+
+    play(scenario)
+
+
+def test_a_server_that_forgets_all_the_time_is_not_asked_in_a_loop() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        fleet.floor = 10**9
+        await trio.sleep(120)
+        assert 5 < len(fleet.asked) < 60
+        assert mirror.agrees
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "level", "words"),
+    [
+        (404, "absent", logging.INFO, "ModelRoutes: off, the API server does not know modelroutes.networking.serving"),
+        (403, "forbidden", logging.WARNING, 'grant the verbs get, list and watch on "modelroutes" of API group'),
+    ],
+)
+def test_a_kind_that_is_not_there_or_not_ours(
+    status: int, state: str, level: int, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        fleet.down = ApiError(status, "", "no")
+        await mirror.reflector.wait_synced()
+        assert (mirror.state, mirror.synced) == (state, 0)
+        await trio.sleep(600)
+        times = [at for at, _, _ in fleet.asked]
+        assert all(30 <= b - a <= 60 for a, b in zip(times, times[1:], strict=False))
+        fleet.down = None
+        mirror.reflector.hurry()
+        await trio.sleep(0.1)
+        assert mirror.agrees
+        assert mirror.state == "live"
+        fleet.down = ApiError(status, "", "no")
+        fleet.break_streams("reset")
+        await trio.sleep(1)
+        assert mirror.state == state
+        assert mirror.agrees, "what was seen stays"
+
+    with caplog.at_level(logging.INFO):
+        play(scenario)
+    told = [record for record in caplog.records if words in record.getMessage()]
+    assert [record.levelno for record in told] == [level, level]
+
+
+def test_a_watch_that_is_forbidden_leaves_what_was_listed() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        fleet.unwatchable = ApiError(403, "Forbidden", "no watch")
+        await trio.sleep(1)
+        assert (mirror.state, mirror.agrees) == ("forbidden", True)
+        fleet.put("r1", 7)
+        await trio.sleep(61)
+        assert mirror.agrees, "it is listed now and then instead"
+
+    play(scenario)
+
+
+def test_refused_credentials_are_an_error_that_passes() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        fleet.down = ApiError(401, "Unauthorized", "who are you")
+        await trio.sleep(20)
+        assert mirror.state == "broken"
+        assert "who are you" in mirror.reflector.statistics().error
+        fleet.down = None
+        await trio.sleep(31)
+        assert (mirror.state, mirror.reflector.statistics().error) == ("live", "")
+
+    play(scenario)
+
+
+def test_an_object_that_cannot_be_decoded_is_left_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        await trio.sleep(1)
+        fleet.put("r1", -1)
+        fleet.put("r1", -2)
+        fleet.put("r2", 7)
+        await trio.sleep(1)
+        assert (mirror.objects["r1"], mirror.objects["r2"], mirror.state) == (1, 7, "live")
+        fleet.put("r1", 9)
+        await trio.sleep(1)
+        assert mirror.agrees
+
+    with caplog.at_level(logging.WARNING):
+        play(scenario)
+    assert [message.split(": ", 1)[1] for message in caplog.messages] == [
+        "n/r1 cannot be read, what was there before stays: value is negative"
+    ]
+
+
+def test_a_list_of_another_shape_takes_nothing_away(caplog: pytest.LogCaptureFixture) -> None:
+    from gateway.sources.kube.client import Reply
+
+    bodies = [b"", b"{}", b"<html>", b"null", b'{"metadata": {"resourceVersion": "99"}}',
+              b'{"kind": "PodList", "metadata": {"resourceVersion": "99"}, "items": []}',
+              b'{"metadata": {"resourceVersion": ""}, "items": []}', b'{"items": ' + b"[" * 100_000]  # fmt: skip
+
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        await trio.sleep(1)
+        fleet.compact()
+        ask, waiting = fleet.request, list(bodies)
+
+        async def garbled(*args: Any, **fields: Any) -> Reply:
+            return Reply(200, waiting.pop(0)) if waiting else await ask(*args, **fields)
+
+        fleet.request = garbled  # type: ignore[method-assign]
+        fleet.put("r1", 7)
+        fleet.compact()
+        await trio.sleep(200)
+        assert not waiting
+        assert mirror.agrees
+        assert not [told for told in mirror.told if told[0] == "removed"]
+
+    play(scenario)
+
+
+def test_what_a_callback_raises_ends_the_run_and_is_told_again() -> None:
+    async def main() -> None:
+        fleet = Fleet()
+        fleet.put("a", 1)
+        mirror = Mirror(fleet)
+        good, mirror.reflector._upsert = mirror.reflector._upsert, lambda key, value: {}[key]
+        with pytest.raises(KeyError):
+            await mirror.reflector.run()
+        mirror.reflector._upsert = good
+        with trio.move_on_after(1):
+            await mirror.reflector.run()
+        assert mirror.agrees
+        assert fleet.open == 0
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+names = st.sampled_from(["a", "b", "c", "d"])
+deeds = st.one_of(
+    st.tuples(st.just("put"), names, st.integers(0, 3)),
+    st.tuples(st.just("delete"), names),
+    st.tuples(st.just("compact")),
+    st.tuples(st.just("fault"), st.sampled_from(BREAKING)),
+    st.tuples(st.just("refuse"), st.sampled_from([401, 403, 404, 410, 429, 500, 503, 0])),
+    st.tuples(st.just("wait"), st.sampled_from([0.0, 0.1, 1.0, 10.0, 100.0, 1000.0])),
+    st.tuples(st.just("hurry")),
+)
+
+
+@given(st.lists(deeds, max_size=25), st.integers(1, 3), st.integers(0, 2**32))
+def test_whatever_happens_it_converges(story: list[tuple[Any, ...]], page: int, seed: int) -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        for what, *rest in story:
+            await act(fleet, mirror, what, rest)
+        fleet.faults.clear()
+        fleet.refusals.clear()
+        await trio.sleep(1000)
+        assert mirror.agrees
+        assert mirror.state == "live"
+
+    play(scenario, page=page)
+
+
+async def act(fleet: Fleet, mirror: Mirror, what: str, rest: list[Any]) -> None:
+    match what:
+        case "put":
+            fleet.put(*rest)
+        case "delete":
+            fleet.delete(*rest)
+        case "compact":
+            fleet.compact()
+        case "fault":
+            fleet.break_streams(*rest)
+        case "refuse":
+            fleet.refusals.append(ApiError(rest[0], "", "so there") if rest[0] else AWAY)
+        case "wait":
+            await trio.sleep(*rest)
+        case "hurry":
+            mirror.reflector.hurry()
