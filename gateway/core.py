@@ -176,7 +176,7 @@ class Gateway:
                 now = self.turn.now
                 for call in list(self.calls):
                     call.tick(now, nursery)
-                self.pools.watch(now)
+                await self.pools.patrol(now)
 
     async def _try(self, call: Call, attempt: Attempt, raw: UpstreamRequest | None) -> None:
         """One endpoint, one request to it, one answer to the client. Raises GatewayError if that failed."""

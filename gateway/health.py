@@ -288,7 +288,9 @@ class Health:
         if now - self._watched > _PAUSE_S:
             self._awake_since = now  # the gateway itself was away, and heard nobody
         self._watched = now
-        heard = max(self.heard, self._polled)
+        heard = self._polled if self._polled > self.heard else self.heard
+        if now - heard < self.settings.hung_after and not self.why:
+            return ""  # as nearly always
         if self.why == HUNG and self.open_until == math.inf:
             if heard <= self._opened_at and self._gap < math.inf:
                 return ""
@@ -323,6 +325,8 @@ def watch(pool: Sequence[Health], now: float) -> list[tuple[int, str]]:
     the worst first.
     """
     changes = [(index, what) for index, health in enumerate(pool) if (what := health._listen(now))]
+    if not any(health.figures.known for health in pool):
+        return changes  # nothing to compare
     there = [health for health in pool if health.up is not False and not health.draining]
     peers = Peers([health.figures for health in there])
     found = [(finding, index) for index, health in enumerate(pool) if (finding := health._compare(now, peers))]

@@ -57,6 +57,11 @@ class Figures:
         self._failed = self._count = self._answers = 0
         self._log_ratio = self._excess = 0.0
 
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to compare."""
+        return bool(self._count or self._answers or self._overdue)
+
     def outcome(self, now: float, failed: bool) -> None:
         self._refresh(now)
         self._failed = (self._failed << 1 | failed) & _WINDOW

@@ -32,6 +32,8 @@ MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
 """What places a pool's requests; the one given, if it was made of the same configuration."""
 
 _DEFAULT: Final = Saturation()
+_SLICE: Final = 500
+"""Pools and members looked at between two checkpoints."""
 
 
 class Pools:
@@ -260,6 +262,16 @@ class Pools:
     def watch(self, now: float) -> None:
         for pool in self._pools.values():
             pool.watch(now)
+
+    async def patrol(self, now: float) -> None:
+        """The same, giving way to requests every millisecond or so."""
+        looked_at = 0
+        for pool in list(self._pools.values()):
+            pool.watch(now)
+            looked_at += 1 + len(pool.members)
+            if looked_at > _SLICE:
+                looked_at = 0
+                await trio.lowlevel.checkpoint()
 
     def ready(self) -> bool:
         """Whether some endpoint can be used and is known to answer, or need not be asked (a public provider)."""
