@@ -13,6 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -145,7 +146,7 @@ class Decoder:
     def _section(self, value: Tree, kind: type[Section], path: Path) -> Any:
         if not isinstance(value, dict):
             return self.refuse(path, f"expected an object, got {described(value)}")
-        fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+        fields = _fields(kind)
         before = len(self.problems)
         for name in value:
             if name not in fields:
@@ -220,6 +221,12 @@ class Decoder:
             return self.refuse(path, _plain(str(error)) + unquoted)
         except ValueError as error:
             return self.refuse(path, str(error))
+
+
+@cache
+def _fields(kind: type[Section]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    """By the names they have outside. Finding them out takes ten times as long as going by them."""
+    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
 
 
 def _hidden(value: Tree) -> Hidden:
