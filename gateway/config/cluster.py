@@ -52,7 +52,8 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class PoolState(msgspec.Struct, frozen=True):
-    """An InferencePool, for those that refer to it. ``spec`` is None while no version of it can serve.
+    """An InferencePool, for those that refer to it. ``spec`` is None while no version of it can serve,
+    and without members where files have a pool of its name.
 
     ``problems``: what is wrong with its newest version, by path. ``ready`` of ``pods`` can be asked.
     """
@@ -65,7 +66,9 @@ class PoolState(msgspec.Struct, frozen=True):
 
 
 class Handler(Protocol):
-    """Objects of further kinds. ``kinds``: (apiVersion, kind) of each; what nobody handles is ignored."""
+    """What takes an interest in objects of ``kinds``, (apiVersion, kind) of each. The cluster's own kinds may be among
+    them; what nobody handles is ignored.
+    """
 
     @property
     def kinds(self) -> Collection[tuple[str, str]]: ...
@@ -105,7 +108,7 @@ class Cluster:
     ) -> None:
         self.part = Part()
         self.handlers: Final = tuple(handlers)
-        self._handling = {kind: handler for handler in handlers for kind in handler.kinds}
+        self._kinds = {kind for handler in handlers for kind in handler.kinds}
         self._standings = Standings()
         self._pools = ClusterPools(self._standings, environment, read_file)
         self._routes = ClusterRoutes(self._standings, self._pools)
@@ -127,9 +130,9 @@ class Cluster:
         head = head_of(tree)
         if head is None:
             return
-        if handler := self._handling.get((head.api_version, head.kind)):
+        for handler in self._handling(head):
             handler.put(tree)
-        elif (head.api_version, head.kind) == ("v1", "Secret"):
+        if (head.api_version, head.kind) == ("v1", "Secret"):
             self._pools.put_secret(head.full_name, _content(tree))
         elif head.kind in _OURS and head.api_version in KINDS[head.kind].versions:
             new = head.slot not in self._standings
@@ -140,13 +143,17 @@ class Cluster:
     def remove(self, api_version: str, kind: str, namespace: str, name: str) -> None:
         """It is gone. Nothing happens where it was not there."""
         head = Head(api_version, kind, namespace, name)
-        if handler := self._handling.get((api_version, kind)):
+        for handler in self._handling(head):
             handler.remove(api_version, kind, namespace, name)
-        elif (api_version, kind) == ("v1", "Secret"):
+        if (api_version, kind) == ("v1", "Secret"):
             self._pools.put_secret(head.full_name, None)
         elif kind in _OURS and self._standings.remove(head.slot, api_version):
             self._renew(head.slot, named=head.slot not in self._standings)
             self._judge.forget(head)
+
+    def _handling(self, head: Head) -> list[Handler]:
+        key = (head.api_version, head.kind)
+        return [handler for handler in self.handlers if key in handler.kinds] if key in self._kinds else []
 
     def put_pod(self, pod: Pod) -> None:
         self._pools.index.put(pod)
@@ -251,7 +258,8 @@ class Cluster:
         if standing is None:
             return None
         ready, pods = self._pools.members(slot)
-        return PoolState(standing.head, standing.problems, self._pools.specs.get(slot), ready, pods)
+        spec = self._pools.specs.get(slot) or self._pools.find(*slot)
+        return PoolState(standing.head, standing.problems, spec, ready, pods)
 
 
 def _content(tree: dict[str, Tree]) -> dict[str, bytes] | None:
