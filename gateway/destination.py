@@ -7,11 +7,23 @@ requests that name a model, only those go here that are for InferencePools, whic
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol
 
 from gateway.directives import Directives
 from gateway.errors import ModelNotFound, NoEndpoints
-from gateway.pool import Pool
+from gateway.member import Member
 from gateway.types import InferenceRequest
+
+
+class Pool(Protocol):
+    """`gateway.pool.Pool`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def bare(self) -> bool: ...
+    @property
+    def members(self) -> Sequence[Member]: ...
 
 
 def implied(
