@@ -1,0 +1,252 @@
+"""A cluster as a source of configuration: what is watched, what is made of it, and who says what came of it. (T)
+
+watches                        a reflector a kind and namespace; the last objects stay if the server goes
+├ by name                      Secrets and Services that objects refer to, the ConfigMap
+builder                        objects → `Part`, one build at a time, giving way to requests
+└ status                       elected by a Lease: verdicts → conditions and Events
+
+Invariant: nothing is built before everything was listed once or turned out not to be there, so that no object is
+judged by half of what it refers to; after that every change is built and applied in the order it came.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, MutableMapping
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from gateway.config.cluster import Cluster, Part
+from gateway.config.document import Document
+from gateway.config.pods import pod_of
+from gateway.config.settings import Settings
+from gateway.sources.kube import reflector
+from gateway.sources.kube.client import Client
+from gateway.sources.kube.kinds import CONFIG_MAP, POD, SECRET, SERVICE, WATCHED, Kind
+from gateway.sources.kube.messages import Key
+from gateway.sources.kube.reflector import Reflector
+from gateway.sources.kube.speaker import Speaker
+from gateway.supervise import Loops, supervise
+
+_SLICE_S: Final = 0.001
+_PAUSE_S: Final = 0.01
+"""Between two builds: what comes in a burst is built together."""
+_FIRST_S: Final = 15.0
+"""How long the first build waits for kinds that cannot be listed, which is not to say that they are not there."""
+_NAMED_S: Final = 5.0
+
+_log: Final = logging.getLogger("infer_gateway.kubernetes")
+Tree = dict[str, Any]
+Applied = Callable[[Part], Awaitable[None]]
+
+
+class Source:
+    """One cluster. ``applied`` puts a part in force and returns when it serves; ``configured`` is called, and must not
+    wait, when the ConfigMap has changed. ``config_map``: its namespace and name. ``namespaces``: none means all.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        speaker: Speaker,
+        *,
+        namespaces: Collection[str] = (),
+        config_map: Key | None = None,
+        applied: Applied,
+        configured: Callable[[Document], None] = lambda document: None,
+        restarts: MutableMapping[str, int] | None = None,
+    ) -> None:
+        self.synced = False
+        self.part = Part()
+        self._client = client
+        self._speaker = speaker
+        self._spaces = tuple(namespaces) or ("",)
+        self._config_map = config_map
+        self._applied, self._configured = applied, configured
+        self._restarts = restarts
+        self._gateways = speaker.gateways
+        self._cluster = Cluster(handlers=(self._gateways,))
+        self._kinds = [self._reflector(kind, space) for kind in WATCHED for space in self._of(kind)]
+        self._kinds += [self._pods(space) for space in self._spaces]
+        self._named: dict[tuple[Kind, Key], Reflector[Tree]] = {}
+        self._loops: Loops[tuple[Kind, Key]] = Loops(
+            self._keep_named, lambda key: f"watch of {key[0]} {'/'.join(key[1])}"
+        )
+        self._dirty = trio.Event()
+
+    # -- from outside ---------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for each in self._kinds:
+                nursery.start_soon(self._supervised, each.run, f"watch of {each.name}")
+            nursery.start_soon(self._loops.run)
+            nursery.start_soon(self._supervised, self._build, "configuration of the cluster")
+            nursery.start_soon(self._speaker.run)
+
+    def settle(self, settings: Settings, taken: Collection[str] = ()) -> None:
+        """These are the settings from now on, and ``taken`` the names of pools that files have."""
+        self._cluster.settle(settings, taken)
+        self._dirty.set()
+
+    def statistics(self) -> Iterator[tuple[str, reflector.Statistics]]:
+        """Of each watch, by its name."""
+        for each in (*self._kinds, *self._named.values()):
+            yield each.name, each.statistics()
+
+    async def _supervised(self, work: Callable[[], Awaitable[object]], name: str) -> None:
+        await supervise(work, name=name, counts=self._restarts)
+
+    # -- what is watched ------------------------------------------------------------------------------------------
+
+    def _of(self, kind: Kind) -> tuple[str, ...]:
+        return self._spaces if kind.namespaced else ("",)
+
+    def _reflector(
+        self, kind: Kind, namespace: str, name: str = "", listed: Callable[[], None] = lambda: None
+    ) -> Reflector[Tree]:
+        def put(key: Key, tree: Tree) -> None:
+            self._cluster.put(tree)
+            self._speaker.saw(kind, key, tree)
+            self._changed()
+
+        def remove(key: Key) -> None:
+            self._cluster.remove(kind.api_version, kind.name, *key)
+            self._speaker.lost(kind, key)
+            self._changed()
+
+        selector = f"metadata.name={name}" if name else ""
+        return Reflector(self._client, kind, _decoder(kind), put, remove, namespace=namespace, field_selector=selector)
+
+    def _pods(self, namespace: str) -> Reflector[Any]:
+        def put(key: Key, pod: Any) -> None:
+            self._cluster.put_pod(pod)
+            self._changed()
+
+        def remove(key: Key) -> None:
+            self._cluster.remove_pod(*key)
+            self._changed()
+
+        return Reflector(self._client, POD, pod_of, put, remove, namespace=namespace)
+
+    def _changed(self) -> None:
+        self._dirty.set()
+
+    # -- what is watched by name ----------------------------------------------------------------------------------
+
+    def _keep(self) -> bool:
+        """Follow what objects name now; whether there is anything new in it."""
+        wanted: set[tuple[Kind, Key]] = {(SECRET, name) for name in self._cluster.wanted_secrets()}
+        wanted.update((SERVICE, _parted(name)) for name in self._gateways.services)
+        if self._config_map is not None:
+            wanted.add((CONFIG_MAP, self._config_map))
+        for gone in self._loops.keys - wanted:
+            self._named.pop(gone, None)
+        new = wanted - self._named.keys()
+        for key in new:
+            self._named[key] = self._of_one(*key)
+        self._loops.keep(sorted(wanted, key=repr))
+        return bool(new)
+
+    def _of_one(self, kind: Kind, key: Key) -> Reflector[Tree]:
+        if kind is CONFIG_MAP:
+            return self._of_settings(key)
+        if kind is not SERVICE:
+            return self._reflector(kind, *key)
+        namespace, name = key
+
+        def listed() -> None:
+            if not there.statistics().objects:
+                self._gateways.missing(namespace, name)
+                self._changed()
+
+        there = self._reflector(kind, namespace, name, listed)
+        return there
+
+    def _of_settings(self, key: Key) -> Reflector[Tree]:
+        def put(key: Key, tree: Tree) -> None:
+            self._configured(document_of(tree))
+
+        def remove(key: Key) -> None:
+            _log.warning("ConfigMap %s is gone; what it said stays in force", "/".join(key))
+
+        namespace, name = key
+        selector = f"metadata.name={name}"
+        decode = _decoder(CONFIG_MAP)
+        return Reflector(self._client, CONFIG_MAP, decode, put, remove, namespace=namespace, field_selector=selector)
+
+    async def _keep_named(self, key: tuple[Kind, Key]) -> None:
+        await self._named[key].run()
+
+    # -- what is made of it ---------------------------------------------------------------------------------------
+
+    async def _build(self) -> None:
+        if not self.synced:
+            await self._list()
+        while True:
+            self._dirty = trio.Event()
+            await self._build_once()
+            self.synced = True
+            await trio.sleep(_PAUSE_S)
+            await self._dirty.wait()
+
+    async def _list(self) -> None:
+        """Until everything was listed, and what that names as well."""
+        with trio.move_on_after(_FIRST_S) as late:
+            for each in self._kinds:
+                await each.wait_synced()
+        if late.cancelled_caught:
+            missing = [each.name for each in self._kinds if each.statistics().state in ("syncing", "broken")]
+            _log.warning("not listed yet, going on without: %s", ", ".join(missing))
+        with trio.move_on_after(_NAMED_S):
+            while self._keep():
+                for named in tuple(self._named.values()):
+                    await named.wait_synced()
+
+    async def _build_once(self) -> None:
+        await self._give_way(self._cluster.build_steps())
+        self._keep()
+        if self._cluster.part is not self.part:
+            self.part = self._cluster.part
+            await self._applied(self.part)
+        self._speaker.say(self._cluster.verdicts())
+
+    async def _give_way(self, steps: Iterable[None]) -> None:
+        """Requests wait a slice at most."""
+        began = time.perf_counter()
+        for _ in steps:
+            if time.perf_counter() - began >= _SLICE_S:
+                await trio.lowlevel.checkpoint()
+                began = time.perf_counter()
+        await trio.lowlevel.checkpoint()
+
+
+def document_of(tree: Tree) -> Document:
+    """An object, as if it had been read from a file."""
+    return Document("cluster", 1, tree)
+
+
+def _decoder(kind: Kind) -> Callable[[msgspec.Raw], Tree]:
+    """Lists of built-in kinds leave out what their items are."""
+    head = {"apiVersion": kind.api_version, "kind": kind.name}
+
+    def decode(raw: msgspec.Raw) -> Tree:
+        try:
+            tree = msgspec.json.decode(raw)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if not isinstance(tree, dict) or not isinstance(tree.get("metadata"), dict):
+            raise ValueError("not an object with metadata")
+        tree["metadata"].pop("managedFields", None)  # often longer than all the rest
+        return {**tree, **head}
+
+    return decode
+
+
+def _parted(name: str) -> Key:
+    namespace, _, rest = name.partition("/")
+    return namespace, rest
