@@ -147,8 +147,20 @@ class Wire:
         except BaseException as error:
             await self.leave()
             if isinstance(error, (httpx.HTTPError, httpx.InvalidURL)):
-                raise _failure(error) from None
+                raise self._failure(error, f"{method} {url.partition('?')[0]}") from None
             raise
+
+    def _failure(self, error: Exception, what: str) -> Unreachable:
+        import httpx
+
+        cause: BaseException | None = error
+        words = f"{what}: {_reason(error)}"
+        # a certificate of ours that is not liked shows, in TLS 1.3, as a connection that ends without an answer
+        tls = bool(self.tls.certificate) and isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError))
+        while cause is not None:
+            tls = tls or isinstance(cause, ssl.SSLError)
+            cause = cause.__cause__ or cause.__context__
+        return TlsFailure(words) if tls else Unreachable(words)
 
     async def leave(self) -> None:
         self._users -= 1
@@ -204,15 +216,6 @@ def _socket_options() -> list[tuple[int, int, int]]:
         if hasattr(socket, name):
             options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
     return options
-
-
-def _failure(error: Exception) -> Unreachable:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return TlsFailure(_reason(error))
-        cause = cause.__cause__ or cause.__context__
-    return Unreachable(_reason(error))
 
 
 def _reason(error: BaseException) -> str:

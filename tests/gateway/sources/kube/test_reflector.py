@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -220,7 +221,7 @@ def test_pauses_grow_to_half_a_minute_and_start_over_after_a_healthy_one() -> No
         fleet.down = AWAY
         await trio.sleep(600)
         times = [at for at, _, _ in fleet.asked]
-        pauses = [b - a for a, b in zip(times, times[1:], strict=False)]
+        pauses = [b - a for a, b in itertools.pairwise(times)]
         assert pauses[0] <= 0.5
         assert pauses[1] <= 1.0
         assert all(pause <= 30.0 for pause in pauses)
@@ -285,7 +286,7 @@ def test_a_kind_that_is_not_there_or_not_ours(
         assert (mirror.state, mirror.synced) == (state, 0)
         await trio.sleep(600)
         times = [at for at, _, _ in fleet.asked]
-        assert all(30 <= b - a <= 60 for a, b in zip(times, times[1:], strict=False))
+        assert all(30 <= b - a <= 60 for a, b in itertools.pairwise(times))
         fleet.down = None
         mirror.reflector.hurry()
         await trio.sleep(0.1)
