@@ -34,7 +34,7 @@ class Joining:
         self._settings: tuple[Settings, Redis | None, Settings] | None = None
 
     def joined(self, base: Snapshot, part: Part) -> Snapshot:
-        """``base``: what the files say, or the ConfigMap that stands for them. The handlers' `Part.more` is not in it."""
+        """``base``: what files say, or a ConfigMap in their stead. What handlers made (`Part.more`) is not in it."""
         warnings: list[str] = []
         pools = (*base.pools, *_others(base.pools, part.pools, "pool", warnings))
         routes = tuple(_others(base.routes.routes, part.routes, "ModelRoute", warnings))
