@@ -11,11 +11,15 @@ from typing import Final
 
 from gateway.config.cluster_pools import ClusterPools
 from gateway.config.cluster_routes import ClusterRoutes, asks
+from gateway.config.extension import ALPHA, CURRENT
+from gateway.config.extension import beside as pool_beside
 from gateway.config.routing import targets
 from gateway.config.standing import Head, Shelf, Slot, Standing, Standings
 from gateway.config.verdict import Condition, Truth, Verdict
 
 JUDGED: Final = ("ModelRoute", "ModelServer", "ExternalModelProvider")
+DIRECTIVES: Final = ("InferenceObjective", "InferenceModelRewrite")
+"""Of these it is only said whether they are accepted."""
 _LONGEST: Final = 2000
 """Characters of a message; Kubernetes takes 32,768."""
 
@@ -38,6 +42,8 @@ class Judge:
     def due(self, slot: Slot) -> None:
         """Something has changed about it."""
         self._due[slot] = None
+        if slot[0] in DIRECTIVES:  # one of the earlier group may count now, or not any more
+            self._due[f"{slot[0]} of {ALPHA}", slot[1]] = None
 
     def forget(self, head: Head) -> None:
         key = head.api_version, head.kind, head.namespace, head.name
@@ -64,7 +70,7 @@ class Judge:
         for standing in standings:
             beside = standings[0].head.api_version if standing is not standings[0] else ""
             lines += self._lines(standing, beside)
-            if standing.head.kind not in JUDGED:
+            if standing.head.kind not in (*JUDGED, *DIRECTIVES):
                 continue
             verdict = self._verdict(standing, beside)
             if self._told.get(verdict.key) != verdict:
@@ -93,12 +99,27 @@ class Judge:
             return [f"not used: a pool {base.name} is configured in files"]
         if base is not None and base.selector is not None:
             return self._pools.index[slot].warnings()
+        if standing.head.kind in DIRECTIVES:
+            return list(self._idle(standing))
         unmet = self._routes.unmet.get(slot)
         return [unmet] if unmet else []
 
+    def _idle(self, standing: Standing) -> Iterator[str]:
+        """Why what it says of a pool's requests says nothing now."""
+        kind, name = standing.head.kind, standing.head.full_name
+        if standing.head.slot[0] != kind and self._standings.first((kind, name)) is not None:
+            yield f"not used: the {kind} of that name in {CURRENT} comes first"
+        elif standing.newest is not None:
+            pool = pool_beside(name, standing.newest.resource.content.pool_ref)
+            if self._pools.find("InferencePool", pool) is None:
+                namespace, _, short = pool.partition("/")
+                yield f'$.spec.poolRef.name: no InferencePool "{short}" in namespace "{namespace}"'
+
     def _verdict(self, standing: Standing, beside: str) -> Verdict:
         head = standing.head
-        if beside:
+        if head.kind in DIRECTIVES:
+            conditions = [self._accepted(standing)]
+        elif beside:
             no = _same(standing, beside)
             conditions = [_no("Accepted", "Superseded", no), _no("Ready", "Superseded", no)]
         else:

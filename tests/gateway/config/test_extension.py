@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.config.cluster import Cluster
 from gateway.config.document import ConfigError, parse
 from gateway.config.load import load
 from gateway.config.snapshot import Snapshot
@@ -19,6 +20,9 @@ POOL = {
     "metadata": {"name": "pool", "namespace": "ns"},
     "spec": {"selector": {"matchLabels": {"app": "a"}}, "targetPorts": [{"number": 8000}]},
 }
+
+
+TO_M: dict[str, Any] = {"targets": [{"modelRewrite": "m"}]}
 
 
 def made(kind: str, name: str, spec: dict[str, Any], version: str = LLM_D, **metadata: str) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def test_where_some_targets_have_weights_the_others_are_not_chosen() -> None:
             "$.spec.rules[0].targets[0].weight: expected int >= 1",
         ),
         (
-            rewrite("a", {"matches": [{"model": {"type": "Prefix", "value": "m"}}], "targets": [{"modelRewrite": "m"}]}),
+            rewrite("a", {"matches": [{"model": {"type": "Prefix", "value": "m"}}], **TO_M}),
             '$.spec.rules[0].matches[0].model.type: expected "Exact", got "Prefix"',
         ),
     ],
@@ -130,3 +134,54 @@ def test_pods_of_a_pool_that_speaks_http2_are_not_asked_what_they_are() -> None:
     plain, asked = loaded({**POOL, "spec": spec}).pools[0], loaded(POOL).pools[0]
     assert (plain.engine, plain.external, plain.bare) == ("plain", True, True)
     assert (asked.engine, asked.external, asked.bare) == ("any", False, True)
+
+
+def accepted(cluster: Cluster) -> dict[tuple[str, str], tuple[str, str]]:
+    """Version and name of each object of which something is to be said → reason and message."""
+    for _ in cluster.build_steps():
+        pass
+    found = {}
+    for verdict in cluster.verdicts():
+        (condition,) = verdict.conditions
+        assert (condition.type, condition.status) == ("Accepted", "False" if condition.reason == "Invalid" else "True")
+        found[verdict.api_version, verdict.name] = condition.reason, condition.message
+    return found
+
+
+def test_what_is_said_of_objects_of_a_cluster() -> None:
+    cluster = Cluster()
+    for tree in (
+        objective("a"),
+        objective("b", X),
+        objective("c", priority="high"),
+        rewrite("r", {"targets": [{"modelRewrite": "x"}]}),
+    ):
+        cluster.put(tree)
+    absent = '$.spec.poolRef.name: no InferencePool "pool" in namespace "ns"'
+    said = accepted(cluster)
+    assert said[LLM_D, "a"] == said[X, "b"] == ("Accepted", absent)
+    assert said[LLM_D, "c"][0] == "Invalid"
+    assert said[LLM_D, "c"][1].startswith("$.spec.priority: expected int")
+    cluster.put(POOL)
+    said = accepted(cluster)
+    assert said == {(LLM_D, "a"): ("Accepted", ""), (X, "b"): ("Accepted", ""), (LLM_D, "r"): ("Accepted", "")}
+    cluster.put(objective("b"))
+    said = accepted(cluster)
+    assert said[X, "b"] == ("Accepted", f"not used: the InferenceObjective of that name in {LLM_D} comes first")
+    assert {(each.name, each.legacy) for each in cluster.part.objectives} == {
+        ("ns/a", False), ("ns/b", True), ("ns/b", False)
+    }  # fmt: skip
+
+
+def test_an_object_that_becomes_invalid_serves_as_it_was() -> None:
+    cluster = Cluster()
+    for tree in (POOL, objective("a", priority=3)):
+        cluster.put(tree)
+    accepted(cluster)
+    cluster.put({**objective("a", priority="high"), "metadata": {"name": "a", "namespace": "ns", "generation": 2}})
+    reason, message = accepted(cluster)[LLM_D, "a"]
+    assert (reason, "serves" in message) == ("Invalid", True)
+    assert [each.priority for each in cluster.part.objectives] == [3]
+    cluster.remove(LLM_D, "InferenceObjective", "ns", "a")
+    accepted(cluster)
+    assert cluster.part.objectives == ()
