@@ -1,0 +1,141 @@
+"""What stands behind `--kubernetes`: access to a cluster, its ConfigMap, and the source that follows it. (IO)
+
+Imported only where it is wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Collection, Iterator, MutableMapping
+from typing import Final
+
+import trio
+
+from gateway.config.cluster import Part
+from gateway.config.document import ConfigError, Document
+from gateway.config.gateway_api import GatewayApi
+from gateway.config.settings import Settings
+from gateway.sources.kube.access import Access
+from gateway.sources.kube.client import ApiError, Client, Unreachable
+from gateway.sources.kube.kinds import CONFIG_MAP
+from gateway.sources.kube.messages import Key
+from gateway.sources.kube.options import CONFIG_MAP as USUAL
+from gateway.sources.kube.options import Options
+from gateway.sources.kube.reflector import Statistics
+from gateway.sources.kube.source import Applied, Source, decoder, document_of
+from gateway.sources.kube.speaker import Speaker
+
+_log: Final = logging.getLogger("infer_gateway.kubernetes")
+_PATIENCE_S: Final = 10.0
+"""For a ConfigMap that may or may not be there. One that is named is waited for."""
+_RETRY_S: Final = 2.0
+
+
+class Cluster:
+    """``documents``: the ConfigMap, if there is one. ``namespace``: our own. ``part``: what the cluster contributes."""
+
+    def __init__(self, options: Options, access: Access, documents: tuple[Document, ...] = ()) -> None:
+        self.documents = documents
+        self.namespace = access.namespace
+        self.gateways = GatewayApi()
+        self._options = options
+        self._access = access
+        self._source: Source | None = None
+        self._speaker: Speaker | None = None
+        self._settings: tuple[Settings, Collection[str]] = Settings(), ()
+        self._synced = trio.Event()
+        self.part = Part()
+
+    @classmethod
+    async def find(cls, options: Options) -> Cluster:
+        """The cluster, and its ConfigMap. Raises ConfigError where one of them cannot be had."""
+        access = await Access.find(options.kubeconfig, options.context)
+        cluster = cls(options, access)
+        async with Client(access) as client:
+            cluster.documents = await _config_map(client, cluster.config_map, named=bool(options.config_map))
+        return cluster
+
+    @property
+    def config_map(self) -> Key:
+        """Its namespace and name."""
+        namespace, _, name = (self._options.config_map or USUAL).rpartition("/")
+        return namespace or self.namespace, name
+
+    @property
+    def synced(self) -> bool:
+        """Whether everything there is was listed and is in force."""
+        return self._synced.is_set()
+
+    async def wait_synced(self) -> None:
+        await self._synced.wait()
+
+    @property
+    def leading(self) -> bool:
+        """Whether statuses are for this replica to write."""
+        return self._speaker is not None and self._speaker.election.leading
+
+    def settle(self, settings: Settings, taken: Collection[str]) -> None:
+        """These are the settings from now on, and ``taken`` the names of pools that files have."""
+        self._settings = settings, taken
+        if self._source is not None:
+            self._source.settle(settings, taken)
+
+    def watches(self) -> Iterator[tuple[str, Statistics]]:
+        return iter(()) if self._source is None else self._source.statistics()
+
+    async def run(
+        self, applied: Applied, configured: Callable[[], None], restarts: MutableMapping[str, int] | None = None
+    ) -> None:
+        """Until cancelled. ``applied`` puts a part in force; ``configured`` hears of another ConfigMap."""
+
+        async def apply(part: Part) -> None:
+            await applied(part)
+            self.part = part
+            self._synced.set()
+
+        def renew(document: Document) -> None:
+            if (document,) != self.documents:
+                self.documents = (document,)
+                configured()
+
+        identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        async with Client(self._access) as client:
+            self._speaker = Speaker(client, self.gateways, self.namespace, identity)
+            self._source = Source(
+                client,
+                self._speaker,
+                namespaces=self._options.namespaces,
+                config_map=self.config_map,
+                applied=apply,
+                configured=renew,
+                restarts=restarts,
+            )
+            self._source.settle(*self._settings)
+            await self._source.run()
+
+
+async def _config_map(client: Client, key: Key, *, named: bool) -> tuple[Document, ...]:
+    """The ConfigMap as a document. Raises ConfigError where it was asked for by name and is not there."""
+    what = f"ConfigMap {'/'.join(key)}"
+    deadline = trio.current_time() + _PATIENCE_S
+    while True:
+        try:
+            reply = await client.request("GET", CONFIG_MAP.path(*key))
+            return (document_of(decoder(CONFIG_MAP)(reply.body)),)
+        except ValueError as error:
+            raise ConfigError([f"{what}: {error}"]) from None
+        except (ApiError, Unreachable) as error:
+            status = error.status if isinstance(error, ApiError) else 0
+            if status in (401, 403, 404):
+                if named:
+                    raise ConfigError([f"{what}: {error}"]) from None
+                _log.info("%s is not read: %s", what, error)
+                return ()
+            if not named and trio.current_time() >= deadline:
+                _log.warning("%s: %s; going on without", what, error)
+                return ()
+            _log.warning("%s: %s; asking again", what, error)
+        await trio.sleep(_RETRY_S)
