@@ -32,6 +32,7 @@ class Memory:
         self.calls: list[tuple[str, str, Any]] = []
         self.keeps: set[str] | None = None
         self.bare: set[str] = set()
+        self.changed = trio.Event()
         self._version = 0
 
     @property
@@ -43,6 +44,7 @@ class Memory:
         tree = copy.deepcopy(tree)
         tree.setdefault("metadata", {})["resourceVersion"] = str(self._version)
         self.objects[path] = tree
+        self.changed.set()
         return copy.deepcopy(tree)
 
     async def request(

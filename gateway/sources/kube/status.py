@@ -1,0 +1,301 @@
+"""Writes what is to be said of objects into their statuses: on change, at a bounded rate, as long as we lead. (T)
+
+Invariants: only the latest verdict of an object is written, and only where the object does not say so already; what a
+server does not keep is not written again and again; an outage loses nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+import trio
+
+from gateway.config.verdict import Verdict
+from gateway.sources.kube.api import APPLY, Api, Tree
+from gateway.sources.kube.client import ApiError, Unreachable
+from gateway.sources.kube.conditions import MANAGER, Owner, Write, holds, kind_of, member, write
+from gateway.sources.kube.kinds import Kind
+from gateway.sources.kube.pace import Agenda, Bucket, backoff
+
+RATE: Final = 10.0
+"""Writes a second."""
+BURST: Final = 20.0
+HOLD_S: Final = 5.0
+"""Between two writes of one object that differ in readiness only; doubled, up to MAX_HOLD_S, for each write that
+somebody undoes."""
+URGENT_S: Final = 0.5
+"""Between two writes of one object that differ in more."""
+MAX_HOLD_S: Final = 300.0
+QUIET_S: Final = 600.0
+"""How long a kind is left alone whose status cannot be written."""
+TIMEOUT_S: Final = 10.0
+PAUSE_S: Final = (0.5, 30.0)
+"""After the first failure that is the server's, and at most."""
+MAX_RETRY_AFTER_S: Final = 60.0
+RETRY_S: Final = (0.2, 300.0)
+"""The same for one object."""
+MAX_OBJECTS: Final = 100_000
+
+Key = tuple[str, str, str, str]
+Observed = Callable[[Key], Tree | None]
+
+_log: Final = logging.getLogger("infer_gateway.kube")
+
+
+class _Object(msgspec.Struct):
+    """What is to be said of an object, and what became of the last write.
+
+    ``seen`` is the resourceVersion last seen; ``base`` the one seen before the write, which said ``sent`` and left the
+    object at ``version`` with ``kept`` for a status.
+    """
+
+    verdict: Verdict
+    told: bool = False
+    written: float = -math.inf
+    hold: float = HOLD_S
+    failures: int = 0
+    not_before: float = -math.inf
+    seen: object = None
+    base: object = None
+    version: object = None
+    sent: Tree | None = None
+    kept: Tree = {}
+
+    def known(self, observed: Tree) -> Tree:
+        """What the object is like, even where no watch has told of our last write yet."""
+        metadata = member(observed, "metadata")
+        self.seen = metadata.get("resourceVersion")
+        if self.base is None or self.seen != self.base:
+            return observed
+        return {**observed, "metadata": {**metadata, "resourceVersion": self.version}, "status": self.kept}
+
+    def repeats(self, write: Write) -> bool:
+        return self.sent is not None and holds(self.sent, write.status) and holds(write.status, self.sent)
+
+    def futile(self, write: Write, observed: Tree) -> bool:
+        """Whether this was written before, and what is there now is what came of it."""
+        return self.repeats(write) and member(observed, "status") == self.kept
+
+    def free_at(self, write: Write) -> float:
+        pause = URGENT_S if write.urgent and not self.repeats(write) else self.hold
+        return max(self.not_before, self.written + pause)
+
+    def settle(self, write: Write, now: float, tree: Tree) -> None:
+        self.hold = min(self.hold * 2, MAX_HOLD_S) if self.repeats(write) else HOLD_S
+        self.written, self.failures, self.not_before = now, 0, -math.inf
+        self.base, self.version = self.seen, member(tree, "metadata").get("resourceVersion")
+        self.sent, self.kept = write.status, member(tree, "status")
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """``waiting``: objects to be looked at. ``quiet``: kinds whose status cannot be written now."""
+
+    objects: int
+    waiting: int
+    written: int
+    failed: int
+    quiet: tuple[str, ...]
+
+
+class StatusWriter:
+    """``observed``: an object as last seen, by a verdict's key. ``leading``: whether it is for us to write.
+
+    ``said`` hears once of a verdict that is about to be written, with the object as it is before that.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        observed: Observed,
+        leading: Callable[[], bool],
+        owner: Owner,
+        *,
+        said: Callable[[Verdict, Tree], object] = lambda verdict, before: None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._api = api
+        self._observed = observed
+        self._leading = leading
+        self._owner = owner
+        self._said = said
+        self._wall = wall
+        self._objects: dict[Key, _Object] = {}
+        self._agenda: Agenda[Key] = Agenda()
+        self._bucket = Bucket(RATE, BURST)
+        self._quiet: dict[Kind, float] = {}
+        self._warned: set[str] = set()
+        self._paused, self._outage = -math.inf, 0
+        self._woken = trio.Event()
+        self._written = self._failed = 0
+
+    def statistics(self) -> Statistics:
+        now = trio.current_time()
+        quiet = tuple(str(kind) for kind, until in self._quiet.items() if until > now)
+        return Statistics(len(self._objects), len(self._agenda), self._written, self._failed, quiet)
+
+    def put(self, verdicts: Iterable[Verdict]) -> None:
+        """These are to be said from now on."""
+        for verdict in verdicts:
+            found = self._objects.get(verdict.key)
+            if found is not None and found.verdict.uid == verdict.uid:
+                found.told = found.told and found.verdict == verdict
+                found.verdict = verdict
+            elif kind_of(verdict) is not None and len(self._objects) < MAX_OBJECTS:
+                self._objects[verdict.key] = _Object(verdict)
+            self.look(verdict.key)
+
+    def look(self, key: Key) -> None:
+        """The object has changed: see whether it still says what it should. Unknown keys are passed over."""
+        found = self._objects.get(key)
+        if found is not None:
+            self._agenda.add(key, max(trio.current_time(), found.not_before))
+            self._woken.set()
+
+    def forget(self, key: Key) -> None:
+        """The object has gone."""
+        self._objects.pop(key, None)
+        self._agenda.discard(key)
+
+    def wake(self) -> None:
+        """``leading`` may have changed. Whoever begins to lead looks at whatever came or changed since it last led."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            key = await self._next()
+            if (found := self._objects.get(key)) is not None:
+                await self._consider(key, found)
+
+    async def _next(self) -> Key:
+        while True:
+            await trio.lowlevel.checkpoint()
+            self._woken = trio.Event()
+            at = max(self._agenda.first, self._paused) if self._leading() else math.inf
+            if at <= trio.current_time():
+                return self._agenda.pop()
+            with trio.CancelScope(deadline=at):
+                await self._woken.wait()
+
+    async def _consider(self, key: Key, found: _Object) -> None:
+        cached = self._observed(key)
+        if cached is None:
+            self.forget(key)
+            return
+        observed = found.known(cached)
+        wanted = write(found.verdict, observed, self._wall(), self._owner)
+        if wanted is None or found.futile(wanted, observed):
+            return
+        if (free_at := found.free_at(wanted)) > trio.current_time():
+            self._agenda.add(key, free_at)
+            return
+        if not found.told:
+            found.told = True
+            self._said(found.verdict, observed)
+        kind = kind_of(found.verdict)
+        if kind is not None and self._may_write(key, kind):
+            await self._send(key, found, kind, wanted, observed)
+
+    def _may_write(self, key: Key, kind: Kind) -> bool:
+        """Whether this kind's statuses can be written, and one more now; if not the key's turn comes again."""
+        now = trio.current_time()
+        if (until := self._quiet.get(kind, -math.inf)) > now:
+            self._agenda.add(key, until)
+            return False
+        if pause := self._bucket.take(now):
+            self._paused = now + pause
+            self._agenda.add(key, now)
+            return False
+        return True
+
+    async def _send(self, key: Key, found: _Object, kind: Kind, wanted: Write, observed: Tree) -> None:
+        try:
+            tree = await self._patch(kind, found.verdict, wanted)
+        except ApiError as error:
+            self._failed += 1
+            await self._refused(key, found, kind, wanted, observed, error)
+        except Unreachable as error:
+            self._failed += 1
+            self._postpone(key, found, error)
+        else:
+            self._written += 1
+            self._recover()
+            found.settle(wanted, trio.current_time(), tree)
+
+    async def _patch(self, kind: Kind, verdict: Verdict, wanted: Write) -> Tree:
+        query: dict[str, str | int] = {"fieldManager": MANAGER}
+        if wanted.content_type == APPLY:
+            query["force"] = "true"
+        path = kind.path(verdict.namespace, verdict.name, "status")
+        reply = await self._api.request(
+            "PATCH", path, query=query, body=wanted.body, content_type=wanted.content_type, timeout=TIMEOUT_S
+        )
+        tree = reply.json()
+        return tree if isinstance(tree, dict) else {}
+
+    async def _refused(
+        self, key: Key, found: _Object, kind: Kind, wanted: Write, observed: Tree, error: ApiError
+    ) -> None:
+        undeclared = "not declared in schema" in error.message  # of server-side apply, with whatever status
+        if error.status == 409:
+            self._retry(key, found)
+        elif error.status == 404:
+            await self._missing(key, found, kind)
+        elif error.status in (403, 405, 406, 415):
+            self._silence(key, kind, f"needs patch on {kind.plural}/status of {kind.group}: {error}")
+        elif error.status in (401, 408, 429) or (error.status >= 500 and not undeclared):
+            self._postpone(key, found, error)
+        else:
+            found.sent, found.kept = wanted.status, member(observed, "status")
+            self._warn(f"the status of {kind} is not taken by their schema: {error.message[:300]}")
+
+    async def _missing(self, key: Key, found: _Object, kind: Kind) -> None:
+        """A 404 is the object's, or says that its kind has no status that could be written by itself."""
+        verdict = found.verdict
+        try:
+            await self._api.request("GET", kind.path(verdict.namespace, verdict.name), timeout=TIMEOUT_S)
+        except ApiError as error:
+            if error.status != 404:
+                self._retry(key, found)
+            elif self._objects.get(key) is found:
+                self.forget(key)
+        except Unreachable:
+            self._retry(key, found)
+        else:
+            self._silence(key, kind, "the CustomResourceDefinition has no status subresource")
+
+    def _silence(self, key: Key, kind: Kind, why: str) -> None:
+        self._quiet[kind] = until = trio.current_time() + QUIET_S
+        self._agenda.add(key, until)
+        self._warn(f"no status is written for {kind}: {why}")
+
+    def _retry(self, key: Key, found: _Object) -> None:
+        found.failures += 1
+        found.not_before = trio.current_time() + backoff(found.failures, *RETRY_S)
+        self._agenda.discard(key)
+        self._agenda.add(key, found.not_before)
+
+    def _postpone(self, key: Key, found: _Object, error: ApiError | Unreachable) -> None:
+        """Everybody waits, and this one after the others: it may be the only one that fails."""
+        self._retry(key, found)
+        self._outage += 1
+        after = error.retry_after if isinstance(error, ApiError) else None
+        pause = max(backoff(self._outage, *PAUSE_S), min(after or 0.0, MAX_RETRY_AFTER_S))
+        self._paused = trio.current_time() + pause
+        if self._outage == 1:
+            _log.warning("statuses wait to be written: %s", error)
+
+    def _recover(self) -> None:
+        if self._outage:
+            _log.info("statuses are written again")
+        self._outage, self._paused = 0, -math.inf
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned and len(self._warned) < 100:
+            self._warned.add(text)
+            _log.warning("%s", text)
