@@ -268,7 +268,7 @@ def _host_and_port(host: str) -> tuple[str, str]:
 
 
 def _header(headers: Headers, wanted: str) -> str | None:
-    field = wanted.encode()
+    field = wanted.encode("utf-8", "replace")
     for name, value in headers:
         if name == field:
             return value.decode("latin-1")
