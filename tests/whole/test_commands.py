@@ -50,11 +50,10 @@ def test_commands_to_come_are_not_taken_for_mistakes(command: str) -> None:
     assert f"{command} is not in this version" in done.stderr
 
 
-def test_options_to_come_are_accepted_and_said_to_do_nothing() -> None:
-    with serve("--kubernetes") as gateway:
-        pass
-    assert "--kubernetes has no effect in this version" in gateway.log
-    assert run("serve", "--help").stdout.count("(not in this version)") == 1
+def test_what_is_said_of_a_cluster_needs_one() -> None:
+    done = run("serve", *ANY_PORT, "--namespace", "models")
+    assert done.returncode == 2
+    assert "--namespace: of use with --kubernetes only" in done.stderr
 
 
 def test_the_ready_line_names_every_listener_that_is_wanted() -> None:

@@ -120,7 +120,7 @@ class Source:
             self._changed()
 
         selector = f"metadata.name={name}" if name else ""
-        return Reflector(self._client, kind, _decoder(kind), put, remove, namespace=namespace, field_selector=selector)
+        return Reflector(self._client, kind, decoder(kind), put, remove, namespace=namespace, field_selector=selector)
 
     def _pods(self, namespace: str) -> Reflector[Any]:
         def put(key: Key, pod: Any) -> None:
@@ -176,7 +176,7 @@ class Source:
 
         namespace, name = key
         selector = f"metadata.name={name}"
-        decode = _decoder(CONFIG_MAP)
+        decode = decoder(CONFIG_MAP)
         return Reflector(self._client, CONFIG_MAP, decode, put, remove, namespace=namespace, field_selector=selector)
 
     async def _keep_named(self, key: tuple[Kind, Key]) -> None:
@@ -230,11 +230,11 @@ def document_of(tree: Tree) -> Document:
     return Document("cluster", 1, tree)
 
 
-def _decoder(kind: Kind) -> Callable[[msgspec.Raw], Tree]:
-    """Lists of built-in kinds leave out what their items are."""
+def decoder(kind: Kind) -> Callable[[msgspec.Raw | bytes], Tree]:
+    """What makes an object of its JSON. Lists of built-in kinds leave out what their items are."""
     head = {"apiVersion": kind.api_version, "kind": kind.name}
 
-    def decode(raw: msgspec.Raw) -> Tree:
+    def decode(raw: msgspec.Raw | bytes) -> Tree:
         try:
             tree = msgspec.json.decode(raw)
         except RecursionError:
