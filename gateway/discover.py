@@ -8,6 +8,7 @@ Those that answer are asked ever more seldom the more there are: their number mu
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -26,12 +27,15 @@ _log = logging.getLogger("infer_gateway.discover")
 _UP_S: Final = 5.0
 _PROVIDER_S: Final = 60.0
 _DOWN_S: Final = (0.25, 0.5, 1.0)
-_RATE: Final = 200.0
-"""Endpoints that answer are asked so many a second at most; beyond a thousand of them the 5 s grow."""
+_RATE: Final = 100.0
+"""Of endpoints that answer so many are asked a second; beyond five hundred of them the 5 s grow."""
 _TIMEOUT_S: Final = 5.0
 _SLOW_ANSWERS: Final = 3
 _BODY_MAX: Final = 4 << 20
 _HEADERS: Final = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"))
+_CLOSING: Final = (*_HEADERS, (b"connection", b"close"))
+_KEPT: Final = 1024
+"""Of more endpoints connections are not kept for whoever may need one next."""
 
 NO_FIELDS: Final[Mapping[str, Headers]] = MappingProxyType({})
 
@@ -62,8 +66,10 @@ class Discovery:
         detect_paths: Iterable[str] = (),
         fields: Mapping[str, Headers] = NO_FIELDS,
         wall: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
     ) -> None:
         self._wall = wall
+        self._rng = rng or random.Random()
         self._transport = transport
         self._adapters = adapters
         self._changed = changed
@@ -133,7 +139,8 @@ class Discovery:
         self._failures.pop(endpoint, None)
         self._note(endpoint, answer, "")
         often = _PROVIDER_S if endpoint.engine in PROVIDERS and endpoint.scheme == "https" else _UP_S
-        return max(often, len(self._rounds.keys) / _RATE)
+        shared = len(self._rounds.keys) / _RATE
+        return often if often >= shared else shared * self._rng.uniform(0.75, 1.25)  # many have begun together
 
     def _note(self, endpoint: Endpoint, answer: Answer, why: str) -> None:
         if endpoint not in self._rounds.keys:  # given up in the very turn in which the answer came
@@ -187,11 +194,16 @@ class Discovery:
         if endpoint.versioned and path.startswith(b"/v1/"):
             path = path[3:]  # the base path names another version
         body = b""
-        async with self._transport.send(endpoint, UpstreamRequest(b"GET", path, _HEADERS, extra=fields)) as upstream:
+        keep = len(self._rounds.keys) <= _KEPT
+        headers = _HEADERS if keep else _CLOSING
+        sending = self._transport.send(endpoint, UpstreamRequest(b"GET", path, headers, extra=fields))
+        async with sending as upstream:
             while True:
                 data = await upstream.receive()
                 body += data
                 if not data or upstream.complete or len(body) > _BODY_MAX:
+                    if not keep:
+                        sending.abort()
                     return upstream.status, body
 
 

@@ -255,9 +255,17 @@ class Pools:
                 member.health.unpolled()
                 member.room.awaited = member.up is False  # not asked now, but will be
 
-    def busy(self) -> list[Endpoint]:
-        """Endpoints that have requests."""
-        return [member.endpoint for pool in self._pools.values() for member in pool.members if member.inflight]
+    def busy(self, most: int) -> list[Endpoint]:
+        """Endpoints that have requests, and others of their pools, whom the next ones may go to, up to so many."""
+        found: list[Endpoint] = []
+        others: list[Endpoint] = []
+        for pool in self._pools.values():
+            at_work = [member.endpoint for member in pool.members if member.inflight]
+            if at_work:
+                found += at_work
+                if len(others) < most:
+                    others += [member.endpoint for member in pool.members if not member.inflight]
+        return found + others[: max(0, most - len(found))]
 
     def watch(self, now: float) -> None:
         for pool in self._pools.values():

@@ -21,6 +21,9 @@ Key = TypeVar("Key", bound=Hashable)
 RATE: Final = 1000.0
 """Questions begun a second at most, however many are due at once: thousands of connections would hold up requests."""
 _AT_ONCE: Final = 16.0
+_UNDER_WAY: Final = 64
+_YOUNG_S: Final = 0.25
+"""No more than `_UNDER_WAY` of this age: answers take memory and time. What hangs is older and stands in nobody's way."""
 
 
 class _Entry(Generic[Key]):
@@ -48,6 +51,7 @@ class Rounds(Generic[Key]):
         self._due: list[tuple[float, int, _Entry[Key]]] = []
         self._count = count()
         self._sooner = trio.Event()
+        self._young: dict[_Entry[Key], float] = {}
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -105,9 +109,9 @@ class Rounds(Generic[Key]):
                 await self._wait()
                 now = trio.current_time()
                 credit, last = min(_AT_ONCE, credit + (now - last) * self._rate), now
-                while credit >= 1.0 and self._due and self._due[0][0] <= now:
-                    credit -= self._begin()
-                if credit < 1.0:
+                while credit >= 1.0 and self._due and self._due[0][0] <= now and self._has_room(now):
+                    credit -= self._begin(now)
+                if credit < 1.0 or not self._has_room(now):
                     await trio.sleep(_AT_ONCE / self._rate)
 
     async def _wait(self) -> None:
@@ -117,13 +121,23 @@ class Rounds(Generic[Key]):
             with trio.move_on_at(self._due[0][0] if self._due else math.inf):
                 await self._sooner.wait()
 
-    def _begin(self) -> int:
+    def _has_room(self, now: float) -> bool:
+        young = self._young
+        while young and len(young) >= _UNDER_WAY:
+            oldest = next(iter(young))
+            if young[oldest] > now - _YOUNG_S:
+                return False
+            del young[oldest]
+        return True
+
+    def _begin(self, now: float) -> int:
         """Ask the one that is due first; 0 if there is no such any more."""
         due, _, entry = heappop(self._due)
         if due != entry.due or self._nursery is None:
             return 0
         entry.due = math.nan
         entry.scope = trio.CancelScope()
+        self._young[entry] = now
         self._nursery.start_soon(self._question, entry, entry.scope)
         return 1
 
@@ -137,6 +151,7 @@ class Rounds(Generic[Key]):
         with scope:
             await supervise(ask, name=self._name(entry.key))
         entry.scope = None
+        self._young.pop(entry, None)
         if self._entries.get(entry.key) is entry:
             self._set(entry, _now() + (0.0 if entry.again else wait))
         entry.again = False

@@ -32,7 +32,7 @@ _AT_FULL_RATE: Final = 256
 _RATE: Final = 2000.0
 """Questions begun a second at most."""
 _KEPT_S: Final = 1.0
-"""Beyond this between two questions a connection is not kept for the next one: it would be closed before (3.5 s), and a
+"""Beyond this between two questions a connection is not kept for the next one: it might be closed before (3.5 s), and a
 question that needs a new one costs twice as much."""
 _PATIENCE: Final = 4.0
 """An engine that has let a question time out is given up to so many times the timeout for the next ones."""
@@ -82,7 +82,8 @@ class Scrapes:
 
     ``interval`` is the time between two questions in seconds, give or take a tenth, ``timeout`` the time for an answer;
     both may be set while it runs. Who needs longer is given longer: a page that is slow to come is no sign of death.
-    ``busy`` gives the endpoints that have requests; where there are too many for ``interval``, these come first.
+    ``busy`` gives the endpoints that have requests and, up to so many in all, those that may get some; where there are
+    too many for ``interval``, these come first.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Scrapes:
         restarted: Callable[[Endpoint], object] = lambda endpoint: None,
         refused: Callable[[Endpoint], object] = lambda endpoint: None,
         polled: Callable[[Endpoint, float | None], object] = lambda endpoint, period: None,
-        busy: Callable[[], Iterable[Endpoint]] = tuple,
+        busy: Callable[[int], Iterable[Endpoint]] = lambda most: (),
         interval: float = 0.2,
         timeout: float = 1.0,
         stale: float | None = None,
@@ -164,23 +165,24 @@ class Scrapes:
     def _look_who_is_busy(self) -> None:
         if len(self._asked) <= _AT_FULL_RATE:
             return
-        before, self._busy = self._busy, frozenset(self._busy_now())
+        before, self._busy = self._busy, frozenset(self._busy_now(int(_KEPT_S * self._half())))
         for endpoint in self._busy - before:
             asked = self._asked.get(endpoint)
             if asked is not None and not asked.why:
                 self._rounds.hurry(asked, self._rng.uniform(0, self.interval))
 
+    def _half(self) -> float:
+        """Questions a second that those at work may take, and all others together as many."""
+        return _AT_FULL_RATE / self.interval / 2
+
     def _period(self, endpoint: Endpoint) -> float:
-        """Seconds between two questions. Those at work have half of all questions, if they need as many."""
-        interval, many = self.interval, len(self._asked)
+        """Seconds between two questions."""
+        many, working = len(self._asked), len(self._busy)
         if many <= _AT_FULL_RATE:
-            return interval
-        rate = _AT_FULL_RATE / interval
-        working = max(interval, 2.0 * len(self._busy) / rate)
-        if endpoint in self._busy:
-            return working
-        idle = max(working, (many - len(self._busy)) / (rate - len(self._busy) / working))
-        return idle if idle < _KEPT_S else 2.0 * idle
+            return self.interval
+        sharing = working if endpoint in self._busy else many - working
+        period = max(self.interval, sharing / self._half())
+        return period if period <= _KEPT_S else 2 * period
 
     async def _question(self, asked: _Asked) -> float:
         if not asked.watched:  # given up before it began
@@ -242,30 +244,31 @@ class Scrapes:
         began = trio.current_time()
         asked.patience = min(max(asked.patience, self.timeout), _PATIENCE * self.timeout)
         with trio.move_on_after(asked.patience):
-            fields = _HEADERS if asked.period < _KEPT_S else _CLOSING
-            request = UpstreamRequest(b"GET", asked.adapter.metrics_path(), fields)
-            page = await self._get(asked.target, request)
+            page = await self._get(asked.target, asked.adapter.metrics_path(), keep=asked.period <= _KEPT_S)
             asked.patience = min(asked.patience, 2.0 * (trio.current_time() - began))
             return page
         asked.patience *= 2.0
         return None
 
-    async def _get(self, endpoint: Endpoint, request: UpstreamRequest) -> bytes:
+    async def _get(self, endpoint: Endpoint, path: bytes, *, keep: bool) -> bytes:
         parts: list[bytes] = []
         size = 0
-        async with self._transport.send(endpoint, request) as upstream:
+        sending = self._transport.send(endpoint, UpstreamRequest(b"GET", path, _HEADERS if keep else _CLOSING))
+        async with sending as upstream:
             status = upstream.status
             while True:
                 data = await upstream.receive()
                 parts.append(data)
                 size += len(data)
                 if not data or upstream.complete:
+                    if not keep:
+                        sending.abort()
                     break
                 if size > _PAGE_MAX:
                     raise _NoPage(f"its metrics page exceeds {_PAGE_MAX >> 20} MiB")
         if status == 200:
             return b"".join(parts)
-        why = f"GET {request.path.decode()} answered {status}"
+        why = f"GET {path.decode()} answered {status}"
         if status == 501 or (400 <= status < 500 and status not in (408, 429)):
             raise _NoPage(why)
         raise GatewayError(why)
