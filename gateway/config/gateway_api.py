@@ -28,7 +28,7 @@ from gateway.config.gateway_routes import (
 from gateway.config.gateway_store import KINDS, Key, Seen, Store
 from gateway.config.settings import Settings
 from gateway.config.verdict import Condition, Parent, Verdict
-from gateway.httproute import HttpRoute, HttpRouteTable
+from gateway.httproute import HttpRoute, HttpRouteTable, Laid
 
 CONTROLLER: Final = "infer-gateway.dev/gateway"
 _H2C: Final = "kubernetes.io/h2c"
@@ -75,7 +75,7 @@ class GatewayApi:
         self._through: dict[str, dict[str, set[str]]] = {}
         self._told: dict[Key, Verdict] = {}
         self._news: dict[tuple[str, str, str, str], Verdict] = {}
-        self._serving: dict[str, HttpRoute] = {}
+        self._serving: dict[str, Laid] = {}
         self._changed = False
         self._table: HttpRouteTable | None = None
 
@@ -142,7 +142,7 @@ class GatewayApi:
             yield
         if self._changed:
             self._changed = False
-            self._table = HttpRouteTable(self._serving.values(), self._table) if self._serving else None
+            self._table = HttpRouteTable(self._serving.values()) if self._serving else None
             yield
 
     @property
@@ -268,13 +268,14 @@ class GatewayApi:
             self._unsaid["InferencePool", pool] = None
 
     def _serve(self, name: str, route: HttpRoute | None) -> None:
-        if route == self._serving.get(name):
+        former = self._serving.get(name)
+        if route == (None if former is None else former.route):
             return
         self._changed = True
         if route is None:
             del self._serving[name]
         else:
-            self._serving[name] = route
+            self._serving[name] = Laid.of(route)
 
     # -- what is said ---------------------------------------------------------------------------------------------
 
