@@ -11,6 +11,7 @@ from typing import Protocol
 
 from gateway.directives import Directives
 from gateway.errors import ModelNotFound, NoEndpoints
+from gateway.listing import Listing
 from gateway.member import Member
 from gateway.types import InferenceRequest
 
@@ -24,6 +25,8 @@ class Pool(Protocol):
     def bare(self) -> bool: ...
     @property
     def members(self) -> Sequence[Member]: ...
+    @property
+    def listing(self) -> Listing: ...
 
 
 def implied(
@@ -55,7 +58,7 @@ def _listed(pools: dict[str, Pool], only: Collection[str]) -> dict[str, Pool]:
 
 
 def _count(pool: Pool, only: Collection[str]) -> int:
-    return sum(each.endpoint.address in only or each.endpoint.host in only for each in pool.members)
+    return len(pool.listing.among(only))
 
 
 def _serves(pool: Pool, model: str, directives: Directives) -> bool:

@@ -116,9 +116,7 @@ class Pick:
             call.answered(call.gateway.turn.now)
 
     def _heed(self, decoder: Decoder) -> None:
-        """What makes no sense is the engine's failure, but where nobody knows what was asked (health, metrics …) or what
-        answers.
-        """
+        """What makes no sense is the engine's failure, unless nobody knows what was asked (health …) or what answers."""
         strange = self._call.request.view is None or self._attempt.member.endpoint.engine == PLAIN
         if decoder.error is not None and strange:
             self._call.decoder, self._foreign = None, True
@@ -168,8 +166,9 @@ async def pick(
     Waits as `Call.admit` does; raises GatewayError. Whoever leaves the block without `Pick.finish` has lost its client.
     """
     if request.only is not None:
-        endpoints = [member.endpoint for member in gateway.pools.members()]
-        request = msgspec.structs.replace(request, only=await addresses.among(endpoints, request.only))
+        named = [endpoint for pool in gateway.pools.by_name().values() for endpoint in pool.listing.named]
+        meant = await addresses.among(named, request.only) if named else ()
+        request = msgspec.structs.replace(request, only=(*request.only, *meant))
     with suppress(ClientGone):
         async with Call(gateway, Forwarded(request)) as call:
             try:

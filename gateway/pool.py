@@ -16,6 +16,7 @@ from gateway.config.snapshot import Policy
 from gateway.estimate import Estimator
 from gateway.gate import Gate
 from gateway.health import watch
+from gateway.listing import Listing
 from gateway.member import Member
 from gateway.schedule.ask import Ask
 from gateway.schedule.parts import Random
@@ -39,8 +40,8 @@ class Pool:
     """
 
     __slots__ = (
-        "_squares", "bare", "estimator", "gate", "members", "name", "others", "pace", "policy", "profile", "residual",
-        "rng", "told", "uncached",
+        "_listing", "_squares", "bare", "estimator", "gate", "members", "name", "others", "pace", "policy", "profile",
+        "residual", "rng", "told", "uncached",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,7 @@ class Pool:
         self.gate: Gate | None = None
         self.told: Told | None = None
         self.bare = False
+        self._listing = Listing(())
         self.others = 0.0
         self.uncached = self.residual = 1000.0
         self._squares = 2_000_000.0
@@ -80,8 +82,7 @@ class Pool:
         """
         now, members = ask.now, self.members
         if ask.request.only is not None:
-            only = frozenset(ask.request.only)
-            members = [each for each in members if each.endpoint.address in only or each.endpoint.host in only]
+            members = self.listing.among(ask.request.only)
         usable = [member for member in members if member.health.blocked_until <= now]
         if not usable:
             yield from _last_resort(members, now)
@@ -119,6 +120,13 @@ class Pool:
             return first[:1], first[1:] + rest, full
         eased, rest = _parted(roomy, lambda member: self.rng.random() < member.health.share(now))
         return eased, rest, full
+
+    @property
+    def listing(self) -> Listing:
+        """The members by what proxies call them. Made when first asked for: few proxies list any."""
+        if self._listing.members is not self.members:
+            self._listing = Listing(self.members)
+        return self._listing
 
     def hits(self, ask: Ask) -> Mapping[str, float]:
         """Prompt tokens each endpoint is believed to hold, by id."""
