@@ -37,7 +37,7 @@ TIMEOUT_S: Final = 10.0
 PAUSE_S: Final = (0.5, 30.0)
 """After the first failure that is the server's, and at most."""
 MAX_RETRY_AFTER_S: Final = 60.0
-RETRY_S: Final = (0.2, 300.0)
+RETRY_S: Final = (0.2, 30.0)
 """The same for one object."""
 MAX_OBJECTS: Final = 100_000
 
@@ -129,7 +129,7 @@ class StatusWriter:
         self._bucket = Bucket(RATE, BURST)
         self._quiet: dict[Kind, float] = {}
         self._warned: set[str] = set()
-        self._paused, self._outage = -math.inf, 0
+        self._paused, self._outage, self._logged = -math.inf, 0, -math.inf
         self._woken = trio.Event()
         self._written = self._failed = 0
 
@@ -224,7 +224,7 @@ class StatusWriter:
             self._postpone(key, found, error)
         else:
             self._written += 1
-            self._recover()
+            self._outage = 0
             found.settle(wanted, trio.current_time(), tree)
 
     async def _patch(self, kind: Kind, verdict: Verdict, wanted: Write) -> Tree:
@@ -277,7 +277,6 @@ class StatusWriter:
     def _retry(self, key: Key, found: _Object) -> None:
         found.failures += 1
         found.not_before = trio.current_time() + backoff(found.failures, *RETRY_S)
-        self._agenda.discard(key)
         self._agenda.add(key, found.not_before)
 
     def _postpone(self, key: Key, found: _Object, error: ApiError | Unreachable) -> None:
@@ -286,14 +285,11 @@ class StatusWriter:
         self._outage += 1
         after = error.retry_after if isinstance(error, ApiError) else None
         pause = max(backoff(self._outage, *PAUSE_S), min(after or 0.0, MAX_RETRY_AFTER_S))
-        self._paused = trio.current_time() + pause
-        if self._outage == 1:
+        now = trio.current_time()
+        self._paused = now + pause
+        if self._outage == 1 and now - self._logged >= QUIET_S:
+            self._logged = now
             _log.warning("statuses wait to be written: %s", error)
-
-    def _recover(self) -> None:
-        if self._outage:
-            _log.info("statuses are written again")
-        self._outage, self._paused = 0, -math.inf
 
     def _warn(self, text: str) -> None:
         if text not in self._warned and len(self._warned) < 100:

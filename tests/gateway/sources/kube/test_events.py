@@ -92,8 +92,9 @@ def test_only_who_leads_tells() -> None:
         stage = Stage()
         async with running(stage):
             stage.leads = False
-            stage.events.tell(note("before"))
-            await trio.sleep(1)
+            for turn in range(20):
+                stage.events.tell(note(f"before {turn}"))
+                await trio.sleep(1)
             stage.leads = True
             stage.events.tell(note("after"))
             await trio.sleep(1)
