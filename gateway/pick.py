@@ -116,7 +116,7 @@ class Pick:
             call.answered(call.gateway.turn.now)
 
     def _heed(self, decoder: Decoder) -> None:
-        """What makes no sense is the engine's failure, unless nobody knows what was asked (health …) or what answers."""
+        """What makes no sense is its engine's failure, but where nobody knows what was asked (health …) or of whom."""
         strange = self._call.request.view is None or self._attempt.member.endpoint.engine == PLAIN
         if decoder.error is not None and strange:
             self._call.decoder, self._foreign = None, True
