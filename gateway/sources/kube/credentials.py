@@ -70,7 +70,8 @@ def from_kubeconfig(names: str, context: str, folder: str) -> Answer:
     configuration.host = ""
     user = _user(loader)
     loader.load_and_set(configuration)
-    token = configuration.api_key.get("BearerToken", "")
+    keys = configuration.api_key
+    token = keys.get("BearerToken") or keys.get("authorization") or ""  # since version 36, before it
     if not token and not configuration.cert_file and ("exec" in user or "auth-provider" in user):
         raise Unusable("its plugin gave neither token nor certificate")
     if not configuration.host:
@@ -176,6 +177,8 @@ def answer(question: dict[str, str]) -> Answer:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"the official client cannot be imported, there is no {error.name}"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     mark = getattr(error, "problem_mark", None)

@@ -1,4 +1,4 @@
-"""A server on a free port that answers as it is told, byte by byte, by TLS if wanted; kubeconfigs that lead there. (IO)"""
+"""A server on a free port that answers as it is told, byte by byte, by TLS too; kubeconfigs that lead there. (IO)"""
 
 from __future__ import annotations
 
