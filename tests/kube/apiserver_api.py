@@ -6,10 +6,10 @@ keep the status, uid and times that their objects come with.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -23,6 +23,7 @@ from tests.kube import apiserver_schema as schemas
 from tests.kube.apiserver_faults import Asked, Fault, Trouble
 from tests.kube.apiserver_kinds import BUILT_IN, CRDS, absent, defined, definition_problems, established, invalid
 from tests.kube.apiserver_patch import json_patch, merge_patch, strategic_patch
+from tests.kube.apiserver_protobuf import decoded
 from tests.kube.apiserver_store import (
     Entry,
     Key,
@@ -61,8 +62,10 @@ class Request:
         return found[1] if found else ""
 
     def body_tree(self) -> Tree:
+        kind = self.headers.get("content-type", "")
+        if "protobuf" in kind:
+            return decoded(self.body)
         try:
-            kind = self.headers.get("content-type", "")
             tree = yaml.safe_load(self.body) if "yaml" in kind else msgspec.json.decode(self.body)
         except (yaml.YAMLError, msgspec.DecodeError, UnicodeDecodeError) as wrong:
             raise Refusal(400, "BadRequest", f"the body could not be read: {wrong}") from wrong
@@ -130,7 +133,7 @@ class Api:
 
     def need_namespace(self, name: str) -> None:
         if self.store.get("namespaces", ("", name)) is None:
-            metadata = {"name": name, "uid": str(uuid.uuid4()), "creationTimestamp": now()}
+            metadata: Tree = {"name": name, "uid": str(uuid.uuid4()), "creationTimestamp": now()}
             metadata["labels"] = {"kubernetes.io/metadata.name": name}
             tree: Tree = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
             tree |= {"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
@@ -197,7 +200,7 @@ class Api:
         resource = self.resources.get((group, version, rest[0]))
         if resource is None or len(rest) > 3 or (namespace and not resource.namespaced):
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
-        target = Target(resource, namespace, *(rest[1:] + ["", ""])[:2])
+        target = Target(resource, namespace, *[*rest[1:], "", ""][:2])
         if target.part and not (target.part == "status" and resource.has_status):
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
         return target
@@ -286,7 +289,10 @@ class Api:
     def _watch(self, request: Request, target: Target, asked: Asked) -> Watch:
         query, resource = request.query, target.resource
         if "sendInitialEvents" in query:
-            said = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled"
+            said = (
+                "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature "
+                "gate is enabled"
+            )
             raise Refusal(422, "Invalid", f'ListOptions.meta.k8s.io "" is invalid: {said}')
         match = self._selected(request, target)
         given = query.get("resourceVersion", "")
@@ -312,7 +318,7 @@ class Api:
         tree = request.body_tree()
         if target.name:
             raise Refusal(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-        if not target.resource.verbs == ("create",):
+        if target.resource.verbs != ("create",):
             return self._created(request, target, tree)
         allowed = True
         if target.resource.kind == "SelfSubjectAccessReview":
@@ -348,7 +354,11 @@ class Api:
                 raise Refusal(400, "BadRequest", "Object 'Kind' is missing in the body")
             tree |= {"kind": resource.kind, "apiVersion": resource.api_version}
         if (tree["kind"], tree["apiVersion"]) != (resource.kind, resource.api_version):
-            said = f"{tree['apiVersion']}, Kind={tree['kind']} in the body is not {resource.api_version}, Kind={resource.kind}"
+            given, wanted = (
+                f"{tree['apiVersion']}, Kind={tree['kind']}",
+                f"{resource.api_version}, Kind={resource.kind}",
+            )
+            said = f"the object in the body ({given}) does not match the type of the request ({wanted})"
             raise Refusal(400, "BadRequest", said)
 
     def _placed(self, request: Request, target: Target, tree: Tree) -> Tree:
@@ -412,7 +422,8 @@ class Api:
         live = shown(self._there(target).tree, resource)
         metadata: Tree = given.get("metadata") or {}
         if metadata.get("name") != target.name:
-            said = f"the name of the object ({metadata.get('name', '')}) does not match the name on the URL ({target.name})"
+            name = metadata.get("name", "")
+            said = f"the name of the object ({name}) does not match the name on the URL ({target.name})"
             raise Refusal(400, "BadRequest", said)
         if not metadata.get("resourceVersion") and (resource.custom or resource.kind == "Lease") and not request.admin:
             said = "Invalid value: 0: must be specified for an update"
@@ -547,12 +558,7 @@ class Api:
         if resource.schema is not None:
             tree, unknown = schemas.prune(tree, resource.schema)
             if unknown and request.query.get("fieldValidation") == "Strict":
-                said = ", ".join(f'unknown field "{path}"' for path in unknown)
-                name = tree["metadata"]["name"]
-                message = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: strict decoding error: {said}'
-                raise Refusal(
-                    400, "BadRequest", message, {"name": name, "group": resource.group, "kind": resource.plural}
-                )
+                raise _strict(resource, tree["metadata"]["name"], unknown)
             tree = schemas.with_defaults(tree, resource.schema)
             if causes := schemas.check(tree, resource.schema, live):
                 raise invalid(resource, tree["metadata"]["name"], causes)
@@ -675,17 +681,20 @@ class Api:
         return len(trees)
 
 
+def _strict(resource: Resource, name: str, unknown: list[str]) -> Refusal:
+    said = ", ".join(f'unknown field "{path}"' for path in unknown)
+    kind, details = resource.kind, {"name": name, "group": resource.group, "kind": resource.plural}
+    message = f'{kind} in version "{resource.version}" cannot be handled as a {kind}: strict decoding error: {said}'
+    return Refusal(400, "BadRequest", message, details)
+
+
 def _untimed(tree: Tree) -> list[Tree]:
     entries = tree["metadata"].get("managedFields") or []
     return [{name: value for name, value in entry.items() if name != "time"} for entry in entries]
 
 
 def _encoded(tree: Tree) -> Tree:
-    import base64
-
+    """A Secret with its plain strings among its data."""
     data = {name: base64.b64encode(value.encode()).decode() for name, value in tree["stringData"].items()}
     rest = {name: value for name, value in tree.items() if name != "stringData"}
     return {"type": "Opaque"} | rest | {"data": (tree.get("data") or {}) | data}
-
-
-Handler = Callable[[Request], Answer | Watch]

@@ -274,7 +274,7 @@ def applied(
         others |= paths - lost
         if paths - lost:
             kept.append(_again(entry, paths - lost) if lost else entry)
-    for path in sorted(held - mine - others, key=len, reverse=True):
+    for path in sorted(held - mine - others, key=len):  # an item before the fields that tell it apart
         if not any(other[: len(path)] == path for other in others | mine):
             tree = _without(tree, path, root)
     own = next((entry for entry in entries if manager.same(entry)), None)

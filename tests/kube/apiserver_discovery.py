@@ -14,11 +14,16 @@ VERSION = {
     "buildDate": "2025-04-23T00:00:00Z", "goVersion": "go1.24", "compiler": "gc", "platform": "linux/amd64",
 }  # fmt: skip
 
+_EMPTY_V2 = b"\x0a\x032.0\x12\x0b\x0a\x04fake\x12\x031.0"
+"""The older document, of nothing: all that kubectl asks it for stands in the newer ones."""
+
 
 def answered(path: str, headers: dict[str, str], resources: list[Resource]) -> tuple[bytes, dict[str, str]] | None:
     """The body and headers of a path of discovery; None for other paths. Raises Refusal for groups unknown."""
     if path in ("/healthz", "/livez", "/readyz"):
         return b"ok", {"Content-Type": "text/plain"}
+    if path == "/openapi/v2" and "protobuf" in headers.get("accept", ""):
+        return _EMPTY_V2, {"Content-Type": "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"}
     tree = _tree(path.rstrip("/") or "/", resources)
     return None if tree is None else (msgspec.json.encode(tree), {})
 

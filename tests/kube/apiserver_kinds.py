@@ -13,11 +13,14 @@ Tree = dict[str, Any]
 
 
 def _resource(api_version: str, plural: str, kind: str, short: str = "", flags: str = "") -> Resource:
-    """Flags: c of the cluster, s with a status, o can only be created."""
+    """Flags: c of the cluster, s with a status, o can only be created, a of the category "all"."""
     group, _, version = api_version.rpartition("/")
-    verbs = {"verbs": ("create",)} if "o" in flags else {}
+    verbs: Tree = {"verbs": ("create",)} if "o" in flags else {}
     shorts = tuple(short.split())
-    return Resource(group, version, plural, kind, "c" not in flags, shorts, "s" in flags, **verbs)  # type: ignore[arg-type]
+    categories = ("all",) if "a" in flags else ()
+    return Resource(
+        group, version, plural, kind, "c" not in flags, shorts, "s" in flags, categories=categories, **verbs
+    )
 
 
 _RBAC, _AUTHZ, _ADMISSION = "rbac.authorization.k8s.io/v1", "authorization.k8s.io/v1", "admissionregistration.k8s.io/v1"
@@ -25,10 +28,10 @@ CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 BUILT_IN = (
     _resource("v1", "namespaces", "Namespace", "ns", "cs"),
     _resource("v1", "nodes", "Node", "no", "cs"),
-    _resource("v1", "pods", "Pod", "po", "s"),
+    _resource("v1", "pods", "Pod", "po", "sa"),
     _resource("v1", "secrets", "Secret"),
     _resource("v1", "configmaps", "ConfigMap", "cm"),
-    _resource("v1", "services", "Service", "svc", "s"),
+    _resource("v1", "services", "Service", "svc", "sa"),
     _resource("v1", "endpoints", "Endpoints", "ep"),
     _resource("v1", "serviceaccounts", "ServiceAccount", "sa"),
     _resource("v1", "events", "Event", "ev"),
@@ -37,12 +40,12 @@ BUILT_IN = (
     _resource("v1", "limitranges", "LimitRange", "limits"),
     _resource("events.k8s.io/v1", "events", "Event", "ev"),
     _resource("coordination.k8s.io/v1", "leases", "Lease"),
-    _resource("apps/v1", "deployments", "Deployment", "deploy", "s"),
-    _resource("apps/v1", "replicasets", "ReplicaSet", "rs", "s"),
-    _resource("apps/v1", "statefulsets", "StatefulSet", "sts", "s"),
-    _resource("apps/v1", "daemonsets", "DaemonSet", "ds", "s"),
-    _resource("batch/v1", "jobs", "Job", "", "s"),
-    _resource("autoscaling/v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", "hpa", "s"),
+    _resource("apps/v1", "deployments", "Deployment", "deploy", "sa"),
+    _resource("apps/v1", "replicasets", "ReplicaSet", "rs", "sa"),
+    _resource("apps/v1", "statefulsets", "StatefulSet", "sts", "sa"),
+    _resource("apps/v1", "daemonsets", "DaemonSet", "ds", "sa"),
+    _resource("batch/v1", "jobs", "Job", "", "sa"),
+    _resource("autoscaling/v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", "hpa", "sa"),
     _resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget", "pdb", "s"),
     _resource("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy", "netpol"),
     _resource("networking.k8s.io/v1", "ingresses", "Ingress", "ing", "s"),

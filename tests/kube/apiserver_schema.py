@@ -234,7 +234,7 @@ def _spread(value: Any, schema: Tree) -> Any:
     if isinstance(value, list):
         return [_spread(item, schema.get("items") or {}) for item in value]
     if isinstance(value, str) and schema.get("format") == "date-time":
-        return datetime.fromisoformat(value.replace("Z", "+00:00"))
+        return datetime.fromisoformat(value)
     if isinstance(value, str) and schema.get("format") == "duration":
         return timedelta(seconds=seconds(value))
     return value
@@ -329,8 +329,7 @@ def schema_problems(schema: Tree, path: str, *, correlatable: bool = True) -> It
     for at, rule in enumerate(schema.get("x-kubernetes-validations", ())):
         yield from _rule(rule, f"{path}.x-kubernetes-validations[{at}]", correlatable)
     if "default" in schema:
-        for cause in problems(with_defaults(schema["default"], schema), schema, f"{path}.default"):
-            yield cause
+        yield from problems(with_defaults(schema["default"], schema), schema, f"{path}.default")
     for name, each in (schema.get("properties") or {}).items():
         yield from schema_problems(each, f"{path}.properties[{name}]", correlatable=correlatable)
     if isinstance(schema.get("additionalProperties"), dict):
@@ -373,7 +372,10 @@ def _list_type(schema: Tree, path: str) -> Iterator[Cause]:
         for key in keys or ():
             each = (items.get("properties") or {}).get(key)
             if each is None or (key not in items.get("required", ()) and "default" not in each):
-                said = f"Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property: {key}"
+                said = (
+                    "Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a "
+                    "required property"
+                )
                 yield Cause(f"{path}.items.properties[{key}]", "FieldValueRequired", said)
     if kind == "set" and items.get("type") in ("object", "array") and items.get("x-kubernetes-map-type") != "atomic":
         said = "Forbidden: items must be scalar, atomic lists or atomic maps for x-kubernetes-list-type set"

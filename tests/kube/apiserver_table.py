@@ -74,7 +74,7 @@ def _at(value: Any, path: str) -> Any:
 
 
 def _age(when: str) -> str:
-    then = datetime.fromisoformat(when.replace("Z", "+00:00"))
+    then = datetime.fromisoformat(when)
     seconds = max(0, int((datetime.now(UTC) - then).total_seconds()))
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * size:

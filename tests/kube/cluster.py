@@ -4,8 +4,8 @@
         cluster.create(model_route("chat", "llama", ("servers", 100)), pod("a", "127.0.0.2", {"app": "llama"}))
         gateway = serve("--kubernetes", "--kubeconfig", str(cluster.kubeconfig))
 
-A test's own calls are made as an admin at another port: they are not on record, not refused, work during an outage, need
-no namespace to be there, and may set status, uid and times.
+A test's own calls are made as an admin at another port: they are not on record, not refused, work during an outage,
+need no namespace to be there, and may set status, uid and times.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import yaml
 from tests.process import ROOT, Program, eventually
 
 Tree = dict[str, Any]
+Trees = list[Tree]
 TOKEN = "the-token-of-tests"
 CHART_CRDS = ROOT / "charts" / "infer-gateway" / "crds"
 _OPEN = build_opener(ProxyHandler({})).open
@@ -233,12 +234,12 @@ class Cluster:
         """As it is now. Raises Refused 404."""
         return self.ask("GET", self.path(tree))
 
-    def list(self, api_version: str, kind: str, namespace: str = "", **query: str) -> list[Tree]:
+    def list(self, api_version: str, kind: str, namespace: str = "", **query: str) -> Trees:
         """Of one namespace, or of all."""
         about = self._resource(api_version, kind)
         within = f"/namespaces/{namespace}" if namespace else ""
         root = "/apis" if "/" in api_version else "/api"
-        items: list[Tree] = self.ask("GET", f"{root}/{api_version}{within}/{about['name']}", **query)["items"]
+        items: Trees = self.ask("GET", f"{root}/{api_version}{within}/{about['name']}", **query)["items"]
         return items
 
     def load(self, trees: Iterable[Tree], check: bool = True) -> int:
@@ -277,11 +278,11 @@ class Cluster:
         """No failures to come."""
         self.order("heal")
 
-    def streams(self, mode: str = "", resource: str = "*", **given: Any) -> list[Tree]:
+    def streams(self, mode: str = "", resource: str = "*", **given: Any) -> Trees:
         """The watches open now (resource, namespace, name). With a ``mode`` they all get it: "close", "reset",
         "truncate", "stall", "resume", "garbage" (text=…), "huge" (bytes=…), "gone", "error" (status=…), "bookmark".
         """
-        found: list[Tree] = self.order("streams", mode=mode, resource=resource, **given)["watches"]
+        found: Trees = self.order("streams", mode=mode, resource=resource, **given)["watches"]
         return found
 
     def outage(self, down: bool = True) -> None:
@@ -303,9 +304,9 @@ class Cluster:
     def accept_tokens(self, *tokens: str) -> None:
         self.order("rights", tokens=tokens)
 
-    def requests(self, verb: str = "*", resource: str = "*", **like: Any) -> list[Tree]:
-        """What was asked, in order: verb, resource (`modelroutes.networking.serving.volcano.sh`), namespace, name, part,
-        query, type, agent, body (decoded), code. Tests' own requests are not among them.
+    def requests(self, verb: str = "*", resource: str = "*", **like: Any) -> Trees:
+        """What was asked, in order: verb, resource (`leases.coordination.k8s.io`), namespace, name, part, query, type,
+        agent, body (decoded), code. Tests' own requests are not among them.
         """
         found = self.order("requests")["requests"]
         return [
@@ -354,7 +355,7 @@ def thing(
     return tree | ({} if spec is None else {"spec": spec}) | rest
 
 
-def _readiness(ready: bool) -> list[Tree]:
+def _readiness(ready: bool) -> Trees:
     when = "2026-01-01T00:00:00Z"
     return [
         {"type": kind, "status": "True" if ready else "False", "lastTransitionTime": when}
