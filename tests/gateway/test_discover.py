@@ -81,7 +81,7 @@ def run(scenario: Callable[[Discovery, Fleet, list[float]], Awaitable[None]]) ->
         fleet, changes = Fleet(), list[float]()
         discovery = Discovery(
             fleet,
-            {"fake": FakeAdapter(), "anthropic": FakeAdapter()},  # type: ignore[dict-item]
+            {"fake": FakeAdapter(), "anthropic": FakeAdapter(), "plain": FakeAdapter()},  # type: ignore[dict-item]
             lambda endpoint: changes.append(trio.current_time()),
             detect=lambda answers: "fake" if "/version" in answers else None,
             detect_paths=["/version"],

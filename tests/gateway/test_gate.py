@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from gateway.config.decode import Duration
 from gateway.config.sharing import Fairness, Tier
 from gateway.errors import Overloaded, QueueTimeout, Stopping
+from gateway.fairness import Terms
 from gateway.gate import Gate
 from gateway.permit import Permit, Ticket
 from gateway.schedule.ask import Ask
@@ -181,6 +182,13 @@ def test_prompt_tokens_from_the_cache_are_free() -> None:
     door.leave(guest, 1.0, Usage(prompt=1000, completion=10, cached=900))
     (flow,) = door.gate.flows(1.0)
     assert flow.served == pytest.approx(100 + 2 * 10)
+
+
+def test_an_objectives_priority_counts_from_that_of_the_tier_on() -> None:
+    gate = Door(tiers={"gold": Tier(weight=4, priority=10)}).gate
+    assert [gate.terms("gold"), gate.terms("gold", -3), gate.terms("", 7), gate.terms("", 0)] == [
+        Terms(4.0, 10), Terms(4.0, 7), Terms(1.0, 7), Terms()
+    ]  # fmt: skip
 
 
 def test_tiers_have_weights_and_priorities() -> None:

@@ -12,6 +12,7 @@ import trio
 from gateway.addresses import FRESH_S, Addresses
 from gateway.config.sharing import Fairness
 from gateway.config.snapshot import PoolSpec
+from gateway.destination import implied
 from gateway.directives import Directives, Objective, Rewrite, RewriteRule
 from gateway.errors import Forbidden, GatewayError, ModelNotFound, NoEndpoints, Overloaded, UpstreamTimeout
 from gateway.meter import Record
@@ -464,8 +465,11 @@ def test_the_only_inference_pool_is_asked_for_whatever_model() -> None:
 def test_listed_members_of_several_pools_share_by_their_number() -> None:
     async def scenario() -> None:
         world = bare()
-        pools = [await gone_to(world, only=("10.0.0.1:1", "10.0.0.2:1", "fd00::3")) for _ in range(300)]
-        assert 160 < pools.count("p") < 240
+        listed = msgspec.structs.replace(request(), only=("a:1", "b:1", "c"))
+        pools = world.pools.by_name().values()
+        found = [implied(listed, pools, world.gateway.directives, chance) for chance in (0.0, 0.66, 0.67, 0.99)]
+        assert found == [["p", "q"], ["p", "q"], ["q", "p"], ["q", "p"]]
+        assert {await gone_to(world, only=("10.0.0.1:1", "10.0.0.2:1", "fd00::3")) for _ in range(50)} == {"p", "q"}
         for member in world.pools["p"].members:
             member.up = False
             member.health.drain()
