@@ -49,6 +49,7 @@ from gateway.discover import Discovery
 from gateway.doors import Doors, Wanted
 from gateway.errors import GatewayError, ModelNotFound, NoEndpoints
 from gateway.fleet import Fleet
+from gateway.httproute import HttpRouteTable, Way
 from gateway.ledger import Ledger
 from gateway.member import Member
 from gateway.meter import Record, Totals
@@ -65,7 +66,7 @@ from gateway.state import State
 from gateway.status import Status
 from gateway.supervise import supervise
 from gateway.tokenizer import Tokenizers
-from gateway.types import ANONYMOUS, Endpoint, Identity, InferenceRequest, ModelCard, Operation
+from gateway.types import ANONYMOUS, Endpoint, Identity, InferenceRequest, ModelCard, Operation, UpstreamRequest
 from gateway.usage import UsageLog
 from protocols.admin import server as admin_server
 
@@ -125,8 +126,8 @@ def _fail(code: int, *messages: str) -> int:
 
 
 class Program:
-    """One gateway process. ``routes`` are those in force, to discovered models included. ``namespace``: where names
-    without one are looked for.
+    """One gateway process. ``routes`` are those in force, to discovered models included; ``http_routes`` what a cluster
+    has beside them, if it has. ``namespace``: where names without one are looked for.
     """
 
     def __init__(self, options: Options, backends: Iterable[Endpoint] = (), cluster: Cluster | None = None) -> None:
@@ -141,6 +142,7 @@ class Program:
         self._backends = tuple(backends)
         self._ruled_by: Snapshot | None = None
         self.routes = self._configured.routes
+        self.http_routes: HttpRouteTable | None = None
         self.namespace = "default" if cluster is None else cluster.namespace
         self.totals = Totals()
         self.draining = False
@@ -320,6 +322,20 @@ class Program:
     def _match(self, request: InferenceRequest) -> Target:
         chance = self._rng.random()
         return self.routes.match(request.model, request.path, request.headers, chance, request.identity.user)
+
+    def owned(self, request: InferenceRequest) -> bool:
+        if not request.path.startswith("/v1/"):
+            return False
+        try:
+            self._match(request)
+        except ModelNotFound:
+            return False
+        except NoEndpoints:  # it has the model, if nowhere to go with it
+            return True
+        return True
+
+    def forward(self, exchange: Exchange, way: Way, raw: UpstreamRequest | None = None) -> Awaitable[None]:
+        return self.gateway.serve(exchange, way.pick(self._rng.random()), raw)
 
     def _finished(self, record: Record) -> None:
         self.totals.observe(record)

@@ -22,7 +22,7 @@ _TOO_LARGE = b"\0"  # by identity
 
 
 class AsgiExchange:
-    """`protocols.openai.serve.HttpReply` over one ASGI HTTP connection: the response's start is held as HTTP/1.1's is.
+    """`protocols.openai.exchange.HttpReply` over one ASGI HTTP connection: a response's start is held as HTTP/1.1's is.
 
     ``peer`` and ``subject`` are what the server says of the connection (the TLS extension's name of the client).
     ASGI cannot cut a connection. `abort` leaves the message unfinished where the server then closes for us (HTTP/1.1)

@@ -8,8 +8,9 @@ import trio
 
 from gateway.auth import allowed
 from gateway.errors import GatewayError
+from gateway.httproute import HttpRouteTable, Way
 from gateway.ports import Exchange
-from gateway.types import ANONYMOUS, Headers, Identity, ModelCard, Operation
+from gateway.types import ANONYMOUS, Headers, Identity, InferenceRequest, ModelCard, Operation, UpstreamRequest
 from gateway.wire.h1 import Request
 
 JSON = (b"content-type", b"application/json")
@@ -18,7 +19,11 @@ LATER = Identity("later", models=("my-*",))
 
 
 class FakeCore:
-    """Serves by ``handler``, an async function of the exchange. ``identify`` makes LATER of whom ``known`` leaves."""
+    """Serves by ``handler``, an async function of the exchange. ``identify`` makes LATER of whom ``known`` leaves.
+
+    What HTTPRoutes lead elsewhere is in ``forwarded``: to which pool, and what is said there if not the request itself.
+    ``owned``: the models that ModelRoutes have.
+    """
 
     def __init__(
         self,
@@ -26,7 +31,12 @@ class FakeCore:
         cards: Sequence[ModelCard] = (),
         ready: bool = True,
         known: Callable[[Headers, str, str], Identity | None] = lambda headers, peer, subject: ANONYMOUS,
+        http_routes: HttpRouteTable | None = None,
+        owned: Sequence[str] = (),
     ) -> None:
+        self.http_routes = http_routes
+        self.owns = owned
+        self.forwarded: list[tuple[str, UpstreamRequest | None]] = []
         self.who = known
         self.asked: list[tuple[str, str]] = []
         self.handler = handler or echo
@@ -38,6 +48,13 @@ class FakeCore:
     def serve(self, exchange: Exchange, /) -> Awaitable[None]:
         self.seen.append(exchange)
         return self.handler(exchange)
+
+    def forward(self, exchange: Exchange, way: Way, raw: UpstreamRequest | None = None, /) -> Awaitable[None]:
+        self.forwarded.append((way.pick(0.0).pool, raw))
+        return self.serve(exchange)
+
+    def owned(self, request: InferenceRequest, /) -> bool:
+        return request.path.startswith("/v1/") and request.model in self.owns
 
     def known(self, headers: Headers, peer: str, subject: str = "", /) -> Identity | None:
         return self.who(headers, peer, subject)
@@ -70,7 +87,7 @@ async def stream(exchange: Exchange) -> None:
 
 
 class FakeHttp:
-    """`protocols.openai.serve.HttpReply`; the reply is in ``status``, ``fields`` and ``chunks``."""
+    """`protocols.openai.exchange.HttpReply`; the reply is in ``status``, ``fields`` and ``chunks``."""
 
     def __init__(
         self, method: bytes, target: bytes, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()

@@ -1,0 +1,223 @@
+"""Requests that HTTPRoutes lead to pools: what goes there, what comes back, and what stays the gateway's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+import trio
+import trio.testing
+
+from gateway.errors import Overloaded, Unauthorized, UpstreamError
+from gateway.httproute import (
+    Changes,
+    HttpMatch,
+    HttpRoute,
+    HttpRouteTable,
+    HttpRule,
+    Laid,
+    PathMatch,
+    Redirect,
+    Rewrite,
+)
+from gateway.ports import Exchange
+from gateway.route import Share
+from gateway.types import ModelCard, Operation
+from protocols.openai.serve import OpenAIApp
+from tests.protocols.openai.fakes import FakeCore, FakeHttp, stream
+
+CHAT = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
+ECHO = b'{"model": "conformance-fake-model", "prompt": "p"}'
+HOST = (b"host", b"a.x:80")
+
+
+def table(*rules: HttpRule, host: str = "") -> HttpRouteTable:
+    return HttpRouteTable([Laid.of(HttpRoute("ns/r", (host,), rules))])
+
+
+def rule(path: str = "/", **more: object) -> HttpRule:
+    return HttpRule((Share("p"),), (HttpMatch(PathMatch("prefix", path)),), **more)  # type: ignore[arg-type]
+
+
+PRIMARY = table(rule("/primary", rewrite=Rewrite(prefix="/")), rule("/raw"))
+
+
+def ask(
+    core: FakeCore,
+    target: bytes,
+    body: bytes = CHAT,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    method: bytes = b"POST",
+) -> FakeHttp:
+    http = FakeHttp(method, target, body, [HOST, *headers])
+    trio.run(OpenAIApp(core), http, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert http.finished
+    assert http.field(b"x-request-id")
+    return http
+
+
+def test_inference_under_another_path() -> None:
+    core = FakeCore(http_routes=PRIMARY)
+    http = ask(core, b"/primary/v1/chat/completions/?a=b")
+    assert (http.status, http.body) == (200, CHAT)
+    assert core.forwarded == [("p", None)]
+    request = core.seen[0].request
+    assert (request.operation, request.model, request.query) == (Operation.CHAT, "m", "a=b")
+    assert request.path == "/primary/v1/chat/completions/"
+
+
+def test_a_stream_through_a_route_is_one_as_any() -> None:
+    core = FakeCore(stream, http_routes=PRIMARY)
+    http = ask(core, b"/primary/v1/chat/completions")
+    assert http.chunks == [b"data: 1\n\n", b"data: [DONE]\n\n"]
+    assert http.field(b"cache-control") == b"no-cache"
+
+
+def test_what_no_route_matches_is_as_before() -> None:
+    core = FakeCore(http_routes=PRIMARY)
+    assert ask(core, b"/v1/chat/completions").status == 200
+    assert not core.forwarded
+    assert ask(core, b"/secondary/v1/chat/completions").status == 404
+    assert ask(FakeCore(http_routes=table(rule(), host="b.x")), b"/any").status == 404
+
+
+def test_a_model_route_is_asked_first_below_v1_alone() -> None:
+    changed = table(rule(response=Changes(set=((b"x-own", b"1"),))))
+    core = FakeCore(http_routes=changed, owned=["m"])
+    assert ask(core, b"/v1/chat/completions").field(b"x-own") is None
+    assert not core.forwarded
+    assert ask(core, b"/v1/chat/completions", CHAT.replace(b'"m"', b'"n"')).field(b"x-own") == b"1"
+    assert core.forwarded == [("p", None)]
+    ask(core, b"/tokenize", b'{"model": "m", "prompt": "p"}')
+    assert len(core.forwarded) == 2
+
+
+def test_the_gateways_own_answers_stay_its_own() -> None:
+    core = FakeCore(cards=[ModelCard("m")], http_routes=table(rule()))
+    for path in (b"/healthz", b"/readyz", b"/v1/models", b"/v1/models/m"):
+        assert ask(core, path, b"", method=b"GET").status == 200
+    assert not core.forwarded
+    nothing = FakeCore(http_routes=table(rule()))
+    ask(nothing, b"/v1/models", b"", method=b"GET")
+    assert [raw and raw.path for _, raw in nothing.forwarded] == [b"/v1/models"]
+
+
+async def plain(exchange: Exchange) -> None:
+    fields = ((b"content-type", b"text/x"), (b"date", b"then"), (b"connection", b"close"), (b"x-request-id", b"theirs"))
+    await exchange.start(418, fields)
+    await exchange.send(b"a")
+    await exchange.finish(b"b")
+
+
+def test_anything_else_passes_as_it_is() -> None:
+    core = FakeCore(plain, http_routes=table(rule("/raw", rewrite=Rewrite(prefix="/"))))
+    sent = [
+        (b"accept", b"text/x"),
+        (b"authorization", b"Bearer ours"),
+        (b"x-api-key", b"ours"),
+        (b"connection", b"keep-alive"),
+        (b"content-length", b"50"),
+        (b"accept-encoding", b"br"),
+        (b"x-forwarded-for", b"198.51.100.1"),
+        (b"x-request-id", b"one"),
+    ]
+    http = ask(core, b"/raw/any%20thing?q=1", ECHO, sent, b"PUT")
+    (pool, raw), request = core.forwarded[0], core.seen[0].request
+    assert raw is not None
+    assert (pool, raw.method, raw.path, raw.body) == ("p", b"PUT", b"/any%20thing?q=1", ECHO)
+    assert list(raw.extra) == [
+        (b"accept", b"text/x"),
+        (b"accept-encoding", b"identity"),
+        (b"x-request-id", b"one"),
+        (b"x-forwarded-for", b"198.51.100.1, 192.0.2.7"),
+        (b"x-forwarded-host", b"a.x:80"),
+    ]
+    assert (request.model, request.view, request.path) == ("conformance-fake-model", None, "/raw/any%20thing")
+    assert (http.status, http.body) == (418, b"ab")
+    assert http.fields == [(b"x-request-id", b"one"), (b"content-type", b"text/x")]
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", b"[1]", b'{"model": 7}', b'{"x": "\xff"}', b"[" * 100_000])
+def test_bodies_that_name_no_model(body: bytes) -> None:
+    core = FakeCore(http_routes=PRIMARY)
+    assert ask(core, b"/raw", body).status == 200
+    assert core.seen[0].request.model == ""
+
+
+def test_fields_and_time_as_the_route_wants_them() -> None:
+    changes = Changes(set=((b"authorization", b"Bearer theirs"),), add=((b"x-b", b"2"),), remove=(b"x-c",))
+    made = table(rule("/raw", request=changes, timeout=7.0), rule("/i", request=changes, rewrite=Rewrite(prefix="/")))
+    core = FakeCore(http_routes=made)
+    sent = [(b"authorization", b"Bearer ours"), (b"x-c", b"3")]
+    ask(core, b"/raw", b"", sent)
+    ask(core, b"/i/v1/chat/completions", CHAT, sent)
+    raw = core.forwarded[0][1]
+    assert raw is not None
+    assert raw.extra[:2] == ((b"authorization", b"Bearer theirs"), (b"x-b", b"2"))
+    passed, inference = core.seen[0].request, core.seen[1].request
+    assert passed.deadline == 7.0
+    assert list(inference.headers) == [HOST, (b"authorization", b"Bearer theirs"), (b"x-b", b"2")]
+    assert inference.deadline == float("inf")
+
+
+def test_fields_of_answers() -> None:
+    changes = Changes(set=((b"content-type", b"text/y"),), add=((b"x-own", b"1"),))
+    core = FakeCore(plain, http_routes=table(rule("/raw", response=changes)))
+    http = ask(core, b"/raw")
+    assert (http.field(b"content-type"), http.field(b"x-own")) == (b"text/y", b"1")
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_a_redirect(method: bytes) -> None:
+    core = FakeCore(http_routes=table(HttpRule(redirect=Redirect("https", status=308))))
+    http = ask(core, b"/v1/chat/completions?q=1", CHAT, method=method)
+    assert (http.status, http.field(b"location")) == (308, b"https://a.x/v1/chat/completions?q=1")
+    assert not core.seen
+
+
+@pytest.mark.parametrize("target", [b"/primary/v1/chat/completions", b"/raw"])
+def test_strangers_are_told_so(target: bytes) -> None:
+    def nobody(*about: object) -> None:
+        raise Unauthorized
+
+    core = FakeCore(http_routes=PRIMARY, known=nobody)
+    http = ask(core, target)
+    assert http.status == 401
+    assert json.loads(http.body)["error"]["code"] == "invalid_api_key"
+    assert core.refusals == [("unauthorized", None)]
+
+
+@pytest.mark.parametrize("target", [b"/primary/v1/chat/completions", b"/raw"])
+def test_a_backend_that_cannot_be_used(target: bytes) -> None:
+    broken = table(
+        HttpRule((Share(""),), rewrite=None), HttpRule((Share(""),), (HttpMatch(PathMatch("prefix", "/raw")),))
+    )
+    http = ask(FakeCore(http_routes=broken), target)
+    assert (http.status, json.loads(http.body)["error"]["code"]) == (500, "no_backend")
+
+
+def test_a_bad_body_is_refused_only_where_it_is_read() -> None:
+    core = FakeCore(http_routes=PRIMARY)
+    assert ask(core, b"/primary/v1/chat/completions", b"{}").status == 400
+    assert ask(core, b"/raw", b"{}").status == 200
+
+
+def test_failures_of_what_passes() -> None:
+    async def full(exchange: Exchange) -> None:
+        await exchange.fail(Overloaded("full", retry_after=1.0))
+
+    async def broken(exchange: Exchange) -> None:
+        await exchange.start(200, ())
+        await exchange.send(b"half")
+        await exchange.fail(UpstreamError("broke"))
+
+    async def faulty(exchange: Exchange) -> None:
+        raise RuntimeError("a bug")
+
+    http = ask(FakeCore(full, http_routes=PRIMARY), b"/raw")
+    assert (http.status, http.field(b"retry-after")) == (503, b"1")
+    http = ask(FakeCore(broken, http_routes=PRIMARY), b"/raw")
+    assert (http.status, http.aborted) == (200, True)
+    http = ask(FakeCore(faulty, http_routes=PRIMARY), b"/raw")
+    assert (http.status, json.loads(http.body)["error"]["code"]) == (500, "internal_error")
