@@ -6,6 +6,7 @@ controllers wrote into a list that is shared with them stays as it is.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -121,6 +122,7 @@ def cut(text: str, limit: int = MESSAGE_LIMIT) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+@functools.lru_cache(1024)
 def reason(text: str) -> str:
     """One that Kubernetes takes: ^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$, 1,024 characters at most."""
     return _EDGES.sub("", _EDGES.sub("", _NOT_IN_REASONS.sub("", text))[:1024]) or "Unknown"

@@ -140,14 +140,19 @@ class StatusWriter:
 
     def put(self, verdicts: Iterable[Verdict]) -> None:
         """These are to be said from now on."""
+        now = trio.current_time()
         for verdict in verdicts:
-            found = self._objects.get(verdict.key)
+            key = verdict.key
+            found = self._objects.get(key)
             if found is not None and found.verdict.uid == verdict.uid:
                 found.told = found.told and found.verdict == verdict
                 found.verdict = verdict
             elif kind_of(verdict) is not None and len(self._objects) < MAX_OBJECTS:
-                self._objects[verdict.key] = _Object(verdict)
-            self.look(verdict.key)
+                found = self._objects[key] = _Object(verdict)
+            else:
+                continue
+            self._agenda.add(key, max(now, found.not_before))
+        self._woken.set()
 
     def look(self, key: Key) -> None:
         """The object has changed: see whether it still says what it should. Unknown keys are passed over."""
