@@ -416,6 +416,7 @@ class Program:
     async def _cluster_changed(self, part: Part) -> None:
         before = frozenset(self._configured.warnings)
         await self._follow(self._joining.joined(self._base, part))
+        self.http_routes = next((made for made in part.more if isinstance(made, HttpRouteTable)), None)
         for warning in self._configured.warnings:
             if warning not in before:
                 _log.warning("%s", warning)

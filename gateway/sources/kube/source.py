@@ -120,7 +120,8 @@ class Source:
             self._changed()
 
         selector = f"metadata.name={name}" if name else ""
-        return Reflector(self._client, kind, decoder(kind), put, remove, namespace=namespace, field_selector=selector)
+        decode = decoder(kind)
+        return Reflector(self._client, kind, decode, put, remove, listed, namespace=namespace, field_selector=selector)
 
     def _pods(self, namespace: str) -> Reflector[Any]:
         def put(key: Key, pod: Any) -> None:
