@@ -9,6 +9,11 @@ from typing import Any, ParamSpec
 
 import pytest
 import trio
+from kubernetes import client as official
+from kubernetes import config
+from kubernetes.leaderelection.electionconfig import Config
+from kubernetes.leaderelection.leaderelection import LeaderElection
+from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
 
 from gateway.config.verdict import Condition, Parent, Verdict
 from gateway.sources.kube.access import Access
@@ -222,6 +227,28 @@ async def test_lists_of_parents_are_shared(cluster: Cluster, tree: Tree, member:
         one.say(tree, parents=())
         await eventually(lambda: len(cluster.get(tree)["status"][member]) == 1)
         assert cluster.get(tree)["status"][member] == [theirs]
+
+
+@pytest.fixture
+def other(cluster: Cluster) -> Iterator[LeaderElection]:
+    """A candidate of the official client's for the same Lease."""
+    config.load_kube_config(str(cluster.kubeconfig))
+    lock = LeaseLock("mixed", "default", "theirs")
+    yield LeaderElection(Config(lock, 15, 10, 2, onstarted_leading=lambda: None, onstopped_leading=lambda: None))
+    lock.api_instance.api_client.close()
+    official.Configuration.set_default(None)
+
+
+@on_trio
+async def test_the_official_client_s_election_and_ours_elect_one(cluster: Cluster, other: LeaderElection) -> None:
+    async with replica(cluster, "mixed", "ours") as one:
+        await eventually(one.leading)
+        assert not await trio.to_thread.run_sync(other.try_acquire_or_renew)
+        assert other.observed_record.holder_identity == "ours"
+    assert await trio.to_thread.run_sync(other.try_acquire_or_renew)
+    async with replica(cluster, "mixed", "ours") as one:
+        await eventually(lambda: one.election.holder == "theirs")
+        assert not one.leading()
 
 
 @on_trio
