@@ -296,6 +296,7 @@ class Pools:
     def by_name(self) -> Mapping[str, Pool]:
         return self._pools
 
-    def statistics(self) -> list[MemberStatistics]:
+    def statistics(self) -> Iterator[MemberStatistics]:
+        """Of every member; whoever reads may give way in between."""
         now = trio.current_time()
-        return [member.statistics(now) for member in self.members()]
+        return (member.statistics(now) for pool in list(self._pools.values()) for member in pool.members)

@@ -20,10 +20,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 RATE: Final = 1000.0
 """Questions begun a second at most, however many are due at once: thousands of connections would hold up requests."""
-_AT_ONCE: Final = 16.0
-_UNDER_WAY: Final = 64
-_YOUNG_S: Final = 0.25
-"""No more than `_UNDER_WAY` of this age: answers take memory and time. What hangs is older and stands in nobody's way."""
+_AT_ONCE: Final = 4.0
+_UNDER_WAY: Final = 24
+_YOUNG_S: Final = 0.02
+"""No more than `_UNDER_WAY` are begun within this: their answers may all come in one turn, which requests wait for."""
 
 
 class _Entry(Generic[Key]):

@@ -29,6 +29,7 @@ _STALE_S: Final = 2.0
 _PATROL_S: Final = 0.25
 _AT_FULL_RATE: Final = 256
 """So many are asked once an interval each, which takes a quarter of a core; more share as many questions."""
+_SLICE: Final = 1000
 _RATE: Final = 2000.0
 """Questions begun a second at most."""
 _KEPT_S: Final = 1.0
@@ -153,8 +154,13 @@ class Scrapes:
             await trio.sleep(_PATROL_S)
             now = trio.current_time()
             least = max(5 * self.interval, _STALE_S) if self._stale is None else self._stale
-            for asked in list(self._asked.values()):
-                if asked.at is not None and asked.at < now - max(least, 3 * asked.period):
+            idle = max(least, 3 * self._period(None)) if len(self._asked) > _AT_FULL_RATE else least
+            for count, asked in enumerate(list(self._asked.values()), 1):
+                if not count % _SLICE:
+                    await trio.lowlevel.checkpoint()
+                if asked.at is None or asked.at > now - least:
+                    continue
+                if asked.at < now - max(3 * asked.period, least if asked.endpoint in self._busy else idle):
                     asked.at = None
                     _log.warning(
                         "the load of %s is not known any more: %s", asked.endpoint.url, asked.why or "it hangs"
@@ -175,8 +181,8 @@ class Scrapes:
         """Questions a second that those at work may take, and all others together as many."""
         return _AT_FULL_RATE / self.interval / 2
 
-    def _period(self, endpoint: Endpoint) -> float:
-        """Seconds between two questions."""
+    def _period(self, endpoint: Endpoint | None) -> float:
+        """Seconds between two questions; None: of any that is not at work."""
         many, working = len(self._asked), len(self._busy)
         if many <= _AT_FULL_RATE:
             return self.interval

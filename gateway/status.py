@@ -5,7 +5,7 @@ Nothing here changes anything but `drain`, and nothing shows a secret.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -64,18 +64,18 @@ class Status:
 
     def pools(self) -> object:
         """As configured, and how full each is: 1 and more is saturated."""
-        full = self.saturation()
+        full = dict(self.saturation())
         return [{**pool, "saturation": full.get(pool["name"])} for pool in self._parts.snapshot.public()["pools"]]
 
-    def saturation(self) -> dict[str, float]:
-        """By pool, as the scheduler section's detector has it."""
+    def saturation(self) -> Iterator[tuple[str, float]]:
+        """By pool, as the scheduler section's detector has it; whoever reads may give way in between."""
         rules = self._parts.snapshot.settings.scheduler.saturation
         if rules != self._rules:
             self._rules, self._detectors = rules, {}
-        pools = self._parts.pools.by_name()
+        pools = dict(self._parts.pools.by_name())
         # a detector remembers what its pool's endpoints said last
-        self._detectors = {name: self._detectors.get(name) or rules.detector() for name in pools}
-        return {name: self._detectors[name](pool.members) for name, pool in pools.items()}
+        detectors = self._detectors = {name: self._detectors.get(name) or rules.detector() for name in pools}
+        return ((name, detectors[name](pool.members)) for name, pool in pools.items())
 
     def flows(self) -> object:
         """Pools where requests may have to wait, and who wants what there."""

@@ -1,16 +1,17 @@
 """The gateway's numbers as Prometheus metrics; the only importer of prometheus_client. (IO)
 
 Nothing is counted here: everything is read when somebody asks, from `Totals` and from callables. prometheus_client is
-heavy (20 ms, 3 MiB): import this module when the first scrape comes, never on the path of a request. Rendering yields
-to other tasks every couple of milliseconds, so that a scrape of many label sets delays no stream.
+heavy (20 ms, 3 MiB): import this module when the first scrape comes, never on the path of a request. Families are read
+and rendered in parts, and other tasks run between two, so that a scrape of thousands of endpoints delays no stream.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from itertools import accumulate
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -18,10 +19,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from gateway.meter import UNKNOWN, Flow, Histogram, Totals
+from gateway.meter import UNKNOWN, Flow, Histogram, Share, Totals
 
 _SLICE = 200
-"""Samples rendered between two checkpoints: about 2 ms."""
+"""Samples rendered, or endpoints looked at, between two checkpoints: about 2 ms."""
+
+M = TypeVar("M", bound=Metric)
+R = TypeVar("R")
 
 _USABLE = ("ready", "unknown", "slow-start", "half-open")
 """States of an endpoint that is given requests; one that has not answered a probe yet is unknown."""
@@ -49,8 +53,8 @@ class Member(Protocol):
 
 
 class Pools(Protocol):
-    def statistics(self) -> Sequence[Member]:
-        """Every endpoint of every pool; does no I/O."""
+    def statistics(self) -> Iterable[Member]:
+        """Every endpoint of every pool; does no I/O, and bears to be read in parts."""
 
 
 class Queue(Protocol):
@@ -103,9 +107,9 @@ def nothing_lost() -> int:
 class Telemetry(Collector):
     """Renders the process's metrics. Also a prometheus_client collector, for whoever embeds the gateway.
 
-    ``connections`` gives the open client connections by listener, ``saturation`` how full each pool is, ``queues`` what
-    waits by pool, ``store`` the state of a shared store if there is one, ``replicas`` what they tell each other,
-    ``usage_lost`` usage events not written.
+    ``connections`` gives the open client connections by listener, ``saturation`` how full each pool is, readable in
+    parts, ``queues`` what waits by pool, ``store`` the state of a shared store if there is one, ``replicas`` what they
+    tell each other, ``usage_lost`` usage events not written.
     """
 
     def __init__(
@@ -114,7 +118,7 @@ class Telemetry(Collector):
         pools: Pools,
         connections: Callable[[], Mapping[str, int]],
         version: str,
-        saturation: Callable[[], Mapping[str, float]] = dict,
+        saturation: Callable[[], Iterable[tuple[str, float]]] = tuple,
         *,
         queues: Callable[[], Mapping[str, Queue]] = dict,
         store: Callable[[], Sharing | None] = nothing_shared,
@@ -135,22 +139,43 @@ class Telemetry(Collector):
     async def render(self) -> tuple[bytes, str]:
         """(exposition, content type) in the text format 0.0.4."""
         parts = []
-        for source in (self, self._process):
-            for family in source.collect():
-                for part in _rendered(family):
-                    parts.append(part)
-                    await trio.lowlevel.checkpoint()
+        last = ""
+        for source in (self._parts(), self._process.collect()):
+            for family in source:
+                if family is not None:
+                    text = generate_latest(_One(family))
+                    parts.append(text.split(b"\n", 2)[2] if family.name == last else text)
+                    last = family.name
+                await trio.lowlevel.checkpoint()
         return b"".join(parts), CONTENT_TYPE_PLAIN_0_0_4
 
     def collect(self) -> Iterator[Metric]:
-        """One family at a time; each is consistent in itself."""
+        """One family at a time."""
+        whole: Metric | None = None
+        for family in self._parts():
+            if family is None:
+                continue
+            if whole is not None and whole.name == family.name:
+                whole.samples += family.samples
+                continue
+            if whole is not None:
+                yield whole
+            whole = copy(family)
+        if whole is not None:
+            yield whole
+
+    def _parts(self) -> Iterator[Metric | None]:
+        """Families one after the other, large ones in parts of about `_SLICE` samples; None: nothing yet."""
         yield from _requests(self._totals)
         yield from _attempts(self._totals)
-        members = self._pools.statistics()
+        members: list[Member] = []
+        yield from _read(self._pools.statistics(), members)
         yield from _endpoints(members)
         yield from _loads(members)
-        full = self._saturation()
-        yield _pool_saturation(full)
+        saturation: list[tuple[str, float]] = []
+        yield from _read(self._saturation(), saturation)
+        full = dict(saturation)
+        yield from _pool_saturation(full)
         yield from _queues(self._totals, self._queues())
         yield from _tenants(self._totals)
         yield from _refusals(self._totals)
@@ -163,13 +188,22 @@ class Telemetry(Collector):
         yield from _process_state(self._totals, self._connections(), self._version)
 
 
-def _rendered(family: Metric) -> Iterator[bytes]:
-    """The family's text in parts of at most _SLICE samples; only the first part carries HELP and TYPE."""
-    samples = family.samples
-    for start in range(0, max(len(samples), 1), _SLICE):
-        family.samples = samples[start : start + _SLICE]
-        text = generate_latest(_One(family))
-        yield text if start == 0 else text.split(b"\n", 2)[2]
+def _read(source: Iterable[R], into: list[R]) -> Iterator[None]:
+    """Whatever takes long to read, in parts."""
+    for row in source:
+        into.append(row)
+        if not len(into) % _SLICE:
+            yield
+
+
+def _filled(family: M, rows: Iterable[R], add: Callable[[M, R], object]) -> Iterator[M]:
+    """The family in parts, the same object each time; rows may come and go meanwhile."""
+    for row in list(rows):
+        add(family, row)
+        if len(family.samples) >= _SLICE:
+            yield family
+            family.samples = []
+    yield family
 
 
 class _One(Collector):
@@ -199,18 +233,23 @@ def _requests(totals: Totals) -> Iterator[Metric]:
         "Prompt tokens the engines reported as served from their prefix caches.",
         labels=_OF,
     )
-    for key, flow in totals.flows.items():
-        for (status, reason), count in flow.outcomes.items():
-            requests.add_metric([*key, str(status) if status else "other", reason], count)
-        tokens.add_metric([*key, "input"], flow.tokens_in)
-        tokens.add_metric([*key, "output"], flow.tokens_out)
-        cached.add_metric(key, flow.tokens_cached)
-    yield from (requests, tokens, cached)
+
+    def outcomes(family: CounterMetricFamily, row: tuple[tuple[str, ...], Flow]) -> None:
+        for (status, reason), count in row[1].outcomes.items():
+            family.add_metric([*row[0], str(status) if status else "other", reason], count)
+
+    def both(family: CounterMetricFamily, row: tuple[tuple[str, ...], Flow]) -> None:
+        family.add_metric([*row[0], "input"], row[1].tokens_in)
+        family.add_metric([*row[0], "output"], row[1].tokens_out)
+
+    flows = totals.flows.items()
+    yield from _filled(requests, flows, outcomes)
+    yield from _filled(tokens, flows, both)
+    yield from _filled(cached, flows, lambda family, row: family.add_metric(row[0], row[1].tokens_cached))
     for name, text, member in _TIMES:
-        family = HistogramMetricFamily(name, text, labels=_OF)
-        for key, flow in totals.flows.items():
-            _add(family, key, member(flow))
-        yield family
+        times = HistogramMetricFamily(name, text, labels=_OF)
+        seen = ((key, member(flow)) for key, flow in list(flows))
+        yield from _filled(times, seen, lambda family, row: _add(family, *row))
 
 
 def _duration(flow: Flow) -> Histogram:
@@ -246,30 +285,23 @@ def _attempts(totals: Totals) -> Iterator[Metric]:
         'Endpoints tried, by what came of it: "ok" or the reason of the failure.',
         labels=["pool", "endpoint", "outcome"],
     )
-    for key, count in totals.attempts.items():
-        attempts.add_metric(key, count)
-    yield attempts
+    yield from _filled(attempts, totals.attempts.items(), lambda family, row: family.add_metric(*row))
 
 
 def _endpoints(members: Sequence[Member]) -> Iterator[Metric]:
     labels = ["pool", "endpoint"]
     up = _gauge("infer_gateway_endpoint_up", "1 if the endpoint may be given requests now.", labels)
     in_flight = _gauge("infer_gateway_inflight_requests", "Requests the gateway has open at the endpoint.", labels)
-    for member in members:
-        up.add_metric([member.pool, member.endpoint], member.state in _USABLE)
-        in_flight.add_metric([member.pool, member.endpoint], member.inflight)
-    yield from (up, in_flight)
+    yield from _filled(up, members, lambda family, m: family.add_metric([m.pool, m.endpoint], m.state in _USABLE))
+    yield from _filled(in_flight, members, lambda family, m: family.add_metric([m.pool, m.endpoint], m.inflight))
 
 
 def _loads(members: Sequence[Member]) -> Iterator[Metric]:
     """What engines say of themselves; an endpoint that has said nothing lately has no sample."""
     for name, text, value in _LOADS:
         family = _gauge(name, text, ["pool", "endpoint"])
-        for member in members:
-            said = value(member)
-            if said is not None:
-                family.add_metric([member.pool, member.endpoint], said)
-        yield family
+        said = ((member, figure) for member in members if (figure := value(member)) is not None)
+        yield from _filled(family, said, lambda family, row: family.add_metric([row[0].pool, row[0].endpoint], row[1]))
 
 
 _LOADS: tuple[tuple[str, str, Callable[[Member], float | None]], ...] = (
@@ -280,11 +312,9 @@ _LOADS: tuple[tuple[str, str, Callable[[Member], float | None]], ...] = (
 )
 
 
-def _pool_saturation(saturation: Mapping[str, float]) -> Metric:
+def _pool_saturation(saturation: Mapping[str, float]) -> Iterator[Metric]:
     family = _gauge("infer_gateway_pool_saturation", "How full the pool is; 1 and more is saturated.", ["pool"])
-    for pool, value in saturation.items():
-        family.add_metric([pool], value)
-    return family
+    yield from _filled(family, saturation.items(), lambda family, row: family.add_metric([row[0]], row[1]))
 
 
 def _queues(totals: Totals, queues: Mapping[str, Queue]) -> Iterator[Metric]:
@@ -293,14 +323,11 @@ def _queues(totals: Totals, queues: Mapping[str, Queue]) -> Iterator[Metric]:
         "What requests waited for room, those included that gave up.",
         labels=["pool"],
     )
-    for pool, histogram in totals.queues.items():
-        _add(waits, [pool], histogram)
+    yield from _filled(waits, totals.queues.items(), lambda family, row: _add(family, [row[0]], row[1]))
     requests = _gauge("infer_gateway_queue_requests", "Requests waiting for room.", ["pool"])
     size = _gauge("infer_gateway_queue_bytes", "Bytes of their bodies.", ["pool"])
-    for pool, queue in queues.items():
-        requests.add_metric([pool], queue.queued)
-        size.add_metric([pool], queue.queued_bytes)
-    yield from (waits, requests, size)
+    yield from _filled(requests, queues.items(), lambda family, row: family.add_metric([row[0]], row[1].queued))
+    yield from _filled(size, queues.items(), lambda family, row: family.add_metric([row[0]], row[1].queued_bytes))
 
 
 def _tenants(totals: Totals) -> Iterator[Metric]:
@@ -309,10 +336,12 @@ def _tenants(totals: Totals) -> Iterator[Metric]:
         "Tokens of prompts and of answers of callers that have a tenant or a tier.",
         labels=["tenant", "tier", "direction"],
     )
-    for owner, share in totals.tenants.items():
-        tokens.add_metric([*owner, "input"], share.tokens_in)
-        tokens.add_metric([*owner, "output"], share.tokens_out)
-    yield tokens
+
+    def both(family: CounterMetricFamily, row: tuple[tuple[str, str], Share]) -> None:
+        family.add_metric([*row[0], "input"], row[1].tokens_in)
+        family.add_metric([*row[0], "output"], row[1].tokens_out)
+
+    yield from _filled(tokens, totals.tenants.items(), both)
 
 
 def _refusals(totals: Totals) -> Iterator[Metric]:
@@ -395,16 +424,23 @@ def _pool_compatibility(members: Sequence[Member], totals: Totals, pools: Iterab
         "Share of prompt tokens that the engines reported as served from their prefix caches, since the start.",
         ["name"],
     )
-    for pool, group in _by_pool(members, pools).items():
-        ready.add_metric([pool], sum(member.state in _USABLE for member in group))
-        usages = [member.kv_usage for member in group if member.kv_usage is not None]
-        if usages:
-            kv_usage.add_metric([pool], sum(usages) / len(usages))
-        flows = [flow for (_, name, *_), flow in totals.flows.items() if name == pool]
-        prompt = sum(flow.tokens_in for flow in flows)
-        if prompt:
-            hit_ratio.add_metric([pool], sum(flow.tokens_cached for flow in flows) / prompt)
-    yield from (ready, kv_usage, hit_ratio)
+    groups = _by_pool(members, pools)
+    yield from _filled(
+        ready, groups.items(), lambda family, row: family.add_metric([row[0]], sum(m.state in _USABLE for m in row[1]))
+    )
+    means = ((pool, mean) for pool, group in groups.items() if (mean := _mean_usage(group)) is not None)
+    yield from _filled(kv_usage, means, lambda family, row: family.add_metric([row[0]], row[1]))
+    tokens: dict[str, tuple[int, int]] = {}
+    for (_, pool, *_), flow in list(totals.flows.items()):
+        prompt, cached = tokens.get(pool, (0, 0))
+        tokens[pool] = prompt + flow.tokens_in, cached + flow.tokens_cached
+    ratios = ((pool, cached / prompt) for pool, (prompt, cached) in tokens.items() if prompt and pool in groups)
+    yield from _filled(hit_ratio, ratios, lambda family, row: family.add_metric([row[0]], row[1]))
+
+
+def _mean_usage(group: Sequence[Member]) -> float | None:
+    usages = [member.kv_usage for member in group if member.kv_usage is not None]
+    return sum(usages) / len(usages) if usages else None
 
 
 def _by_pool(members: Sequence[Member], known: Iterable[str]) -> dict[str, list[Member]]:
@@ -421,16 +457,15 @@ def _model_compatibility(totals: Totals) -> Iterator[Metric]:
         "inference_model_request_duration_seconds", "Duration of requests by model.", labels=["model_name"]
     )
     merged: dict[str, Histogram] = {}
-    for (model, *_), flow in totals.flows.items():
+    for (model, *_), flow in list(totals.flows.items()):
         if model == UNKNOWN:
             continue
         into = merged.setdefault(model, Histogram(flow.duration.bounds))
         into.counts = [a + b for a, b in zip(into.counts, flow.duration.counts, strict=True)]
         into.sum += flow.duration.sum
-    for model, histogram in merged.items():
-        requests.add_metric([model], sum(histogram.counts))
-        _add(duration, [model], histogram)
-    yield from (requests, duration)
+    rows = merged.items()
+    yield from _filled(requests, rows, lambda family, row: family.add_metric([row[0]], sum(row[1].counts)))
+    yield from _filled(duration, rows, lambda family, row: _add(family, [row[0]], row[1]))
 
 
 def _process_state(totals: Totals, connections: Mapping[str, int], version: str) -> Iterator[Metric]:

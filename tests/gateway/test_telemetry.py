@@ -45,7 +45,7 @@ def telemetry(totals: Totals, *members: MemberStatistics, store: Shared | None =
         FakePools(*members),
         lambda: {"http": 7},
         "1.2.3",
-        lambda: {"main": 0.5},
+        lambda: [("main", 0.5)],
         queues=lambda: {"main": Waiting(3, 3000)},
         store=lambda: store,
         usage_lost=lambda: 4,
