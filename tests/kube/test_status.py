@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any, ParamSpec
 
 import pytest
 import trio
+import yaml
 from kubernetes import client as official
 from kubernetes import config
 from kubernetes.leaderelection.electionconfig import Config
@@ -22,7 +24,17 @@ from gateway.sources.kube.conditions import Owner
 from gateway.sources.kube.events import Events
 from gateway.sources.kube.lease import Election
 from gateway.sources.kube.status import StatusWriter
-from tests.kube.cluster import Cluster, Tree, http_route, inference_pool, model_route, old_inference_pool
+from tests.kube.cluster import (
+    MATRIX,
+    VOLCANO,
+    Cluster,
+    Tree,
+    http_route,
+    inference_pool,
+    model_route,
+    model_server,
+    old_inference_pool,
+)
 
 OWNER = Owner("infer-gateway.dev/gateway", lambda reference, namespace: reference["name"] == "ours")
 LEASES = "leases.coordination.k8s.io"
@@ -227,6 +239,53 @@ async def test_lists_of_parents_are_shared(cluster: Cluster, tree: Tree, member:
         one.say(tree, parents=())
         await eventually(lambda: len(cluster.get(tree)["status"][member]) == 1)
         assert cluster.get(tree)["status"][member] == [theirs]
+
+
+def definition(group: str, plural: str, kind: str, status: Tree | None) -> Tree:
+    """With that schema of its status; None: without a status subresource."""
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    schema = {"type": "object", "properties": {"spec": anything, "status": anything if status is None else status}}
+    version: Tree = {"name": "v1alpha1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": names,
+            "versions": [version if status is None else version | {"subresources": {"status": {}}}],
+        },
+    }
+
+
+@on_trio
+async def test_definitions_that_keep_no_conditions_are_not_asked_again_and_again(tmp_path: Path) -> None:
+    volcano, matrix = VOLCANO.partition("/")[0], MATRIX.partition("/")[0]
+    other = {"type": "object", "properties": {"phase": {"type": "string"}}}
+    kinds = [
+        definition(volcano, "modelroutes", "ModelRoute", {"type": "object"}),
+        definition(volcano, "modelservers", "ModelServer", other),
+        definition(matrix, "modelroutes", "ModelRoute", None),
+    ]
+    (tmp_path / "crds.yaml").write_text(yaml.safe_dump_all(kinds))
+    trees = [
+        model_route("empty", "llama", "servers"),
+        model_server("undeclared", {"app": "llama"}),
+        model_route("bare", "llama", "servers", api_version=MATRIX),
+    ]
+    with Cluster(crds=(tmp_path,)) as cluster:
+        cluster.create(*trees)
+        async with replica(cluster, "old") as one:
+            await eventually(one.leading)
+            for _ in range(20):
+                for tree in trees:
+                    one.say(tree, *BAD)
+                await trio.sleep(0.05)
+            await eventually(lambda: all(told(cluster, tree["metadata"]["name"]) for tree in trees))
+        assert len(cluster.requests("patch", part="status")) == 2  # where there is no such place nothing is on record
+        assert not any(cluster.conditions(tree) for tree in trees)
 
 
 @pytest.fixture
