@@ -18,21 +18,16 @@ import trio
 from gateway.config.verdict import Verdict
 from gateway.sources.kube.api import APPLY, Api, Tree
 from gateway.sources.kube.client import ApiError, Unreachable
-from gateway.sources.kube.conditions import MANAGER, Owner, Write, holds, kind_of, member, write
+from gateway.sources.kube.conditions import MANAGER, Owner, Write, kind_of, member, write
 from gateway.sources.kube.kinds import Kind
 from gateway.sources.kube.pace import Agenda, Bucket, backoff
+from gateway.sources.kube.spoken import Spoken
 
 RATE: Final = 10.0
 """Writes a second."""
 BURST: Final = 20.0
-HOLD_S: Final = 5.0
-"""Between two writes of one object that differ in readiness only; doubled, up to MAX_HOLD_S, for each write that
-somebody undoes."""
-URGENT_S: Final = 0.5
-"""Between two writes of one object that differ in more."""
-MAX_HOLD_S: Final = 300.0
 QUIET_S: Final = 600.0
-"""How long a kind is left alone whose status cannot be written."""
+"""How long a kind is left alone, in a namespace, whose status cannot be written."""
 TIMEOUT_S: Final = 10.0
 PAUSE_S: Final = (0.5, 30.0)
 """After the first failure that is the server's, and at most."""
@@ -45,51 +40,6 @@ Key = tuple[str, str, str, str]
 Observed = Callable[[Key], Tree | None]
 
 _log: Final = logging.getLogger("infer_gateway.kube")
-
-
-class _Object(msgspec.Struct):
-    """What is to be said of an object, and what became of the last write.
-
-    ``seen`` is the resourceVersion last seen; ``base`` the one seen before the write, which said ``sent`` and left the
-    object at ``version`` with ``kept`` for a status.
-    """
-
-    verdict: Verdict
-    told: bool = False
-    written: float = -math.inf
-    hold: float = HOLD_S
-    failures: int = 0
-    not_before: float = -math.inf
-    seen: object = None
-    base: object = None
-    version: object = None
-    sent: Tree | None = None
-    kept: Tree = {}
-
-    def known(self, observed: Tree) -> Tree:
-        """What the object is like, even where no watch has told of our last write yet."""
-        metadata = member(observed, "metadata")
-        self.seen = metadata.get("resourceVersion")
-        if self.base is None or self.seen != self.base:
-            return observed
-        return {**observed, "metadata": {**metadata, "resourceVersion": self.version}, "status": self.kept}
-
-    def repeats(self, write: Write) -> bool:
-        return self.sent is not None and holds(self.sent, write.status) and holds(write.status, self.sent)
-
-    def futile(self, write: Write, observed: Tree) -> bool:
-        """Whether this was written before, and what is there now is what came of it."""
-        return self.repeats(write) and member(observed, "status") == self.kept
-
-    def free_at(self, write: Write) -> float:
-        pause = URGENT_S if write.urgent and not self.repeats(write) else self.hold
-        return max(self.not_before, self.written + pause)
-
-    def settle(self, write: Write, now: float, tree: Tree) -> None:
-        self.hold = min(self.hold * 2, MAX_HOLD_S) if self.repeats(write) else HOLD_S
-        self.written, self.failures, self.not_before = now, 0, -math.inf
-        self.base, self.version = self.seen, member(tree, "metadata").get("resourceVersion")
-        self.sent, self.kept = write.status, member(tree, "status")
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -124,10 +74,10 @@ class StatusWriter:
         self._owner = owner
         self._said = said
         self._wall = wall
-        self._objects: dict[Key, _Object] = {}
+        self._objects: dict[Key, Spoken] = {}
         self._agenda: Agenda[Key] = Agenda()
         self._bucket = Bucket(RATE, BURST)
-        self._quiet: dict[Kind, float] = {}
+        self._quiet: dict[tuple[Kind, str], float] = {}
         self._warned: set[str] = set()
         self._paused, self._outage, self._logged = -math.inf, 0, -math.inf
         self._woken = trio.Event()
@@ -135,7 +85,7 @@ class StatusWriter:
 
     def statistics(self) -> Statistics:
         now = trio.current_time()
-        quiet = tuple(str(kind) for kind, until in self._quiet.items() if until > now)
+        quiet = tuple(dict.fromkeys(str(kind) for (kind, _), until in self._quiet.items() if until > now))
         return Statistics(len(self._objects), len(self._agenda), self._written, self._failed, quiet)
 
     def put(self, verdicts: Iterable[Verdict]) -> None:
@@ -148,7 +98,7 @@ class StatusWriter:
                 found.told = found.told and found.verdict == verdict
                 found.verdict = verdict
             elif kind_of(verdict) is not None and len(self._objects) < MAX_OBJECTS:
-                found = self._objects[key] = _Object(verdict)
+                found = self._objects[key] = Spoken(verdict)
             else:
                 continue
             self._agenda.add(key, max(now, found.not_before))
@@ -187,7 +137,7 @@ class StatusWriter:
             with trio.CancelScope(deadline=at):
                 await self._woken.wait()
 
-    async def _consider(self, key: Key, found: _Object) -> None:
+    async def _consider(self, key: Key, found: Spoken) -> None:
         cached = self._observed(key)
         if cached is None:
             self.forget(key)
@@ -207,9 +157,9 @@ class StatusWriter:
             await self._send(key, found, kind, wanted, observed)
 
     def _may_write(self, key: Key, kind: Kind) -> bool:
-        """Whether this kind's statuses can be written, and one more now; if not the key's turn comes again."""
+        """Whether statuses of this kind can be written there, and one more now; if not the key's turn comes again."""
         now = trio.current_time()
-        if (until := self._quiet.get(kind, -math.inf)) > now:
+        if (until := self._quiet.get((kind, key[2]), -math.inf)) > now:
             self._agenda.add(key, until)
             return False
         if pause := self._bucket.take(now):
@@ -218,7 +168,7 @@ class StatusWriter:
             return False
         return True
 
-    async def _send(self, key: Key, found: _Object, kind: Kind, wanted: Write, observed: Tree) -> None:
+    async def _send(self, key: Key, found: Spoken, kind: Kind, wanted: Write, observed: Tree) -> None:
         try:
             tree = await self._patch(kind, found.verdict, wanted)
         except ApiError as error:
@@ -244,22 +194,24 @@ class StatusWriter:
         return tree if isinstance(tree, dict) else {}
 
     async def _refused(
-        self, key: Key, found: _Object, kind: Kind, wanted: Write, observed: Tree, error: ApiError
+        self, key: Key, found: Spoken, kind: Kind, wanted: Write, observed: Tree, error: ApiError
     ) -> None:
-        undeclared = "not declared in schema" in error.message  # of server-side apply, with whatever status
+        typed = "typed patch object" in error.message  # of an apply that the schema does not know: 500 for most servers
         if error.status == 409:
             self._retry(key, found)
         elif error.status == 404:
             await self._missing(key, found, kind)
-        elif error.status in (403, 405, 406, 415):
-            self._silence(key, kind, f"needs patch on {kind.plural}/status of {kind.group}: {error}")
-        elif error.status in (401, 408, 429) or (error.status >= 500 and not undeclared):
+        elif error.status == 403:
+            self._silence(key, kind, f"this needs patch on {kind.plural}/status of {kind.group}, {_where(key[2])}")
+        elif error.status in (405, 406, 415):
+            self._silence(key, kind, f"this needs server-side apply, which the server does not know: {error.status}")
+        elif error.status in (401, 408, 429) or (error.status >= 500 and not typed):
             self._postpone(key, found, error)
         else:
             found.sent, found.kept = wanted.status, member(observed, "status")
             self._warn(f"the status of {kind} is not taken by their schema: {error.message[:300]}")
 
-    async def _missing(self, key: Key, found: _Object, kind: Kind) -> None:
+    async def _missing(self, key: Key, found: Spoken, kind: Kind) -> None:
         """A 404 is the object's, or says that its kind has no status that could be written by itself."""
         verdict = found.verdict
         try:
@@ -275,16 +227,16 @@ class StatusWriter:
             self._silence(key, kind, "the CustomResourceDefinition has no status subresource")
 
     def _silence(self, key: Key, kind: Kind, why: str) -> None:
-        self._quiet[kind] = until = trio.current_time() + QUIET_S
+        self._quiet[kind, key[2]] = until = trio.current_time() + QUIET_S
         self._agenda.add(key, until)
         self._warn(f"no status is written for {kind}: {why}")
 
-    def _retry(self, key: Key, found: _Object) -> None:
+    def _retry(self, key: Key, found: Spoken) -> None:
         found.failures += 1
         found.not_before = trio.current_time() + backoff(found.failures, *RETRY_S)
         self._agenda.add(key, found.not_before)
 
-    def _postpone(self, key: Key, found: _Object, error: ApiError | Unreachable) -> None:
+    def _postpone(self, key: Key, found: Spoken, error: ApiError | Unreachable) -> None:
         """Everybody waits, and this one after the others: it may be the only one that fails."""
         self._retry(key, found)
         self._outage += 1
@@ -300,3 +252,7 @@ class StatusWriter:
         if text not in self._warned and len(self._warned) < 100:
             self._warned.add(text)
             _log.warning("%s", text)
+
+
+def _where(namespace: str) -> str:
+    return f"in namespace {namespace}" if namespace else "cluster-wide"

@@ -369,12 +369,18 @@ def test_a_kind_without_a_status_subresource_is_left_alone(caplog: pytest.LogCap
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        (ApiError(403, "Forbidden", "no"), "needs patch on modelroutes/status of networking.serving.volcano.sh"),
+        (
+            ApiError(403, "Forbidden", "no"),
+            "needs patch on modelroutes/status of networking.serving.volcano.sh, in namespace ns",
+        ),
         (
             ApiError(422, "Invalid", "status.conditions: wrong"),
             "is not taken by their schema: status.conditions: wrong",
         ),
-        (ApiError(500, "", "failed: .status.conditions: field not declared in schema"), "is not taken by their schema"),
+        (
+            ApiError(500, "", "failed to create typed patch object: .status.conditions: field not declared in schema"),
+            "is not taken by their schema",
+        ),
     ],
 )
 def test_what_is_refused_for_good_is_not_asked_again_and_said_once(
@@ -398,6 +404,26 @@ def test_what_is_refused_for_good_is_not_asked_again_and_said_once(
         play(main)
     assert len(caplog.messages) == 1
     assert said in caplog.messages[0]
+
+
+def test_what_is_forbidden_in_one_namespace_is_written_in_others() -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        condition = Condition("Accepted", "True", "Accepted")
+        here, there = (Verdict(*ROUTE, space, "x", "u1", 1, (condition,)) for space in ("ns", "other"))
+        cluster.create(here, there)
+        cluster.server.before = forbid
+        async with running(cluster):
+            cluster.writer.put([here, there])
+            await trio.sleep(5)
+            assert not cluster.agrees(here)
+            assert cluster.agrees(there)
+
+    async def forbid(method: str, path: str) -> None:
+        if "/ns/" in path:
+            raise ApiError(403, "Forbidden", "no")
+
+    play(main)
 
 
 def shared(*names: str) -> Verdict:
