@@ -668,15 +668,22 @@ class Api:
         )
 
     def load(self, trees: list[Tree], check: bool = True) -> int:
-        """Puts many objects there at once, as an admin."""
+        """Puts many objects there at once, as an admin; those that are there get a new version."""
         request = Request("POST", "", {}, {}, admin=True)
         for tree in trees:
             resource = self.resource_of(tree)
             tree = self._placed(request, Target(resource, "", "", ""), tree)
-            tree = self._born(request, resource, tree)
-            if check:
-                tree, _ = self._settled(request, resource, tree, None)
             key = (tree["metadata"].get("namespace", ""), tree["metadata"]["name"])
+            there = self.store.get(resource.store, key)
+            if there is None:
+                live, tree = None, self._born(request, resource, tree)
+            else:
+                live = shown(there.tree, resource)
+                tree = self._kept_system(live, tree, True)
+            if check:
+                tree, _ = self._settled(request, resource, tree, live)
+            elif live is not None:
+                tree = self._counted(resource, live, tree)
             self._stored(request, resource, key, tree, [], 201)
         return len(trees)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from tests.kube.apiserver_cost import DEFINITION_LIMIT, RULE_LIMIT, costs
 from tests.kube.apiserver_schema import Cause, schema_problems
 from tests.kube.apiserver_store import Refusal, Resource
 
@@ -118,8 +119,36 @@ def definition_problems(crd: Tree) -> list[Cause]:
         elif schema.get("type") != "object":
             found.append(Cause(f"{where}.type", "FieldValueInvalid", "Invalid value: must be object at the root"))
         else:
-            found += [cause for cause in schema_problems(_unrooted(schema), where) if "[metadata]" not in cause.field]
+            wrong = list(schema_problems(_unrooted(schema), where))
+            found += wrong or _too_dear(schema, where)
     return found
+
+
+def _too_dear(schema: Tree, where: str) -> list[Cause]:
+    """The rules that could cost more than the server spends."""
+    try:
+        found = dict(costs(schema, where))
+    except ValueError as unreadable:
+        return [
+            Cause(where, "FieldValueInvalid", f"Invalid value: a rule that the fake server cannot cost: {unreadable}")
+        ]
+    advice = (
+        "(try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings "
+        "are declared)"
+    )
+    dear = [
+        Cause(
+            path,
+            "FieldValueForbidden",
+            f"Forbidden: estimated rule cost exceeds budget by factor of {cost / RULE_LIMIT:.1f}x {advice}",
+        )
+        for path, cost in found.items()
+        if cost > RULE_LIMIT
+    ]
+    if sum(found.values()) > DEFINITION_LIMIT and not dear:
+        total = f"x-kubernetes-validations estimated cost total {sum(found.values()):.0f} exceeds {DEFINITION_LIMIT}"
+        dear.append(Cause(where, "FieldValueForbidden", f"Forbidden: {total}"))
+    return dear
 
 
 def _unrooted(schema: Tree) -> Tree:

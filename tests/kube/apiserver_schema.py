@@ -155,7 +155,7 @@ def _string(value: str, schema: Tree, path: str) -> Iterator[Cause]:
         yield Cause(path, "FieldValueTooLong", said)
     if len(value) < schema.get("minLength", 0):
         yield _invalid(value, path, f"should be at least {schema['minLength']} chars long")
-    if "pattern" in schema and not re.search(schema["pattern"].replace(r"\z", r"\Z"), value):
+    if "pattern" in schema and not _re2(schema["pattern"]).search(value):
         yield _invalid(value, path, f"should match '{schema['pattern']}'")
     if schema.get("format") == "date-time" and not _DATE_TIME.fullmatch(value):
         yield _invalid(value, path, f"must be of type date-time: {json.dumps(value)}")
@@ -218,6 +218,12 @@ def _combined(value: Any, schema: Tree, path: str) -> Iterator[Cause]:
         yield _invalid(value, path, f"must validate one and only one schema (oneOf). Found {fits.count(True)} valid")
     if "not" in schema and not any(problems(value, schema["not"], path)):
         yield _invalid(value, path, "must not validate the schema (not)")
+
+
+@cache
+def _re2(pattern: str) -> re.Pattern[str]:
+    """A pattern whose end is the end of the text, before no line break either."""
+    return re.compile(re.sub(r"(?<!\\)\$(?=$|\))", lambda _: r"\Z", pattern.replace(r"\z", r"\Z")))
 
 
 @cache

@@ -31,7 +31,7 @@ from tests.process import ROOT, Program, eventually
 Tree = dict[str, Any]
 Trees = list[Tree]
 TOKEN = "the-token-of-tests"
-CHART_CRDS = ROOT / "charts" / "infer-gateway" / "crds"
+CHART_CRDS = ROOT / "charts" / "infer-gateway" / "files" / "crds"
 _OPEN = build_opener(ProxyHandler({})).open
 VOLCANO, MATRIX = "networking.serving.volcano.sh/v1alpha1", "networking.matrixinfer.ai/v1alpha1"
 POOLS, OLD_POOLS, LLM_D = (

@@ -20,7 +20,7 @@ LABELS = {"app": "engine"}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster() as running:
+    with Cluster(crds=()) as running:
         yield running
 
 
@@ -311,7 +311,7 @@ def test_every_way_to_prove_who_one_is(secured: Cluster, way: str) -> None:
 
 @pytest.fixture(scope="module")
 def secured() -> Iterator[Cluster]:
-    with Cluster(tls=True) as running:
+    with Cluster(tls=True, crds=()) as running:
         yield running
 
 
@@ -386,3 +386,13 @@ def test_tests_ask_as_admins(cluster: Cluster) -> None:
         assert cluster.requests() == []
     finally:
         cluster.deny()
+
+
+def test_what_is_loaded_again_is_changed(cluster: Cluster) -> None:
+    route = model_route("loaded", "m", "s")
+    cluster.load([route, route])
+    first = cluster.get(route)
+    cluster.load([model_route("loaded", "other", "s")], check=False)
+    second = cluster.get(route)
+    assert (first["metadata"]["generation"], second["metadata"]["generation"]) == (1, 2)
+    assert first["metadata"]["uid"] == second["metadata"]["uid"]

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.kube.apiserver import FIXTURES, definitions
+from tests.kube.apiserver_cost import units
 from tests.kube.apiserver_kinds import definition_problems
 from tests.kube.apiserver_schema import check, prune, schema_problems, with_defaults
 from tests.kube.cluster import Cluster, Refused, inference_pool, thing
@@ -238,3 +239,39 @@ def test_definitions_are_loaded_from_directories(tmp_path: Path) -> None:
     with Cluster(crds=[tmp_path]) as cluster:
         cluster.create({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "one"}})
         assert len(cluster.list("example.com/v1", "Thing")) == 1
+
+
+@pytest.mark.parametrize(
+    ("bounds", "dear"),
+    [
+        ({"maxItems": 16}, False),
+        ({"maxItems": 2000}, True),
+        ({}, True),
+    ],
+)
+def test_rules_that_could_cost_too_much_are_refused(bounds: dict[str, int], dear: bool) -> None:
+    each = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 63}}}
+    rule = {"rule": "self.all(a, self.exists_one(b, a.name == b.name))", "message": "twice"}
+    names = {"type": "array", "items": each, "x-kubernetes-validations": [rule], **bounds}
+    schema = {"type": "object", "properties": {"spec": {"type": "object", "properties": {"names": names}}}}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    spec = {"group": "example.com", "scope": "Cluster", "names": {"plural": "things", "kind": "Thing"}}
+    found = definition_problems({"metadata": {"name": "things.example.com"}, "spec": spec | {"versions": [version]}})
+    assert ["estimated rule cost exceeds budget" in cause.message for cause in found] == [True] * dear
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "self.matches(r'^[a-z]+$') ? size(self) > 1 : self in ['a', \"b\"]",
+        "has(self.a) && !(self.b[0].c == -1.5e3 || {'x': 1}.size() > 0)",
+        "self.filter(x, x.y != 'z').map(x, x.y.lowerAscii()).exists(k, k.startsWith('a'))",
+        "duration(self) >= duration('1s') && true != false",
+    ],
+)
+def test_rules_of_all_kinds_are_costed(rule: str) -> None:
+    assert 1 < units(rule, {"type": "string", "maxLength": 10}) < 10_000
+
+
+def test_a_pattern_ends_where_the_text_ends() -> None:
+    assert said({"name": "n\n", "a": 1}) != []

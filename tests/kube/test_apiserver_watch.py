@@ -18,7 +18,7 @@ LABELS = {"app": "engine"}
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    with Cluster() as running:
+    with Cluster(crds=()) as running:
         yield running
 
 
