@@ -82,7 +82,7 @@ def from_kubeconfig(names: str, context: str, folder: str) -> Answer:
         "namespace": loader.current_context["context"].get("namespace") or "",
         "authorization": token,
         "expires": expiry.timestamp() if expiry is not None else None,
-        "tls": _tls(configuration, vars(loader).get("proxy") or _proxy(configuration.host)),
+        "tls": _tls(configuration, dict(loader._cluster.value)),
         "files": [*merger.paths, *_files(configuration, user, folder)],
     }
 
@@ -100,8 +100,9 @@ def _user(loader: Any) -> dict[str, Any]:
     return dict(found.value, path=found.path)
 
 
-def _tls(configuration: Any, proxy: str) -> dict[str, Any]:
-    name = configuration.tls_server_name or ""
+def _tls(configuration: Any, cluster: dict[str, Any]) -> dict[str, Any]:
+    name = cluster.get("tls-server-name") or ""
+    proxy = cluster.get("proxy-url") or _proxy(configuration.host)  # version 35 passes it over
     if proxy and urlsplit(proxy).scheme not in ("http", "https"):
         raise Unusable(f"proxies of {urlsplit(proxy).scheme}:// (proxy-url) are not supported, only http and https")
     if proxy and name:

@@ -159,7 +159,7 @@ class Wire:
         tls = bool(self.tls.certificate) and isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError))
         while cause is not None:
             tls = tls or isinstance(cause, ssl.SSLError)
-            cause = cause.__cause__ or cause.__context__
+            cause = _cause(cause)
         return TlsFailure(words) if tls else Unreachable(words)
 
     async def leave(self) -> None:
@@ -224,8 +224,13 @@ def _reason(error: BaseException) -> str:
 
     if isinstance(error, httpx.LocalProtocolError):  # it quotes the header
         return "the request cannot be sent over HTTP"
-    said = f"{type(error).__name__}: {error}"
-    while (cause := error.__cause__ or error.__context__) is not None:
-        said = str(cause) or said
-        error = cause
+    said, cause = f"{type(error).__name__}: {error}", _cause(error)
+    while cause is not None:
+        said, cause = str(cause) or said, _cause(cause)
     return said
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):  # one for each address of a name
+        return error.exceptions[0]
+    return error.__cause__ or error.__context__
