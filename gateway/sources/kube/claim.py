@@ -81,9 +81,12 @@ class Claim:
         }
         return self._with(spec)
 
-    def release(self, wall: float) -> Tree:
-        """The Lease with nobody as its holder; we do not lead from now on."""
+    def stop(self) -> None:
+        """Lead no more."""
         self.until = -math.inf
+
+    def release(self, wall: float) -> Tree:
+        """The Lease with nobody as its holder."""
         time = micro_time(wall)
         return self._with({"holderIdentity": "", "leaseDurationSeconds": 1, "acquireTime": time, "renewTime": time})
 

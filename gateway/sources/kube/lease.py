@@ -54,6 +54,7 @@ class Election:
         self._changed = changed
         self._wall = wall
         self._rng = random.Random() if rng is None else rng
+        self._unsure = False  # whether a write was sent whose answer never came
         self._told = False
         self._problem = ""
 
@@ -110,12 +111,15 @@ class Election:
     async def _write(self) -> bool:
         """Take or renew it as it was last seen; False if it is not like that any more."""
         asked, claim = trio.current_time(), self._claim
+        self._unsure = True
         try:
             lease = await self._send(claim.wish(self._wall()))
         except ApiError as error:
+            self._unsure = False
             if error.status == 409 or (error.status == 404 and claim.exists):
                 return False
             raise
+        self._unsure = False
         claim.taken(lease, asked, trio.current_time())
         return True
 
@@ -137,13 +141,17 @@ class Election:
         return _tree(reply.json())
 
     async def _release(self) -> None:
-        if not self.leading:
-            self._tell()
-            return
-        lease = self._claim.release(self._wall())
+        held, now = self.leading or self._unsure, trio.current_time()
+        self._claim.stop()
         self._tell()
+        if not held:
+            return
+        # where it fails the Lease runs out by itself
         with trio.move_on_after(RELEASE_S, shield=True), contextlib.suppress(ApiError, Unreachable):
-            await self._send(lease)  # where that fails it runs out by itself
+            if self._unsure:
+                self._claim.see(await self._get(), now)
+            if self._claim.holder == self._claim.identity:
+                await self._send(self._claim.release(self._wall()))
 
     def _tell(self) -> None:
         leading = self.leading

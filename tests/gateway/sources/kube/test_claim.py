@@ -81,6 +81,7 @@ def test_who_gives_it_back_does_not_lead_and_leaves_it_free() -> None:
     mine, other = claim("a"), claim("b")
     mine.see(None, 0.0)
     mine.taken(mine.wish(0.0), 0.0, 0.0)
+    mine.stop()
     released = mine.release(1.0)
     assert not mine.leads(0.0)
     assert released["spec"]["holderIdentity"] == ""
@@ -140,6 +141,7 @@ def test_never_do_two_lead(rates: list[float], fates: list[tuple[str, float, flo
         if not mine.leads(now):
             mine.see(stored[-1] if stored else None, now)
         if what == "release" and mine.leads(now):
+            mine.stop()
             store(mine.release(time * 7 % 50))
         elif mine.free(now):
             wish = mine.wish(time * 7 % 50)

@@ -102,6 +102,28 @@ def test_giving_it_back_takes_a_second_at_most() -> None:
     play(timed)
 
 
+@pytest.mark.parametrize("last", ["POST", "PUT"])
+def test_one_that_ends_before_it_is_answered_gives_it_back_all_the_same(last: str) -> None:
+    """While it takes the Lease, or renews it."""
+
+    async def main() -> None:
+        server = Memory(after=end)
+        a = candidate(server, "a")
+        with scope:
+            await a.run()
+        assert [method for method, *_ in server.calls][-3:] == [last, "GET", "PUT"]
+        assert spec(server)["holderIdentity"] == ""
+        assert not a.leading
+
+    async def end(method: str, path: str) -> None:
+        if method == last:
+            scope.cancel()
+        await trio.lowlevel.checkpoint()
+
+    scope = trio.CancelScope()
+    play(main)
+
+
 @pytest.mark.parametrize("failure", ["hang", "refuse"])
 def test_one_that_cannot_renew_stops_before_another_begins(failure: str) -> None:
     async def main() -> None:
