@@ -200,6 +200,28 @@ def test_a_version_that_leads_nowhere_does_not_replace_one_that_does() -> None:
     assert told.of_route("r", "ResolvedRefs").status == "True"
 
 
+def test_a_version_that_was_replaced_does_not_come_back() -> None:
+    told = Told()
+    told.cluster.settle(settings("fast"))
+    told.put(server("a"), server("b"), route("r", "a"))
+    told.put(route("r", "b", generation=2), server("a", generation=2, spec={"schedulingProfile": "fast", "model": "n"}))
+    told.remove("ModelServer", "b")
+    assert told.leads("r") == []
+    told.cluster.settle(settings())
+    told.build()
+    assert told.pool("a").model == "n"
+
+
+def test_a_target_that_comes_and_is_invalid_is_told_from_none() -> None:
+    told = Told()
+    told.put(route("r", "a"))
+    assert "no ModelServer" in told.of_route("r", "ResolvedRefs").message
+    told.put(server("a", spec={"workloadPort": 5}))
+    assert "has no version that can serve" in told.of_route("r", "ResolvedRefs").message
+    told.remove("ModelServer", "a")
+    assert "no ModelServer" in told.of_route("r", "ResolvedRefs").message
+
+
 def test_an_object_of_the_same_name_inherits_nothing() -> None:
     told = Told()
     told.put(server("a"), route("r", "a"))
