@@ -67,10 +67,12 @@ class Joining:
 
 def _others(mine: Iterable[T], theirs: tuple[T, ...], what: str, warnings: list[str]) -> Iterable[T]:
     """Of ``theirs``, what has a name of its own."""
-    names = {each.name for each in mine}
+    files = {each.name for each in mine}
+    names: set[str] = set()
     for each in theirs:
-        if each.name in names:
-            warnings.append(f"{what} {each.name} of the cluster: not used: files have one of that name")
+        if each.name in files or each.name in names:
+            whose = "files have one" if each.name in files else "there is another one"
+            warnings.append(f"{what} {each.name} of the cluster: not used: {whose} of that name")
         else:
             names.add(each.name)
             yield each
