@@ -381,6 +381,17 @@ class Call:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the call's own task learns of it
 
+    def _known_model(self) -> str:
+        """The model asked for, if not only the client knows it: a route led here by it, or else the engine has it or a
+        rewrite is for it.
+        """
+        gateway, model = self.gateway, self.request.model
+        pool = gateway.pools.get(self.pool)
+        if pool is None or not pool.bare:
+            return model if self.pool else ""
+        served = self.member is not None and any(card.id == model for card in self.member.cards)
+        return model if served or gateway.directives.names(self.pool, model) else ""
+
     def _record(self, error: BaseException | None) -> Record:
         """What is left of the call: numbers for metrics and the access log."""
         decoder, request = self.decoder, self.request
@@ -394,7 +405,7 @@ class Call:
             status, reason = told.status, told.reason
         usage = decoder.usage if decoder is not None else None
         return Record(
-            model=request.model if self.pool else "",
+            model=self._known_model(),
             pool=self.pool,
             endpoint=self.endpoint,
             operation=request.operation,

@@ -450,6 +450,17 @@ def test_without_a_route_an_inference_pool_is_found_by_what_the_proxy_lists_or_b
     run(scenario)
 
 
+def test_a_name_that_only_clients_know_becomes_no_label() -> None:
+    async def scenario() -> None:
+        world = bare(PoolSpec("p", "fake", (A,)))
+        world.pools["p"].members[0].cards = (ModelCard("m"),)
+        for model in ("m", "made-up", "m"):
+            await gone_to(world, model)
+        assert [record.model for record in world.records] == ["m", "", "m"]
+
+    run(scenario)
+
+
 def test_the_only_inference_pool_is_asked_for_whatever_model() -> None:
     async def scenario() -> None:
         world = bare()
@@ -503,7 +514,7 @@ def test_a_rewrite_says_which_model_is_asked_and_which_pool_is_meant() -> None:
     run(scenario)
     assert models == ["m-2", "any", "other", "m-2", ""]
     assert counted == [("ns/r", "m", "m-2"), ("ns/r", "", "any"), ("ns/r", "m", "m-2")]
-    assert [record.model for record in records] == ["m", "other", "other", "by-a-header", ""]
+    assert [record.model for record in records] == ["m", "", "", "", ""]
 
 
 def test_a_rewrite_comes_before_the_name_that_a_route_gives() -> None:

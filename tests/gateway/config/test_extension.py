@@ -122,6 +122,17 @@ def test_what_is_wrong_is_told_by_its_path(tree: dict[str, Any], problem: str) -
     assert found.startswith(problem)
 
 
+def test_in_a_cluster_the_pool_to_pick_from_may_be_yet_to_come() -> None:
+    tree = {
+        "apiVersion": "infer-gateway.dev/v1alpha1",
+        "kind": "GatewayConfiguration",
+        "listeners": {"extProc": {"pool": "ns/later"}},
+    }
+    assert loaded(tree).settings.listeners.ext_proc is not None
+    (problem,) = problems(tree)
+    assert problem.startswith('$.listeners.extProc.pool: no pool "ns/later"')
+
+
 def test_a_pool_of_the_first_form_is_what_one_of_today_is() -> None:
     spec = {"selector": {"app": "a"}, "targetPortNumber": 8000, "extensionRef": {"name": "picker"}}
     old, new = loaded(made("InferencePool", "pool", spec, X)), loaded(POOL)
