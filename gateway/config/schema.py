@@ -23,10 +23,11 @@ from gateway.config.rules import RULES, SHAPES, Check
 Schema = dict[str, Any]
 
 _ANYTHING = "x-kubernetes-preserve-unknown-fields"
+_POSITIVE = {"rule": "duration(self) > duration('0s')", "message": "must be above 0, and below 292 years"}
 _DURATION: Schema = {
     "type": "string",
     "pattern": r"^([0-9]{1,18}([.][0-9]{1,18})?(ns|us|µs|μs|ms|s|m|h))+$",
-    "x-kubernetes-validations": [{"rule": "duration(self) > duration('0s')", "message": "must be above 0"}],
+    "x-kubernetes-validations": [_POSITIVE],
 }
 _LEAVES: Mapping[Any, Schema] = {
     str: {"type": "string"},

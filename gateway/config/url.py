@@ -13,6 +13,7 @@ from gateway.types import Endpoint
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?\Z")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*\Z")
+_BLANK = re.compile(r"[\x00-\x20\x7f]")
 
 
 def is_loopback(host: str) -> bool:
@@ -41,6 +42,8 @@ def endpoint(url: str, engine: str, *, port: int | None = None, keep_version: bo
         raise ValueError("no credentials in a URL, please: they would show in logs")
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError('expected a URL such as "http://host:8000"')
+    if _BLANK.search(url):  # which urlsplit would drop
+        raise ValueError("neither blanks nor control characters may be in a URL")
     if parts.query or parts.fragment or "?" in url or "#" in url:
         raise ValueError("neither query nor fragment may follow a base URL")
     if given == 0 or not (_is_ip(host) or _HOST.match(host)):
