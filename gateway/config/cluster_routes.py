@@ -6,6 +6,7 @@ to a pool that moved is made again.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from itertools import chain, islice
 from typing import Final
@@ -27,14 +28,16 @@ REFERRING: Final = tuple(
     for kind in ("ModelRoute", "InferenceObjective", "InferenceModelRewrite")
     for of in ("", f" of {ALPHA}")
 )
-_SUGGESTED: Final = 20
+_Asked = tuple[tuple[float, int, str], str]
+"""(age, name) of a route"""
+_SUGGESTED: Final = 8
 """Of so many names the nearest is looked for: each takes 20 µs."""
 
 
 class ClusterRoutes:
     """The routes, and what is said beside InferencePools. `step` makes one of those that are stale.
 
-    ``first``: the oldest route of a model (True, name) or LoRA (False, name). ``judge``: slots of which something has
+    ``judge``: slots of which something has
     changed that is to be said of them, besides those that `step` names; the caller empties it.
     """
 
@@ -52,7 +55,7 @@ class ClusterRoutes:
         self._users: dict[Slot, set[Slot]] = {}
         self._uses: dict[Slot, frozenset[Slot]] = {}
         self._names: dict[tuple[str, str], dict[str, None]] = {}
-        self._asked: dict[tuple[bool, str], dict[Slot, Route]] = {}
+        self._asked: dict[tuple[bool, str], list[_Asked]] = {}
         self._meeting: dict[Slot, Resource] = {}
         self._meet = True
 
@@ -100,9 +103,10 @@ class ClusterRoutes:
 
     # --- what comes of it ---------------------------------------------------------------------------------------------
 
-    def first(self, base: bool, name: str) -> Route | None:
+    def first(self, base: bool, name: str) -> str:
+        """The oldest route of a model, or else of a LoRA; "" if there is none."""
         asked = self._asked.get((base, name))
-        return min(asked.values(), key=_order) if asked else None
+        return asked[0][1] if asked else ""
 
     @property
     def stale(self) -> bool:
@@ -128,7 +132,7 @@ class ClusterRoutes:
         if route is not None and route == former:
             route = former
         self.routes.put(slot, route)
-        self._ask(slot, former, route)
+        self._ask(former, route)
         serving = None if standing is None else standing.serving
         self.limits.put(slot, None if serving is None else serving.limits or None)
         self._meets(slot, None if serving is None else serving.resource)
@@ -181,17 +185,19 @@ class ClusterRoutes:
 
     # --- what routes have to do with one another ----------------------------------------------------------------------
 
-    def _ask(self, slot: Slot, former: Route | None, route: Route | None) -> None:
+    def _ask(self, former: Route | None, route: Route | None) -> None:
         """Who asks for a model that others ask for, too, is told when another one comes first."""
-        for key in dict.fromkeys((*asks(former), *asks(route))):
-            asked = self._asked.setdefault(key, {})
-            before = min(asked.values(), key=_order) if asked else None
-            asked.pop(slot, None)
-            if route is not None and key in asks(route):
-                asked[slot] = route
-            after = min(asked.values(), key=_order) if asked else None
-            if _name(before) != _name(after):
-                self.judge.update(dict.fromkeys((*asked, *self._asked.get((not key[0], key[1]), ()))))
+        gone, come = asks(former), asks(route)
+        for key in dict.fromkeys((*gone, *come)):
+            before = self.first(*key)
+            asked = self._asked.setdefault(key, [])
+            if former is not None and key in gone:
+                del asked[bisect_left(asked, (former.age, former.name))]
+            if route is not None and key in come:
+                insort(asked, (route.age, route.name))
+            if self.first(*key) != before:
+                others = (*asked, *self._asked.get((not key[0], key[1]), ()))
+                self.judge.update(dict.fromkeys(("ModelRoute", name) for _, name in others))
             if not asked:
                 del self._asked[key]
 
@@ -233,11 +239,3 @@ def asks(route: Route | None) -> list[tuple[bool, str]]:
     if route is None:
         return []
     return [*([(True, route.model)] if route.model else []), *((False, name) for name in route.loras)]
-
-
-def _order(route: Route) -> tuple[tuple[float, int, str], str]:
-    return route.age, route.name
-
-
-def _name(route: Route | None) -> str:
-    return "" if route is None else route.name

@@ -145,12 +145,12 @@ class Judge:
         route = self._routes.routes.get(standing.head.slot)
         for base, name in asks(route) if route is not None else ():
             what = "model" if base else "LoRA"
-            owner = None if base else self._routes.first(True, name)
+            owner = "" if base else self._routes.first(True, name)
             first = self._routes.first(base, name)
-            if owner is not None:
-                yield f'the LoRA "{name}" is not asked here: the ModelRoute {owner.name} has a model of that name'
-            elif first is not None and first.name != standing.head.full_name:
-                yield f'for the {what} "{name}" the ModelRoute {first.name} is asked first, which is older'
+            if owner:
+                yield f'the LoRA "{name}" is not asked here: the ModelRoute {owner} has a model of that name'
+            elif first not in ("", standing.head.full_name):
+                yield f'for the {what} "{name}" the ModelRoute {first} is asked first, which is older'
 
     def _ready(self, standing: Standing) -> Condition:
         if standing.serving is None or standing.product is None:
