@@ -2,7 +2,7 @@
 
 Invariant: after every `PodIndex.put` and `PodIndex.remove` each membership holds exactly the living pods that its
 selector finds; its endpoints stand in the order of the pods' names, and one that has not changed is the same object.
-A pod costs what it matches, never what there is: 12 µs an event at 5,000 pods and 1,000 selectors.
+A pod costs what it matches, never what there is: 20 µs an event at 5,000 pods and 1,000 selectors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     annotation, None where it does not limit them. ``rubbish``: what of the annotation cannot be ports.
     """
 
-    # 1.5 KB each, once in the index and with an endpoint: 15 MB for 10,000
+    # 1.2 KB each, with what indexes it and its endpoint: 12 MB for 10,000
     namespace: str
     name: str
     labels: tuple[Pair, ...] = ()
@@ -353,10 +353,15 @@ class PodIndex(Generic[K]):
         former = space.pods.get(pod.name)
         if former is not None and former.alike(pod):
             return
-        before: dict[K, Membership] = {} if former is None else space.matching(former)
-        if former is not None:
+        before: dict[K, Membership] = {}
+        if former is None:
+            kept = space.add(pod)
+        elif former.labels == pod.labels:
+            kept = space.pods[pod.name] = msgspec.structs.replace(pod, labels=former.labels)
+        else:
+            before = space.matching(former)
             space.discard(pod.name)
-        kept = space.add(pod)
+            kept = space.add(pod)
         after = space.matching(kept)
         for key, membership in before.items():
             if key not in after:
