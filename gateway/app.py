@@ -440,12 +440,16 @@ class Program:
         self._apply(snapshot)
         self.totals.reloaded(True)
         self._status.reload_problems = ()
+        if self.cluster is not None:
+            self.cluster.judged()
         _log.info("configuration reloaded: %d routes, %d pools", len(snapshot.routes.routes), len(snapshot.pools))
         self._warn()
 
     def _not_reloaded(self, error: ConfigError) -> None:
         self.totals.reloaded(False)
         self._status.reload_problems = tuple(error.problems)
+        if self.cluster is not None:
+            self.cluster.judged(error.problems)
         for problem in error.problems:
             _log.error("configuration not reloaded, the old one stays in force: %s", problem)
 

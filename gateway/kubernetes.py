@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Collection, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
 from typing import Final
 
 import trio
@@ -22,6 +22,7 @@ from gateway.sources.kube.access import Access
 from gateway.sources.kube.client import ApiError, Client, Unreachable
 from gateway.sources.kube.kinds import CONFIG_MAP
 from gateway.sources.kube.messages import Key
+from gateway.sources.kube.notes import Note, Regarding
 from gateway.sources.kube.options import CONFIG_MAP as USUAL
 from gateway.sources.kube.options import Options
 from gateway.sources.kube.reflector import Statistics
@@ -82,6 +83,17 @@ class Cluster:
         self._settings = settings, taken
         if self._source is not None:
             self._source.settle(settings, taken)
+
+    def judged(self, problems: Sequence[str] = ()) -> None:
+        """What came of the ConfigMap and the files, for people who look at the ConfigMap's events."""
+        if self._speaker is None or not self.documents:
+            return
+        metadata = self.documents[0].tree["metadata"]
+        about = Regarding("v1", "ConfigMap", *self.config_map, str(metadata.get("uid", "")))
+        if problems:
+            self._speaker.events.tell(Note(about, True, "NotReloaded", "; ".join(problems)))
+        else:
+            self._speaker.events.tell(Note(about, False, "Reloaded", "The configuration is in force"))
 
     def watches(self) -> Iterator[tuple[str, Statistics]]:
         return iter(()) if self._source is None else self._source.statistics()

@@ -41,7 +41,7 @@ REMEMBERED: Final = 4096
 TRIES: Final = 5
 TIMEOUT_S: Final = 10.0
 
-_log: Final = logging.getLogger("infer_gateway.kube")
+_log: Final = logging.getLogger("infer_gateway.kubernetes")
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 

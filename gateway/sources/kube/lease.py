@@ -28,7 +28,7 @@ TIMEOUT_S: Final = 4.0
 """Of one request: two fit into the time a leader has for its renewal."""
 RELEASE_S: Final = 1.0
 
-_log: Final = logging.getLogger("infer_gateway.kube")
+_log: Final = logging.getLogger("infer_gateway.kubernetes")
 
 
 class Election:

@@ -39,7 +39,7 @@ MAX_OBJECTS: Final = 100_000
 Key = tuple[str, str, str, str]
 Observed = Callable[[Key], Tree | None]
 
-_log: Final = logging.getLogger("infer_gateway.kube")
+_log: Final = logging.getLogger("infer_gateway.kubernetes")
 
 
 class Statistics(msgspec.Struct, frozen=True):

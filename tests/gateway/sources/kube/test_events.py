@@ -194,7 +194,7 @@ def test_where_it_is_not_allowed_it_is_off_and_the_log_says_so_once(
         if asked[-1] == "ns":
             raise ApiError(status, "Forbidden", "no")
 
-    with caplog.at_level(logging.WARNING, "infer_gateway.kube"):
+    with caplog.at_level(logging.WARNING, "infer_gateway.kubernetes"):
         play(main)
     assert len(caplog.messages) == 1
     assert "create and patch on events of events.k8s.io" in caplog.messages[0]

@@ -194,7 +194,7 @@ def test_without_the_right_nobody_leads_and_the_log_says_what_is_missing(caplog:
     async def forbid(method: str, path: str) -> None:
         raise ApiError(403, "Forbidden", "no")
 
-    with caplog.at_level(logging.WARNING, "infer_gateway.kube"):
+    with caplog.at_level(logging.WARNING, "infer_gateway.kubernetes"):
         play(main)
 
 

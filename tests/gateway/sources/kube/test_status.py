@@ -358,7 +358,7 @@ def test_a_kind_without_a_status_subresource_is_left_alone(caplog: pytest.LogCap
             await trio.sleep(200)
             assert all(cluster.agrees(route) for route in routes)
 
-    with caplog.at_level(logging.WARNING, "infer_gateway.kube"):
+    with caplog.at_level(logging.WARNING, "infer_gateway.kubernetes"):
         play(main)
     assert caplog.messages == [
         "no status is written for modelroutes.networking.serving.volcano.sh: "
@@ -400,7 +400,7 @@ def test_what_is_refused_for_good_is_not_asked_again_and_said_once(
     async def refuse(method: str, path: str) -> None:
         raise failure
 
-    with caplog.at_level(logging.WARNING, "infer_gateway.kube"):
+    with caplog.at_level(logging.WARNING, "infer_gateway.kubernetes"):
         play(main)
     assert len(caplog.messages) == 1
     assert said in caplog.messages[0]
