@@ -209,8 +209,12 @@ _LABEL = re.compile(
 def check_labels(path: str, names: Iterable[str]) -> None:
     """Raises Fault for what is not the name of a label."""
     for name in names:
-        if not _LABEL.match(name) or len(name.partition("/")[0]) > 253:
+        if not _is_label(name):
             raise Fault(member(path, name), "not the name of a label")
+
+
+def _is_label(name: str) -> bool:
+    return _LABEL.match(name) is not None and len(name.partition("/")[0]) <= 253
 
 
 class PDGroup(Section, frozen=True):
@@ -221,7 +225,7 @@ class PDGroup(Section, frozen=True):
     decode_labels: Labels
 
     def __post_init__(self) -> None:
-        if not _LABEL.match(self.group_key):
+        if not _is_label(self.group_key):
             raise Fault(".groupKey", "not the name of a label")
         check_labels(".prefillLabels", self.prefill_labels)
         check_labels(".decodeLabels", self.decode_labels)

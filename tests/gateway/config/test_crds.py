@@ -60,9 +60,8 @@ VALUES = {
 OPEN = {PRESERVE, "properties", "required", "minLength", "maxLength", "pattern"}
 
 
-def unstructural(definition: Definition) -> Iterator[str]:
+def unstructural(root: Tree) -> Iterator[str]:
     """What an API server would not take."""
-    root = whole(definition)
     if set(root) - {"description", "type", "properties", "required"} or root["type"] != "object":
         yield "$: more at the root than a status beside it allows"
     if root["properties"]["metadata"] != {"type": "object"}:
@@ -91,7 +90,26 @@ def unstructural(definition: Definition) -> Iterator[str]:
 
 @every
 def test_its_schema_is_structural(definition: Definition) -> None:
-    assert list(unstructural(definition)) == []
+    assert list(unstructural(whole(definition))) == []
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({"properties": {"a": {}}}, ["$.spec.a: no type"]),
+        ({"nullable": True}, ["$.spec: {'nullable'}"]),
+        ({"additionalProperties": {"type": "string"}}, ["$.spec: properties and additionalProperties"]),
+        ({"properties": {"a": {"type": "array"}}}, ["$.spec.a: no items"]),
+        ({"required": ["b"]}, ["$.spec: required, but not there"]),
+        ({"anyOf": [{"type": "object"}]}, ["$.spec: more than value validation in anyOf"]),
+        ({"properties": {"a": {"type": "string", "default": 1}}}, ["$.spec.a: a default that is not valid"]),
+        ({"default": {"x": 1}}, ["$.spec: a default that is not valid"]),
+        ({"properties": {"a": {"type": "string", "pattern": "(?=a)"}}}, ["$.spec.a: a pattern that is not plain RE2"]),
+    ],
+)
+def test_what_is_not_structural_is_seen(spoilt: Tree, said: list[str]) -> None:
+    spec = {"type": "object", "properties": {"a": {"type": "string"}}, **spoilt}
+    assert list(unstructural({"type": "object", "properties": {"metadata": {"type": "object"}, "spec": spec}})) == said
 
 
 @every
