@@ -23,7 +23,7 @@ from typing import Any
 
 from clients import Clients, Load
 from fronts import PEERS, Front, canned_engine, engine, fronts, gateway, has_nginx
-from processes import FRONT_CORE, HERE, ROOT, Failed, compiled, core_busy_s, pin
+from processes import ENGINE_CORE, FRONT_CORE, HERE, ROOT, Failed, compiled, core_busy_s, pin
 from rpc import Calls
 
 
@@ -327,6 +327,27 @@ def install(bench: Bench) -> None:
     bench.show(Row("default installation", "gateway", mib, "MiB", target="<= 100 MiB", met=mib <= 100))
 
 
+def kubernetes(bench: Bench) -> None:
+    """(m) 1,000 routes to 5,000 pods: how soon a change serves, what that weighs, and whom changes hold up (slow)."""
+    argv = [sys.executable, str(HERE / "kubernetes_scale.py"), "--json", "--rounds", str(bench.args.rounds)]
+    said = json.loads(subprocess.run(pin(ENGINE_CORE, argv), check=True, stdout=subprocess.PIPE).stdout)
+    for what, took in said["serves"].items():
+        verdict = {"target": "<= 50 ms", "met": took["p99"] <= 50, "note": f"p99 {took['p99']:.0f} ms"}
+        bench.show(Row(f"{what} serves after", "gateway", took["p50"], "ms", **verdict))
+    resident = max(said["resident_mib"], said["resident_after_mib"])
+    verdict = {"target": "<= 150 MiB", "met": resident <= 150, "note": f"{said['resident_mib']:.0f} before any change"}
+    bench.show(Row("memory, 1,000 routes, 5,000 pods", "gateway", resident, "MiB", **verdict))
+    quiet, events = said["delay"]["quiet"], said["delay"]["events"]
+    for which in ("p99", "max"):
+        more = events[which] - quiet[which]
+        verdict = {"target": "<= 5 ms", "met": more <= 5, "note": f"{quiet[which]:.1f} ms without"}
+        ratio = events[which] / quiet[which]
+        bench.show(Row(f"{which} by 100 events/s", "gateway", more, "ms", ratio, **verdict))
+    cores, note = said["idle_cores"], f"ready after {said['start_s']:.1f} s"
+    verdict = {"target": "<= 25 %", "met": cores <= 0.25, "note": note}
+    bench.show(Row("5,000 pods asked, no request", "gateway", 100 * cores, "%", cores=cores, **verdict))
+
+
 def _bytes_under(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
@@ -344,13 +365,14 @@ MEASURES: Mapping[str, Callable[[Bench], None]] = {
     "adapters": adapters,
     "scheduling": scheduling,
     "install": install,
+    "kubernetes": kubernetes,
 }
 
 
 def arguments() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__.splitlines()[0])
-    slow = ("scheduling", "install")
+    slow = ("scheduling", "install", "kubernetes")
     default = ",".join(name for name in MEASURES if name not in slow)
     parser.add_argument("--only", default=default, help=f"of {','.join(MEASURES)} (default: {default})")
     parser.add_argument("--trace", default="synthetic", metavar="FILE", help="for scheduling (default: a made-up one)")

@@ -388,6 +388,18 @@ def test_the_usual_gap_between_polls_is_part_of_patience() -> None:
     assert listen(pool, 60.0, 60.0) == [(0, "is set aside until it is heard again: silent for 15.0 s")]
 
 
+def test_who_is_asked_again_in_a_while_may_be_silent_until_then() -> None:
+    pool = pool_of(2)
+    for health in pool:
+        health.polled(0.0)
+        health.polled(1.0)
+    pool[0].polled(2.0, period=8.0)
+    pool[1].polled(2.0)
+    changes = [(tick * TICK, index) for tick in range(120) for index, _ in watch(pool, tick * TICK)]
+    assert [index for _, index in changes] == [1, 0]
+    assert [at for at, _ in changes] == [7.0, 26.0]
+
+
 def test_patience_grows_at_once_when_polls_become_rare_and_an_outage_does_not_make_it_grow() -> None:
     pool = pool_of(1)
     listen(pool, 0.0, 2.0, polled=pool)

@@ -56,6 +56,7 @@ class Reply:
 class FakeSending:
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
+        self.aborted = False
 
     async def __aenter__(self) -> Reply:
         await trio.lowlevel.checkpoint()
@@ -70,7 +71,8 @@ class FakeSending:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
-    def abort(self) -> None: ...
+    def abort(self) -> None:
+        self.aborted = True
 
 
 class Fleet:
@@ -82,12 +84,17 @@ class Fleet:
         self.requests: list[tuple[Endpoint, UpstreamRequest]] = []
         self.loads: list[Load] = []
         self.log: list[str] = []
+        self.busy: list[Endpoint] = []
+        self.sent: list[FakeSending] = []
+        self.periods: dict[str, float | None] = {}
         self.scrapes = Scrapes(
             self,
             loaded=self.loaded,
             lost=lambda endpoint: self.log.append(f"lost {endpoint.host}"),
             restarted=lambda endpoint: self.log.append(f"restarted {endpoint.host}"),
             refused=lambda endpoint: self.log.append(f"refused {endpoint.host}"),
+            polled=lambda endpoint, period: self.periods.__setitem__(endpoint.host, period),
+            busy=lambda most: self.busy,
             rng=random.Random(1),
         )
 
@@ -98,7 +105,8 @@ class Fleet:
     def send(self, endpoint: Endpoint, request: UpstreamRequest, /) -> FakeSending:
         self.asked.append((trio.current_time(), endpoint.host))
         self.requests.append((endpoint, request))
-        return FakeSending(self.answers[endpoint.host])
+        self.sent.append(FakeSending(self.answers[endpoint.host]))
+        return self.sent[-1]
 
     def times(self, host: str) -> list[float]:
         return [at for at, asked in self.asked if asked == host]
@@ -301,6 +309,46 @@ def test_nothing_is_said_of_an_endpoint_given_up_while_its_answer_came() -> None
         fleet.scrapes.watch({A: Last()})
         assert await fleet.news(10) == []
         assert len(fleet.asked) == 1
+
+    run(scenario)
+
+
+def many(fleet: Fleet, count: int) -> list[Endpoint]:
+    """As many endpoints, which all answer."""
+    endpoints = [Endpoint("fake", "http", str(number), 1) for number in range(count)]
+    fleet.answers |= dict.fromkeys((endpoint.host for endpoint in endpoints), b"1 0")
+    return endpoints
+
+
+def test_a_large_fleet_is_asked_no_more_in_all_and_those_at_work_as_often_as_ever() -> None:
+    async def scenario(fleet: Fleet, adapter: FakeAdapter) -> None:
+        fleet.scrapes.interval = 1.0  # 256 a second at most
+        fleet.scrapes.watch(dict.fromkeys(many(fleet, 2048), adapter))
+        await fleet.news(60)
+        assert set(await fleet.news(60)) == {f"loaded {number}" for number in range(2048)}
+        assert len(fleet.asked) <= 60 * 128  # as each takes a connection of its own
+        assert all(sending.aborted for sending in fleet.sent[-1000:])
+        assert dict(fleet.requests[-1][1].headers)[b"connection"] == b"close"
+        fleet.busy = [Endpoint("fake", "http", "7", 1)]
+        news = await fleet.news(20)
+        assert 18 <= len(fleet.times("7")) <= 23
+        assert not any(each.startswith("lost") for each in news)
+        assert fleet.periods["7"] == 1.0
+        assert fleet.periods["8"] == 2 * 2047 / 128
+
+    run(scenario)
+
+
+def test_a_load_of_a_large_fleet_lives_as_long_as_three_questions_are_apart() -> None:
+    async def scenario(fleet: Fleet, adapter: FakeAdapter) -> None:
+        fleet.scrapes.watch(dict.fromkeys(many(fleet, 1024), adapter))
+        await fleet.news(10)
+        assert not any(each.startswith("lost") for each in await fleet.news(20))
+        period = fleet.periods["7"]
+        assert period == 2 * 1024 / 640
+        fleet.answers["7"] = None
+        assert "lost 7" not in await fleet.news(2 * period - 0.5)
+        assert "lost 7" in await fleet.news(2.5 * period)
 
     run(scenario)
 
