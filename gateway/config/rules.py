@@ -1,7 +1,7 @@
 """What resources check in code, once more for an API server: as CEL, and as keywords of their schemas. (P)
 
-Invariant: every rule here is held by the struct it stands for, so that a file and a cluster refuse the same; what a
-struct refuses beyond that is told in the object's status.
+Invariant: every rule here, but the one about changes, is held by the struct it stands for too, so that a file and a
+cluster refuse the same; what a struct refuses beyond that is told in the object's status.
 """
 
 from __future__ import annotations
