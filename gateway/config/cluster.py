@@ -223,8 +223,14 @@ class Cluster:
 
     def _handle(self) -> Iterator[None]:
         changed, self._changed = self._changed, {}
-        for handler in self.handlers:
-            yield from handler.build(self, changed)
+        left = list(self.handlers)
+        try:
+            while left:
+                yield from left[0].build(self, changed)
+                del left[0]
+        finally:
+            if left:  # they have not all heard of it
+                self._changed.update(changed)
 
     def _assemble(self) -> None:
         """The same object where nothing has changed, and within it."""

@@ -106,6 +106,10 @@ class ClusterPools:
     def stale(self) -> bool:
         return bool(self._stale or self.index.changed)
 
+    def due(self, slot: Slot) -> bool:
+        """Whether it is still to be built."""
+        return slot in self._stale or slot in self.index.changed
+
     def step(self) -> Slot | None:
         """Build one; which one, or None if all are built."""
         if self._stale:
@@ -121,7 +125,9 @@ class ClusterPools:
 
     def _build(self, slot: Slot) -> None:
         standing = self._standings.first(slot)
+        self._fleet.files.clear()
         base = None if standing is None else self._chosen(standing)
+        self.files.put(slot, tuple(self._fleet.files) or None)
         former = self._bases.pop(slot, None)
         if base is not None:
             base = msgspec.structs.replace(base, name=self._name(slot))
@@ -146,8 +152,6 @@ class ClusterPools:
         if standing.serving is standing.newest and not standing.flaws:
             standing.held = None
         standing.product = chosen
-        self.files.put(standing.head.slot, tuple(self._fleet.files) or None)
-        self._fleet.files.clear()
         return chosen
 
     def _made(self, version: Version) -> tuple[PoolSpec, tuple[Flaw, ...]]:

@@ -112,6 +112,10 @@ class ClusterRoutes:
     def stale(self) -> bool:
         return bool(self._stale)
 
+    def due(self, slot: Slot) -> bool:
+        """Whether it is still to be made."""
+        return slot in self._stale
+
     def step(self) -> Slot | None:
         """Make one; which one, or None if all are made."""
         if not self._stale:
@@ -224,7 +228,8 @@ class ClusterRoutes:
         by_where = {resource.where: slot for slot, resource in routes}
         for line in lines:
             where, _, text = line.partition(": ")
-            unmet[by_where[where]] = text
+            if where in by_where:
+                unmet[by_where[where]] = text
         self.unmet = unmet
 
 

@@ -52,12 +52,19 @@ class Judge:
         self.due(head.slot)
 
     def steps(self) -> Iterator[None]:
-        """Judge all that is due, one a step."""
-        while self._due:
-            slot = next(iter(self._due))
-            del self._due[slot]
-            self._judge(slot)
-            yield
+        """Judge all that is due, one a step. Of what is not built as it is now nothing is said yet."""
+        due, self._due = self._due, {}
+        try:
+            while due:
+                slot = next(iter(due))
+                del due[slot]
+                if self._pools.due(slot) or self._routes.due(slot):
+                    self._due[slot] = None
+                    continue
+                self._judge(slot)
+                yield
+        finally:
+            self._due.update(due)
 
     def news(self) -> list[Verdict]:
         """What has changed since the last call."""
@@ -83,7 +90,7 @@ class Judge:
 
     def _lines(self, standing: Standing, beside: str) -> list[str]:
         where = standing.where
-        if beside:
+        if beside and not standing.problems:
             return [f"{where} of {standing.head.api_version}: not used: {_same(standing, beside)}"]
         newest = standing.newest
         found = [*standing.problems, *(flaw.text for flaw in standing.flaws)]
@@ -121,7 +128,8 @@ class Judge:
             conditions = [self._accepted(standing)]
         elif beside:
             no = _same(standing, beside)
-            conditions = [_no("Accepted", "Superseded", no), _no("Ready", "Superseded", no)]
+            accepted = _no("Accepted", "Invalid" if standing.problems else "Superseded", *standing.problems, no)
+            conditions = [accepted, _no("Ready", "Superseded", no)]
         else:
             conditions = [self._accepted(standing), _resolved(standing), self._ready(standing)]
             if head.kind == "ExternalModelProvider":

@@ -62,7 +62,7 @@ def head_of(tree: Tree) -> Head | None:
         return None
     named = tree.get("apiVersion"), tree.get("kind"), metadata.get("namespace") or "default", metadata.get("name")
     version, kind, namespace, name = (text if isinstance(text, str) else "" for text in named)
-    if not (version and kind and namespace and name):
+    if not (version and kind and namespace and name) or "/" in namespace + name:
         return None
     uid, generation = metadata.get("uid"), metadata.get("generation")
     return Head(
@@ -182,9 +182,9 @@ class Standings:
         return True
 
     def of(self, slot: Slot) -> list[Standing]:
-        """The objects of a slot, the one that counts first."""
+        """The objects of a slot, the one that counts first: one that was valid at some time, of the group of today."""
         group = self._slots.get(slot)
-        return [] if group is None else sorted(group.values(), key=lambda standing: standing.head.rank)
+        return [] if group is None else sorted(group.values(), key=_order)
 
     def first(self, slot: Slot) -> Standing | None:
         """The one that counts."""
@@ -196,6 +196,10 @@ class Standings:
 
     def __contains__(self, slot: Slot) -> bool:
         return slot in self._slots
+
+
+def _order(standing: Standing) -> tuple[bool, int]:
+    return standing.newest is None, standing.head.rank
 
 
 def _trimmed(head: Head, tree: dict[str, Tree]) -> dict[str, Tree]:

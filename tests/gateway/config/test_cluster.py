@@ -335,6 +335,11 @@ def test_of_two_groups_the_present_one_serves() -> None:
     told.remove("ModelServer", "a")
     assert told.pool("a").endpoints[0].host == "10.0.0.1"
     assert told.said("ModelServer", "a", "Accepted", MATRIX).status == "True"
+    told.put(server("a", spec={"workloadPort": 5}, uid="third"))
+    assert told.pool("a").endpoints[0].host == "10.0.0.1"
+    assert told.of_server("a", "Accepted").message == (
+        f"$.spec.workloadPort: expected an object, got integer; the ModelServer of the same name in {MATRIX} serves"
+    )
 
 
 def test_pools_of_one_name_are_told_apart_whatever_came_first() -> None:
@@ -598,6 +603,31 @@ def test_building_may_be_left_and_gone_on_with() -> None:
         route("late", "d", model="d"),
     )
     assert told.cluster.part == fresh.cluster.part
+
+
+def test_nothing_is_said_of_what_is_not_built_yet() -> None:
+    told = Told()
+    told.cluster.put(server("a"))
+    told.cluster.put(server("b"))
+    for number, _ in enumerate(told.cluster.build_steps()):
+        if number == 2:  # one has been judged
+            told.cluster.put(server("c"))
+            told.cluster.put(server("b", generation=2, spec={"workloadPort": 5}))
+    assert [verdict.name for verdict in told.cluster.verdicts()] == ["a"]
+    assert {(verdict.name, verdict.generation) for verdict in told.build()} == {("b", 2), ("c", 1)}
+
+
+def test_handlers_hear_of_pools_even_if_a_build_is_left() -> None:
+    handlers = Seen(), Seen()
+    told = Told(Cluster(handlers=handlers))
+    spec = {"selector": {"matchLabels": {"app": "a"}}, "targetPorts": [{"number": 2}]}
+    told.cluster.put(thing("InferencePool", "p", spec, version=POOLS))
+    steps = told.cluster.build_steps()
+    next(steps)
+    next(steps)
+    steps.close()
+    told.build()
+    assert ("build", ["x/p"]) in handlers[1].calls
 
 
 def test_settings_are_for_all() -> None:

@@ -37,6 +37,7 @@ class Changes(RuleBasedStateMachine):
         self.trees: dict[Key, Any] = {}
         self.history: dict[Key, dict[int, Any]] = {}
         self.broken: dict[Key, bool] = {}
+        self.bad: dict[tuple[Key, int], bool] = {}
         self.secrets: dict[str, Any] = {}
         self.sent: set[str] = set()
         self.pods: dict[str, Pod] = {}
@@ -53,7 +54,7 @@ class Changes(RuleBasedStateMachine):
         tree["metadata"]["generation"] = self.generation
         key = (tree["apiVersion"], tree["kind"], tree["metadata"]["name"])
         self.trees[key] = tree
-        self.broken[key] = broken
+        self.broken[key] = self.bad[key, self.generation] = broken
         self.history.setdefault(key, {})[self.generation] = tree
         self.cluster.put(tree)
         self._send()
@@ -193,8 +194,8 @@ class Changes(RuleBasedStateMachine):
             said = {condition.type: condition for condition in verdict.conditions}
             key = (version, kind, name)
             assert verdict.generation == self.trees[key]["metadata"]["generation"]
-            if version == MATRIX and (VOLCANO, kind, name) in self.trees:
-                assert said["Accepted"].reason == "Superseded"
+            if self._beside(key):
+                assert said["Accepted"].reason == ("Invalid" if self.broken[key] else "Superseded")
                 continue
             if self.broken[key]:
                 assert (said["Accepted"].status, said["Accepted"].reason) == ("False", "Invalid")
@@ -204,6 +205,15 @@ class Changes(RuleBasedStateMachine):
             for condition in verdict.conditions:
                 assert condition.status != "False" or condition.message
 
+    def _beside(self, key: Key) -> bool:
+        """Whether another object stands for the same: one of today's group, unless it never was valid."""
+        version, kind, name = key
+        other = (VOLCANO if version == MATRIX else MATRIX, kind, name)
+        if other not in self.trees:
+            return False
+        valid, rival = (any(not self.bad[each, number] for number in self.history[each]) for each in (key, other))
+        return rival > valid if valid != rival else version == MATRIX
+
     def _fresh(self) -> Part:
         """From scratch: of every object the version that serves, in the order of names."""
         cluster = Cluster()
@@ -212,8 +222,7 @@ class Changes(RuleBasedStateMachine):
             standing = next(
                 each for each in self.cluster._standings.of((kind, f"x/{name}")) if each.head.api_version == version
             )
-            beside = version == MATRIX and (VOLCANO, kind, name) in self.trees
-            if beside:
+            if self._beside((version, kind, name)):
                 continue
             if standing.serving is None:
                 cluster.put(self.history[version, kind, name][max(self.history[version, kind, name])])
