@@ -679,7 +679,8 @@ class Api:
                 live, tree = None, self._born(request, resource, tree)
             else:
                 live = shown(there.tree, resource)
-                tree = self._kept_system(live, tree, True)
+                status = {"status": live["status"]} if resource.has_status and "status" in live else {}
+                tree = status | self._kept_system(live, tree, True)
             if check:
                 tree, _ = self._settled(request, resource, tree, live)
             elif live is not None:

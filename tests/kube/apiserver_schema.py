@@ -111,9 +111,9 @@ def with_defaults(value: Any, schema: Tree) -> Any:
     return filled
 
 
-def problems(value: Any, schema: Tree, path: str = "") -> Iterator[Cause]:
-    """What a schema finds wrong, CEL apart."""
-    if value is None and schema.get("nullable"):
+def problems(value: Any, schema: Tree, path: str = "", old: Any = _NOTHING) -> Iterator[Cause]:
+    """What a schema finds wrong, CEL apart. What was there before and has not changed is not looked at again."""
+    if _is_same(value, old) or (value is None and schema.get("nullable")):
         return
     if schema.get("x-kubernetes-int-or-string"):
         if not (TYPES["integer"](value) or isinstance(value, str)):
@@ -136,7 +136,11 @@ def problems(value: Any, schema: Tree, path: str = "") -> Iterator[Cause]:
         yield from _object(value, schema, path)
     yield from _combined(value, schema, path)
     for step, each in _within(schema, value):
-        yield from problems(value[step], each, _below(path, step))
+        yield from problems(value[step], each, _below(path, step), _correlated(old, value, step, schema))
+
+
+def _is_same(value: Any, old: Any) -> bool:
+    return old is not _NOTHING and bool(value == old)
 
 
 def _mistyped(value: Any, path: str, kind: str) -> Cause:
@@ -270,17 +274,22 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 """What the real server's CEL knows beyond the standard."""
 
 
-def broken_rules(value: Any, schema: Tree, old: Any = _NOTHING, path: str = "") -> Iterator[Cause]:
-    """The CEL rules that a value breaks; those that speak of oldSelf hold where there is no old value."""
+def broken_rules(
+    value: Any, schema: Tree, old: Any = _NOTHING, path: str = "", unchanged: bool = False
+) -> Iterator[Cause]:
+    """The CEL rules that a value breaks. Those that speak of oldSelf hold where there is no old value; the others are
+    not asked again about what has not changed. ``unchanged``: what this is a part of has not.
+    """
+    unchanged = unchanged if old is _NOTHING else bool(value == old)
     for rule in schema.get("x-kubernetes-validations", ()):
-        expression = rule["rule"]
-        if re.search(r"\boldSelf\b", expression) and old is _NOTHING:
+        if old is _NOTHING if re.search(r"\boldSelf\b", rule["rule"]) else unchanged:
             continue
         cause = _judge(rule, _spread(value, schema), None if old is _NOTHING else _spread(old, schema), value, path)
         if cause:
             yield cause
     for step, each in _within(schema, value):
-        yield from broken_rules(value[step], each, _correlated(old, value, step, schema), _below(path, step))
+        before = _correlated(old, value, step, schema)
+        yield from broken_rules(value[step], each, before, _below(path, step), unchanged)
 
 
 def _judge(rule: Tree, value: Any, old: Any, shown: Any, path: str) -> Cause | None:
@@ -314,10 +323,8 @@ def _correlated(old: Any, value: Any, step: str | int, schema: Tree) -> Any:
 
 def check(tree: Tree, schema: Tree, old: Tree | None = None) -> list[Cause]:
     """Everything wrong with a whole object. CEL is asked only where the rest is right."""
-    found = list(problems(tree, schema))
-    if found:
-        return found
-    return list(broken_rules(tree, schema, _NOTHING if old is None else old))
+    before = _NOTHING if old is None else with_defaults(old, schema)  # as the real server reads what it has stored
+    return list(problems(tree, schema, "", before)) or list(broken_rules(tree, schema, before))
 
 
 def schema_problems(schema: Tree, path: str, *, correlatable: bool = True) -> Iterator[Cause]:

@@ -134,6 +134,24 @@ def test_rules_about_the_old_value_hold_for_changes_only() -> None:
     assert said(new, old) == ['spec.items[1]: Invalid value: "object": must not shrink']
 
 
+def test_what_was_wrong_before_and_stays_as_it_was_is_let_pass() -> None:
+    old = {"name": "N", "a": 1, "b": 1, "items": [{"id": "1"}, {"id": "2"}, {"id": "3"}], "flag": "no"}
+    wrong = said(old)
+    assert {each.partition(":")[0] for each in wrong} == {"spec.name", "spec.items", "spec.flag"}
+    assert said(old, old) == []
+    assert said({**old, "kind": "y", "a": 0}, old) == [
+        "spec.a: Invalid value: 0: spec.a in body should be greater than or equal to 1"
+    ]
+    changed = {**old, "name": "M", "flag": "yes"}
+    assert {each.partition(":")[0] for each in said(changed, old)} == {"spec.name", "spec.flag"}
+    schema = yaml.safe_load(
+        "{type: object, properties: {list: {type: array, items: {type: integer, x-kubernetes-validations: "
+        "[{rule: self > 1}]}}, other: {type: integer}}}"
+    )
+    assert check({"list": [1], "other": 2}, schema, {"list": [1]}) == []
+    assert [cause.field for cause in check({"list": [1, 2]}, schema, {"list": [1]})] == ["list[0]"]
+
+
 def test_what_is_unknown_goes_and_defaults_come() -> None:
     spec = {"name": "n", "colour": "red", "any": {"x": {"y": 1}}, "words": {"w": "x"}, "items": [{"id": "1", "z": 1}]}
     tree, gone = prune({"kind": "Thing", "spec": spec, "other": 1, "metadata": {"labels": {"a": "b"}}}, SCHEMA)
