@@ -190,7 +190,8 @@ class HTTPTransport:
                 await trio.sleep(1.0)
                 now = self.turn.now
                 for host in self._hosts.values():
-                    host.expire(now)
+                    if host.idle:  # of thousands hardly any
+                        host.expire(now)
         finally:
             self.close_idle()
 
@@ -257,7 +258,7 @@ class _Host:
         self._endpoint = endpoint
         self._timeout = settings.tls_idle_timeout if endpoint.scheme == "https" else settings.idle_timeout
         self._max_idle = settings.max_idle
-        self._idle: list[Upstream] = []
+        self.idle: list[Upstream] = []
         self._prefixes: dict[tuple[bytes, Headers], bytes] = {}
 
     def encode(self, request: UpstreamRequest) -> bytes:
@@ -281,11 +282,11 @@ class _Host:
 
     def take(self, now: float) -> Upstream | None:
         """The idle connection used last: the one least likely to have been closed."""
-        while self._idle:
-            if now - self._idle[-1].idle_since > self._timeout:
+        while self.idle:
+            if now - self.idle[-1].idle_since > self._timeout:
                 self.expire(now)
                 return None
-            upstream = self._idle.pop()
+            upstream = self.idle.pop()
             if upstream.quiet():
                 upstream.reused = True
                 return upstream
@@ -293,18 +294,18 @@ class _Host:
         return None
 
     def keep(self, upstream: Upstream, now: float) -> None:
-        if len(self._idle) >= self._max_idle:
+        if len(self.idle) >= self._max_idle:
             upstream.close()
             return
         upstream.idle_since = now
-        self._idle.append(upstream)
+        self.idle.append(upstream)
 
     def expire(self, now: float) -> None:
         keep = 0
-        while keep < len(self._idle) and now - self._idle[keep].idle_since > self._timeout:
-            self._idle[keep].close()
+        while keep < len(self.idle) and now - self.idle[keep].idle_since > self._timeout:
+            self.idle[keep].close()
             keep += 1
-        del self._idle[:keep]
+        del self.idle[:keep]
 
 
 class _Send:

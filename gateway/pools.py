@@ -32,7 +32,7 @@ MakeProfile = Callable[[PoolSpec, Profile | None], Profile]
 """What places a pool's requests; the one given, if it was made of the same configuration."""
 
 _DEFAULT: Final = Saturation()
-_SLICE: Final = 500
+_SLICE: Final = 150
 """Pools and members looked at between two checkpoints."""
 
 
