@@ -99,11 +99,6 @@ RULES: Mapping[Place, tuple[Check, ...]] = {
     ),
     Rule: (
         Check(
-            "self.targetModels.all(target, has(target.weight)) || self.targetModels.all(target, !has(target.weight))",
-            "weight missing: give every target of a rule a weight, or none of them",
-            ".targetModels",
-        ),
-        Check(
             "self.targetModels.exists(target, !has(target.weight) || target.weight > 0)",
             "the weights add up to 0: nothing would be sent anywhere",
             ".targetModels",
@@ -157,6 +152,8 @@ times a quarter of the pattern's length; everything is multiplied by how often i
 
 _HEADER_VALUE = {"maxLength": MAX_HEADER_VALUE, "pattern": r"^[!-~]([\t -~]*[!-~])?$"}
 SHAPES: Mapping[Place, Mapping[str, Any]] = {
+    # as published: what stands in a cluster has all its weights, where a file has to give all or none
+    (TargetModel, "weight"): {"default": 100},
     # not as CEL, for which members whose type is open are not there
     ModelServer: {"anyOf": [{"required": ["workloadSelector"]}, {"required": ["endpoints"]}]},
     (ModelServer, "inference_engine"): {"pattern": NAME},
