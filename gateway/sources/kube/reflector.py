@@ -151,7 +151,6 @@ class Reflector(Generic[T]):
         page = await self._part("")
         version = page.version  # later parts continue the list as of the first
         while True:
-            self._worked = time.perf_counter()
             for raw in page.items:
                 key, listed = named(raw)
                 seen.add(key)
@@ -177,6 +176,7 @@ class Reflector(Generic[T]):
             if error.status == 410 and token:
                 self._pages *= 4  # reading it in so many parts took longer than the server remembers
             raise
+        self._worked = time.perf_counter()
         page = page_of(reply.body, self.kind)
         if token and page.token == token:
             raise Garbage("the parts of the list have no end")

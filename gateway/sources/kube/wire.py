@@ -118,22 +118,10 @@ class Wire:
     @classmethod
     async def made(cls, tls: Tls) -> Self:
         """Raises Unreachable for certificates that cannot be used."""
-        import httpx
-
         try:
-            verify = await trio.to_thread.run_sync(context_of, tls, abandon_on_cancel=True)
-            transport = httpx.AsyncHTTPTransport(
-                verify=verify,
-                trust_env=False,
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=4, keepalive_expiry=_REUSE_S),
-                proxy=tls.proxy or None,
-                socket_options=_socket_options(),
-            )
+            return cls(tls, await trio.to_thread.run_sync(_client, tls, abandon_on_cancel=True))
         except (OSError, ValueError) as error:
             raise Unreachable(f"its certificates or its proxy cannot be used: {error}") from None
-        headers = {"user-agent": USER_AGENT, "accept": "application/json", "accept-encoding": "identity"}
-        patience = httpx.Timeout(None, connect=_CONNECT_S)
-        return cls(tls, httpx.AsyncClient(transport=transport, headers=headers, timeout=patience, trust_env=False))
 
     async def ask(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None) -> Stream:
         """The beginning of an answer. Raises Unreachable."""
@@ -175,6 +163,22 @@ class Wire:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _client(tls: Tls) -> httpx.AsyncClient:
+    """Raises OSError and ValueError for values that cannot be used. Blocks: the first import takes 0.2 s."""
+    import httpx
+
+    transport = httpx.AsyncHTTPTransport(
+        verify=context_of(tls),
+        trust_env=False,
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=4, keepalive_expiry=_REUSE_S),
+        proxy=tls.proxy or None,
+        socket_options=_socket_options(),
+    )
+    headers = {"user-agent": USER_AGENT, "accept": "application/json", "accept-encoding": "identity"}
+    patience = httpx.Timeout(None, connect=_CONNECT_S)
+    return httpx.AsyncClient(transport=transport, headers=headers, timeout=patience, trust_env=False)
 
 
 def context_of(tls: Tls) -> ssl.SSLContext:
