@@ -189,6 +189,8 @@ class GatewayApi:
         seen, route = self._store.get("HTTPRoute", name), self._routes.setdefault(name, _Route())
         for key in route.uses:
             self._users[key].discard(name)
+            if not self._users[key]:
+                del self._users[key]
         if seen is None:
             route.parents, route.uses, route.serves = (), frozenset(), None
             return

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import NoBackend
@@ -140,25 +140,29 @@ paths = st.one_of(
     st.sampled_from(["/", "/a", "/a/b"]).map(exact),
     st.sampled_from(["/.*", "/a.*", "/a/b|x"]).map(regex),
 )
-matches = st.builds(
-    HttpMatch,
-    paths,
-    st.sampled_from(["", "", "POST"]),
-    st.sampled_from([(), (Field("x", "1"),), (Field("x", "1"), Field("y", "1"))]),
-    st.sampled_from([(), (Field("q", "1"),)]),
-)
-hostnames = st.lists(st.sampled_from(["", "a.b.c", "b.c", "*.b.c", "*.c"]), min_size=1, max_size=2, unique=True)
+names = st.sampled_from(["", "a.b.c", "b.c", "*.b.c", "*.c"])
 
 
 @st.composite
 def all_routes(draw: st.DrawFn) -> list[HttpRoute]:
+    """Of few paths and hostnames, so that many matches hold at a time."""
+    path = st.sampled_from(draw(st.lists(paths, min_size=1, max_size=2)))
+    name = st.sampled_from(draw(st.lists(names, min_size=1, max_size=2)))
+    match = st.builds(
+        HttpMatch,
+        path,
+        st.sampled_from(["", "POST"]),
+        st.sampled_from([(), (Field("x", "1"),), (Field("x", "1"), Field("y", "1"))]),
+        st.sampled_from([(), (Field("q", "1"),)]),
+    )
     made = []
-    for name in draw(st.lists(st.sampled_from("abcd"), max_size=4, unique=True)):
+    for route in draw(st.lists(st.sampled_from("abcd"), min_size=1, max_size=3, unique=True)):
         rules = tuple(
-            HttpRule((Share(f"{name}{n}"),), tuple(draw(st.lists(matches, min_size=1, max_size=3))))
+            HttpRule((Share(f"{route}{n}"),), tuple(draw(st.lists(match, min_size=1, max_size=2))))
             for n in range(draw(st.integers(1, 3)))
         )
-        made.append(HttpRoute(name, tuple(draw(hostnames)), rules, float(draw(st.integers(0, 1)))))
+        hostnames = tuple(draw(st.lists(name, min_size=1, max_size=2, unique=True)))
+        made.append(HttpRoute(route, hostnames, rules, float(draw(st.integers(0, 1)))))
     return made
 
 
@@ -202,12 +206,13 @@ def naive(routes: list[HttpRoute], host: str, path: str, method: str, headers: H
     return min(held)[1] if held else ""
 
 
+@settings(max_examples=300)
 @given(
     all_routes(),
     st.sampled_from(["a.b.c", "b.c", "x.c", "other"]),
     st.sampled_from(["/", "/a", "/a/", "/a/b", "/a/b/c", "/ab", "/x"]),
-    st.sampled_from(["GET", "POST"]),
-    st.lists(st.sampled_from([(b"x", b"1"), (b"y", b"1")])),
+    st.sampled_from(["GET", "POST", "POST"]),
+    st.sampled_from([[], [(b"x", b"1")], [(b"x", b"1"), (b"y", b"1")]]),
     st.sampled_from(["", "q=1"]),
     st.data(),
 )
@@ -222,8 +227,35 @@ def test_the_most_specific_match_decides(
 ) -> None:
     wanted = naive(routes, host, path, method, headers, query)
     table = laid(data.draw(st.permutations(routes)))
-    target = f"{path}?{query}"
-    assert asked(table, target, host, method, headers) == wanted
+    assert asked(table, f"{path}?{query}", host, method, headers) == wanted
+
+
+def test_ranks_of_matches_with_one_path() -> None:
+    """Each of these is better than the next; the worst comes first everywhere."""
+    fields = [Field(name, "1") for name in "xyz"]
+    ranked = [
+        HttpMatch(method="POST", headers=tuple(fields[:2])),
+        HttpMatch(method="POST", headers=tuple(fields[:1]), query=tuple(fields)),
+        HttpMatch(method="POST"),
+        HttpMatch(headers=tuple(fields), query=tuple(fields[:2])),
+        HttpMatch(headers=tuple(fields), query=tuple(fields[:1])),
+        HttpMatch(headers=tuple(fields)),
+        HttpMatch(query=tuple(fields)),
+        HttpMatch(),
+    ]
+    sent = [(name.encode(), b"1") for name in "xyz"]
+    for worse in range(1, len(ranked)):
+        for better in range(worse):
+            rules = (HttpRule((Share("worse"),), (ranked[worse],)), HttpRule((Share("better"),), (ranked[better],)))
+            table = laid([HttpRoute("r", rules=rules)])
+            assert asked(table, "/?x=1&y=1&z=1", method="POST", headers=sent) == "better", (better, worse)
+
+
+def test_equals_go_by_age_then_name_then_rule() -> None:
+    one, two = HttpRule((Share("one"),)), HttpRule((Share("two"),))
+    assert asked(laid([HttpRoute("a", rules=(two,), age=2.0), HttpRoute("b", rules=(one,), age=1.0)])) == "one"
+    assert asked(laid([HttpRoute("b", rules=(two,)), HttpRoute("a", rules=(one,))])) == "one"
+    assert asked(laid([HttpRoute("a", rules=(one, two))])) == "one"
 
 
 # -- where it leads -----------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Echo(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         asked = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
-        host = str(self.server.server_address[0])
+        host = self.connection.getsockname()[0]
         said = {"at": host, "path": self.path, "method": self.command, "headers": dict(self.headers), "body": asked}
         body = json.dumps(said).encode()
         self.send_response(200)

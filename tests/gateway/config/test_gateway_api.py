@@ -441,6 +441,20 @@ def test_a_gateway_that_goes_and_comes() -> None:
     assert world.asked("/") == 404
 
 
+def test_a_route_that_has_gone_is_not_looked_at_again() -> None:
+    made = route("r", [parent("primary")], rule("/", backend("a")))
+    world = World(*BASE, made)
+    world.remove(made)
+    world.put(gateway("primary", listener(hostname="a.x")))
+    world.remove(pool("a"))
+    assert world.api.made is None
+    assert world.listener("primary")["attachedRoutes"] == 0
+    moved = route("s", [parent("primary")], rule("/", backend("b")))
+    world.put(moved, route("s", [parent("secondary")], rule("/", backend("b"))))
+    assert world.listener("secondary")["attachedRoutes"] == 1
+    assert world.put(gateway("primary")) == []
+
+
 def test_which_parents_are_ours() -> None:
     world = World(*BASE, gateway("theirs", of="other"))
     assert world.api.is_ours({"name": "primary"}, "infra")
