@@ -288,6 +288,10 @@ def test_secrets_that_nobody_names_are_not_kept() -> None:
     told = Told()
     told.put(secret("keys", key="one"), provider("p", "keys"))
     assert told.pool("p").endpoints == ()
+    told.put(secret("keys", key="one"))
+    told.remove("ExternalModelProvider", "p")
+    told.put(provider("p", "keys"))
+    assert told.pool("p").endpoints == ()
 
 
 @pytest.mark.parametrize("value", ["not a key", "ÿ"])
