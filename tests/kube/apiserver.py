@@ -342,6 +342,8 @@ def control(world: World, what: str, request: Request) -> Tree:
 
 
 def _fail(world: World, given: Tree) -> Tree:
+    if given.get("mode") not in (None, "drop") and not hasattr(Stream, f"_do_{given['mode']}"):
+        raise ValueError(given["mode"])
     with world.api.trouble.lock:
         world.api.trouble.faults.append(Fault(**given))
     return {}
@@ -357,7 +359,7 @@ def _streams(world: World, given: Tree) -> Tree:
     """Gives an order to the watches under way of a resource; says how many there are."""
     resource, namespace = given.get("resource", "*"), given.get("namespace", "*")
     with world.api.store.changed:
-        found = [watch for watch in world.watches if watch.asked.is_of("watch", resource, namespace)]
+        found = [watch for watch in list(world.watches) if watch.asked.is_of("watch", resource, namespace)]
         if given.get("mode"):
             if not hasattr(Stream, f"_do_{given['mode']}"):
                 raise ValueError(given["mode"])

@@ -71,7 +71,7 @@ class Request:
             raise Refusal(400, "BadRequest", f"the body could not be read: {wrong}") from wrong
         if not isinstance(tree, dict):
             raise Refusal(400, "BadRequest", "couldn't get version/kind; json parse error")
-        return tree
+        return _with_metadata(tree)
 
 
 @dataclass
@@ -98,6 +98,15 @@ class Watch:
     asked: Asked
     fault: Fault | None = None
     orders: list[Tree] = field(default_factory=list)
+
+
+def _with_metadata(tree: Tree) -> Tree:
+    """Raises Refusal where the metadata are none, or have what no metadata have."""
+    metadata = tree.get("metadata") or {}
+    parts = [metadata.get(name) or {} for name in ("labels", "annotations")] if isinstance(metadata, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
+        raise Refusal(400, "BadRequest", "json: cannot unmarshal the metadata into Go value of type v1.ObjectMeta")
+    return tree
 
 
 def answer(code: int, tree: Tree, headers: dict[str, str] | None = None) -> Answer:
@@ -530,6 +539,7 @@ class Api:
             raise Refusal(400, "BadRequest", f"error decoding YAML: {wrong}") from wrong
         if not isinstance(config, dict):
             raise Refusal(400, "BadRequest", "error decoding YAML: the configuration is no object")
+        _with_metadata(config)
         if not request.query.get("fieldManager"):
             cause = schemas.Cause("fieldManager", "FieldValueRequired", "Required value: is required for apply patch")
             raise Refusal(422, "Invalid", f'PatchOptions.meta.k8s.io "" is invalid: {cause}')

@@ -57,11 +57,12 @@ def _is_atomic(schema: Tree | None, name: str) -> bool:
 
 def _list_keys(schema: Tree | None, name: str, items: list[Any]) -> tuple[str, ...] | None:
     """Keys of a list whose items are told apart by them, () for a set, None for one that is a value as a whole."""
+    keyed = all(isinstance(item, dict) for item in items)
     if schema is BUILT_IN:
         keys = keys_of(name, items)
-        return () if name == "finalizers" else keys or None
+        return () if name == "finalizers" else (keys or None) if keyed else None
     kind = (schema or {}).get("x-kubernetes-list-type")
-    if kind == "map":
+    if kind == "map" and keyed:
         return tuple((schema or {}).get("x-kubernetes-list-map-keys", ()))
     return () if kind == "set" else None
 

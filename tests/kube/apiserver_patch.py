@@ -136,7 +136,7 @@ def _strategic_list(name: str, items: list[Any], patch: list[Any]) -> list[Any]:
     if name == "finalizers":
         return [*items, *(item for item in patch if item not in items)]
     keys = keys_of(name, [*items, *patch])
-    if not keys or {"$patch": "replace"} in patch:
+    if not keys or not all(isinstance(item, dict) for item in [*items, *patch]) or {"$patch": "replace"} in patch:
         return [_undirected(item) for item in patch if item != {"$patch": "replace"}]
     merged = list(items)
     for item in patch:

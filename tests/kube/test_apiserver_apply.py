@@ -179,3 +179,17 @@ def test_what_an_apply_has_to_bring(cluster: Cluster, name: str) -> None:
     assert apply(cluster, stale, "me").status_code == 409
     strategic = {"content-type": "application/strategic-merge-patch+json"}
     assert httpx.patch(path, json={}, headers=strategic, trust_env=False).status_code == 415
+
+
+@pytest.mark.parametrize(
+    "part", [{"metadata": "x"}, {"metadata": {"labels": ["a"]}}, {"status": {"conditions": ["x"]}}]
+)
+def test_nonsense_is_refused_and_harms_nothing(cluster: Cluster, name: str, part: dict[str, Any]) -> None:
+    route = model_route("nonsense", "m", "s")
+    cluster.apply(route)
+    before = cluster.get(route)
+    query, kind = {"fieldManager": "me", "force": "true"}, {"content-type": "application/apply-patch+yaml"}
+    tree = {"apiVersion": VOLCANO, "kind": "ModelRoute"} | part
+    url = cluster.url + cluster.path(route, part="status")
+    assert httpx.patch(url, json=tree, params=query, headers=kind, trust_env=False).status_code in (400, 422)
+    assert cluster.get(route) == before
