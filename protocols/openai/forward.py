@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("infer_gateway.openai")
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
-_HEALTH: Final = (b"/healthz", b"/readyz")
-_MODELS: Final = (b"/v1/models", b"/models")
+_HEALTH: Final = (b"/healthz/", b"/readyz/")
+_MODELS: Final = (b"/v1/models/", b"/models/")
 _ANY: Final = Operation.CHAT
 """What a request is noted as of which nobody knows what it asks for."""
 _HOP: Final = frozenset(
@@ -119,7 +119,8 @@ class Forwarder:
     def way(self, request: Request) -> Way | None:
         """Where the request goes, if an HTTPRoute says so."""
         routes, path = self._core.http_routes, path_of(request.target)
-        if routes is None or path in _HEALTH or (path.startswith(_MODELS) and self._core.models(ANONYMOUS)):
+        ended = path.rstrip(b"/") + b"/"
+        if routes is None or ended in _HEALTH or (ended.startswith(_MODELS) and self._core.models(ANONYMOUS)):
             return None
         host = (request.header(b"host") or b"").decode("latin-1")
         method = request.method.decode("latin-1")

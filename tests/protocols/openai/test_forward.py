@@ -95,9 +95,12 @@ def test_a_model_route_is_asked_first_below_v1_alone() -> None:
 
 def test_the_gateways_own_answers_stay_its_own() -> None:
     core = FakeCore(cards=[ModelCard("m")], http_routes=table(rule()))
-    for path in (b"/healthz", b"/readyz", b"/v1/models", b"/v1/models/m"):
+    for path in (b"/healthz", b"/healthz/", b"/readyz?x", b"/v1/models", b"/models/", b"/v1/models/m"):
         assert ask(core, path, b"", method=b"GET").status == 200
     assert not core.forwarded
+    for path in (b"/healthz/deep", b"/modelsearch"):
+        ask(core, path, b"", method=b"GET")
+    assert len(core.forwarded) == 2
     nothing = FakeCore(http_routes=table(rule()))
     ask(nothing, b"/v1/models", b"", method=b"GET")
     assert [raw and raw.path for _, raw in nothing.forwarded] == [b"/v1/models"]
