@@ -90,8 +90,9 @@ class Judge:
 
     def _lines(self, standing: Standing, beside: str) -> list[str]:
         where = standing.where
-        if beside and not standing.problems:
-            return [f"{where} of {standing.head.api_version}: not used: {_same(standing, beside)}"]
+        if beside:
+            where = f"{where} of {standing.head.api_version}"
+            return [f"{where}: {text}" for text in (f"not used: {_same(standing, beside)}", *standing.problems)]
         newest = standing.newest
         found = [*standing.problems, *(flaw.text for flaw in standing.flaws)]
         found += [flaw.text for flaw in newest.warnings] if newest is not None else []

@@ -344,6 +344,10 @@ def test_of_two_groups_the_present_one_serves() -> None:
     assert told.of_server("a", "Accepted").message == (
         f"$.spec.workloadPort: expected an object, got integer; the ModelServer of the same name in {MATRIX} serves"
     )
+    assert told.cluster.part.warnings == (
+        f"ModelServer x/a of {VOLCANO}: not used: the ModelServer of the same name in {MATRIX} serves",
+        f"ModelServer x/a of {VOLCANO}: $.spec.workloadPort: expected an object, got integer",
+    )
 
 
 def test_pools_of_one_name_are_told_apart_whatever_came_first() -> None:
