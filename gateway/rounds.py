@@ -18,11 +18,11 @@ from gateway.supervise import supervise
 
 Key = TypeVar("Key", bound=Hashable)
 
-RATE: Final = 1000.0
+RATE: Final = 500.0
 """Questions begun a second at most, however many are due at once: thousands of connections would hold up requests."""
 _AT_ONCE: Final = 4.0
-_UNDER_WAY: Final = 24
-_YOUNG_S: Final = 0.02
+_UNDER_WAY: Final = 8
+_YOUNG_S: Final = 0.006
 """No more than `_UNDER_WAY` are begun within this: their answers may all come in one turn, which requests wait for."""
 
 

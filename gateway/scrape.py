@@ -175,7 +175,7 @@ class Scrapes:
         for endpoint in self._busy - before:
             asked = self._asked.get(endpoint)
             if asked is not None and not asked.why:
-                self._rounds.hurry(asked, self._rng.uniform(0, self.interval))
+                self._rounds.hurry(asked, self._rng.uniform(0, self._period(endpoint)))
 
     def _half(self) -> float:
         """Questions a second that those at work may take, and all others together as many."""
