@@ -13,7 +13,6 @@ background                     cancelled: the process exits (second signal, or t
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
@@ -21,7 +20,6 @@ import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -38,7 +36,6 @@ from gateway.config.decode import suggestion
 from gateway.config.discover import from_backends
 from gateway.config.document import ConfigError
 from gateway.config.exposure import exposed
-from gateway.config.join import Joining
 from gateway.config.scheduler import Scheduler
 from gateway.config.settings import Settings
 from gateway.config.snapshot import PoolSpec, Snapshot
@@ -53,6 +50,7 @@ from gateway.httproute import HttpRouteTable, Way
 from gateway.ledger import Ledger
 from gateway.member import Member
 from gateway.meter import Record, Totals
+from gateway.origin import Origin
 from gateway.pools import MakeProfile, Pools
 from gateway.ports import Exchange
 from gateway.route import RouteTable
@@ -60,18 +58,15 @@ from gateway.schedule.build import for_pool
 from gateway.schedule.profile import Profile
 from gateway.schedule.saturation import Saturation
 from gateway.scrape import Scrapes
-from gateway.sources import file
 from gateway.sources.kube.options import Options as ClusterOptions
 from gateway.state import State
 from gateway.status import Status
-from gateway.supervise import supervise
 from gateway.tokenizer import Tokenizers
 from gateway.types import ANONYMOUS, Endpoint, Identity, InferenceRequest, ModelCard, Operation, UpstreamRequest
 from gateway.usage import UsageLog
 from protocols.admin import server as admin_server
 
 if TYPE_CHECKING:
-    from gateway.config.cluster import Part
     from gateway.kubernetes import Cluster
 
 __all__ = ["Options", "Program", "Wanted", "run"]
@@ -133,12 +128,8 @@ class Program:
     def __init__(self, options: Options, backends: Iterable[Endpoint] = (), cluster: Cluster | None = None) -> None:
         """Reads the configuration. Raises ConfigError."""
         self.options = options
-        self.cluster = cluster
-        self._reading = self._read() if options.config or cluster is not None else None
-        if self._reading is not None and self._reading.error is not None:
-            raise self._reading.error
-        self._configured = self._base = (self._reading and self._reading.snapshot) or Snapshot()
-        self._joining = Joining()
+        self._origin = Origin(options.config, cluster)
+        self._configured = self._origin.snapshot
         self._backends = tuple(backends)
         self._ruled_by: Snapshot | None = None
         self.routes = self._configured.routes
@@ -147,7 +138,6 @@ class Program:
         self.totals = Totals()
         self.draining = False
         self._rng = random.Random()
-        self._reload, self._reload_requests = trio.open_memory_channel[object](1)
         self._doors = Doors()
         self._adapters = _adapters(self._settings)
         _refuse_unguarded(self._settings, options.listen)
@@ -157,10 +147,6 @@ class Program:
     @property
     def _settings(self) -> Settings:
         return self._configured.settings
-
-    def _read(self) -> file.Reading:
-        others = () if self.cluster is None else self.cluster.documents
-        return file.attempt(self.options.config, kubernetes=self.cluster is not None, others=others)
 
     async def main(self) -> int:
         """Serve until told to stop; the exit code."""
@@ -182,14 +168,10 @@ class Program:
             self._background.start_soon(self.usage.run)
             self._background.start_soon(self._authenticator.run)
             self._background.start_soon(self.state.run)
-            if self._reading is not None:
-                self._background.start_soon(self._watch)
-            if self.cluster is not None:
-                self._background.start_soon(self._follow_cluster, self.cluster)
+            self._background.start_soon(self._origin.run, self, self.totals.restarts)
             await self._background.start(self._listen)
             with trio.move_on_after(_DISCOVERY_S):
-                if self.cluster is not None:
-                    await self.cluster.wait_synced()
+                await self._origin.wait_synced()
                 await self.discovery.wait_settled()
             if not self.draining:
                 self._announce()
@@ -248,7 +230,7 @@ class Program:
             _log.warning("%s", warning)
         for path in snapshot.inert:
             _log.warning("%s has no effect in this version", path)
-        if not self._backends and not snapshot.pools and self.cluster is None:
+        if not self._backends and not snapshot.pools and self._origin.cluster is None:
             _log.warning("nothing to serve: give --backend ENGINE=URL, or -c with a ModelServer and a ModelRoute")
 
     def _profiles(self, scheduler: Scheduler) -> MakeProfile:
@@ -272,7 +254,7 @@ class Program:
 
     def synced(self) -> bool:
         """Whether all that is configured is known."""
-        return not self.draining and (self.cluster is None or self.cluster.synced)
+        return not self.draining and self._origin.synced
 
     def refused(
         self,
@@ -391,48 +373,20 @@ class Program:
         self.totals.forget(member.pool, member.id)
         self._transport.forget(member.endpoint)
 
-    async def _watch(self) -> None:
-        await supervise(
-            self._watch_files, self._reload_requests, name="configuration source", counts=self.totals.restarts
-        )
+    def check(self, settings: Settings) -> None:
+        _refuse_unguarded(settings, self.options.listen)
 
-    async def _watch_files(self, requests: trio.MemoryReceiveChannel[object]) -> None:
-        cluster = self.cluster
-        await file.watch(
-            self.options.config,
-            self._reloaded,
-            self._not_reloaded,
-            requests,
-            first=self._reading,
-            kubernetes=cluster is not None,
-            others=lambda: () if cluster is None else cluster.documents,
-        )
-
-    async def _follow_cluster(self, cluster: Cluster) -> None:
-        cluster.settle(self._base.settings, _names(self._base))
-        run = partial(cluster.run, self._cluster_changed, self._request_reload, self.totals.restarts)
-        await supervise(run, name="cluster", counts=self.totals.restarts)
-
-    async def _cluster_changed(self, part: Part) -> None:
+    async def followed(self, snapshot: Snapshot, routes: HttpRouteTable | None) -> None:
         before = frozenset(self._configured.warnings)
-        await self._follow(self._joining.joined(self._base, part))
-        self.http_routes = next((made for made in part.more if isinstance(made, HttpRouteTable)), None)
-        for warning in self._configured.warnings:
+        await self._follow(snapshot)
+        self.http_routes = routes
+        for warning in snapshot.warnings:
             if warning not in before:
                 _log.warning("%s", warning)
 
-    def _reloaded(self, snapshot: Snapshot) -> None:
-        try:
-            _refuse_unguarded(snapshot.settings, self.options.listen)
-        except ConfigError as error:
-            self._not_reloaded(error)
-            return
+    def reloaded(self, snapshot: Snapshot) -> None:
         if snapshot.settings.trusted_fields != self._settings.trusted_fields:
             self.pools.adapters = _adapters(snapshot.settings)
-        self._base = snapshot
-        if self.cluster is not None:
-            self.cluster.settle(snapshot.settings, _names(snapshot))
-            snapshot = self._joining.joined(snapshot, self.cluster.part)
         self._doors.renew(snapshot.settings.listeners)
         self._claims = snapshot.claims()
         self._authenticator.apply(snapshot.settings.auth, self._claims)
@@ -440,16 +394,12 @@ class Program:
         self._apply(snapshot)
         self.totals.reloaded(True)
         self._status.reload_problems = ()
-        if self.cluster is not None:
-            self.cluster.judged()
         _log.info("configuration reloaded: %d routes, %d pools", len(snapshot.routes.routes), len(snapshot.pools))
         self._warn()
 
-    def _not_reloaded(self, error: ConfigError) -> None:
+    def not_reloaded(self, error: ConfigError) -> None:
         self.totals.reloaded(False)
         self._status.reload_problems = tuple(error.problems)
-        if self.cluster is not None:
-            self.cluster.judged(error.problems)
         for problem in error.problems:
             _log.error("configuration not reloaded, the old one stays in force: %s", problem)
 
@@ -472,19 +422,12 @@ class Program:
             task_status.started()
             async for number in received:
                 if number == signal.SIGHUP:
-                    self._request_reload()
+                    self._origin.reload()
                 elif self.draining:
                     self._background.start_soon(self._stop)
                 else:
                     self.draining = True
                     self._background.start_soon(self._drain)
-
-    def _request_reload(self) -> None:
-        if self._reading is None:
-            _log.warning("SIGHUP: there is no configuration file to reload")
-            return
-        with contextlib.suppress(trio.WouldBlock):
-            self._reload.send_nowait(None)
 
     async def _drain(self) -> None:
         _log.info("draining: %d requests under way, %g s at most", self._doors.busy, self._settings.drain_timeout)
@@ -506,10 +449,6 @@ def _adapters(settings: Settings) -> registry.Registry:
         return registry.load(frozenset(settings.trusted_fields))
     except ValueError as error:
         raise ConfigError([str(error)]) from error
-
-
-def _names(snapshot: Snapshot) -> frozenset[str]:
-    return frozenset(pool.name for pool in snapshot.pools)
 
 
 def _pair(backend: str) -> tuple[str, str]:
