@@ -34,7 +34,8 @@ _RATE: Final = 2000.0
 """Questions begun a second at most."""
 _KEPT_S: Final = 1.0
 """Beyond this between two questions a connection is not kept for the next one: it might be closed before (3.5 s), and a
-question that needs a new one costs twice as much."""
+question that needs a new one costs up to `_NEW` times as much."""
+_NEW: Final = 3.0
 _PATIENCE: Final = 4.0
 """An engine that has let a question time out is given up to so many times the timeout for the next ones."""
 _PAGE_MAX: Final = 4 << 20
@@ -188,7 +189,7 @@ class Scrapes:
             return self.interval
         sharing = working if endpoint in self._busy else many - working
         period = max(self.interval, sharing / self._half())
-        return period if period <= _KEPT_S else 2 * period
+        return period if period <= _KEPT_S else _NEW * period
 
     async def _question(self, asked: _Asked) -> float:
         if not asked.watched:  # given up before it began
