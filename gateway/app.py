@@ -287,6 +287,10 @@ class Program:
         """The configuration in force, discovered models included."""
         return self.fleet.snapshot
 
+    @property
+    def cluster(self) -> Cluster | None:
+        return self._origin.cluster
+
     def connections(self) -> dict[str, int]:
         """Open client connections by listener."""
         return self._doors.connections()

@@ -6,7 +6,7 @@ Nothing here changes anything but `drain`, and nothing shows a secret.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import trio
@@ -21,6 +21,9 @@ from gateway.pools import Pools
 from gateway.state import State
 from gateway.usage import UsageLog
 
+if TYPE_CHECKING:
+    from gateway.telemetry_around import Following
+
 
 class Parts(Protocol):
     """What of the program is looked at."""
@@ -34,6 +37,9 @@ class Parts(Protocol):
     usage: UsageLog
     state: State
     draining: bool
+
+    @property
+    def cluster(self) -> Following | None: ...
 
     def ready(self) -> bool: ...
     def connections(self) -> dict[str, int]: ...
@@ -57,7 +63,12 @@ class Status:
         return self._parts.ready()
 
     def config(self) -> object:
-        return {**self._parts.snapshot.public(), "reloadProblems": list(self.reload_problems)}
+        shown = {**self._parts.snapshot.public(), "reloadProblems": list(self.reload_problems)}
+        cluster = self._parts.cluster
+        if cluster is not None:
+            watches = {name: msgspec.to_builtins(watch) for name, watch in cluster.watches()}
+            shown["cluster"] = {"leading": cluster.leading, "watches": watches}
+        return shown
 
     def routes(self) -> object:
         return self._parts.snapshot.public()["routes"]
@@ -112,6 +123,7 @@ class Status:
                 store=parts.state.limits,
                 replicas=parts.state.replicas,
                 usage_lost=lambda: parts.usage.lost,
+                cluster=lambda: parts.cluster,
             )
         return await self._telemetry.render()
 

@@ -20,6 +20,17 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from gateway.meter import UNKNOWN, Flow, Histogram, Share, Totals
+from gateway.telemetry_around import (
+    Following,
+    Meeting,
+    Sharing,
+    followed,
+    met,
+    nobody_met,
+    nothing_followed,
+    nothing_shared,
+    shared,
+)
 
 _SLICE = 200
 """Samples rendered, or endpoints looked at, between two checkpoints: about 2 ms."""
@@ -66,40 +77,6 @@ class Queue(Protocol):
     def queued_bytes(self) -> int: ...
 
 
-class Sharing(Protocol):
-    """How a shared store of limits is doing. ``away``: how often it was lost; ``fallbacks``: requests that this
-    process decided alone.
-    """
-
-    @property
-    def connected(self) -> bool: ...
-    @property
-    def away(self) -> int: ...
-    @property
-    def fallbacks(self) -> int: ...
-
-
-class Meeting(Protocol):
-    """Of what replicas tell each other: how many others are heard, and how many messages went each way."""
-
-    @property
-    def replicas(self) -> int: ...
-    @property
-    def sent(self) -> int: ...
-    @property
-    def heard(self) -> int: ...
-
-
-def nobody_met() -> Meeting | None:
-    """For `Telemetry` where replicas do not meet."""
-    return None
-
-
-def nothing_shared() -> Sharing | None:
-    """For `Telemetry` where limits are kept in this process only."""
-    return None
-
-
 def nothing_lost() -> int:
     return 0
 
@@ -109,7 +86,7 @@ class Telemetry(Collector):
 
     ``connections`` gives the open client connections by listener, ``saturation`` how full each pool is, readable in
     parts, ``queues`` what waits by pool, ``store`` the state of a shared store if there is one, ``replicas`` what they
-    tell each other, ``usage_lost`` usage events not written.
+    tell each other, ``usage_lost`` usage events not written, ``cluster`` how following one goes.
     """
 
     def __init__(
@@ -124,6 +101,7 @@ class Telemetry(Collector):
         store: Callable[[], Sharing | None] = nothing_shared,
         replicas: Callable[[], Meeting | None] = nobody_met,
         usage_lost: Callable[[], int] = nothing_lost,
+        cluster: Callable[[], Following | None] = nothing_followed,
     ) -> None:
         self._totals = totals
         self._pools = pools
@@ -134,6 +112,7 @@ class Telemetry(Collector):
         self._store = store
         self._replicas = replicas
         self._usage_lost = usage_lost
+        self._cluster = cluster
         self._process = ProcessCollector(registry=None)
 
     async def render(self) -> tuple[bytes, str]:
@@ -179,9 +158,10 @@ class Telemetry(Collector):
         yield from _queues(self._totals, self._queues())
         yield from _tenants(self._totals)
         yield from _refusals(self._totals)
-        yield from _store(self._store())
-        yield from _met(self._replicas())
+        yield from shared(self._store())
+        yield from met(self._replicas())
         yield _lost(self._usage_lost())
+        yield from followed(self._cluster())
         yield from _rewrites(self._totals)
         yield from _pool_compatibility(members, self._totals, full)
         yield from _model_compatibility(self._totals)
@@ -358,31 +338,6 @@ def _refusals(totals: Totals) -> Iterator[Metric]:
         for value, count in counts.items():
             family.add_metric([value], count)
         yield family
-
-
-def _met(state: Meeting | None) -> Iterator[Metric]:
-    """Without samples where replicas do not meet."""
-    others = _gauge("infer_gateway_replicas", "Other replicas that are heard.")
-    messages = CounterMetricFamily("infer_gateway_replica_messages", "Messages between replicas.", labels=["direction"])
-    if state is not None:
-        others.add_metric([], state.replicas)
-        messages.add_metric(["sent"], state.sent)
-        messages.add_metric(["heard"], state.heard)
-    yield from (others, messages)
-
-
-def _store(state: Sharing | None) -> Iterator[Metric]:
-    """Without samples where nothing is shared."""
-    connected = _gauge("infer_gateway_store_connected", "1 if the shared store of limits answers.")
-    away = CounterMetricFamily("infer_gateway_store_away", "How often the shared store was lost.")
-    fallbacks = CounterMetricFamily(
-        "infer_gateway_store_fallbacks", "Requests decided by this process alone, for want of the shared store."
-    )
-    if state is not None:
-        connected.add_metric([], state.connected)
-        away.add_metric([], state.away)
-        fallbacks.add_metric([], state.fallbacks)
-    yield from (connected, away, fallbacks)
 
 
 def _lost(events: int) -> Metric:

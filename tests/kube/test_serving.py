@@ -37,6 +37,7 @@ def cluster(port: int) -> Iterator[Cluster]:
         pods(cluster, "small", "127.0.1.1", port=port),
         pods(cluster, "large", "127.0.2.1", "127.0.2.2", port=port, arguments=("--lora", "tuned")),
     ):
+        cluster.create(config_map("infer-gateway-config", {"gatewayConfiguration": "kubernetes: {allowLoopback: true}"}))
         cluster.create(model_server("small", {"app": "small"}, port, model="m"))
         cluster.create(model_server("large", {"app": "large"}, port, model="m"))
         yield cluster
@@ -145,12 +146,12 @@ def test_an_invalid_version_leaves_the_valid_one_serving_and_says_why(cluster: C
     cluster.load(
         [{**cluster.get(route), "spec": {"modelName": "broken", "rules": [{"targetModels": []}]}}], check=False
     )
-    assert eventually(lambda: cluster.conditions(route)["Accepted"] == ("False", "Invalid"))
+    assert eventually(lambda: cluster.conditions(route).get("Accepted") == ("False", "Invalid"))
     assert "$.spec.rules[0].targetModels" in message(cluster, route, "Accepted")
     assert ask(gateway, "broken").status == 200
     assert "ModelRoute default/broken" in gateway.stderr
     cluster.patch(route, {"spec": {"rules": [rule("large")]}})
-    assert eventually(lambda: cluster.conditions(route)["Accepted"] == ("True", "Accepted"))
+    assert eventually(lambda: cluster.conditions(route).get("Accepted") == ("True", "Accepted"))
     assert eventually(lambda: "127.0.1.1" not in served_by(gateway, "broken", 3))
 
 
@@ -168,7 +169,7 @@ def test_a_target_that_is_not_there_is_named_and_used_once_it_is(
     late = model_server("late", {"app": "small"}, port, model="m")
     cluster.create(late)
     assert serves(gateway, "early")
-    assert eventually(lambda: cluster.conditions(route)["ResolvedRefs"] == ("True", "ResolvedRefs"))
+    assert eventually(lambda: cluster.conditions(route).get("ResolvedRefs") == ("True", "ResolvedRefs"))
     cluster.delete(late)
     assert serves(gateway, "early", 503)
 
@@ -331,5 +332,8 @@ def test_one_of_several_replicas_writes_and_only_what_is_new(cluster: Cluster, g
         cluster.create(model_route("another", "another", "small"))
         assert eventually(lambda: bool(cluster.conditions(model_route("another", "another", "small"))))
         assert len(writes()) == 1
+    assert metric(gateway, "infer_gateway_cluster_watch", state="live") >= 15
+    assert metric(gateway, "infer_gateway_cluster_objects", watch="modelservers.networking.serving.volcano.sh") >= 2
+    assert metric(gateway, "infer_gateway_cluster_events_total") > 0
     leaders = sum("this replica leads" in each for each in (gateway.stderr, second.log))
     assert leaders == 1
