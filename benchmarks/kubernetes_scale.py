@@ -36,6 +36,8 @@ _LOW = 15
 """Niceness of those that are not to disturb the measurement."""
 _WITHIN_S = 10.0
 _SETTLED_S = 20.0
+_TOLD_S = 300.0
+"""Conditions are written ten a second: of thousands of objects that takes minutes, once."""
 _ASKED_PER_S, _EVENTS_PER_S = 50, 100
 
 
@@ -181,7 +183,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def _figures(args: argparse.Namespace, gateway: Program, cluster: Cluster, fleet: Fleet) -> dict[str, Any]:
     figures: dict[str, Any] = {"routes": args.routes, "pods": len(fleet.pods), "start_s": gateway.started_in_s}
     asker = Asker(gateway.word("http"))
-    time.sleep(_SETTLED_S)  # all have been asked what they serve, and how busy they are
+    _settle(cluster)
     before, began = gateway.cpu_s(), time.perf_counter()
     time.sleep(args.seconds)
     figures["idle_cores"] = (gateway.cpu_s() - before) / (time.perf_counter() - began)
@@ -203,6 +205,17 @@ def _figures(args: argparse.Namespace, gateway: Program, cluster: Cluster, fleet
     figures["delay"]["events"] = _quantiles([1000 * each for each in disturbed])
     figures["resident_after_mib"] = gateway.resident_mib()
     return figures
+
+
+def _settle(cluster: Cluster) -> None:
+    """Until all have been asked what they serve and how busy they are, and what is to be said of objects was said."""
+    deadline = time.perf_counter() + _TOLD_S
+    time.sleep(_SETTLED_S)
+    while time.perf_counter() < deadline:
+        cluster.forget_requests()
+        time.sleep(2.0)
+        if not cluster.requests("patch"):
+            return
 
 
 def _quantiles(values: list[float]) -> dict[str, float]:
