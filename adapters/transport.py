@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import ssl
 import zlib
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ from types import TracebackType
 import msgspec
 import trio
 
+from gateway.config.url import is_inward
 from gateway.errors import InvalidRequest, UpstreamError, UpstreamTimeout
 from gateway.net import connect, socket_below
 from gateway.turn import turn
@@ -229,6 +231,9 @@ class HTTPTransport:
 
     async def _dial(self, endpoint: Endpoint) -> trio.abc.Stream:
         stream = await connect(endpoint.host, endpoint.port)
+        if endpoint.outward and _leads_here(stream.socket):
+            stream.close()
+            raise _Inward("its name leads to the gateway's own machine")
         if endpoint.scheme != "https":
             return stream
         secure = trio.SSLStream(stream, self._context(endpoint), server_hostname=endpoint.host, https_compatible=True)
@@ -373,6 +378,19 @@ def _prefix(endpoint: Endpoint, path: bytes, headers: Headers) -> bytes:
     return line + h1.encode_fields([(b"host", host.encode()), *endpoint.headers, *headers])
 
 
+class _Inward(OSError):
+    """Objects of a cluster may not name this address."""
+
+
+def _leads_here(sock: socket.socket) -> bool:
+    """Whether the peer is this machine, or one that only machines are to ask. A name may resolve to anything."""
+    try:
+        peer, own = sock.getpeername()[0], sock.getsockname()[0]
+    except OSError:  # gone again: whatever is sent goes nowhere
+        return False
+    return peer == own or is_inward(peer.partition("%")[0])
+
+
 def _reason(error: BaseException) -> str:
     """In words for the client, who is not told addresses; the whole of it is the error's cause."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -380,6 +398,8 @@ def _reason(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError):
         return _reason(cause) if isinstance(cause, ssl.SSLCertVerificationError) else f"TLS failed: {cause.reason}"
+    if isinstance(error, _Inward):
+        return str(error)
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return "its name has no address" if isinstance(error, OSError) else "the connection broke"

@@ -15,7 +15,7 @@ _NAMED = r"(?:api[-_]?key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\
 _SECRET = re.compile(
     rf"((?:{_NAMED})?(?:bearer|basic)\s+|{_NAMED})[^\s\"',;&]{{6,}}" r"|\b(sk-|hf_)[A-Za-z0-9_-]{6,}", re.IGNORECASE
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Formatter(logging.Formatter):

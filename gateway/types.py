@@ -129,6 +129,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """Goes behind every path, percent-encoded; it may hold credentials."""
     deployments: bool = False
     """Models are part of the path, as at Azure."""
+    outward: bool = False
+    """Whoever named it may not reach the gateway itself or its machine by it, whatever the name resolves to."""
 
     @property
     def id(self) -> str:

@@ -38,7 +38,7 @@ class ClusterPools:
         self.flipped: dict[Slot, None] = {}
         self._standings = standings
         self._secrets: dict[str, Mapping[str, bytes]] = {}
-        self._fleet = Fleet(Settings(), self._secrets, read_file, environment)
+        self._fleet = Fleet(Settings(), self._secrets, read_file, environment, guarded=True)
         self._bases: dict[Slot, PoolSpec] = {}
         self._stale: dict[Slot, None] = {}
         self._wanted: dict[str, set[Slot]] = {}

@@ -28,7 +28,7 @@ from gateway.config.resources import (
 from gateway.config.scheduler import DEFAULT
 from gateway.config.settings import Settings
 from gateway.config.snapshot import PoolSpec, Selector, policy_of
-from gateway.config.url import endpoint
+from gateway.config.url import endpoint, is_inward
 from gateway.types import ANY, PLAIN, Endpoint
 
 Read = Callable[[str], bytes]
@@ -38,12 +38,14 @@ Secrets = Mapping[str, Mapping[str, bytes | None]]
 """By "namespace/name": what is in each; None for a value that is not base64, of which somebody has told."""
 
 _DEFAULT_PORTS = {"sglang": 30000}
+_INWARD = "objects of a cluster may name it only where the configuration says kubernetes.allowLoopback"
 _KEY = re.compile(r"[\x21-\x7e]+\Z")
 
 
 class Fleet:
     """Builds pools; what is wrong goes to ``flaws``, files read to ``files``. A profile that is not there is left out.
 
+    ``guarded``: URLs are from people who may reach no more than the network, see `kubernetes.allowLoopback`.
     ``unsettled``: settings are missing because they are broken, so that nothing can be said of names they define.
     """
 
@@ -54,9 +56,11 @@ class Fleet:
         read: Read,
         environment: Mapping[str, str],
         *,
+        guarded: bool = False,
         unsettled: bool = False,
     ) -> None:
         self.settings = settings
+        self.guarded = guarded
         self.environment = environment
         self.unsettled = unsettled
         self.secrets = secrets
@@ -72,7 +76,10 @@ class Fleet:
         port = _port(resource, spec, engine)
         common = self._common(resource, spec, Endpoint(engine, port.protocol, "", port.port))
         given = port.port if spec.workload_port else None
-        urls = [spec.endpoint(listed, engine, given) for listed in spec.endpoints or ()]
+        urls = [
+            self._outward(resource, f"$.spec.endpoints[{index}]", spec.endpoint(listed, engine, given))
+            for index, listed in enumerate(spec.endpoints or ())
+        ]
         selector = None
         if spec.endpoints is None and spec.workload_selector is not None:
             labels, group = tuple(spec.workload_selector.match_labels.items()), spec.workload_selector.pd_group
@@ -98,6 +105,7 @@ class Fleet:
         engine = engine_named(spec.provider_type)
         url = endpoint(spec.base_url, engine, keep_version=True)
         url = msgspec.structs.replace(url, query=_query(spec), deployments=spec.api_version is not None)
+        url = self._outward(resource, "$.spec.baseURL", url)
         return PoolSpec(
             name=resource.name,
             engine=engine,
@@ -122,6 +130,13 @@ class Fleet:
             external=engine == PLAIN,
             bare=True,
         )
+
+    def _outward(self, resource: Resource, path: str, url: Endpoint) -> Endpoint:
+        if not self.guarded or self.settings.kubernetes.allow_loopback:
+            return url
+        if is_inward(url.host):
+            self.flaws.append(resource.flaw(path, f"{url.host} is the gateway's own machine: {_INWARD}"))
+        return msgspec.structs.replace(url, outward=True)
 
     # --- credentials --------------------------------------------------------------------------------------------------
 

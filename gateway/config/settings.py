@@ -258,6 +258,12 @@ class Scraping(Section, frozen=True):
             raise Fault(".timeout", "expected more than 0")
 
 
+class Kubernetes(Section, frozen=True):
+    """``allow_loopback``: URLs in objects of a cluster may lead to this machine (loopback, link-local)."""
+
+    allow_loopback: bool = False
+
+
 class Settings(Section, frozen=True):
     listeners: Listeners = Listeners()
     scheduler: Scheduler = Scheduler()
@@ -272,5 +278,6 @@ class Settings(Section, frozen=True):
     retry: Retry = Retry()
     streaming: Streaming = Streaming()
     health: HealthSettings = HealthSettings()
+    kubernetes: Kubernetes = Kubernetes()
     trusted_fields: tuple[str, ...] = ()
     drain_timeout: Limit = Limit(30)

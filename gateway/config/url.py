@@ -26,6 +26,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200")))
+"""Where clouds give away credentials of a machine, besides 169.254.169.254."""
+
+
+def is_inward(host: str) -> bool:
+    """Whether an address leads to the machine itself or to what only machines are to ask: loopback, link-local, …"""
+    if is_loopback(host):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    plain = getattr(address, "ipv4_mapped", None) or address
+    inward = plain.is_loopback or plain.is_link_local or plain.is_unspecified or plain.is_multicast
+    return inward or plain in _METADATA
+
+
 def endpoint(url: str, engine: str, *, port: int | None = None, keep_version: bool = False) -> Endpoint:
     """The endpoint at ``url``. Raises ValueError, never quoting what may be a credential.
 

@@ -516,3 +516,17 @@ def test_a_refused_connection_is_told_without_the_address() -> None:
             await ask_at(HTTPTransport(), Endpoint("vllm", "http", "127.0.0.1", 1))
 
     trio.run(main)
+
+
+def test_an_endpoint_that_leads_outward_is_not_this_machine() -> None:
+    async def main() -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listener.socket.getsockname()[1]
+        transport = HTTPTransport()
+        for host in ("localhost", "127.1", "2130706433"):
+            with pytest.raises(UpstreamError, match="own machine"):
+                await transport.dial(Endpoint("vllm", "http", host, port, outward=True))
+        (await transport.dial(Endpoint("vllm", "http", "127.1", port))).close()
+        await listener.aclose()
+
+    trio.run(main)

@@ -83,7 +83,7 @@ class Answer:
     drop: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Watch:
     """A watch to stream. ``orders``: what is to go wrong with it, from outside."""
 

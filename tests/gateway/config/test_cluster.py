@@ -12,7 +12,7 @@ from gateway.config.cluster import Cluster, Part
 from gateway.config.decode import Hidden
 from gateway.config.pods import pod_from
 from gateway.config.scheduler import ProfileSpec, Scheduler
-from gateway.config.settings import Settings
+from gateway.config.settings import Kubernetes, Settings
 from gateway.config.sharing import Redis, State
 from gateway.route import RouteTable
 from tests.gateway.config.clusters import (
@@ -645,3 +645,44 @@ def test_settings_are_for_all() -> None:
     told.cluster.settle(settings(timeouts=timeouts))
     told.build()
     assert [pool.policy.connect for pool in told.cluster.part.pools] == [9.0, 9.0]
+
+
+# --- what objects of a cluster may name -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1", "127.9.9.9", "localhost", "[::1]", "[::]", "0.0.0.0", "169.254.169.254", "[fe80::1]",
+        "[fd00:ec2::254]", "100.100.100.200", "[::ffff:127.0.0.1]", "[::ffff:a9fe:a9fe]", "224.0.0.1",
+    ],
+)  # fmt: skip
+def test_no_object_leads_to_the_gateways_own_machine(host: str) -> None:
+    told = Told()
+    told.put(
+        provider("p", spec={"baseURL": f"https://{host}:9090"}),
+        server("s", spec={"endpoints": ["http://10.0.0.1:80", f"http://{host}:9090"], "workloadSelector": None}),
+    )
+    assert not told.cluster.part.pools
+    for kind, name, path in (("ExternalModelProvider", "p", "baseURL"), ("ModelServer", "s", "endpoints[1]")):
+        accepted = told.verdicts[kind, name, VOLCANO].conditions[0]
+        assert (accepted.status, accepted.reason) == ("False", "Invalid")
+        assert f"$.spec.{path}: {host.strip('[]')} is the gateway's own machine" in accepted.message
+        assert "kubernetes.allowLoopback" in accepted.message
+
+
+def test_an_object_leads_there_where_the_configuration_lets_it() -> None:
+    told = Told()
+    told.put(provider("p", spec={"baseURL": "http://127.0.0.1:9090"}))
+    told.cluster.settle(Settings(kubernetes=Kubernetes(allow_loopback=True)))
+    told.build()
+    (endpoint,) = told.pool("p").endpoints
+    assert (endpoint.address, endpoint.outward) == ("127.0.0.1:9090", False)
+
+
+def test_names_are_looked_at_when_they_are_resolved_and_pods_are_where_kubelets_say() -> None:
+    told = Told()
+    told.put(provider("p", spec={"baseURL": "https://api.example.com"}), server("s"))
+    told.put_pods(pod("s-1", "s", ip="127.0.0.1"))
+    assert told.pool("p").endpoints[0].outward
+    assert not told.pool("s").endpoints[0].outward
