@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BAD_USAGE, CRASHED = 2, 4
 _COMING = ("top",)
-_CLUSTER = ("namespace", "config-map", "kubeconfig", "context")
+_CLUSTER = ("namespace", "config-map", "service", "kubeconfig", "context")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,6 +129,9 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
         "--config-map", metavar="[NS/]NAME", help="the ConfigMap that holds the configuration (infer-gateway-config)"
     )
     cluster.add_argument(
+        "--service", metavar="[NS/]NAME", help="the Service in front: its addresses are those of Gateways served here"
+    )
+    cluster.add_argument(
         "--kubeconfig",
         type=Path,
         metavar="FILE",
@@ -231,6 +234,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         more["cluster"] = Cluster(
             namespaces=tuple(dict.fromkeys(arguments.namespace)),
             config_map=arguments.config_map or "",
+            service=arguments.service or "",
             kubeconfig="" if arguments.kubeconfig is None else str(arguments.kubeconfig),
             context=arguments.context or "",
         )

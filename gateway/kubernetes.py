@@ -41,7 +41,6 @@ class Cluster:
     def __init__(self, options: Options, access: Access, documents: tuple[Document, ...] = ()) -> None:
         self.documents = documents
         self.namespace = access.namespace
-        self.gateways = GatewayApi()
         self._options = options
         self._access = access
         self._source: Source | None = None
@@ -62,7 +61,10 @@ class Cluster:
     @property
     def config_map(self) -> Key:
         """Its namespace and name."""
-        namespace, _, name = (self._options.config_map or USUAL).rpartition("/")
+        return self._key(self._options.config_map or USUAL)
+
+    def _key(self, text: str) -> Key:
+        namespace, _, name = text.rpartition("/")
         return namespace or self.namespace, name
 
     @property
@@ -104,8 +106,8 @@ class Cluster:
         """Until cancelled. ``applied`` puts a part in force; ``configured`` hears of another ConfigMap."""
 
         async def apply(part: Part) -> None:
+            self.part = part  # at once: a reload that comes in between has to take it along
             await applied(part)
-            self.part = part
             self._synced.set()
 
         def renew(document: Document) -> None:
@@ -115,12 +117,13 @@ class Cluster:
 
         identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{secrets.token_hex(4)}"
         async with Client(self._access) as client:
-            self._speaker = Speaker(client, self.gateways, self.namespace, identity)
+            self._speaker = Speaker(client, GatewayApi(), self.namespace, identity)
             self._source = Source(
                 client,
                 self._speaker,
                 namespaces=self._options.namespaces,
                 config_map=self.config_map,
+                service=self._key(self._options.service) if self._options.service else None,
                 applied=apply,
                 configured=renew,
                 restarts=restarts,

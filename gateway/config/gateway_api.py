@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from gateway.config.document import Tree
-from gateway.config.gateway_doors import FEATURES, Door, conditions, doors, said
+from gateway.config.gateway_doors import FEATURES, Door, addresses_of, conditions, doors, said
 from gateway.config.gateway_objects import GROUP, GrantSpec, ParentRef, RouteParents, RouteSpec, read
 from gateway.config.gateway_routes import (
     Compiled,
@@ -97,6 +97,13 @@ class GatewayApi:
     def missing(self, namespace: str, name: str) -> None:
         """There is no Service of that name."""
         self.remove("v1", "Service", namespace, name)
+
+    def reached(self, service: Mapping[str, Any]) -> None:
+        """The Service in front of us is this; Gateways say its addresses."""
+        addresses = addresses_of(service)
+        if addresses != self.addresses:
+            self.addresses = addresses
+            self._unsaid.update(dict.fromkeys(("Gateway", name) for name in self._doors))
 
     @property
     def services(self) -> frozenset[str]:

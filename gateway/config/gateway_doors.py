@@ -8,12 +8,21 @@ that has a certificate, so that listeners of other protocols than HTTP are not s
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from gateway.config.gateway_objects import GROUP, GatewaySpec, ListenerSpec, ParentRef
+from gateway.config.gateway_objects import (
+    GROUP,
+    GatewaySpec,
+    ListenerSpec,
+    ParentRef,
+    ServiceSpec,
+    ServiceStatus,
+    read,
+)
 from gateway.config.verdict import Condition
 
 FEATURES: Final = (
@@ -67,6 +76,25 @@ def common(first: str, second: str) -> str | None:
         if wide.startswith("*.") and narrow.removeprefix("*").endswith(wide[1:]):
             return narrow
     return None
+
+
+def addresses_of(service: Mapping[str, Any]) -> tuple[dict[str, str], ...]:
+    """Where a Service is reached: by its load balancer, else from outside, else inside the cluster."""
+    try:
+        spec, status = read(service, "spec", ServiceSpec), read(service, "status", ServiceStatus)
+    except ValueError:
+        return ()
+    balanced = tuple(each.ip or each.hostname for each in status.load_balancer.ingress)
+    found = balanced or spec.external_ips or spec.cluster_ips
+    return tuple({"type": _address_type(each), "value": each} for each in found[:16] if each and each != "None")
+
+
+def _address_type(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return "Hostname"
+    return "IPAddress"
 
 
 def said(of: Sequence[Door], attached: Mapping[str, int], addresses: Collection[Mapping[str, str]]) -> dict[str, Any]:

@@ -218,6 +218,21 @@ class PoolSpec(Part, frozen=True, kw_only=True):
 
 class ServiceSpec(Part, frozen=True, kw_only=True):
     type: str = "ClusterIP"
+    external_ips: tuple[str, ...] = msgspec.field(default=(), name="externalIPs")
+    cluster_ips: tuple[str, ...] = msgspec.field(default=(), name="clusterIPs")
+
+
+class Ingress(Part, frozen=True, kw_only=True):
+    ip: str = ""
+    hostname: str = ""
+
+
+class LoadBalancer(Part, frozen=True, kw_only=True):
+    ingress: tuple[Ingress, ...] = ()
+
+
+class ServiceStatus(Part, frozen=True, kw_only=True):
+    load_balancer: LoadBalancer = LoadBalancer()
 
 
 _T = TypeVar("_T", bound=Part)

@@ -398,7 +398,12 @@ def config_map(name: str, data: Mapping[str, str], namespace: str = "default") -
 
 
 def service(name: str, port: int, selector: Mapping[str, str] | None = None, namespace: str = "default") -> Tree:
-    spec: Tree = {"type": "ClusterIP", "clusterIP": "10.0.0.1", "ports": [{"name": "http", "port": port}]}
+    spec: Tree = {
+        "type": "ClusterIP",
+        "clusterIP": "10.0.0.1",
+        "clusterIPs": ["10.0.0.1"],
+        "ports": [{"name": "http", "port": port}],
+    }
     return thing("v1", "Service", name, spec | ({"selector": dict(selector)} if selector else {}), namespace)
 
 

@@ -40,6 +40,9 @@ BODY = json.dumps({"model": "conformance-fake-model", "prompt": "Write as if you
 PRIMARY, SECONDARY = "primary.example.com", "secondary.example.com"
 
 
+LISTENER = {"name": "http", "port": 80, "protocol": "HTTP"}
+
+
 class Echo(BaseHTTPRequestHandler):
     """Says what it was asked, and where, with status 200; to HEAD without the words."""
 
@@ -340,3 +343,27 @@ def test_inference_by_another_path_and_models_of_routes_first(
         create(put, cluster, model_route("m", "m", "engines"))
         assert eventually(lambda: not infers(path))  # which is asked for a model that it has not
         assert infers(f"/team{path}")
+
+
+def test_gateways_tell_the_addresses_of_the_service_in_front() -> None:
+    with Cluster() as cluster:
+        front = service("front", 80)
+        ours = thing(GATEWAYS, "Gateway", "ours", {"gatewayClassName": "c", "listeners": [LISTENER]})
+        cluster.create(gateway_class("c", CONTROLLER), ours, front)
+        with following(cluster, "--service", "front"):
+
+            def told() -> object:
+                return cluster.get(ours).get("status", {}).get("addresses")
+
+            assert eventually(lambda: told() == [{"type": "IPAddress", "value": "10.0.0.1"}])
+            balanced = {"loadBalancer": {"ingress": [{"hostname": "models.example.com"}, {"ip": "192.0.2.1"}]}}
+            cluster.patch(front, {"status": balanced}, part="status")
+            assert eventually(
+                lambda: (
+                    told()
+                    == [
+                        {"type": "Hostname", "value": "models.example.com"},
+                        {"type": "IPAddress", "value": "192.0.2.1"},
+                    ]
+                )
+            )

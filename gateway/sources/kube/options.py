@@ -9,9 +9,12 @@ CONFIG_MAP = "infer-gateway-config"
 
 
 class Options(msgspec.Struct, frozen=True):
-    """As on the command line. ``namespaces``: none means all. ``config_map``: a name, or "namespace/name"."""
+    """As on the command line. ``namespaces``: none means all. ``config_map``, ``service``: a name, or "namespace/name";
+    the latter is the Service in front of us, whose addresses Gateways of ours tell.
+    """
 
     namespaces: tuple[str, ...] = ()
     config_map: str = ""
+    service: str = ""
     kubeconfig: str = ""
     context: str = ""

@@ -45,7 +45,8 @@ Applied = Callable[[Part], Awaitable[None]]
 
 class Source:
     """One cluster. ``applied`` puts a part in force and returns when it serves; ``configured`` is called, and must not
-    wait, when the ConfigMap has changed. ``config_map``: its namespace and name. ``namespaces``: none means all.
+    wait, when the ConfigMap has changed. ``config_map``: its namespace and name; ``service``: those of the Service in
+    front of us. ``namespaces``: none means all.
     """
 
     def __init__(
@@ -55,16 +56,17 @@ class Source:
         *,
         namespaces: Collection[str] = (),
         config_map: Key | None = None,
+        service: Key | None = None,
         applied: Applied,
         configured: Callable[[Document], None] = lambda document: None,
         restarts: MutableMapping[str, int] | None = None,
     ) -> None:
         self.synced = False
-        self.part = Part()
+        self._part = Part()
         self._client = client
         self._speaker = speaker
         self._spaces = tuple(namespaces) or ("",)
-        self._config_map = config_map
+        self._config_map, self._service = config_map, service
         self._applied, self._configured = applied, configured
         self._restarts = restarts
         self._gateways = speaker.gateways
@@ -110,7 +112,11 @@ class Source:
         self, kind: Kind, namespace: str, name: str = "", listed: Callable[[], None] = lambda: None
     ) -> Reflector[Tree]:
         def put(key: Key, tree: Tree) -> None:
+            if name and (kind, key) not in self._named:
+                return  # of a watch that has ended
             self._cluster.put(tree)
+            if kind is SERVICE and key == self._service:
+                self._gateways.reached(tree)
             self._speaker.saw(kind, key, tree)
             self._changed()
 
@@ -143,14 +149,18 @@ class Source:
         """Follow what objects name now; whether there is anything new in it."""
         wanted: set[tuple[Kind, Key]] = {(SECRET, name) for name in self._cluster.wanted_secrets()}
         wanted.update((SERVICE, _parted(name)) for name in self._gateways.services)
-        if self._config_map is not None:
-            wanted.add((CONFIG_MAP, self._config_map))
-        for gone in self._loops.keys - wanted:
-            self._named.pop(gone, None)
+        own = ((CONFIG_MAP, self._config_map), (SERVICE, self._service))
+        wanted.update((kind, key) for kind, key in own if key is not None)
+        if wanted == self._named.keys():
+            return False
+        for kind, name in self._named.keys() - wanted:
+            del self._named[kind, name]
+            if kind is SECRET:  # not before: whoever names it in the meantime would wait for what was told already
+                self._cluster.remove(SECRET.api_version, SECRET.name, *name)
         new = wanted - self._named.keys()
         for key in new:
             self._named[key] = self._of_one(*key)
-        self._loops.keep(sorted(wanted, key=repr))
+        self._loops.keep(wanted)
         return bool(new)
 
     def _of_one(self, kind: Kind, key: Key) -> Reflector[Tree]:
@@ -211,9 +221,10 @@ class Source:
     async def _build_once(self) -> None:
         await self._give_way(self._cluster.build_steps())
         self._keep()
-        if self._cluster.part is not self.part:
-            self.part = self._cluster.part
-            await self._applied(self.part)
+        part = self._cluster.part
+        if part is not self._part:
+            await self._applied(part)
+            self._part = part
         self._speaker.say(self._cluster.verdicts())
 
     async def _give_way(self, steps: Iterable[None]) -> None:

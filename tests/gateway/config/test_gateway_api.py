@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.gateway_api import CONTROLLER, GatewayApi
-from gateway.config.gateway_doors import common
+from gateway.config.gateway_doors import addresses_of, common
 from gateway.config.verdict import Parent, Verdict
 from gateway.errors import NoBackend
 from gateway.httproute import HttpRouteTable
@@ -716,3 +716,23 @@ def test_nothing_raises_whatever_an_object_holds(data: st.DataObject) -> None:
     world.asked("/")
     world.remove(VALID[0])
     assert world.asked("/") == 404 or tree["kind"] == "GatewayClass"
+
+
+def front(spec: Tree, status: object = None) -> Tree:
+    return {"metadata": {"name": "front"}, "spec": spec, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("tree", "values"),
+    [
+        (front({"clusterIPs": ["10.0.0.1", "fd00::1"]}), ["10.0.0.1", "fd00::1"]),
+        (front({"clusterIPs": ["None"]}), []),
+        (front({"clusterIPs": ["10.0.0.1"], "externalIPs": ["192.0.2.7"]}), ["192.0.2.7"]),
+        (front({"clusterIPs": ["10.0.0.1"]}, {"loadBalancer": {"ingress": [{"hostname": "a.b"}]}}), ["a.b"]),
+        (front({"clusterIPs": ["10.0.0.1"]}, {"loadBalancer": {}}), ["10.0.0.1"]),
+        (front({"clusterIPs": "rubbish"}), []),
+        ({}, []),
+    ],
+)
+def test_a_service_is_reached_where_it_says(tree: Tree, values: list[str]) -> None:
+    assert [each["value"] for each in addresses_of(tree)] == values
