@@ -1,4 +1,4 @@
-"""Write the section `config` of the chart's values.schema.json from the structs, or with --check tell if it is stale. (IO)
+"""Write `config` in the chart's values.schema.json from the structs, or with --check tell whether it is stale. (IO)
 
 The rest of that file is written by hand. What a schema of JSON cannot say, the program says when it reads the values.
 """

