@@ -1,7 +1,8 @@
-"""Check what the documentation says against the checkout: links, commands, Python blocks, module docstrings. (IO)
+"""Check what the documentation says against the checkout: links, commands, code blocks, module docstrings. (IO)
 
 A relative link resolves to a file and its #anchor to a heading; the subcommand and the flags of each `infer-gateway …`
-exist; each ```python block compiles; each source module says what it is for, with its letter.
+exist, and so do files of the checkout in commands; each ```python block compiles; each ```yaml block parses, and is
+valid where it holds our own kinds or settings; each source module says what it is for, with its letter.
 """
 
 from __future__ import annotations
@@ -11,18 +12,28 @@ import ast
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+
+import msgspec
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from gateway.config.decode import Decoder  # noqa: E402
+from gateway.config.document import ConfigError, Document, parse  # noqa: E402
+from gateway.config.envelope import read  # noqa: E402
+from gateway.config.settings import Settings  # noqa: E402
 from tools.size_check import sources  # noqa: E402
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$", re.MULTILINE)
-FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
+SHELL = ("", "sh", "bash", "shell", "console")
+FILE = re.compile(r"(?<![\w/.-])(?:charts|examples|docs|tools|benchmarks)/[\w./-]+")
+SECTIONS = {field.encode_name for field in msgspec.structs.fields(Settings)}
 LETTER = re.compile(r"\((P|T|IO)\)")
 
 
@@ -60,14 +71,46 @@ def broken_python(text: str) -> Iterator[str]:
         if language != "python":
             continue
         try:
-            compile(code, "block", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            compile(textwrap.dedent(code), "block", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         except SyntaxError as error:
             yield f"python block does not compile: {error}: {(error.text or '').strip()}"
 
 
+def broken_yaml(text: str) -> Iterator[str]:
+    """Blocks marked yaml that are none, or whose objects are wrong. Sections of a configuration may stand alone."""
+    for language, code in FENCE.findall(text):
+        if language != "yaml":
+            continue
+        try:
+            found = parse("yaml block", textwrap.dedent(code).encode())
+        except ConfigError as error:
+            yield from error.problems
+            continue
+        for document in found:
+            yield from wrong_in(document)
+
+
+def wrong_in(document: Document) -> list[str]:
+    """What is wrong with an object of ours, or with sections of a GatewayConfiguration; nothing of what is neither."""
+    tree, problems, decoder = document.tree, list[str](), Decoder()
+    if isinstance(tree, dict) and "kind" in tree:
+        read(document, problems, [])
+    elif isinstance(tree, dict) and SECTIONS.issuperset(tree):
+        decoder.build(tree, Settings)
+    return [*problems, *(f"{document.place}: {each}" for each in decoder.problems)]
+
+
+def missing_files(text: str) -> Iterator[str]:
+    """Paths of the checkout that commands name and that are not there."""
+    for language, code in FENCE.findall(text):
+        for path in FILE.findall(code) if language in SHELL else ():
+            if not (ROOT / path).exists():
+                yield f"command names {path}: no such file"
+
+
 def commands(text: str) -> Iterator[list[str]]:
     """Words after `infer-gateway`, for each command line in a shell block or between backticks."""
-    lines = [line for lang, code in FENCE.findall(text) if lang in ("", "sh", "bash", "shell", "console")
+    lines = [line for lang, code in FENCE.findall(text) if lang in SHELL
              for line in code.replace("\\\n", " ").splitlines()]  # fmt: skip
     for line in lines + INLINE.findall(FENCE.sub("", text)):
         found = re.search(r"(?:^|[/\s])infer-gateway\s+(.*)", line.split(" #")[0])
@@ -125,7 +168,7 @@ def problems(root: Path, parser: argparse.ArgumentParser | None) -> Iterator[str
     """Everything wrong, one line each."""
     for path in documents(root):
         text = path.read_text()
-        found = [*broken_links(path, text), *broken_python(text)]
+        found = [*broken_links(path, text), *broken_python(text), *broken_yaml(text), *missing_files(text)]
         if parser is not None:
             found += [problem for words in commands(text) if (problem := broken_command(parser, words))]
         yield from (f"{path.relative_to(root).as_posix()}: {problem}" for problem in found)

@@ -78,3 +78,30 @@ def test_modules_say_what_they_are_for(tmp_path: Path) -> None:
         "gateway/mute.py: no module docstring",
         "gateway/vague.py: the module docstring lacks its letter, (P), (T) or (IO)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("block", "problem"),
+    [
+        ("a: [", "yaml block"),
+        ("fairness: {enabled: true, windowSizes: 5m}", "$.fairness.windowSizes: unknown field"),
+        ("apiVersion: infer-gateway.dev/v1alpha1\nkind: GatewayConfiguration\nfairnes: {}", "$.fairnes: unknown field"),
+        ("apiVersion: networking.serving.volcano.sh/v1alpha1\nkind: ModelRoute\nspec: {rules: []}", "$.spec.rules"),
+    ],
+)
+def test_yaml_blocks_that_are_wrong(block: str, problem: str) -> None:
+    indented = "".join(f"   {line}\n" for line in f"```yaml\n{block}\n```".splitlines())
+    for text in (f"```yaml\n{block}\n```\n", indented):
+        assert any(problem in found for found in docs_check.broken_yaml(text))
+
+
+def test_yaml_blocks_of_others_pass() -> None:
+    text = "```yaml\nkind: Pod\napiVersion: v1\n---\nmodel_list: []\n---\nfairness: {enabled: true}\n```\n"
+    assert list(docs_check.broken_yaml(text)) == []
+
+
+def test_files_that_commands_name() -> None:
+    text = (
+        "```sh\nhelm install x charts/nothing -f docs/design.md\n```\n`charts/nowhere` ```yaml\nfile: tools/none\n```\n"
+    )
+    assert list(docs_check.missing_files(text)) == ["command names charts/nothing: no such file"]
