@@ -72,23 +72,22 @@ def nothing_shared() -> Sharing | None:
 
 
 def followed(cluster: Following | None) -> Iterator[Metric]:
-    if cluster is None:
-        return
-    leading = GaugeMetricFamily(
-        "infer_gateway_cluster_leading", "1 if this replica writes statuses and events.", labels=[]
-    )
-    leading.add_metric([], cluster.leading)
+    """Without samples where there is no cluster."""
     labels = ["watch", "state"]
+    leading = GaugeMetricFamily("infer_gateway_cluster_leading", "1 if this replica writes statuses and events.")
     state = GaugeMetricFamily("infer_gateway_cluster_watch", "1 for the state that the watch is in.", labels=labels)
     objects = GaugeMetricFamily("infer_gateway_cluster_objects", "Objects that are known.", labels=labels[:1])
     events = CounterMetricFamily("infer_gateway_cluster_events", "Changes that watches told of.", labels=labels[:1])
     restarts = CounterMetricFamily(
         "infer_gateway_cluster_watch_restarts", "Times a watch began anew after a failure.", labels=labels[:1]
     )
-    for name, watch in cluster.watches():
-        state.add_metric([name, watch.state], 1)
-        for family, value in ((objects, watch.objects), (events, watch.events), (restarts, watch.restarts)):
-            family.add_metric([name], value)
+    if cluster is not None:
+        leading.add_metric([], cluster.leading)
+        for name, watch in cluster.watches():
+            state.add_metric([name, watch.state], 1)
+            objects.add_metric([name], watch.objects)
+            events.add_metric([name], watch.events)
+            restarts.add_metric([name], watch.restarts)
     yield from (leading, state, objects, events, restarts)
 
 
