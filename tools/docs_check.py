@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -33,6 +34,8 @@ FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 SHELL = ("", "sh", "bash", "shell", "console")
 FILE = re.compile(r"(?<![\w/.-])(?:charts|examples|docs|tools|benchmarks)/[\w./-]+")
+VALUES = ROOT / "charts" / "infer-gateway" / "values.yaml"
+NOTHING = object()
 SECTIONS = {field.encode_name for field in msgspec.structs.fields(Settings)}
 LETTER = re.compile(r"\((P|T|IO)\)")
 
@@ -108,6 +111,17 @@ def missing_files(text: str) -> Iterator[str]:
                 yield f"command names {path}: no such file"
 
 
+def unknown_values(text: str, values: object) -> Iterator[str]:
+    """What commands set of the chart's values that is not there. ``values``: the chart's."""
+    for language, code in FENCE.findall(text):
+        for name in re.findall(r"--set(?:-string)?[ =]([\w.]+)=", code) if language in SHELL else ():
+            found: object = values
+            for step in name.split("."):
+                found = found.get(step, NOTHING) if isinstance(found, dict) else NOTHING
+            if found is NOTHING:
+                yield f"--set {name}: the chart has no such value"
+
+
 def commands(text: str) -> Iterator[list[str]]:
     """Words after `infer-gateway`, for each command line in a shell block or between backticks."""
     lines = [line for lang, code in FENCE.findall(text) if lang in SHELL
@@ -166,9 +180,16 @@ def undocumented(root: Path) -> Iterator[str]:
 
 def problems(root: Path, parser: argparse.ArgumentParser | None) -> Iterator[str]:
     """Everything wrong, one line each."""
+    values = yaml.safe_load(VALUES.read_text())
     for path in documents(root):
         text = path.read_text()
-        found = [*broken_links(path, text), *broken_python(text), *broken_yaml(text), *missing_files(text)]
+        found = [
+            *broken_links(path, text),
+            *broken_python(text),
+            *broken_yaml(text),
+            *missing_files(text),
+            *unknown_values(text, values),
+        ]
         if parser is not None:
             found += [problem for words in commands(text) if (problem := broken_command(parser, words))]
         yield from (f"{path.relative_to(root).as_posix()}: {problem}" for problem in found)

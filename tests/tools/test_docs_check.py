@@ -105,3 +105,9 @@ def test_files_that_commands_name() -> None:
         "```sh\nhelm install x charts/nothing -f docs/design.md\n```\n`charts/nowhere` ```yaml\nfile: tools/none\n```\n"
     )
     assert list(docs_check.missing_files(text)) == ["command names charts/nothing: no such file"]
+
+
+def test_values_that_commands_set() -> None:
+    text = "```sh\nhelm install x . --set a.b=1 --set a.c=2 --set-string b.d=3\n```\n"
+    found = list(docs_check.unknown_values(text, {"a": {"b": None}}))
+    assert found == ["--set a.c: the chart has no such value", "--set b.d: the chart has no such value"]
