@@ -109,7 +109,10 @@ def wanted(
     found = of(read, LOOK, spaces) | of([CONFIG_MAP], LOOK, [home], "r-infer-gateway-config")
     for name in secrets:
         found |= of([SECRET], LOOK, spaces, name)
+    if gateway_api:
+        found |= of([SERVICE], LOOK, [home], "r-infer-gateway")
     if status:
+        found |= of([EVENT], ["create", "patch"], [home])
         found |= of(written, ["patch"], spaces, part="/status") | of([EVENT], ["create", "patch"], spaces)
         found |= of([LEASE], ["create"], [home]) | of([LEASE], ["get", "update"], [home], LEASE_NAME)
     return found
@@ -200,8 +203,14 @@ def everything(space: str, port: int) -> list[Tree]:
         old_inference_pool("old-pool", {"app": "servers"}, port, namespace=space),
         gateway("door", "infer-gateway", space),
         http_route("way", "door", "pool", namespace=space),
+        to_old_pool(http_route("old-way", "door", "old-pool", namespace=space)),
         reference_grant("grant", space, "elsewhere"),
     ]
+
+
+def to_old_pool(route: Tree) -> Tree:
+    route["spec"]["rules"][0]["backendRefs"][0]["group"] = OLD_POOL.group
+    return route
 
 
 def spoken(cluster: Cluster, tree: Tree) -> bool:
@@ -243,8 +252,10 @@ def test_everything_works_and_nothing_is_denied(values: Tree, space: str) -> Non
             changed = case(values | {"config": {"timeouts": {"connect": "1s"}}})
             cluster.patch(only(given, "ConfigMap", "-config"), {"data": only(changed, "ConfigMap", "-config")["data"]})
             assert eventually(lambda: metric(running, "infer_gateway_config_reloads_total", result="success") >= 1)
-            cluster.delete(made[2])
-            assert serves(running, "chat", 404)
+            bad = {"gatewayConfiguration.yaml": "timeouts: {connect: never}"}
+            cluster.patch(only(given, "ConfigMap", "-config"), {"data": bad})
+            assert eventually(lambda: metric(running, "infer_gateway_config_reloads_total", result="failure") >= 1)
+            assert eventually(lambda: bool(cluster.list("events.k8s.io/v1", "Event", HOME)))
         assert not denied(cluster)
 
 
