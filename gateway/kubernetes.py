@@ -72,6 +72,11 @@ class Cluster:
         """Whether everything there is was listed and is in force."""
         return self._synced.is_set()
 
+    @property
+    def complete(self) -> bool:
+        """Whether what is not known is not there: every kind was listed, and is in force."""
+        return self.synced and self._source is not None and self._source.complete
+
     async def wait_synced(self) -> None:
         await self._synced.wait()
 
@@ -116,8 +121,9 @@ class Cluster:
                 configured()
 
         identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{secrets.token_hex(4)}"
-        async with Client(self._access) as client:
-            self._speaker = Speaker(client, GatewayApi(), self.namespace, identity)
+        # requests of their own: slow lists must not cost the Lease
+        async with Client(self._access) as client, Client(self._access, connections=4) as own:
+            self._speaker = Speaker(own, GatewayApi(), self.namespace, identity)
             self._source = Source(
                 client,
                 self._speaker,

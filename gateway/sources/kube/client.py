@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from gateway.sources.kube.messages import ApiError as ApiError
+from gateway.sources.kube.messages import TooLong as TooLong
 from gateway.sources.kube.messages import Unreachable as Unreachable
 from gateway.sources.kube.messages import refusal, status_of
 from gateway.sources.kube.wire import Stream as Stream

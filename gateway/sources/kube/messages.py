@@ -164,6 +164,10 @@ class Unreachable(OSError):
     """No answer, or none that can be read: sockets, TLS, timeouts, credentials, HTTP that is broken."""
 
 
+class TooLong(Unreachable):
+    """An answer of more bytes than are taken at a time."""
+
+
 def refusal(said: Status, code: int = 0, retry_after: float | None = None) -> ApiError:
     """``code`` and ``retry_after``: what HTTP says; where it says nothing, the Status counts."""
     gone = 410 if said.reason in ("Expired", "Gone") else 500

@@ -15,7 +15,7 @@ from typing import Final, Generic, Literal, TypeVar
 import msgspec
 import trio
 
-from gateway.sources.kube.client import ApiError, Client, Query, Stream, Unreachable
+from gateway.sources.kube.client import MAX_PAGE, ApiError, Client, Query, Reply, Stream, TooLong, Unreachable
 from gateway.sources.kube.kinds import Kind
 from gateway.sources.kube.messages import (
     Garbage,
@@ -35,6 +35,8 @@ State = Literal["syncing", "live", "absent", "forbidden", "broken"]
 
 _PAGE: Final = 250
 """Of pods of 4 kB, what is taken apart in less than a millisecond."""
+_PAGE_BYTES: Final = 4 << 20
+"""More than that is asked for again in smaller parts: objects may have a megabyte each."""
 _SLICE_S: Final = 0.001
 _LIST_S: Final = 60.0
 _WATCH_S: Final = (300, 600)
@@ -72,7 +74,8 @@ class Reflector(Generic[T]):
     refuses (ValueError) is told in the log and left as it was. ``upsert`` gets what is new or has another
     resourceVersion, ``removed`` the key of what is gone, refused ones included, ``synced`` is called at the end of
     each complete list. They are called in the order of events, by the task in `run`, and must not wait. ``silence``:
-    seconds without a byte after which a watch that sends bookmarks has stalled.
+    seconds without a byte after which a watch that sends bookmarks has stalled. ``every``: instead of a watch, which is
+    a connection, the list is read again after so many seconds.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Reflector(Generic[T]):
         field_selector: str = "",
         page: int = _PAGE,
         silence: float = 180.0,
+        every: Callable[[], float] | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.kind = kind
@@ -99,9 +103,11 @@ class Reflector(Generic[T]):
         self._selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
         self._page = page
         self._silence = silence
+        self._every = every
         self._rng = random.Random() if rng is None else rng
         self._pace = _Pace(self._rng)
         self._pages = 1
+        self._size = page
         self._versions: dict[Key, str] = {}
         self._refused: dict[Key, str] = {}
         self._version = ""
@@ -126,6 +132,11 @@ class Reflector(Generic[T]):
             self._state, self._since, self._error, len(self._versions), self._events, self._lists, self._restarts
         )
 
+    @property
+    def synced(self) -> bool:
+        """Whether all objects were told once, or the kind turned out to be absent or forbidden."""
+        return self._settled.is_set()
+
     async def wait_synced(self) -> None:
         """Until all objects were told once, or the kind turns out to be absent or forbidden."""
         await self._settled.wait()
@@ -136,7 +147,7 @@ class Reflector(Generic[T]):
             try:
                 if not self._version:
                     await self._list()
-                await self._watch()
+                await (self._watch() if self._every is None else self._pause(self._every()))
             except (Garbage, ApiError, Unreachable) as error:
                 pause = self._failed(error)
             else:
@@ -148,6 +159,7 @@ class Reflector(Generic[T]):
     async def _list(self) -> None:
         """Tell how what is there now differs; what is gone comes last, when the list was read to its end."""
         seen: set[Key] = set()
+        self._size = self._page * self._pages
         page = await self._part("")
         version = page.version  # later parts continue the list as of the first
         while True:
@@ -169,9 +181,8 @@ class Reflector(Generic[T]):
         self._synced()
 
     async def _part(self, token: str) -> Page:
-        query: Query = {"limit": self._page * self._pages, "continue": token, **self._selectors}
         try:
-            reply = await self._client.request("GET", self._path, query=query, timeout=_LIST_S)
+            reply = await self._bounded(token)
         except ApiError as error:
             if error.status == 410 and token:
                 self._pages *= 4  # reading it in so many parts took longer than the server remembers
@@ -181,6 +192,26 @@ class Reflector(Generic[T]):
         if token and page.token == token:
             raise Garbage("the parts of the list have no end")
         return page
+
+    async def _bounded(self, token: str) -> Reply:
+        """A part of as many objects as are no more bytes than can be taken apart without keeping requests waiting."""
+        while True:
+            query: Query = {"limit": self._size, "continue": token, **self._selectors}
+            most = _PAGE_BYTES if self._size > 1 else MAX_PAGE
+            try:
+                return await self._client.request("GET", self._path, query=query, timeout=_LIST_S, limit=most)
+            except TooLong:
+                if self._size == 1:
+                    raise
+                self._size = max(1, self._size // 4)
+
+    async def _pause(self, seconds: float) -> None:
+        """Instead of a watch."""
+        self._pace.reset()
+        self._told = ""
+        self._live()
+        await self._rest(self._rng.uniform(0.5, 1.0) * seconds)
+        self._version = ""
 
     # --- what happens
 

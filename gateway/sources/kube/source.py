@@ -37,9 +37,14 @@ _PAUSE_S: Final = 0.01
 _FIRST_S: Final = 15.0
 """How long the first build waits for kinds that cannot be listed, which is not to say that they are not there."""
 _NAMED_S: Final = 5.0
+_WATCHED: Final = 100
+"""Of what is followed by name, as many have a watch each, which is a connection; the others are read now and then."""
+_READ_S: Final = (30.0, 0.05)
+"""How often, at least and for each."""
 
 _log: Final = logging.getLogger("infer_gateway.kubernetes")
 Tree = dict[str, Any]
+Named = tuple[Kind, Key]
 Applied = Callable[[Part], Awaitable[None]]
 
 
@@ -73,10 +78,8 @@ class Source:
         self._cluster = Cluster(handlers=(self._gateways,))
         self._kinds = [self._reflector(kind, space) for kind in WATCHED for space in self._of(kind)]
         self._kinds += [self._pods(space) for space in self._spaces]
-        self._named: dict[tuple[Kind, Key], Reflector[Tree]] = {}
-        self._loops: Loops[tuple[Kind, Key]] = Loops(
-            self._keep_named, lambda key: f"watch of {key[0]} {'/'.join(key[1])}"
-        )
+        self._named: dict[Named, Reflector[Tree]] = {}
+        self._loops: Loops[Named] = Loops(self._keep_named, lambda key: f"watch of {key[0]} {'/'.join(key[1])}")
         self._dirty = trio.Event()
 
     # -- from outside ---------------------------------------------------------------------------------------------
@@ -94,6 +97,11 @@ class Source:
         """These are the settings from now on, and ``taken`` the names of pools that files have."""
         self._cluster.settle(settings, taken)
         self._dirty.set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every kind was listed once, or is known not to be there for us."""
+        return all(each.synced for each in self._kinds)
 
     def statistics(self) -> Iterator[tuple[str, reflector.Statistics]]:
         """Of each watch, by its name."""
@@ -126,8 +134,14 @@ class Source:
             self._changed()
 
         selector = f"metadata.name={name}" if name else ""
+        every = self._rarely if name and len(self._named) >= _WATCHED else None
         decode = decoder(kind)
-        return Reflector(self._client, kind, decode, put, remove, listed, namespace=namespace, field_selector=selector)
+        return Reflector(
+            self._client, kind, decode, put, remove, listed, namespace=namespace, field_selector=selector, every=every
+        )
+
+    def _rarely(self) -> float:
+        return max(_READ_S[0], _READ_S[1] * len(self._named))
 
     def _pods(self, namespace: str) -> Reflector[Any]:
         def put(key: Key, pod: Any) -> None:
@@ -147,7 +161,7 @@ class Source:
 
     def _keep(self) -> bool:
         """Follow what objects name now; whether there is anything new in it."""
-        wanted: set[tuple[Kind, Key]] = {(SECRET, name) for name in self._cluster.wanted_secrets()}
+        wanted: set[Named] = {(SECRET, name) for name in self._cluster.wanted_secrets()}
         wanted.update((SERVICE, _parted(name)) for name in self._gateways.services)
         own = ((CONFIG_MAP, self._config_map), (SERVICE, self._service))
         wanted.update((kind, key) for kind, key in own if key is not None)
@@ -158,7 +172,7 @@ class Source:
             if kind is SECRET:  # not before: whoever names it in the meantime would wait for what was told already
                 self._cluster.remove(SECRET.api_version, SECRET.name, *name)
         new = wanted - self._named.keys()
-        for key in new:
+        for key in sorted(new, key=lambda key: key[0] is SECRET):
             self._named[key] = self._of_one(*key)
         self._loops.keep(wanted)
         return bool(new)
@@ -207,16 +221,27 @@ class Source:
 
     async def _list(self) -> None:
         """Until everything was listed, and what that names as well."""
-        with trio.move_on_after(_FIRST_S) as late:
+        await self._any_listed()
+        with trio.move_on_after(_FIRST_S):
             for each in self._kinds:
                 await each.wait_synced()
-        if late.cancelled_caught:
-            missing = [each.name for each in self._kinds if each.statistics().state in ("syncing", "broken")]
+        if missing := [each.name for each in self._kinds if not each.synced]:
             _log.warning("not listed yet, going on without: %s", ", ".join(missing))
         with trio.move_on_after(_NAMED_S):
             while self._keep():
                 for named in tuple(self._named.values()):
                     await named.wait_synced()
+
+    async def _any_listed(self) -> None:
+        """A server that says nothing at all does not say that there is nothing."""
+
+        async def wait(one: Reflector[Any]) -> None:
+            await one.wait_synced()
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for each in self._kinds:
+                nursery.start_soon(wait, each)
 
     async def _build_once(self) -> None:
         await self._give_way(self._cluster.build_steps())

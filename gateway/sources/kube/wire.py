@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from gateway import __version__
-from gateway.sources.kube.messages import Unreachable
+from gateway.sources.kube.messages import TooLong, Unreachable
 
 if TYPE_CHECKING:
     import httpx
@@ -83,7 +83,7 @@ class Stream:
             chunks.append(chunk)
             size += len(chunk)
             if size > limit and not cut:
-                raise Unreachable(f"an answer of more than {limit} bytes")
+                raise TooLong(f"an answer of more than {limit} bytes")
             if size > limit:
                 break
         return b"".join(chunks)[:limit]

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from gateway.sources.kube.client import ApiError, Reply, Unreachable
+from gateway.sources.kube.client import MAX_PAGE, ApiError, Reply, TooLong, Unreachable
 from gateway.sources.kube.kinds import MODEL_ROUTE
 
 BREAKING = ("garbage", "truncated", "not json", "nameless", "strange", "huge", "error", "reset", "close", "stall")
@@ -18,7 +18,8 @@ BREAKING = ("garbage", "truncated", "not json", "nameless", "strange", "huge", "
 
 class Fleet:
     """``objects`` by name as (version, value). ``faults`` are what the next streams end with, ``refusals`` what the
-    next requests get; ``down`` refuses all. ``asked`` holds (virtual time, "list" or "watch", query).
+    next requests get; ``down`` refuses all; ``weights`` are bytes of objects by name. ``asked`` holds (virtual time,
+    "list" or "watch", query).
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,7 @@ class Fleet:
         self.unwatchable: Exception | None = None
         self.asked: list[tuple[float, str, Mapping[str, str | int]]] = []
         self.bookmark_s = 60.0
+        self.weights: dict[str, int] = {}
         self.open = 0
         self.deleted: dict[str, int] = {}
         self._lists: dict[str, list[dict[str, Any]]] = {}
@@ -81,22 +83,31 @@ class Fleet:
             raise self.down
 
     async def request(
-        self, method: str, path: str, *, query: Mapping[str, str | int], timeout: float | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int],
+        timeout: float | None = None,
+        limit: int = MAX_PAGE,
     ) -> Reply:
         assert (method, path) == ("GET", MODEL_ROUTE.path())
         await trio.lowlevel.checkpoint()
         self._admit("list", query)
-        token, limit = str(query["continue"]), int(query["limit"])
+        token, count = str(query["continue"]), int(query["limit"])
         version = int(token.split(":")[0]) if token else self.version
         if token and version < self.token_floor:
             raise ApiError(410, "Expired", "The provided continue parameter is too old")
-        listed = self._lists.pop(token) if token else [tree(n, *v) for n, v in sorted(self.objects.items())]
-        rest, token = listed[limit:], ""
+        listed = self._lists[token] if token else [tree(n, *v) for n, v in sorted(self.objects.items())]
+        if sum(self.weights.get(each["metadata"]["name"], 0) for each in listed[:count]) > limit:
+            raise TooLong("too long")
+        self._lists.pop(token, None)
+        rest, token = listed[count:], ""
         if rest:
             token = f"{version}:{len(self.asked)}"
             self._lists[token] = rest
         metadata = {"resourceVersion": str(version), "continue": token}
-        body = {"kind": "ModelRouteList", "metadata": metadata, "items": listed[:limit] or None}
+        body = {"kind": "ModelRouteList", "metadata": metadata, "items": listed[:count] or None}
         return Reply(200, json.dumps(body).encode())
 
     @asynccontextmanager

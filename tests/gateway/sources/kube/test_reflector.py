@@ -111,6 +111,51 @@ def test_listed_in_parts_then_watched() -> None:
     play(scenario, page=2)
 
 
+def test_a_part_that_is_too_long_is_asked_for_in_smaller_ones() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        fleet.weights = {f"r{number}": 3 << 20 for number in range(2, 5)}
+        await mirror.reflector.wait_synced()
+        assert mirror.agrees
+        assert [query["limit"] for _, what, query in fleet.asked if what == "list"] == [250, 62, 15, 3, 3, 1, 1]
+        fleet.weights["r1"] = 65 << 20
+        fleet.break_streams("reset")
+        fleet.down = AWAY
+        await trio.sleep(100)
+        fleet.delete("r2")
+        fleet.compact()
+        fleet.version += 1  # lists from now on can be continued
+        fleet.down = None
+        await trio.sleep(60)
+        assert mirror.state == "broken"
+        assert {"r1", "r2"} <= mirror.objects.keys()
+        fleet.weights.clear()
+        await trio.sleep(60)
+        assert mirror.state == "live"
+        assert [query["limit"] for _, what, query in fleet.asked if what == "list"][-1] == 250
+
+    play(scenario)
+
+
+def test_what_has_no_watch_is_read_now_and_then() -> None:
+    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+        await trio.sleep(1)
+        fleet.put("r1", 7)
+        fleet.delete("r2")
+        await trio.sleep(40)
+        assert mirror.agrees
+        assert mirror.state == "live"
+        fleet.down = AWAY
+        await trio.sleep(100)
+        assert mirror.agrees
+        fleet.down = None
+        fleet.put("r3", 9)
+        await trio.sleep(80)
+        assert mirror.agrees
+        assert set(kinds(fleet)) == {"list"}
+
+    play(scenario, every=lambda: 40.0)
+
+
 def test_a_watch_that_ends_in_order_goes_on_where_it_was() -> None:
     async def scenario(fleet: Fleet, mirror: Mirror) -> None:
         await trio.sleep(3000)
