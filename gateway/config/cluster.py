@@ -164,7 +164,9 @@ class Cluster:
         self._pools.index.remove(namespace, name)
 
     def wanted_secrets(self) -> frozenset[tuple[str, str]]:
-        """(namespace, name) of the Secrets to `put`: those that objects name. It changes with `put` and `remove`."""
+        """(namespace, name) of the Secrets to `put`: those that objects name; of others, to `remove`. It changes with
+        `put` and `remove`.
+        """
         return frozenset((namespace, name) for namespace, _, name in map(_parted, self._pools.wanted_secrets()))
 
     def _renew(self, slot: Slot, *, named: bool) -> None:

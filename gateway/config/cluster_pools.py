@@ -60,7 +60,6 @@ class ClusterPools:
             self._wanted[name].discard(slot)
             if not self._wanted[name]:
                 del self._wanted[name]
-                self._secrets.pop(name, None)
         for name in wants:
             self._wanted.setdefault(name, set()).add(slot)
         if wants:
@@ -72,15 +71,14 @@ class ClusterPools:
         return frozenset(self._wanted)
 
     def put_secret(self, name: str, content: Mapping[str, bytes] | None) -> None:
-        """What is in it; None: it is gone. One that nobody names is not kept."""
-        users = self._wanted.get(name, ())
-        if not users or self._secrets.get(name) == content:
+        """What is in it; None: it is gone, or nobody follows it any more."""
+        if self._secrets.get(name) == content:
             return
         if content is None:
             del self._secrets[name]
         else:
             self._secrets[name] = content
-        self._stale.update(dict.fromkeys(users))
+        self._stale.update(dict.fromkeys(self._wanted.get(name, ())))
 
     # --- what comes of it ---------------------------------------------------------------------------------------------
 

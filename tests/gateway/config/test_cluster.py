@@ -284,12 +284,14 @@ def test_a_secret_may_come_later_change_and_go() -> None:
     assert told.cluster.wanted_secrets() == frozenset()
 
 
-def test_secrets_that_nobody_names_are_not_kept() -> None:
+def test_a_secret_is_known_until_it_is_removed() -> None:
     told = Told()
-    told.put(secret("keys", key="one"), provider("p", "keys"))
-    assert told.pool("p").endpoints == ()
-    told.put(secret("keys", key="one"))
+    told.put(provider("p", "keys"), secret("keys", key="one"))
     told.remove("ExternalModelProvider", "p")
+    told.put(provider("p", "keys", uid="another"))
+    assert key_of(told, "p") == b"Bearer one", "whoever follows the Secret does not tell of it once more"
+    told.remove("ExternalModelProvider", "p")
+    told.cluster.remove("v1", "Secret", "x", "keys")
     told.put(provider("p", "keys"))
     assert told.pool("p").endpoints == ()
 

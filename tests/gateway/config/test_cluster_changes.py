@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from hypothesis import settings as hypothesis_settings
@@ -16,6 +17,7 @@ from gateway.config.snapshot import PoolSpec
 from gateway.config.verdict import Verdict
 from tests.gateway.config.clusters import MATRIX, VOLCANO, pod, provider, route, secret, server
 
+PROVIDER = "ExternalModelProvider"
 Key = tuple[str, str, str]
 """(apiVersion, kind, name)"""
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -38,7 +40,7 @@ class Changes(RuleBasedStateMachine):
         self.history: dict[Key, dict[int, Any]] = {}
         self.broken: dict[Key, bool] = {}
         self.bad: dict[tuple[Key, int], bool] = {}
-        self.secrets: dict[str, Any] = {}
+        self.secrets: dict[str, Any] = {"s": secret("s", key="one")}
         self.sent: set[str] = set()
         self.pods: dict[str, Pod] = {}
         self.told: dict[tuple[str, str, str, str], Verdict] = {}
@@ -57,16 +59,18 @@ class Changes(RuleBasedStateMachine):
         self.broken[key] = self.bad[key, self.generation] = broken
         self.history.setdefault(key, {})[self.generation] = tree
         self.cluster.put(tree)
-        self._send()
-
-    def _send(self) -> None:
-        """Secrets that are named are watched, others are not."""
-        wanted = {name for _, name in self.cluster.wanted_secrets()}
-        for name in wanted - self.sent:
-            if name in self.secrets:
-                self.cluster.put(self.secrets[name])
-        self.sent = wanted
         self.built = False
+
+    def _follow(self) -> bool:
+        """After a build, Secrets that are named are watched, others no longer; whether there is anything new in it."""
+        wanted = {name for _, name in self.cluster.wanted_secrets()}
+        for name in self.sent - wanted:
+            self.cluster.remove("v1", "Secret", "x", name)
+        new = (wanted - self.sent) & self.secrets.keys()
+        for name in new:
+            self.cluster.put(self.secrets[name])
+        self.sent = wanted
+        return bool(new)
 
     @rule(
         name=NAMES,
@@ -96,19 +100,30 @@ class Changes(RuleBasedStateMachine):
         }[variant]
         self._put(server(name, app, spec=spec, version=version), broken=variant == "broken")
 
-    @rule(name=st.sampled_from("ab"), wanted=st.sampled_from(["", "s", "t"]), model=st.sampled_from("mn"))
+    @rule(name=st.sampled_from("ab"), wanted=st.sampled_from(["s", "t", ""]), model=st.sampled_from("mn"))
     def put_provider(self, name: str, wanted: str, model: str) -> None:
         self._put(provider(name, wanted, spec={"model": model}))
 
     @precondition(lambda self: self.trees)
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.trees)))
+        self._remove(data.draw(st.sampled_from(sorted(self.trees))))
+
+    def _remove(self, key: Key) -> None:
         version, kind, name = key
         del self.trees[key], self.history[key], self.broken[key]
         self.cluster.remove(version, kind, "x", name)
         self.told.pop((version, kind, "x", name), None)
-        self._send()
+        self.built = False
+
+    @precondition(lambda self: self.trees)
+    @rule(data=st.data())
+    def make_anew(self, data: st.DataObject) -> None:
+        """Deleted and created again, before anybody looked."""
+        key = data.draw(st.sampled_from(sorted(self.trees)))
+        tree, broken = self.trees[key], self.broken[key]
+        self._remove(key)
+        self._put({**tree, "metadata": dict(tree["metadata"])}, broken=broken)
 
     @rule(name=st.sampled_from("st"), value=st.sampled_from(["one", "two", None]))
     def change_secret(self, name: str, value: str | None) -> None:
@@ -173,6 +188,8 @@ class Changes(RuleBasedStateMachine):
         for each in (*after.pools, *after.routes):
             assert each != old.get(each.name) or each is old[each.name]
         assert self.cluster.build() is after
+        if self._follow():
+            self._build()
 
     @invariant()
     def what_serves_is_what_its_versions_make(self) -> None:
@@ -180,10 +197,22 @@ class Changes(RuleBasedStateMachine):
             return
         part, fresh = self.cluster.part, self._fresh()
         assert part.routes == fresh.routes
-        keyless = {f"x/{name}" for _, kind, name in self.trees if kind == "ExternalModelProvider"}
+        keyless = {f"x/{name}" for _, kind, name in self.trees if kind == PROVIDER}
         assert [_told_apart(pool, keyless) for pool in part.pools] == [
             _told_apart(pool, keyless) for pool in fresh.pools
         ]
+
+    @invariant()
+    def keys_are_those_of_the_secrets_that_are_there(self) -> None:
+        keys = {}
+        for pool in self.cluster.part.pools if self.built else ():
+            if pool.external and pool.endpoints:
+                keys[pool.name.removesuffix(".externalmodelprovider")] = dict(pool.endpoints[0].headers)
+        for (_, kind, name), tree in self.trees.items():
+            named = tree["spec"].get("auth", {}).get("secretRef", {}).get("name") if kind == PROVIDER else None
+            if self.built and named in self.secrets:
+                key = base64.b64decode(self.secrets[named]["data"]["key"])
+                assert keys[f"x/{name}"][b"authorization"] == b"Bearer " + key
 
     @invariant()
     def what_is_said_is_so(self) -> None:
