@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BAD_USAGE, CRASHED = 2, 4
 _COMING = ("top",)
-_CLUSTER = ("namespace", "config-map", "service", "kubeconfig", "context")
+_CLUSTER = ("namespace", "config-map", "service", "lease", "kubeconfig", "context")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,6 +132,9 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
         "--service", metavar="[NS/]NAME", help="the Service in front: its addresses are those of Gateways served here"
     )
     cluster.add_argument(
+        "--lease", metavar="NAME", help="by which replicas elect who writes statuses (infer-gateway-status)"
+    )
+    cluster.add_argument(
         "--kubeconfig",
         type=Path,
         metavar="FILE",
@@ -229,12 +232,14 @@ def _serve(arguments: argparse.Namespace) -> int:
         "pool": arguments.pool,
     }
     if arguments.kubernetes:
+        from gateway.sources.kube.options import LEASE
         from gateway.sources.kube.options import Options as Cluster
 
         more["cluster"] = Cluster(
             namespaces=tuple(dict.fromkeys(arguments.namespace)),
             config_map=arguments.config_map or "",
             service=arguments.service or "",
+            lease=arguments.lease or LEASE,
             kubeconfig="" if arguments.kubeconfig is None else str(arguments.kubeconfig),
             context=arguments.context or "",
         )

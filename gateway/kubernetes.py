@@ -123,7 +123,7 @@ class Cluster:
         identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{secrets.token_hex(4)}"
         # requests of their own: slow lists must not cost the Lease
         async with Client(self._access) as client, Client(self._access, connections=4) as own:
-            self._speaker = Speaker(own, GatewayApi(), self.namespace, identity)
+            self._speaker = Speaker(own, GatewayApi(), (self.namespace, self._options.lease), identity)
             self._source = Source(
                 client,
                 self._speaker,

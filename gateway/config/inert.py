@@ -14,7 +14,6 @@ from gateway.config.document import Tree
 INERT: Mapping[str, tuple[str, ...]] = {
     "ModelRoute": ("spec.parentRefs",),
     "ModelServer": ("spec.kvConnector", "spec.workloadSelector.pdGroup"),
-    "InferencePool": ("spec.endpointPickerRef", "spec.extensionRef"),
 }
 
 _TEXT_MATCHES = ("spec.rules.[].modelMatch.uri", "spec.rules.[].modelMatch.headers.*")

@@ -28,7 +28,7 @@ from gateway.sources.kube.kinds import (
     SERVICE,
     Kind,
 )
-from gateway.sources.kube.speaker import LEASE as LEASE_NAME
+from gateway.sources.kube.options import LEASE as LEASE_NAME
 from tests.charts.chart import Case, Tree, case, container, of_kind, only
 from tests.kube.cluster import (
     MATRIX,

@@ -6,15 +6,19 @@ import msgspec
 
 CONFIG_MAP = "infer-gateway-config"
 """The ConfigMap that is read where none is named, if it is there."""
+LEASE = "infer-gateway-status"
+"""By which replicas elect who writes statuses."""
 
 
 class Options(msgspec.Struct, frozen=True):
     """As on the command line. ``namespaces``: none means all. ``config_map``, ``service``: a name, or "namespace/name";
-    the latter is the Service in front of us, whose addresses Gateways of ours tell.
+    the latter is the Service in front of us, whose addresses Gateways of ours tell. ``lease``: one for all replicas that
+    watch the same, and for no others.
     """
 
     namespaces: tuple[str, ...] = ()
     config_map: str = ""
     service: str = ""
+    lease: str = LEASE
     kubeconfig: str = ""
     context: str = ""

@@ -22,7 +22,6 @@ from gateway.sources.kube.lease import Election
 from gateway.sources.kube.messages import Key
 from gateway.sources.kube.status import StatusWriter
 
-LEASE: Final = "infer-gateway-status"
 _log: Final = logging.getLogger("infer_gateway.kubernetes")
 Tree = dict[str, Any]
 Name = tuple[str, str, str, str]
@@ -30,14 +29,14 @@ Name = tuple[str, str, str, str]
 
 
 class Speaker:
-    """``namespace`` is where the Lease is, ``identity`` this replica's alone."""
+    """``lease``: its namespace and name; ``identity`` is this replica's alone."""
 
-    def __init__(self, client: Client, gateways: GatewayApi, namespace: str, identity: str) -> None:
+    def __init__(self, client: Client, gateways: GatewayApi, lease: Key, identity: str) -> None:
         self.gateways = gateways
         self._objects: dict[Name, Tree] = {}
         self._told: dict[Name, tuple[Condition, ...]] = {}
         owner = Owner(gateways.controller, gateways.is_ours)
-        self.election = Election(client, namespace, LEASE, identity, changed=self._led)
+        self.election = Election(client, *lease, identity, changed=self._led)
         self.events = Events(client, lambda: self.election.leading, identity, owner)
         self._writer = StatusWriter(
             client, self._objects.get, lambda: self.election.leading, owner, said=self.events.judged
@@ -81,9 +80,11 @@ class Speaker:
         """What is wrong now and was not, or no longer is. Readiness comes and goes: metrics tell that."""
         wrong = tuple(each for each in _all(verdict) if each.status == "False" and each.type != "Ready")
         before = self._told.get(verdict.key, ())
+        said = {each.message for each in before}
         what = f"{verdict.kind} {verdict.namespace}/{verdict.name}"
         for each in wrong:
-            if each not in before:
+            if each.message not in said:
+                said.add(each.message)
                 _log.warning("%s: %s: %s", what, each.reason, each.message)
         if before and not wrong:
             _log.info("%s is in order again", what)
