@@ -11,8 +11,9 @@ LEASE = "infer-gateway-status"
 
 
 class Options(msgspec.Struct, frozen=True):
-    """As on the command line. ``namespaces``: none means all. ``config_map``, ``service``: a name, or "namespace/name";
-    the latter is the Service in front of us, whose addresses Gateways of ours tell. ``lease``: one for all replicas that
+    """As on the command line. ``namespaces``: none means all. ``config_map``, ``service``: a name, or "namespace/name".
+
+    The Service is the one in front of us, whose addresses Gateways of ours tell. ``lease``: one for all replicas that
     watch the same, and for no others.
     """
 
