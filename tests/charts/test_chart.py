@@ -354,9 +354,11 @@ def test_definitions_are_those_of_the_program_and_stay() -> None:
     found = of_kind(CASES["defaults"], "CustomResourceDefinition")
     assert len(found) == len(wanted)
     for tree in found:
-        assert tree["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
-        assert tree["metadata"].pop("labels") == {"app.kubernetes.io/part-of": "infer-gateway"}
-        assert tree == wanted[f"{tree['spec']['group']}_{tree['spec']['names']['plural']}"]
+        metadata = tree["metadata"]
+        assert metadata["annotations"] == {"helm.sh/resource-policy": "keep"}
+        assert metadata["labels"] == {"app.kubernetes.io/part-of": "infer-gateway"}
+        made = wanted[f"{tree['spec']['group']}_{tree['spec']['names']['plural']}"]
+        assert tree == {**made, "metadata": {**made["metadata"], **metadata}}
     given = case({"crds": {"keep": False}})
     assert not any("annotations" in tree["metadata"] for tree in of_kind(given, "CustomResourceDefinition"))
     assert not of_kind(CASES["example kthena-migration"], "CustomResourceDefinition")

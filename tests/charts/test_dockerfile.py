@@ -92,8 +92,8 @@ def test_the_same_python_builds_and_runs() -> None:
 
 def test_no_secret_is_built_in() -> None:
     for word, rest in steps():
-        assert word not in ("ADD",)
-        assert not re.search(r"(?i)token|password|secret|api_?key", rest) or word == "RUN" and "hash" in rest
+        assert word != "ADD"
+        assert not re.search(r"(?i)token|password|secret|api_?key", rest)
 
 
 def test_the_wheel_has_all_of_it(tmp_path: Path) -> None:

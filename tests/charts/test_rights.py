@@ -239,8 +239,8 @@ def test_everything_works_and_nothing_is_denied(values: Tree, space: str) -> Non
         )
         cluster.create(only(given, "GatewayClass"), only(given, "Gateway"))
         with installed(cluster, given) as running:
-            assert serves(running, "chat")
-            assert serves(running, "older")
+            assert serves(running, "chat"), running.stderr
+            assert serves(running, "older"), running.stderr
             said = [each for each in made if each["kind"] not in {*UNSAID, "Pod"}]
             assert eventually(lambda: all(spoken(cluster, each) for each in said)), [
                 each["metadata"]["name"] for each in said if not spoken(cluster, each)
@@ -265,6 +265,6 @@ def test_without_what_is_off_it_serves_all_the_same() -> None:
     with Cluster(tls=True, namespace=HOME) as cluster, engine("127.0.3.2", port):
         cluster.create(*everything("team", port), pod("one", "127.0.3.2", {"app": "servers"}, port, namespace="team"))
         with installed(cluster, given) as running:
-            assert serves(running, "chat")
+            assert serves(running, "chat"), running.stderr
         off = {("list", str(kind)) for kind in (SECRET, *PICKER, *GATEWAY_API)} | {("get", str(LEASE))}
         assert denied(cluster) == off
