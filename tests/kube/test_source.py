@@ -13,7 +13,7 @@ from gateway.config.cluster import Part
 from gateway.config.settings import Settings
 from gateway.kubernetes import Cluster as Source
 from gateway.sources.kube.options import Options
-from tests.kube.cluster import Cluster, model_route, provider, secret
+from tests.kube.cluster import Cluster, model_route
 
 Applied = Callable[[Part], Awaitable[None]]
 
@@ -67,11 +67,6 @@ def routes(part: Part) -> list[str]:
     return [route.name for route in part.routes]
 
 
-def key(part: Part) -> bytes | None:
-    fields = [dict(endpoint.headers) for pool in part.pools for endpoint in pool.endpoints]
-    return fields[0].get(b"authorization") if fields else None
-
-
 def test_what_could_not_be_put_in_force_is_put_in_force_later(cluster: Cluster) -> None:
     async def scenario(following: Following) -> None:
         async def fail_once(part: Part) -> None:
@@ -99,24 +94,5 @@ def test_a_reload_takes_along_what_is_being_put_in_force(cluster: Cluster) -> No
         await ordered(cluster.create, model_route("r", "m", "nowhere"))
         await following.until(lambda part: bool(found))
         assert found == [["default/r"]]
-
-    follow(cluster, scenario)
-
-
-def test_who_names_a_secret_anew_at_once_finds_its_key(cluster: Cluster) -> None:
-    named = provider("p", "https://203.0.113.1", secret=("keys", "key"))
-
-    def anew(n: int) -> None:
-        cluster.delete(named)
-        cluster.create(named, model_route(f"r{n}", "m", "nowhere"))
-
-    async def scenario(following: Following) -> None:
-        await ordered(cluster.create, secret("keys", {"key": "sesame"}), named)
-        await following.until(lambda part: key(part) == b"Bearer sesame")
-        for n in range(5):  # most come so fast upon each other that nothing is built in between
-            await ordered(anew, n)
-            while f"default/r{n}" not in routes(following.parts[-1]):
-                await following.news.wait()
-        await following.until(lambda part: key(part) == b"Bearer sesame")
 
     follow(cluster, scenario)
