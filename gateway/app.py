@@ -46,14 +46,13 @@ from gateway.discover import Discovery
 from gateway.doors import Doors, Wanted
 from gateway.errors import GatewayError, ModelNotFound, NoEndpoints
 from gateway.fleet import Fleet
-from gateway.httproute import HttpRouteTable, Way
+from gateway.httproute import Way
 from gateway.ledger import Ledger
 from gateway.member import Member
 from gateway.meter import Record, Totals
 from gateway.origin import Origin
 from gateway.pools import MakeProfile, Pools
 from gateway.ports import Exchange
-from gateway.route import RouteTable
 from gateway.schedule.build import for_pool
 from gateway.schedule.profile import Profile
 from gateway.schedule.saturation import Saturation
@@ -132,8 +131,7 @@ class Program:
         self._configured = self._origin.snapshot
         self._backends = tuple(backends)
         self._ruled_by: Snapshot | None = None
-        self.routes = self._configured.routes
-        self.http_routes: HttpRouteTable | None = None
+        self._put_in_force(self._configured)
         self.namespace = "default" if cluster is None else cluster.namespace
         self.totals = Totals()
         self.draining = False
@@ -299,10 +297,10 @@ class Program:
         try:
             return self._match(request)
         except ModelNotFound:
-            if not self.fleet.unanswered():
+            if self._origin.complete and not self.fleet.unanswered():
                 raise
         raise NoEndpoints(
-            f"the model `{request.model[:256]}` is not known, but not every backend has answered yet", retry_after=1.0
+            f"the model `{request.model[:256]}` is not known, but not everything has been heard of yet", retry_after=1.0
         )
 
     def _match(self, request: InferenceRequest) -> Target:
@@ -370,8 +368,8 @@ class Program:
         self.state.apply(settings.state.redis)
         self.gateway.store = self.state.store
 
-    def _put_in_force(self, routes: RouteTable) -> None:
-        self.routes = routes
+    def _put_in_force(self, snapshot: Snapshot) -> None:
+        self.routes, self.http_routes = snapshot.routes, snapshot.http_routes
 
     def _left(self, member: Member) -> None:
         self.totals.forget(member.pool, member.id)
@@ -380,10 +378,9 @@ class Program:
     def check(self, settings: Settings) -> None:
         _refuse_unguarded(settings, self.options.listen)
 
-    async def followed(self, snapshot: Snapshot, routes: HttpRouteTable | None) -> None:
+    async def followed(self, snapshot: Snapshot) -> None:
         before = frozenset(self._configured.warnings)
         await self._follow(snapshot)
-        self.http_routes = routes
         for warning in snapshot.warnings:
             if warning not in before:
                 _log.warning("%s", warning)

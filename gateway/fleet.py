@@ -17,7 +17,6 @@ from gateway.config.snapshot import PoolSpec, Snapshot, resolved
 from gateway.discover import Answer, Discovery
 from gateway.member import Member
 from gateway.pools import Pools
-from gateway.route import RouteTable
 from gateway.scrape import Scrapes
 from gateway.types import UNKNOWN, Endpoint
 
@@ -28,8 +27,8 @@ _PUBLIC: Final = Answer(True)
 
 
 class Fleet:
-    """``serve`` is told the routes in force, ``gone`` members that left. ``backends`` are asked, too, and served by the
-    models that they tell.
+    """``serve`` is told the snapshot whose routes are in force, ``gone`` members that left. ``backends`` are asked too,
+    and served by the models that they tell.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class Fleet:
         scrapes: Scrapes,
         *,
         backends: Iterable[Endpoint] = (),
-        serve: Callable[[RouteTable], object] = lambda routes: None,
+        serve: Callable[[Snapshot], object] = lambda snapshot: None,
         gone: Callable[[Member], object] = lambda member: None,
     ) -> None:
         self._pools = pools
@@ -150,7 +149,7 @@ class Fleet:
         for spec in self._found.values():
             self._place(spec)
         self._shown, self._stale = shown, True
-        self._serve(shown.routes)
+        self._serve(shown)
         for name in former.keys() - self._found.keys():
             self._left(self._pools.remove(name))
 

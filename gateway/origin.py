@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,7 +18,6 @@ from gateway.config.document import ConfigError, Document
 from gateway.config.join import Joining
 from gateway.config.settings import Settings
 from gateway.config.snapshot import Snapshot
-from gateway.httproute import HttpRouteTable
 from gateway.sources import file
 from gateway.supervise import supervise
 
@@ -41,7 +40,7 @@ class Taker(Protocol):
     def not_reloaded(self, error: ConfigError, /) -> None:
         """They have changed for the worse. Must not wait."""
 
-    async def followed(self, snapshot: Snapshot, routes: HttpRouteTable | None, /) -> None:
+    async def followed(self, snapshot: Snapshot, /) -> None:
         """The cluster has changed. Returns when that serves."""
 
 
@@ -85,6 +84,11 @@ class Origin:
         """Whether everything that is configured is known."""
         return self.cluster is None or self.cluster.synced
 
+    @property
+    def complete(self) -> bool:
+        """Whether what is not known is not there, as far as its source can say."""
+        return self.cluster is None or self.cluster.complete
+
     async def wait_synced(self) -> None:
         if self.cluster is not None:
             await self.cluster.wait_synced()
@@ -125,9 +129,4 @@ class Origin:
         taker.not_reloaded(error)
 
     async def _changed(self, taker: Taker, part: Part) -> None:
-        routes = next(_tables(part), None)
-        await taker.followed(self._joining.joined(self._base, part), routes)
-
-
-def _tables(part: Part) -> Iterator[HttpRouteTable]:
-    return (made for made in part.more if isinstance(made, HttpRouteTable))
+        await taker.followed(self._joining.joined(self._base, part))

@@ -14,6 +14,7 @@ from gateway.config.cluster import Part
 from gateway.config.settings import Settings
 from gateway.config.sharing import Redis, State
 from gateway.config.snapshot import Snapshot
+from gateway.httproute import HttpRouteTable
 from gateway.route import Route, RouteTable
 
 
@@ -34,7 +35,7 @@ class Joining:
         self._settings: tuple[Settings, Redis | None, Settings] | None = None
 
     def joined(self, base: Snapshot, part: Part) -> Snapshot:
-        """``base``: what files say, or a ConfigMap in their stead. What handlers made (`Part.more`) is not in it."""
+        """``base``: what files say, or a ConfigMap in their stead."""
         warnings: list[str] = []
         pools = (*base.pools, *_others(base.pools, part.pools, "pool", warnings))
         routes = tuple(_others(base.routes.routes, part.routes, "ModelRoute", warnings))
@@ -46,6 +47,7 @@ class Joining:
             route_limits=(*base.route_limits, *part.route_limits),
             objectives=(*base.objectives, *part.objectives),
             rewrites=(*base.rewrites, *part.rewrites),
+            http_routes=next((made for made in part.more if isinstance(made, HttpRouteTable)), None),
             warnings=(*base.warnings, *part.warnings, *warnings),
             files=tuple(dict.fromkeys((*base.files, *part.files))),
         )

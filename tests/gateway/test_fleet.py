@@ -12,6 +12,7 @@ import trio
 from gateway.config.snapshot import PoolSpec, Snapshot
 from gateway.discover import Answer, Discovery
 from gateway.fleet import Fleet
+from gateway.httproute import HttpRouteTable
 from gateway.member import Member
 from gateway.pools import Pools
 from gateway.ports import Adapter
@@ -73,6 +74,7 @@ class World:
     def __init__(self, *backends: Endpoint) -> None:
         self.made: list[str] = []
         self.routes = RouteTable()
+        self.http_routes: HttpRouteTable | None = None
         self.gone: list[Member] = []
         self.asking, self.scraping = Asking(), Scraping()
         self.pools = Pools({"fake": FakeAdapter(), "other": FakeAdapter()}, least_in_flight)
@@ -85,12 +87,16 @@ class World:
             gone=self.gone.append,
         )
 
-    def serve(self, routes: RouteTable) -> None:
-        for route in routes.routes:  # whatever is in force leads to pools that are there
-            for rule in route.rules:
-                for share in rule.shares:
-                    assert self.pools.get(share.pool) is not None
-        self.routes = routes
+    def serve(self, snapshot: Snapshot) -> None:
+        former, self.routes = self.http_routes, snapshot.routes
+        self.http_routes = snapshot.http_routes
+        # whatever was in force until now, or is from now on, leads to pools that are there
+        tables = [table for table in (former, self.http_routes) if table is not None]
+        rules = [rule for route in self.routes.routes for rule in route.rules]
+        shares = [share for rule in rules for share in rule.shares]
+        shares += [share for table in tables for each in table.routes for way in each.rules for share in way.shares]
+        for share in shares:
+            assert self.pools.get(share.pool) is not None
 
     def answers(self, endpoint: Endpoint, up: bool = True, engine: str = "fake", cards: Sequence[str] = ()) -> None:
         self.asking.answers[endpoint] = Answer(up, engine, tuple(map(ModelCard, cards)))
