@@ -90,8 +90,10 @@ class Fleet:
         ip = f"127.{1 + number // 62_500}.{number // 250 % 250}.{1 + number % 250}"
         return pod(name, ip, {"app": app}, self.port, ready=ready)
 
-    def trees(self) -> list[Tree]:
-        return [*self.pods, *self.servers, *self.routes]
+    def load(self, cluster: Cluster) -> None:
+        """Objects of ours with what their schemas fill in: it would come with the first status, as another version."""
+        cluster.load(self.pods, check=False)
+        cluster.load([*self.servers, *self.routes])
 
 
 class Asker:
@@ -173,7 +175,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         assert cluster.process.process is not None
         os.setpriority(os.PRIO_PROCESS, cluster.process.process.pid, _LOW)
         fleet = Fleet(args.routes, args.pods, int(engines.words[1]))
-        cluster.load(fleet.trees(), check=False)
+        fleet.load(cluster)
         where = ["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--grpc", "off"]
         serving = [script, "serve", "--kubernetes", "--kubeconfig", str(cluster.kubeconfig), *where]
         with Program("gateway", serving, FRONT_CORE) as gateway:

@@ -35,13 +35,14 @@ class Pool:
     """Endpoints that serve one model set, the policy of requests to them, and the profile that places them.
 
     Learned are ``uncached`` (prompt tokens a request has computed), ``others`` (the part of the
-    time that an endpoint serves others, too) and how fast endpoints are. ``gate``: where requests wait for room, if
-    anywhere. ``told`` is whom placements are told, for other replicas. ``bare`` as in `PoolSpec`.
+    time that an endpoint serves others, too) and how fast endpoints are. ``inflight``: requests at any of them.
+    ``gate``: where requests wait for room, if anywhere. ``told`` is whom placements are told, for other replicas.
+    ``bare`` as in `PoolSpec`.
     """
 
     __slots__ = (
-        "_listing", "_squares", "bare", "estimator", "gate", "members", "name", "others", "pace", "policy", "profile",
-        "residual", "rng", "told", "uncached",
+        "_listing", "_squares", "bare", "estimator", "gate", "inflight", "members", "name", "others", "pace", "policy",
+        "profile", "residual", "rng", "told", "uncached",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +63,7 @@ class Pool:
         self.gate: Gate | None = None
         self.told: Told | None = None
         self.bare = False
+        self.inflight = 0
         self._listing = Listing(())
         self.others = 0.0
         self.uncached = self.residual = 1000.0
@@ -189,6 +191,11 @@ class Pool:
         wait = min((member.health.wait(now) for member in self.members), default=math.inf)
         return max(1.0, wait) if wait < math.inf else 1.0
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way, nor waits."""
+        return not self.inflight and (self.gate is None or not self.gate.order)
+
     def watch(self, now: float) -> None:
         """What only time or comparison shows of the members' health. Four times a second, after `Placement.due`."""
         for index, what in watch([member.health for member in self.members], now):
@@ -229,6 +236,7 @@ class Placement:
         self.stream = ask.request.stream
         pool.profile.placed(ask, member)  # first: if a plugin of somebody's fails, nothing has been counted
         self.probe = member.place()
+        pool.inflight += 1
         if member.health.requests_until > now or member.health.tokens_until > now:
             member.health.spend(now, ask.tokens)
         if pool.told is not None:
@@ -286,6 +294,7 @@ class Placement:
         """It is over. ``usage`` as the engine told, ``tokens`` as counted, for answers that end without."""
         member, ask = self.member, self.ask
         member.leave(self.probe)
+        self.pool.inflight -= 1
         answered = self.answered_at == self.answered_at  # not nan
         if not self.stream:
             member.unstreamed -= 1

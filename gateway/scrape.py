@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -28,8 +29,9 @@ _SLOWEST_S: Final = 1.0
 _STALE_S: Final = 2.0
 _PATROL_S: Final = 0.25
 _AT_FULL_RATE: Final = 256
-"""So many are asked once an interval each, which takes a quarter of a core; more share as many questions."""
-_SLICE: Final = 1000
+"""So many are asked once an interval each, which takes a quarter of a core; of more, those at work share half as many
+questions, and all others half of that: nobody waits for what these say.
+"""
 _RATE: Final = 2000.0
 """Questions begun a second at most."""
 _KEPT_S: Final = 1.0
@@ -116,6 +118,7 @@ class Scrapes:
         self._rng = rng or random.Random()
         self._asked: dict[Endpoint, _Asked] = {}
         self._busy: frozenset[Endpoint] = frozenset()
+        self._looking: Iterator[_Asked] = iter(())
         self._rounds = Rounds(self._question, lambda asked: f"scraping of {asked.endpoint.url}", _RATE)
 
     async def run(self) -> None:
@@ -156,10 +159,8 @@ class Scrapes:
             now = trio.current_time()
             least = max(5 * self.interval, _STALE_S) if self._stale is None else self._stale
             idle = max(least, 3 * self._period(None)) if len(self._asked) > _AT_FULL_RATE else least
-            for count, asked in enumerate(list(self._asked.values()), 1):
-                if not count % _SLICE:
-                    await trio.lowlevel.checkpoint()
-                if asked.at is None or asked.at > now - least:
+            for asked in self._looked_at():
+                if asked.at is None or asked.at > now - least or not asked.watched:
                     continue
                 if asked.at < now - max(3 * asked.period, least if asked.endpoint in self._busy else idle):
                     asked.at = None
@@ -168,6 +169,15 @@ class Scrapes:
                     )
                     self._lost(asked.endpoint)
             self._look_who_is_busy()
+
+    def _looked_at(self) -> list[_Asked]:
+        """Of many, those at work, and a part of the others each time: these are not asked often, either."""
+        if len(self._asked) <= _AT_FULL_RATE:
+            return list(self._asked.values())
+        part = list(islice(self._looking, _AT_FULL_RATE))
+        if not part:
+            self._looking = iter(tuple(self._asked.values()))
+        return [*part, *(self._asked[endpoint] for endpoint in self._busy if endpoint in self._asked)]
 
     def _look_who_is_busy(self) -> None:
         if len(self._asked) <= _AT_FULL_RATE:
@@ -179,7 +189,7 @@ class Scrapes:
                 self._rounds.hurry(asked, self._rng.uniform(0, self._period(endpoint)))
 
     def _half(self) -> float:
-        """Questions a second that those at work may take, and all others together as many."""
+        """Questions a second that those at work may take, and all others together half as many."""
         return _AT_FULL_RATE / self.interval / 2
 
     def _period(self, endpoint: Endpoint | None) -> float:
@@ -187,7 +197,7 @@ class Scrapes:
         many, working = len(self._asked), len(self._busy)
         if many <= _AT_FULL_RATE:
             return self.interval
-        sharing = working if endpoint in self._busy else many - working
+        sharing = working if endpoint in self._busy else 2 * (many - working)
         period = max(self.interval, sharing / self._half())
         return period if period <= _KEPT_S else _NEW * period
 

@@ -324,9 +324,9 @@ def test_a_large_fleet_is_asked_no_more_in_all_and_those_at_work_as_often_as_eve
     async def scenario(fleet: Fleet, adapter: FakeAdapter) -> None:
         fleet.scrapes.interval = 1.0  # 256 a second at most
         fleet.scrapes.watch(dict.fromkeys(many(fleet, 2048), adapter))
-        await fleet.news(90)
-        assert set(await fleet.news(60)) == {f"loaded {number}" for number in range(2048)}
-        assert len(fleet.asked) <= 60 * 128 / 2  # as each takes a connection of its own
+        await fleet.news(200)
+        assert set(await fleet.news(110)) == {f"loaded {number}" for number in range(2048)}
+        assert len(fleet.asked) <= 110 * 64 / 2  # as each takes a connection of its own
         assert all(sending.aborted for sending in fleet.sent[-1000:])
         assert dict(fleet.requests[-1][1].headers)[b"connection"] == b"close"
         fleet.busy = [Endpoint("fake", "http", "7", 1)]
@@ -334,7 +334,7 @@ def test_a_large_fleet_is_asked_no_more_in_all_and_those_at_work_as_often_as_eve
         assert 54 <= len(fleet.times("7")) <= 67
         assert not any(each.startswith("lost") for each in news)
         assert fleet.periods["7"] == 1.0
-        assert fleet.periods["8"] == pytest.approx(3 * 2047 / 128)
+        assert fleet.periods["8"] == pytest.approx(3 * 2048 / 64)
 
     run(scenario)
 
@@ -345,7 +345,7 @@ def test_a_load_of_a_large_fleet_lives_as_long_as_three_questions_are_apart() ->
         await fleet.news(10)
         assert not any(each.startswith("lost") for each in await fleet.news(20))
         period = fleet.periods["7"]
-        assert period == pytest.approx(3 * 1024 / 640)
+        assert period == pytest.approx(3 * 1024 / 320)
         fleet.answers["7"] = None
         assert "lost 7" not in await fleet.news(2 * period - 0.5)
         assert "lost 7" in await fleet.news(2.5 * period)

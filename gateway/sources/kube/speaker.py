@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Final
 
+import msgspec
 import trio
 
 from gateway.config.gateway_api import GatewayApi
@@ -26,6 +27,7 @@ _log: Final = logging.getLogger("infer_gateway.kubernetes")
 Tree = dict[str, Any]
 Name = tuple[str, str, str, str]
 """apiVersion, kind, namespace, name."""
+_NEEDED: Final = ("uid", "generation", "resourceVersion")
 
 
 class Speaker:
@@ -33,14 +35,12 @@ class Speaker:
 
     def __init__(self, client: Client, gateways: GatewayApi, lease: Key, identity: str) -> None:
         self.gateways = gateways
-        self._objects: dict[Name, Tree] = {}
+        self._objects: dict[Name, bytes] = {}
         self._told: dict[Name, tuple[Condition, ...]] = {}
         owner = Owner(gateways.controller, gateways.is_ours)
         self.election = Election(client, *lease, identity, changed=self._led)
         self.events = Events(client, lambda: self.election.leading, identity, owner)
-        self._writer = StatusWriter(
-            client, self._objects.get, lambda: self.election.leading, owner, said=self.events.judged
-        )
+        self._writer = StatusWriter(client, self._seen, lambda: self.election.leading, owner, said=self.events.judged)
 
     def statistics(self) -> status.Statistics:
         return self._writer.statistics()
@@ -61,8 +61,12 @@ class Speaker:
         """The object is there, or there in another version."""
         if kind in WATCHED:
             name = (kind.api_version, kind.name, *key)
-            self._objects[name] = tree
+            self._objects[name] = packed(tree)
             self._writer.look(name)
+
+    def _seen(self, name: Name) -> Tree | None:
+        found = self._objects.get(name)
+        return None if found is None else msgspec.json.decode(found, type=Tree)
 
     def lost(self, kind: Kind, key: Key) -> None:
         name = (kind.api_version, kind.name, *key)
@@ -92,6 +96,15 @@ class Speaker:
             self._told[verdict.key] = wrong
         else:
             self._told.pop(verdict.key, None)
+
+
+def packed(tree: Tree) -> bytes:
+    """What saying something of an object goes by, as JSON: whole trees of thousands would take most of the memory."""
+    metadata = {key: value for key in _NEEDED if isinstance(value := tree["metadata"].get(key), str | int)}
+    try:
+        return msgspec.json.encode({"metadata": metadata, "status": tree.get("status")})
+    except RecursionError:
+        return msgspec.json.encode({"metadata": metadata})
 
 
 def _all(verdict: Verdict) -> Iterable[Condition]:

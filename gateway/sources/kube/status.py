@@ -18,7 +18,7 @@ import trio
 from gateway.config.verdict import Verdict
 from gateway.sources.kube.api import APPLY, Api, Tree
 from gateway.sources.kube.client import ApiError, Unreachable
-from gateway.sources.kube.conditions import MANAGER, Owner, Write, kind_of, member, write
+from gateway.sources.kube.conditions import MANAGER, Owner, Write, kind_of, write
 from gateway.sources.kube.kinds import Kind
 from gateway.sources.kube.pace import Agenda, Bucket, backoff
 from gateway.sources.kube.spoken import Spoken
@@ -208,7 +208,7 @@ class StatusWriter:
         elif error.status in (401, 408, 429) or (error.status >= 500 and not typed):
             self._postpone(key, found, error)
         else:
-            found.sent, found.kept = wanted.status, member(observed, "status")
+            found.keep(wanted, observed)
             self._warn(f"the status of {kind} is not taken by their schema: {error.message[:300]}")
 
     async def _missing(self, key: Key, found: Spoken, kind: Kind) -> None:
