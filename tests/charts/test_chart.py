@@ -386,7 +386,9 @@ def test_a_picker_picks_from_the_pool_of_its_release() -> None:
     reference = made["spec"]["endpointPickerRef"]
     service = next(tree for tree in of_kind(given, "Service") if tree["metadata"]["name"] == reference["name"])
     assert reference["port"]["number"] in [port["port"] for port in service["spec"]["ports"]]
-    (backend,) = only(given, "HTTPRoute")["spec"]["rules"][0]["backendRefs"]
+    (rule,) = only(given, "HTTPRoute")["spec"]["rules"]
+    assert "filters" not in rule  # they would undo what the picker has set
+    (backend,) = rule["backendRefs"]
     engines = only(given, "Service", backend["name"])
     assert engines["spec"]["selector"] == made["spec"]["selector"]["matchLabels"]
     policy = only(given, "EnvoyExtensionPolicy")["spec"]

@@ -13,7 +13,7 @@ import yaml
 from gateway.config.settings import Settings
 from tests.charts.chart import CHART, Case, Tree, asked, case, example, examples, refusal
 from tests.charts.matrix import ALL_ON, CASES, PICKER, TLS
-from tools import generate_values_schema
+from tools import docs_check, generate_values_schema
 
 POLICY: Tree = {"enabled": True}
 TYPOS: list[tuple[Tree, str]] = [
@@ -157,6 +157,11 @@ def leaves(values: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    path = CHART / "README.md"
+    assert not list(docs_check.broken_links(path, path.read_text()))
 
 
 # -- what people are told
