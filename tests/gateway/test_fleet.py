@@ -12,7 +12,7 @@ import trio
 from gateway.config.snapshot import PoolSpec, Snapshot
 from gateway.discover import Answer, Discovery
 from gateway.fleet import Fleet
-from gateway.httproute import HttpRouteTable
+from gateway.httproute import HttpRoute, HttpRouteTable, HttpRule, Laid
 from gateway.member import Member
 from gateway.pools import Pools
 from gateway.ports import Adapter
@@ -155,6 +155,17 @@ def test_a_pool_that_is_the_same_object_is_not_touched() -> None:
     assert world.fleet.snapshot.pools[0] is p
 
 
+def test_http_routes_are_in_force_once_their_pools_are_there_and_before_others_go() -> None:
+    def configured(pool: PoolSpec) -> Snapshot:
+        route = HttpRoute("d/r", rules=(HttpRule((Share(pool.name),)),))
+        return Snapshot(pools=(pool,), http_routes=HttpRouteTable([Laid.of(route)]))
+
+    world = World()
+    for each in (configured(spec("a", A)), configured(spec("b", B)), snapshot()):
+        world.fleet.apply(each)
+        assert world.http_routes is each.http_routes
+
+
 def test_an_endpoint_of_two_pools_is_asked_until_it_has_left_both() -> None:
     world = World()
     world.fleet.apply(snapshot(spec("p", A), spec("q", A, B)))
@@ -246,7 +257,8 @@ def test_a_long_change_gives_way_and_a_newer_one_ends_it(monkeypatch: pytest.Mon
             assert turns > 5
             assert len(world.routes.routes) == 100
             nursery.start_soon(world.fleet.follow, snapshot())
-            await trio.lowlevel.checkpoint()
+            while len(world.routes.routes) == 100:
+                await trio.lowlevel.checkpoint()
             world.fleet.apply(snapshot(*many[:50]))
             for _ in range(50):
                 await trio.lowlevel.checkpoint()
