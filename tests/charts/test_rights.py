@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.sources.kube.kinds import (
     CONFIG_MAP,
@@ -268,3 +271,30 @@ def test_without_what_is_off_it_serves_all_the_same() -> None:
             assert serves(running, "chat"), running.stderr
         off = {("list", str(kind)) for kind in (SECRET, *PICKER, *GATEWAY_API)} | {("get", str(LEASE))}
         assert denied(cluster) == off
+
+
+def health(port: int) -> int:
+    """What the picker's readiness probe is told."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        asked = health_pb2.HealthCheckRequest(service="readiness")
+        try:
+            answer: int = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=5).status
+        except grpc.RpcError:
+            return 0
+        return answer
+
+
+def test_a_picker_is_ready_when_its_pool_is_there() -> None:
+    ports = {name: shared_port() for name in ("http", "grpc", "admin", "extProc", "extProcHealth")}
+    given = Case(json.dumps({"host": "127.0.0.1", "ports": ports}), example="endpoint-picker")
+    with Cluster(tls=True, namespace=HOME) as cluster:
+        cluster.create(only(given, "ConfigMap", "-config"))
+        cluster.allow(rules(given))
+        with InferGateway(*container(given)["args"], "--kubeconfig", str(cluster.kubeconfig)) as running:
+            assert running.ready["ext_proc"] == f"127.0.0.1:{ports['extProc']}"
+            assert (
+                health(container(given)["readinessProbe"]["grpc"]["port"]) == health_pb2.HealthCheckResponse.NOT_SERVING
+            )
+            cluster.create(only(given, "InferencePool"))
+            serving = health_pb2.HealthCheckResponse.SERVING
+            assert eventually(lambda: health(ports["extProcHealth"]) == serving)
