@@ -123,7 +123,12 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
     cluster = command.add_argument_group("Kubernetes")
     cluster.add_argument("--kubernetes", action="store_true", help="read resources and pods from a cluster")
     cluster.add_argument(
-        "--namespace", action="append", default=[], metavar="NS", help="a namespace to read; repeatable; default: all"
+        "--namespace",
+        action="append",
+        default=[],
+        type=_namespace,
+        metavar="NS",
+        help="a namespace to read; repeatable; default: all",
     )
     cluster.add_argument(
         "--config-map", metavar="[NS/]NAME", help="the ConfigMap that holds the configuration (infer-gateway-config)"
@@ -217,6 +222,16 @@ def _address(text: str) -> tuple[str, int]:
         return split_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _namespace(text: str) -> str:
+    """An empty one would mean all of them, which nobody means by it."""
+    import argparse
+    import re
+
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
+        raise argparse.ArgumentTypeError(f"no name of a namespace: {text!r}")
+    return text
 
 
 def _address_or_off(text: str) -> tuple[str, int] | str:

@@ -33,6 +33,7 @@ _log: Final = logging.getLogger("infer_gateway.kubernetes")
 _PATIENCE_S: Final = 10.0
 """For a ConfigMap that may or may not be there. One that is named is waited for."""
 _RETRY_S: Final = 2.0
+_UNTRUSTED: Final = "CERTIFICATE_VERIFY_FAILED"
 
 
 class Cluster:
@@ -139,24 +140,35 @@ class Cluster:
 
 
 async def _config_map(client: Client, key: Key, *, named: bool) -> tuple[Document, ...]:
-    """The ConfigMap as a document. Raises ConfigError where it was asked for by name and is not there."""
-    what = f"ConfigMap {'/'.join(key)}"
+    """The ConfigMap as a document. Raises ConfigError where it was asked for by name and is not there, and for
+    credentials or certificates that will not do.
+    """
+    what, told = f"ConfigMap {'/'.join(key)}", ""
     deadline = trio.current_time() + _PATIENCE_S
     while True:
         try:
-            reply = await client.request("GET", CONFIG_MAP.path(*key))
+            reply = await client.request("GET", CONFIG_MAP.path(*key), timeout=_PATIENCE_S)
             return (document_of(decoder(CONFIG_MAP)(reply.body)),)
-        except ValueError as error:
-            raise ConfigError([f"{what}: {error}"]) from None
+        except ValueError as error:  # a proxy's page, perhaps, until somebody has logged in
+            failure = f"the answer is not an API server's: {error}"
         except (ApiError, Unreachable) as error:
+            failure = str(error)
             status = error.status if isinstance(error, ApiError) else 0
-            if status in (401, 403, 404):
+            if status == 401 or _UNTRUSTED in failure:
+                raise ConfigError([f"{client.access.place}: {_problem(status)}: {failure}"]) from None
+            if status in (403, 404):
                 if named:
-                    raise ConfigError([f"{what}: {error}"]) from None
-                _log.info("%s is not read: %s", what, error)
+                    raise ConfigError([f"{what}: {failure}"]) from None
+                _log.info("%s is not read: %s", what, failure)
                 return ()
-            if not named and trio.current_time() >= deadline:
-                _log.warning("%s: %s; going on without", what, error)
-                return ()
-            _log.warning("%s: %s; asking again", what, error)
+        if not named and trio.current_time() >= deadline:
+            _log.warning("%s: %s; going on without", what, failure)
+            return ()
+        if failure != told:
+            told = failure
+            _log.warning("%s: %s; asking again until there is an answer", what, failure)
         await trio.sleep(_RETRY_S)
+
+
+def _problem(status: int) -> str:
+    return "the API server refuses its credentials" if status == 401 else "the API server is not the one it trusts"

@@ -99,6 +99,8 @@ class Access:
             credentials = await trio.to_thread.run_sync(_credentials, found, abandon_on_cancel=True)
         except OSError as error:
             raise ConfigError([f"{place}: {error}"]) from None
+        if not re.match(r"https?://[^/]", found.server):
+            raise ConfigError([f"{place}: its server is no URL: {found.server[:200]!r}"])
         namespace = await trio.to_thread.run_sync(_namespace, found, account, abandon_on_cancel=True)
         return cls(place, question, msgspec.structs.replace(found, namespace=namespace), credentials)
 

@@ -152,7 +152,8 @@ class ApiError(OSError):
         retry_after: float | None = None,
         details: Details | None = None,
     ) -> None:
-        super().__init__(f"{status} {reason}: {message}" if message else f"{status} {reason}".rstrip())
+        said = f"{reason}: {message}" if message else reason or "without a word why, as API servers have it"
+        super().__init__(f"{status} {said}")
         self.status = status
         self.reason = reason
         self.message = message
