@@ -72,3 +72,21 @@ def test_secrets_are_blotted_out(output: io.StringIO, text: str) -> None:
 def test_numbers_of_tokens_are_no_secret(output: io.StringIO) -> None:
     logging.getLogger("infer_gateway").warning("max_tokens: 1000000, basics learned")
     assert "max_tokens: 1000000, basics learned" in output.getvalue()
+
+
+def test_a_flood_of_one_logger_is_cut_and_counted_and_others_are_heard() -> None:
+    now, stream = 0.0, io.StringIO()
+    handler = logs.Bounded(stream, lambda: now)
+    flood, other = (logging.LogRecord(name, logging.WARNING, "", 0, name, None, None) for name in ("flood", "other"))
+    for _ in range(10_000):
+        handler.handle(flood)
+    handler.handle(other)
+    assert stream.getvalue().split() == ["flood"] * 2000 + ["other"]
+    stream.truncate(0)
+    now += 0.5
+    handler.handle(flood)
+    assert not stream.getvalue()
+    now += 0.5
+    handler.handle(flood)
+    assert "8001 messages were left out" in stream.getvalue()
+    assert stream.getvalue().endswith("flood\n")
