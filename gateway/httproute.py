@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.entrance import host_and_port, hostnames
 from gateway.errors import NoBackend
 from gateway.route import Share, Target
 from gateway.types import Headers
@@ -158,7 +159,7 @@ class Way:
         path += f"?{query}" if query else ""
         if redirect.scheme is None and redirect.host is None and redirect.port is None:
             return path
-        name, port = _host_and_port(host)
+        name, port = host_and_port(host)
         if redirect.port is not None or redirect.scheme is not None:
             port = "" if redirect.port is None else str(redirect.port)
         wanted = redirect.scheme or scheme
@@ -245,7 +246,7 @@ class HttpRouteTable:
         """The way of a request. ``host`` as in its field, with a port or not; ``path`` as it came, percent-encoded."""
         if _DOTS.search(path):
             return None
-        for site in self._of(_host_and_port(host)[0].lower()):
+        for site in self._of(host_and_port(host)[0].lower()):
             for way in site.ways(path):
                 if way.match.holds(method, headers, query):
                     return way
@@ -253,23 +254,7 @@ class HttpRouteTable:
 
     def _of(self, host: str) -> Iterator[_Site]:
         """The sites of a host, the most specific first."""
-        sites = self._sites
-        if host in sites and host:
-            yield sites[host]
-        rest = host
-        while "." in rest:
-            rest = rest.partition(".")[2]
-            if (site := sites.get(f"*.{rest}")) is not None:
-                yield site
-        if "" in sites:
-            yield sites[""]
-
-
-def _host_and_port(host: str) -> tuple[str, str]:
-    name, colon, port = host.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit():
-        name, port = host.removesuffix(":"), ""
-    return name.removesuffix("."), port
+        return (site for name in hostnames(host) if (site := self._sites.get(name)) is not None)
 
 
 def _header(headers: Headers, wanted: str) -> str | None:

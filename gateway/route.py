@@ -3,6 +3,7 @@
 Invariant: a `RouteTable` never changes; the same request with the same chance always gets the same target.
 Resolution follows the published ModelRoute semantics: a name some route owns as its base model is never looked up as a
 LoRA; candidates go oldest first; the first rule that holds decides; a route none of whose rules holds is passed over.
+Routes that are bound to Gateways serve what comes in there and nothing else, and are asked there before the others.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ import hashlib
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from operator import attrgetter
 from typing import Final
 
 import msgspec
 
+from gateway.entrance import Entrance, Parent
 from gateway.errors import ModelNotFound, NoEndpoints
 from gateway.types import Headers, ModelCard
+
+_ENTRANCES: Final = 4096
+"""For so many the routes are laid out at a time: Gateways may come and go while routes stay."""
 
 
 class TextMatch(msgspec.Struct, frozen=True):
@@ -88,7 +93,8 @@ class Route(msgspec.Struct, frozen=True):
     """One ModelRoute. ``name`` is "namespace/name"; ``age`` sorts candidates, oldest first.
 
     ``cards`` describe models beyond their names, where discovery knows more. ``drop``: members of a request that an
-    engine would ignore are left out rather than refused.
+    engine would ignore are left out rather than refused. ``parents``: what it is bound to; None: to nothing, so that it
+    serves wherever requests come in.
     """
 
     name: str
@@ -98,6 +104,11 @@ class Route(msgspec.Struct, frozen=True):
     age: tuple[float, int, str] = (0.0, 0, "")
     cards: tuple[ModelCard, ...] = ()
     drop: bool = False
+    parents: tuple[Parent, ...] | None = None
+
+    @property
+    def namespace(self) -> str:
+        return self.name.partition("/")[0]
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -189,12 +200,38 @@ def _rendezvous(key: str, stuck: tuple[tuple[int, int, str], ...]) -> int:
     return winner
 
 
+class _Names:
+    """Routes by the names they have. ``fixed``: the names that always lead to one target."""
+
+    __slots__ = ("_models", "bases", "compiled", "fixed", "loras")
+
+    def __init__(self, compiled: Sequence[_Compiled]) -> None:
+        self.compiled = compiled
+        self.bases = _by_name(((each.route.model,) if each.route.model else (), each.bases) for each in compiled)
+        self.loras = _by_name((each.route.loras, each.loras) for each in compiled)
+        self.fixed = _fixed(self.loras) | _fixed(self.bases)  # a LoRA of a base model's name is not looked at
+        self._models: tuple[ModelCard, ...] | None = None
+
+    def find(self, model: str, path: str, headers: Headers, chance: float, user: str) -> Target | None:
+        """None where no rule holds. Raises NoEndpoints."""
+        for choice in self.bases.get(model) or self.loras.get(model) or ():
+            if choice.match is None or choice.match.holds(model, path, headers):
+                return choice.pick(chance, headers, user)
+        return None
+
+    def models(self) -> tuple[ModelCard, ...]:
+        if self._models is None:
+            self._models = _listed(self.compiled)
+        return self._models
+
+
 class RouteTable:
     """All routes, compiled. Those that ``old`` has, too, as the same objects, are not compiled again: a table of 1,000
-    routes of which few are new takes 1.2 ms instead of 24.
+    routes of which few are new takes 1.2 ms instead of 24. What is bound to Gateways is laid out by entrance when it is
+    first asked for there, in as much.
     """
 
-    __slots__ = ("_bases", "_compiled", "_fixed", "_loras", "_models", "routes")
+    __slots__ = ("_at", "_bound", "_compiled", "_fixed", "_plain", "routes")
 
     def __init__(self, routes: Iterable[Route] = (), old: RouteTable | None = None) -> None:
         known: dict[int, _Compiled] = {} if old is None else old._compiled
@@ -202,32 +239,72 @@ class RouteTable:
         # an id stands for its route as long as the value keeps that alive
         self._compiled: dict[int, _Compiled] = {id(each.route): each for each in compiled}
         self.routes: Final = tuple(each.route for each in compiled)
-        self._bases = _by_name(((each.route.model,) if each.route.model else (), each.bases) for each in compiled)
-        self._loras = _by_name((each.route.loras, each.loras) for each in compiled)
-        self._fixed = _fixed(self._loras) | _fixed(self._bases)  # a LoRA of a base model's name is not looked at
-        self._models: tuple[ModelCard, ...] | None = None
+        self._plain = _Names([each for each in compiled if each.route.parents is None])
+        self._fixed = self._plain.fixed
+        self._bound: dict[str, list[_Compiled]] = {}
+        if len(self._plain.compiled) < len(compiled):
+            for each in compiled:
+                for gateway in dict.fromkeys(parent.gateway for parent in each.route.parents or ()):
+                    self._bound.setdefault(gateway, []).append(each)
+        self._at: dict[Entrance, _Names] = {}
 
-    def match(self, model: str, path: str, headers: Headers, chance: float, user: str = "") -> Target:
+    def match(
+        self,
+        model: str,
+        path: str,
+        headers: Headers,
+        chance: float,
+        user: str = "",
+        entrance: Entrance | None = None,
+    ) -> Target:
         """The target of one request. ``chance`` is uniform in [0, 1); ``user`` is the verified identity's.
+        ``entrance``: the Gateways it came in by, None for none.
 
         Raises ModelNotFound; NoEndpoints where the rule that holds has no target.
         """
-        target = self._fixed.get(model)
-        if target is not None:
-            return target
-        for choice in self._bases.get(model) or self._loras.get(model) or ():
-            if choice.match is None or choice.match.holds(model, path, headers):
-                return choice.pick(chance, headers, user)
-        raise ModelNotFound(f"The model `{model[:256]}` does not exist", param="model")
+        if entrance is None:
+            target = self._fixed.get(model)
+        else:
+            names = self._at.get(entrance) or self._entered(entrance)
+            target = names.fixed.get(model) or names.find(model, path, headers, chance, user)
+        if target is None and (entrance is None or entrance.namespaces is None):
+            target = self._plain.find(model, path, headers, chance, user)
+        if target is None:
+            raise ModelNotFound(f"The model `{model[:256]}` does not exist", param="model")
+        return target
 
-    def models(self) -> tuple[ModelCard, ...]:
-        """What can be asked for, sorted by name."""
-        if self._models is None:
-            self._models = _listed(self._compiled.values())
-        return self._models
+    def _entered(self, entrance: Entrance) -> _Names:
+        """What is asked before the routes that are bound to nothing, or, where only some of those are served, with them
+        behind.
+        """
+        inlets = [(inlet, self._bound[inlet.gateway]) for inlet in entrance.inlets if inlet.gateway in self._bound]
+        found = {
+            each.key: each
+            for inlet, bound in inlets
+            for each in bound
+            if inlet.admits(each.route.namespace, each.route.parents or ())
+        }
+        bound = [found[key] for key in sorted(found)]
+        if entrance.namespaces:
+            bound += [each for each in self._plain.compiled if each.route.namespace in entrance.namespaces]
+        if len(self._at) >= _ENTRANCES:
+            self._at.clear()
+        names = self._at[entrance] = _Names(bound)
+        return names
+
+    def models(self, entrance: Entrance | None = None) -> tuple[ModelCard, ...]:
+        """What can be asked for by those who come in there, sorted by name."""
+        if entrance is None:
+            return self._plain.models()
+        found = (self._at.get(entrance) or self._entered(entrance)).models()
+        if entrance.namespaces is not None:
+            return found
+        cards = {card.id: card for card in (*self._plain.models(), *found)}
+        return tuple(cards[name] for name in sorted(cards))
 
     def __contains__(self, model: object) -> bool:
-        return model in self._bases or model in self._loras
+        """Whether it can be asked for by whoever comes in by no Gateway."""
+        return model in self._plain.bases or model in self._plain.loras
 
 
 def _by_name(named: Iterable[tuple[tuple[str, ...], tuple[_Choice, ...]]]) -> dict[str, tuple[_Choice, ...]]:
