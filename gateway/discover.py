@@ -8,6 +8,7 @@ Those that answer are asked ever more seldom the more there are: their number mu
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -101,7 +102,7 @@ class Discovery:
         """Ask this one, too, from now on."""
         if endpoint not in self._rounds.keys:
             self._unknown.add(endpoint)
-            self._rounds.add(endpoint)
+            self._rounds.add(endpoint, -math.inf)  # before those whose turn has come, of whom something is known
 
     def drop(self, endpoint: Endpoint) -> None:
         """Ask it no more, and forget what is known of it."""

@@ -113,6 +113,20 @@ def test_a_public_provider_is_asked_seldom_and_told_what_it_wants_to_be_told() -
     run(scenario)
 
 
+def test_a_new_endpoint_is_asked_at_once_however_many_wait_for_their_turn() -> None:
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        down = [Endpoint("fake", "http", f"down{n}", 1) for n in range(2000)]  # of which 500 can be asked a second
+        fleet.answers |= {(each.host, "/v1/models"): UpstreamError("refused") for each in down}
+        discovery.watch(down)
+        await trio.sleep(30)
+        fleet.answers["a", "/v1/models"] = b"one"
+        discovery.add(A)
+        await trio.sleep(0.05)
+        assert discovery[A].up
+
+    run(scenario)
+
+
 def test_a_model_without_a_time_was_made_when_it_was_found() -> None:
     async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
         fleet.answers["a", "/v1/models"] = b"one"  # at the clock's 0

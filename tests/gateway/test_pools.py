@@ -6,15 +6,17 @@ import math
 from collections.abc import Sequence
 
 import msgspec
+import pytest
 
 from gateway.config.settings import HealthSettings
 from gateway.config.snapshot import PoolSpec
 from gateway.member import Member
+from gateway.pool import Pool
 from gateway.pools import Pools
 from gateway.ports import Candidate
 from gateway.schedule.ask import Ask
 from gateway.schedule.profile import Profile, Weighted
-from gateway.types import Load
+from gateway.types import Endpoint, Load
 from tests.gateway.scripted import A, B, C, FakeAdapter, FakeExchange, least_in_flight, run
 
 
@@ -190,5 +192,38 @@ def test_what_will_say_how_much_it_has_to_do_is_waited_for_and_what_never_will_i
         first.up = False
         pools.polled(A, None)  # not asked while it is down, but will be
         assert first.room.awaited
+
+    run(scenario)
+
+
+def test_of_many_endpoints_idle_ones_are_looked_at_in_turns_and_those_at_work_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+
+    def noted(pool: Pool, now: float) -> None:
+        seen.append(pool.name)
+
+    monkeypatch.setattr(Pool, "watch", noted)
+
+    async def scenario() -> None:
+        pools = Pools({"fake": FakeAdapter()}, least_in_flight)
+        specs = [PoolSpec(f"p{n}", "fake", (Endpoint("fake", "http", f"host{n}", 1),)) for n in range(300)]
+        pools.apply(specs)
+        busy = pools["p7"]
+        placement = busy.place(busy.ask(FakeExchange().request, "m", 0.0), busy.members[0], 0.0)
+        assert not busy.idle
+        assert pools.busy(10) == [busy.members[0].endpoint]
+        for turn in range(3):
+            await pools.patrol(0.25 * turn)
+        assert seen.count("p7") == 3
+        assert sorted(seen) == sorted([spec.name for spec in specs] + ["p7"] * 2)
+        placement.left(1.0, None)
+        assert busy.idle
+        assert pools.busy(10) == []
+        pools.apply(specs[:200])
+        seen.clear()
+        await pools.patrol(1.0)
+        assert len(seen) == 200
 
     run(scenario)
