@@ -195,6 +195,7 @@ def test_notes_say_what_to_do_next() -> None:
         ({"kubernetes": {"namespaces": ["a", "b"]}}, "in a, b"),
         ({"kubernetes": {"status": False}}, "stands in the log only"),
         ({"kubernetes": {"gatewayAPI": True}}, "infer-gateway.dev/gateway"),
+        ({"inferGateway": {"image": {"tag": "7"}}}, "infer-gateway:7 has to be on the nodes already"),
         ({"crds": {"install": False}}, "drop fields that are ours"),
         ({"valkey": {"enabled": True}}, "GitOps"),
         ({"endpointPicker": PICKER}, "TLS, a certificate that nobody has signed"),
