@@ -16,7 +16,6 @@ from typing import Final, Generic, TypeVar
 import msgspec
 from msgspec import field
 
-from gateway.config.document import Tree
 from gateway.config.snapshot import Selector
 from gateway.types import Endpoint
 
@@ -47,17 +46,10 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     alive: bool = True
     ports: tuple[int, ...] | None = None
     rubbish: str = ""
-    uid: str = ""
-    resource_version: str = ""
 
     @property
     def serves(self) -> bool:
         return self.ready and self.alive and self.address != ""
-
-    def alike(self, other: Pod) -> bool:
-        """Whether nothing has changed that matters to a pool."""
-        mine = self.labels, self.address, self.ready, self.alive, self.ports, self.rubbish
-        return mine == (other.labels, other.address, other.ready, other.alive, other.ports, other.rubbish)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -71,8 +63,6 @@ class _Annotations(msgspec.Struct):
 class _Metadata(msgspec.Struct, rename="camel"):
     name: str
     namespace: str = "default"
-    uid: str = ""
-    resource_version: str = ""
     labels: dict[str, str] | None = None
     annotations: _Annotations | None = None
     deletion_timestamp: str | None = None
@@ -105,17 +95,9 @@ _DECODER: Final = msgspec.json.Decoder(_Pod)
 def pod_of(data: bytes | msgspec.Raw) -> Pod:
     """The pod in an object's JSON. Raises ValueError for what is none."""
     try:
-        return _pod(_DECODER.decode(data))
+        raw = _DECODER.decode(data)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def pod_from(tree: Tree) -> Pod:
-    """As `pod_of`, from an object that has been decoded."""
-    return _pod(msgspec.convert(tree, _Pod))
-
-
-def _pod(raw: _Pod) -> Pod:
     metadata, status = raw.metadata, raw.status
     labels = {**(metadata.labels or {}), POD_NAME: metadata.name}
     ports, rubbish = _ports(metadata.annotations)
@@ -128,8 +110,6 @@ def _pod(raw: _Pod) -> Pod:
         alive=metadata.deletion_timestamp is None and status.phase not in ("Succeeded", "Failed"),
         ports=ports,
         rubbish=rubbish,
-        uid=metadata.uid,
-        resource_version=metadata.resource_version,
     )
 
 
@@ -351,7 +331,7 @@ class PodIndex(Generic[K]):
             return
         space = self._spaces.setdefault(pod.namespace, _Space())
         former = space.pods.get(pod.name)
-        if former is not None and former.alike(pod):
+        if former == pod:
             return
         before: dict[K, Membership] = {}
         if former is None:

@@ -104,10 +104,6 @@ class Access:
         namespace = await trio.to_thread.run_sync(_namespace, found, account, abandon_on_cancel=True)
         return cls(place, question, msgspec.structs.replace(found, namespace=namespace), credentials)
 
-    async def headers(self) -> dict[str, str]:
-        """The present Authorization."""
-        return (await self.current()).headers()
-
     async def current(self) -> Credentials:
         """Renewed before they expire and when their files change; where that fails, those of before."""
         if self._due() and not self._lock.locked():  # who comes meanwhile uses what there is

@@ -64,7 +64,11 @@ def pod_tree(name: str, app: str, *, ip: str = "10.0.0.1", ready: bool = True, *
 
 
 def pod(name: str, app: str, *, ip: str = "10.0.0.1", ready: bool = True, **labels: str) -> Pod:
-    return pod_of(json.dumps(pod_tree(name, app, ip=ip, ready=ready, **labels)).encode())
+    return pod_from(pod_tree(name, app, ip=ip, ready=ready, **labels))
+
+
+def pod_from(tree: Any) -> Pod:
+    return pod_of(json.dumps(tree).encode())
 
 
 class Told:

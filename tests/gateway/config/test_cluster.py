@@ -10,7 +10,6 @@ import pytest
 
 from gateway.config.cluster import Cluster, Part
 from gateway.config.decode import Hidden
-from gateway.config.pods import pod_from
 from gateway.config.scheduler import ProfileSpec, Scheduler
 from gateway.config.settings import Kubernetes, Settings
 from gateway.config.sharing import Redis, State
@@ -22,6 +21,7 @@ from tests.gateway.config.clusters import (
     VOLCANO,
     Told,
     pod,
+    pod_from,
     pod_tree,
     provider,
     route,

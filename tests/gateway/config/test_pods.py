@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.pods import ACTIVE_PORTS, POD_NAME, Membership, Pod, PodIndex, pod_from, pod_of
+from gateway.config.pods import ACTIVE_PORTS, POD_NAME, Membership, Pod, PodIndex, pod_of
 from gateway.config.resources import PDGroup
 from gateway.config.snapshot import Selector
 from gateway.types import Endpoint
-from tests.gateway.config.clusters import pod, pod_tree
+from tests.gateway.config.clusters import pod, pod_from, pod_tree
 
 TEMPLATE = Endpoint("vllm", "https", "", 8000, headers=((b"authorization", b"Bearer k"),))
 
@@ -42,7 +42,7 @@ def addresses(membership: Membership) -> list[str]:
 def test_a_ready_pod_is_read() -> None:
     found = pod("a-1", "a", zone="z")
     assert found.labels == (("app", "a"), (POD_NAME, "a-1"), ("zone", "z"))
-    assert (found.namespace, found.name, found.uid, found.address) == ("x", "a-1", "pod-a-1", "10.0.0.1")
+    assert (found.namespace, found.name, found.address) == ("x", "a-1", "10.0.0.1")
     assert found.serves
 
 

@@ -46,7 +46,7 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
 def found(*args: Any, **options: Any) -> tuple[Access, dict[str, str]]:
     async def main() -> tuple[Access, dict[str, str]]:
         here = await Access.find(*args, **options)
-        return here, await here.headers()
+        return here, (await here.current()).headers()
 
     return trio.run(main)
 
@@ -114,7 +114,7 @@ def test_a_service_account_is_used_in_a_pod_and_read_again_when_refused(
             monkeypatch.setenv("KUBERNETES_SERVICE_PORT", url.rpartition(":")[2])
             here = await Access.find(account=account(tmp_path, authority))
             assert (here.server, here.namespace) == (url, "pods-own")
-            assert await here.headers() == {"authorization": f"Bearer {SECRET}"}
+            assert (await here.current()).headers() == {"authorization": f"Bearer {SECRET}"}
             (tmp_path / "token").write_text("new")
             async with Client(here) as client:
                 await client.request("GET", "/x")
@@ -132,11 +132,11 @@ def test_a_rotated_token_is_read_before_it_is_refused(tmp_path: Path, monkeypatc
         here = await Access.find(account=account(tmp_path, trustme.CA()))
         assert here.server == "https://[::1]:443"
         (tmp_path / "token").write_text("new")
-        assert await here.headers() == {"authorization": "Bearer new"}
+        assert (await here.current()).headers() == {"authorization": "Bearer new"}
         (tmp_path / "token").write_text("")
-        assert await here.headers() == {"authorization": "Bearer new"}, "an empty file is no token"
+        assert (await here.current()).headers() == {"authorization": "Bearer new"}, "an empty file is no token"
         (tmp_path / "token").unlink()
-        assert await here.headers() == {"authorization": "Bearer new"}
+        assert (await here.current()).headers() == {"authorization": "Bearer new"}
 
     run(main)
 
@@ -165,8 +165,8 @@ def test_a_plugins_token_is_renewed_before_it_expires_and_asked_for_once(tmp_pat
         (tmp_path / "said").write_text(credential(token="second", expirationTimestamp=soon))
         async with trio.open_nursery() as nursery:
             for _ in range(10):
-                nursery.start_soon(here.headers)
-        assert await here.headers() == {"authorization": "Bearer second"}
+                nursery.start_soon(here.current)
+        assert (await here.current()).headers() == {"authorization": "Bearer second"}
         first, calls = await here.current(), (tmp_path / "calls").read_text()
         assert calls.count("x") == 2
         assert not await here.renew(first), "just renewed, and refused all the same"
@@ -286,8 +286,8 @@ def test_a_plugin_that_fails_later_leaves_what_there_was(tmp_path: Path, caplog:
         async with serving(web) as url:
             here = await Access.find(kubeconfig(tmp_path, {"server": url}, user))
             (tmp_path / "said").write_text(SECRET)
-            assert await here.headers() == {"authorization": "Bearer first"}
-            assert await here.headers() == {"authorization": "Bearer first"}
+            assert (await here.current()).headers() == {"authorization": "Bearer first"}
+            assert (await here.current()).headers() == {"authorization": "Bearer first"}
             async with Client(here) as client:
                 with pytest.raises(ApiError, match="401 Unauthorized"):
                     await client.request("GET", "/x")
