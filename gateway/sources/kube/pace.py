@@ -6,9 +6,10 @@ import heapq
 import itertools
 import math
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+_IDLE: Final = 64
 
 
 class Bucket:
@@ -66,3 +67,6 @@ class Agenda(Generic[Key]):
 
     def discard(self, key: Key) -> None:
         self._times.pop(key, None)
+        if len(self._heap) > 2 * len(self._times) + _IDLE:  # where nobody asks for the first, nobody else tidies up
+            self._heap = [entry for entry in self._heap if self._times.get(entry[2]) == entry[0]]
+            heapq.heapify(self._heap)

@@ -46,6 +46,16 @@ def test_an_agenda_is_a_list_of_the_earliest_times(steps: list[tuple[int, float,
     assert agenda.first == math.inf
 
 
+def test_what_has_gone_takes_no_place() -> None:
+    agenda = Agenda[int]()
+    agenda.add(0, 0.5)
+    for n in range(1, 1000):
+        agenda.add(n, 1.0)
+        agenda.discard(n)
+    assert len(agenda._heap) < 100
+    assert [agenda.pop(), agenda.first] == [0, math.inf]
+
+
 def test_keys_of_one_time_come_in_order() -> None:
     agenda = Agenda[str]()
     for key in "cab":
