@@ -25,6 +25,7 @@ from gateway.config.gateway_objects import (
     RuleSpec,
     Timeouts,
 )
+from gateway.config.resources import re2
 from gateway.httproute import Changes, Field, HttpMatch, HttpRule, PathMatch, Redirect, Rewrite
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
@@ -104,9 +105,9 @@ class Rules:
 
     def _regex(self, path: str, text: str) -> re.Pattern[str] | None:
         try:
-            return re.compile(text)
-        except (re.error, RecursionError, OverflowError) as error:
-            self._refuse(path, f"not a regular expression: {error}")
+            return re2(text)
+        except ValueError as error:
+            self._refuse(path, str(error))
             return None
 
     # -- filters --------------------------------------------------------------------------------------------------

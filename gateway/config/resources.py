@@ -79,6 +79,19 @@ OTHER_METADATA = frozenset(
 # --- ModelRoute -------------------------------------------------------------------------------------------------------
 
 
+def re2(text: str) -> re.Pattern[str]:
+    """Raises ValueError for what RE2 would not take."""
+    # RE2, which these patterns are written for, has neither; here they would also cost exponential time
+    if re.search(r"\(\?<?[=!]|\(\?P=|\\[1-9]|\(\?>", text):
+        raise ValueError("look-around, atomic groups and back-references are not part of RE2")
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    except (OverflowError, RecursionError):
+        raise ValueError("too large a regular expression") from None
+
+
 class StringMatch(Section, frozen=True):
     """The first one given decides, in this order; none given matches everything. ``regex`` is unanchored."""
 
@@ -89,15 +102,10 @@ class StringMatch(Section, frozen=True):
     def __post_init__(self) -> None:
         if self.regex is None:
             return
-        # RE2, which these patterns are written for, has neither; here they would also cost exponential time
-        if re.search(r"\(\?<?[=!]|\(\?P=|\\[1-9]|\(\?>", self.regex):
-            raise Fault(".regex", "look-around, atomic groups and back-references are not part of RE2")
         try:
-            re.compile(self.regex)
-        except re.error as error:
-            raise Fault(".regex", f"not a regular expression: {error}") from None
-        except (OverflowError, RecursionError):
-            raise Fault(".regex", "too large a regular expression") from None
+            re2(self.regex)
+        except ValueError as error:
+            raise Fault(".regex", str(error)) from None
 
 
 class BodyMatch(Section, frozen=True):

@@ -628,6 +628,7 @@ WRONG: list[tuple[Tree, str]] = [
         "filters[0].responseHeaderModifier.remove[0]: the gateway sets",
     ),
     ({"matches": [{"path": {"type": "RegularExpression", "value": "("}}]}, "matches[0].path.value: not a regular"),
+    ({"matches": [{"path": {"type": "RegularExpression", "value": "/(?!a)"}}]}, "matches[0].path.value: look-around"),
     ({"matches": [{"path": {"type": "Strange", "value": "/"}}]}, "matches[0].path.type: Strange is not supported"),
     ({"matches": [{"path": {"value": "x"}}]}, "matches[0].path.value: a path begins"),
     ({"matches": [{"headers": [{"name": "x", "type": "?", "value": ""}]}]}, "matches[0].headers[0].type: ? is not"),
