@@ -37,7 +37,7 @@ _LOW = 15
 _WITHIN_S = 10.0
 _SETTLED_S = 20.0
 _TOLD_S = 300.0
-"""Conditions are written ten a second: of thousands of objects that takes minutes, once."""
+"""Conditions are written twenty a second: of thousands of objects that takes minutes, once."""
 _ASKED_PER_S, _EVENTS_PER_S = 50, 100
 
 

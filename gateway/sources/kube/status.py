@@ -23,9 +23,9 @@ from gateway.sources.kube.kinds import Kind
 from gateway.sources.kube.pace import Agenda, Bucket, backoff
 from gateway.sources.kube.spoken import Spoken
 
-RATE: Final = 10.0
+RATE: Final = 20.0
 """Writes a second."""
-BURST: Final = 20.0
+BURST: Final = 30.0
 QUIET_S: Final = 600.0
 """How long a kind is left alone, in a namespace, whose status cannot be written."""
 TIMEOUT_S: Final = 10.0
