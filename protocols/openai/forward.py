@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -111,10 +111,11 @@ class Changed:
 
 
 class Forwarder:
-    """Answers requests of which an HTTPRoute says where they go."""
+    """Answers requests of which an HTTPRoute says where they go. ``identity``: who sends one; raises GatewayError."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, identity: Callable[[HttpReply], Awaitable[Identity]]) -> None:
         self._core = core
+        self._identity = identity
 
     def way(self, request: Request) -> Way | None:
         """Where the request goes, if an HTTPRoute says so."""
@@ -153,11 +154,6 @@ class Forwarder:
         except Exception:  # noqa: BLE001  the boundary of one request: a bug ends it alone
             _log.exception("request %s failed unexpectedly", request_id)
             await exchange.fail(bug(request_id))
-
-    async def _identity(self, http: HttpReply) -> Identity:
-        headers = http.request.headers
-        known = self._core.known(headers, http.peer, http.subject)
-        return known if known is not None else await self._core.identify(headers, http.peer, http.subject)
 
     async def _infer(
         self,

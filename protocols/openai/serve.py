@@ -77,7 +77,7 @@ class OpenAIApp:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._ids = RequestIds()
-        self._forwarder = Forwarder(core)
+        self._forwarder = Forwarder(core, self._identity)
 
     async def __call__(self, http: HttpReply) -> None:
         request = http.request
