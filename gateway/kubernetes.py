@@ -17,6 +17,7 @@ import trio
 from gateway.config.cluster import Part
 from gateway.config.document import ConfigError, Document
 from gateway.config.gateway_api import GatewayApi
+from gateway.config.load import CONFIG_KEYS
 from gateway.config.settings import Settings
 from gateway.sources.kube.access import Access
 from gateway.sources.kube.client import ApiError, Client, Unreachable
@@ -103,6 +104,11 @@ class Cluster:
         else:
             self._speaker.events.tell(Note(about, False, "Reloaded", "The configuration is in force"))
 
+    def hurry(self) -> None:
+        """Whatever is to be asked again in a while is asked now: kinds may be there, and rights given."""
+        if self._source is not None:
+            self._source.hurry()
+
     def watches(self) -> Iterator[tuple[str, Statistics]]:
         return iter(()) if self._source is None else self._source.statistics()
 
@@ -117,7 +123,9 @@ class Cluster:
             self._synced.set()
 
         def renew(document: Document) -> None:
-            if (document,) != self.documents:
+            if not _configures(document) and any(map(_configures, self.documents)):
+                _log.error("ConfigMap %s has lost its configuration; the old one stays", "/".join(self.config_map))
+            elif (document,) != self.documents:
                 self.documents = (document,)
                 configured()
 
@@ -168,6 +176,11 @@ async def _config_map(client: Client, key: Key, *, named: bool) -> tuple[Documen
             told = failure
             _log.warning("%s: %s; asking again until there is an answer", what, failure)
         await trio.sleep(_RETRY_S)
+
+
+def _configures(document: Document) -> bool:
+    data = document.tree.get("data")
+    return isinstance(data, dict) and any(key.removesuffix(".yaml") in CONFIG_KEYS for key in data)
 
 
 def _problem(status: int) -> str:

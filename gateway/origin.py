@@ -73,6 +73,8 @@ class Origin:
 
     def reload(self) -> None:
         """Read everything again, whether it has changed or not."""
+        if self.cluster is not None:
+            self.cluster.hurry()
         if self._reading is None:
             _log.warning("there is no configuration to reload")
             return

@@ -98,6 +98,11 @@ class Source:
         self._cluster.settle(settings, taken)
         self._dirty.set()
 
+    def hurry(self) -> None:
+        """Whatever is to be asked again in a while is asked now."""
+        for each in (*self._kinds, *self._named.values()):
+            each.hurry()
+
     @property
     def complete(self) -> bool:
         """Whether every kind was listed once, or is known not to be there for us."""
