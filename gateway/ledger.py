@@ -80,7 +80,7 @@ class Ledger:
 
     def __init__(self, limits: Sequence[RateLimits] = (), routes: Sequence[RouteLimit] = ()) -> None:
         self._rules = tuple(map(_rule, limits))
-        self._routes = {limit.route: _route_lines(limit) for limit in routes}
+        self._routes = {limit.route: limit for limit in routes}
         self._lines = lru_cache(REMEMBERED)(self._matching)
 
     @classmethod
@@ -99,7 +99,8 @@ class Ledger:
     def _matching(self, identity: Identity, model: str, route: str) -> tuple[_Line, ...]:
         """Of several limits on one account the lowest holds."""
         values = _values(identity, model, route)
-        found: dict[str, _Line] = {line.demand.key: line for line in self._routes.get(route, ())}
+        limit = self._routes.get(route)
+        found = {} if limit is None else {line.demand.key: line for line in _route_lines(limit)}
         for rule in self._rules:
             if rule.fits(values):
                 for line in _lines(rule.limits, _whose(rule.dimensions, values, identity), rule.scope):
