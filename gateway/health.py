@@ -288,7 +288,7 @@ class Health:
         if now - self._watched > _PAUSE_S:
             self._awake_since = now  # the gateway itself was away, and heard nobody
         self._watched = now
-        heard = self._polled if self._polled > self.heard else self.heard
+        heard = max(self.heard, self._polled)
         if now - heard < self.settings.hung_after and not self.why:
             return ""  # as nearly always
         if self.why == HUNG and self.open_until == math.inf:

@@ -37,7 +37,9 @@ def cluster(port: int) -> Iterator[Cluster]:
         pods(cluster, "small", "127.0.1.1", port=port),
         pods(cluster, "large", "127.0.2.1", "127.0.2.2", port=port, arguments=("--lora", "tuned")),
     ):
-        cluster.create(config_map("infer-gateway-config", {"gatewayConfiguration": "kubernetes: {allowLoopback: true}"}))
+        cluster.create(
+            config_map("infer-gateway-config", {"gatewayConfiguration": "kubernetes: {allowLoopback: true}"})
+        )
         cluster.create(model_server("small", {"app": "small"}, port, model="m"))
         cluster.create(model_server("large", {"app": "large"}, port, model="m"))
         yield cluster
