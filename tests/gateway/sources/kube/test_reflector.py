@@ -19,7 +19,7 @@ from gateway.sources.kube.client import ApiError, Unreachable
 from gateway.sources.kube.kinds import MODEL_ROUTE
 from gateway.sources.kube.messages import Key
 from gateway.sources.kube.reflector import Reflector
-from tests.gateway.sources.kube.fleet import BREAKING, Fleet
+from tests.gateway.sources.kube.feed import BREAKING, Feed
 
 AWAY = Unreachable("connection refused")
 
@@ -27,13 +27,13 @@ AWAY = Unreachable("connection refused")
 class Mirror:
     """What a reflector told, checked as it tells."""
 
-    def __init__(self, fleet: Fleet, **options: Any) -> None:
-        self.fleet = fleet
+    def __init__(self, feed: Feed, **options: Any) -> None:
+        self.feed = feed
         self.objects: dict[str, int] = {}
         self.told: list[tuple[str, str]] = []
         self.synced = 0
         self.reflector = Reflector[int](
-            fleet,  # type: ignore[arg-type]
+            feed,  # type: ignore[arg-type]
             MODEL_ROUTE,
             decode,
             self.upsert,
@@ -51,7 +51,7 @@ class Mirror:
         self.told.append(("removed", key[1]))
         del self.objects[key[1]]
         times = sum(told == ("removed", key[1]) for told in self.told)
-        assert times <= self.fleet.deleted.get(key[1], 0), "gone, though it was never deleted"
+        assert times <= self.feed.deleted.get(key[1], 0), "gone, though it was never deleted"
 
     def sync(self) -> None:
         self.synced += 1
@@ -62,7 +62,7 @@ class Mirror:
 
     @property
     def agrees(self) -> bool:
-        return self.objects == {name: value for name, (_, value) in self.fleet.objects.items()}
+        return self.objects == {name: value for name, (_, value) in self.feed.objects.items()}
 
 
 def decode(raw: msgspec.Raw) -> int:
@@ -72,36 +72,36 @@ def decode(raw: msgspec.Raw) -> int:
     return int(value)
 
 
-def play(scenario: Callable[[Fleet, Mirror], Awaitable[None]], **options: Any) -> None:
+def play(scenario: Callable[[Feed, Mirror], Awaitable[None]], **options: Any) -> None:
     async def main() -> None:
-        fleet = Fleet()
+        feed = Feed()
         for number in range(5):
-            fleet.put(f"r{number}", number)
-        mirror = Mirror(fleet, **options)
+            feed.put(f"r{number}", number)
+        mirror = Mirror(feed, **options)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mirror.reflector.run)
-            await scenario(fleet, mirror)
+            await scenario(feed, mirror)
             nursery.cancel_scope.cancel()
-        assert fleet.open == 0
+        assert feed.open == 0
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
-def kinds(fleet: Fleet) -> list[str]:
-    return [what for _, what, _ in fleet.asked]
+def kinds(feed: Feed) -> list[str]:
+    return [what for _, what, _ in feed.asked]
 
 
 def test_listed_in_parts_then_watched() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
         await mirror.reflector.wait_synced()
         await trio.sleep(0.1)
         assert mirror.agrees
         assert (mirror.synced, mirror.state) == (1, "live")
-        assert kinds(fleet) == ["list", "list", "list", "watch"]
-        fleet.put("r1", 7)
-        fleet.delete("r2")
-        fleet.put("r2", 8)
-        fleet.put("new", 9)
+        assert kinds(feed) == ["list", "list", "list", "watch"]
+        feed.put("r1", 7)
+        feed.delete("r2")
+        feed.put("r2", 8)
+        feed.put("new", 9)
         await trio.sleep(0.1)
         assert mirror.told[5:] == [("upsert", "r1"), ("removed", "r2"), ("upsert", "r2"), ("upsert", "new")]
         assert mirror.agrees
@@ -112,80 +112,80 @@ def test_listed_in_parts_then_watched() -> None:
 
 
 def test_a_part_that_is_too_long_is_asked_for_in_smaller_ones() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
-        fleet.weights = {f"r{number}": 3 << 20 for number in range(2, 5)}
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        feed.weights = {f"r{number}": 3 << 20 for number in range(2, 5)}
         await mirror.reflector.wait_synced()
         assert mirror.agrees
-        assert [query["limit"] for _, what, query in fleet.asked if what == "list"] == [250, 62, 15, 3, 3, 1, 1]
-        fleet.weights["r1"] = 65 << 20
-        fleet.break_streams("reset")
-        fleet.down = AWAY
+        assert [query["limit"] for _, what, query in feed.asked if what == "list"] == [250, 62, 15, 3, 3, 1, 1]
+        feed.weights["r1"] = 65 << 20
+        feed.break_streams("reset")
+        feed.down = AWAY
         await trio.sleep(100)
-        fleet.delete("r2")
-        fleet.compact()
-        fleet.version += 1  # lists from now on can be continued
-        fleet.down = None
+        feed.delete("r2")
+        feed.compact()
+        feed.version += 1  # lists from now on can be continued
+        feed.down = None
         await trio.sleep(60)
         assert mirror.state == "broken"
         assert {"r1", "r2"} <= mirror.objects.keys()
-        fleet.weights.clear()
+        feed.weights.clear()
         await trio.sleep(60)
         assert mirror.state == "live"
-        assert [query["limit"] for _, what, query in fleet.asked if what == "list"][-1] == 250
+        assert [query["limit"] for _, what, query in feed.asked if what == "list"][-1] == 250
 
     play(scenario)
 
 
 def test_what_has_no_watch_is_read_now_and_then() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
         await trio.sleep(1)
-        fleet.put("r1", 7)
-        fleet.delete("r2")
+        feed.put("r1", 7)
+        feed.delete("r2")
         await trio.sleep(40)
         assert mirror.agrees
         assert mirror.state == "live"
-        fleet.down = AWAY
+        feed.down = AWAY
         await trio.sleep(100)
         assert mirror.agrees
-        fleet.down = None
-        fleet.put("r3", 9)
+        feed.down = None
+        feed.put("r3", 9)
         await trio.sleep(80)
         assert mirror.agrees
-        assert set(kinds(fleet)) == {"list"}
+        assert set(kinds(feed)) == {"list"}
 
     play(scenario, every=lambda: 40.0)
 
 
 def test_a_watch_that_ends_in_order_goes_on_where_it_was() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
         await trio.sleep(3000)
-        assert kinds(fleet).count("list") == 1
-        assert 5 <= kinds(fleet).count("watch") <= 10
-        assert len({query["timeoutSeconds"] for _, what, query in fleet.asked if what == "watch"}) > 3
-        fleet.put("r1", 7)
+        assert kinds(feed).count("list") == 1
+        assert 5 <= kinds(feed).count("watch") <= 10
+        assert len({query["timeoutSeconds"] for _, what, query in feed.asked if what == "watch"}) > 3
+        feed.put("r1", 7)
         await trio.sleep(1)
         assert mirror.agrees
         assert mirror.reflector.statistics().restarts == 0
-        fleet.version += 50  # what happened elsewhere
+        feed.version += 50  # what happened elsewhere
         await trio.sleep(700)
-        assert fleet.asked[-1][2]["resourceVersion"] == str(fleet.version), "as the bookmark said"
+        assert feed.asked[-1][2]["resourceVersion"] == str(feed.version), "as the bookmark said"
 
     play(scenario)
 
 
 def test_what_was_forgotten_is_listed_and_only_differences_are_told() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
         await trio.sleep(1)
         mirror.told.clear()
-        fleet.faults.append("reset")
-        fleet.put("r1", 7)
-        fleet.down = AWAY
+        feed.faults.append("reset")
+        feed.put("r1", 7)
+        feed.down = AWAY
         await trio.sleep(100)
         assert (mirror.state, mirror.objects["r2"]) == ("broken", 2)
-        fleet.delete("r2")
-        fleet.put("r3", 9)
-        fleet.compact()
-        fleet.down = None
+        feed.delete("r2")
+        feed.put("r3", 9)
+        feed.compact()
+        feed.down = None
         mirror.reflector.hurry()
         await trio.sleep(0.1)
         assert mirror.told == [("upsert", "r1"), ("upsert", "r3"), ("removed", "r2")]
@@ -196,10 +196,10 @@ def test_what_was_forgotten_is_listed_and_only_differences_are_told() -> None:
 
 
 def test_the_rest_of_a_list_that_expires_begins_again_in_larger_parts() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
-        fleet.token_floor = 10_000
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        feed.token_floor = 10_000
         await mirror.reflector.wait_synced()
-        assert [query["limit"] for _, what, query in fleet.asked if what == "list"] == [1, 1, 4, 4, 16]
+        assert [query["limit"] for _, what, query in feed.asked if what == "list"] == [1, 1, 4, 4, 16]
         await trio.sleep(0.1)
         assert mirror.agrees
 
@@ -208,14 +208,14 @@ def test_the_rest_of_a_list_that_expires_begins_again_in_larger_parts() -> None:
 
 @pytest.mark.parametrize("fault", [fault for fault in BREAKING if fault != "close"])
 def test_a_stream_that_breaks_goes_on_from_the_last_good_event(fault: str, caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
         await trio.sleep(1)
-        version = fleet.version
-        fleet.break_streams(fault)
+        version = feed.version
+        feed.break_streams(fault)
         await trio.sleep(700 if fault == "stall" else 1)
-        assert kinds(fleet)[:3] == ["list", "watch", "watch"]
-        assert fleet.asked[2][2]["resourceVersion"] == str(version)
-        fleet.put("r1", 7)
+        assert kinds(feed)[:3] == ["list", "watch", "watch"]
+        assert feed.asked[2][2]["resourceVersion"] == str(version)
+        feed.put("r1", 7)
         await trio.sleep(1)
         assert mirror.agrees
         assert mirror.state == "live"
@@ -228,47 +228,47 @@ def test_a_stream_that_breaks_goes_on_from_the_last_good_event(fault: str, caplo
 
 
 def test_garbage_at_the_same_place_again_leads_to_a_list() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
         await trio.sleep(1)
-        fleet.faults.extend(["garbage", "garbage"])
-        fleet._wake()
+        feed.faults.extend(["garbage", "garbage"])
+        feed._wake()
         await trio.sleep(5)
-        assert kinds(fleet) == ["list", "watch", "watch", "list", "watch"]
+        assert kinds(feed) == ["list", "watch", "watch", "list", "watch"]
         assert mirror.state == "live"
 
     play(scenario)
 
 
 def test_silence_is_a_stall_where_bookmarks_come() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
         await trio.sleep(65)
-        fleet.break_streams("stall")
+        feed.break_streams("stall")
         await trio.sleep(181)
-        assert kinds(fleet) == ["list", "watch", "watch"]
-        assert fleet.asked[2][0] < 260
+        assert kinds(feed) == ["list", "watch", "watch"]
+        assert feed.asked[2][0] < 260
 
     play(scenario)
 
 
 def test_without_bookmarks_silence_may_last_as_long_as_the_watch() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
-        fleet.bookmark_s = 10_000.0
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        feed.bookmark_s = 10_000.0
         await trio.sleep(1)
-        fleet.break_streams("stall")
-        lasts = float(fleet.asked[1][2]["timeoutSeconds"])
+        feed.break_streams("stall")
+        lasts = float(feed.asked[1][2]["timeoutSeconds"])
         await trio.sleep(lasts + 28)
-        assert len(fleet.asked) == 2
+        assert len(feed.asked) == 2
         await trio.sleep(3)
-        assert len(fleet.asked) == 3
+        assert len(feed.asked) == 3
 
     play(scenario)
 
 
 def test_pauses_grow_to_half_a_minute_and_start_over_after_a_healthy_one() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
-        fleet.down = AWAY
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        feed.down = AWAY
         await trio.sleep(600)
-        times = [at for at, _, _ in fleet.asked]
+        times = [at for at, _, _ in feed.asked]
         pauses = [b - a for a, b in itertools.pairwise(times)]
         assert pauses[0] <= 0.5
         assert pauses[1] <= 1.0
@@ -276,44 +276,44 @@ def test_pauses_grow_to_half_a_minute_and_start_over_after_a_healthy_one() -> No
         assert max(pauses) > 15.0
         assert 20 < len(times) < 100
         assert not mirror.objects
-        fleet.down = None
+        feed.down = None
         await trio.sleep(100)
         assert mirror.agrees
         for _ in range(8):
-            fleet.break_streams("reset")
+            feed.break_streams("reset")
             before = trio.current_time()
             await trio.sleep(70)
-            assert fleet.asked[-1][0] - before <= 0.5
+            assert feed.asked[-1][0] - before <= 0.5
 
     play(scenario)
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_is_waited_for(status: int) -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
-        fleet.refusals.append(ApiError(status, "TooManyRequests", "later", retry_after=20.0))
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        feed.refusals.append(ApiError(status, "TooManyRequests", "later", retry_after=20.0))
         await trio.sleep(50)
-        assert 20.0 <= fleet.asked[1][0] - fleet.asked[0][0] <= 20.5
+        assert 20.0 <= feed.asked[1][0] - feed.asked[0][0] <= 20.5
         assert mirror.agrees
 
     play(scenario)
 
 
 def test_watches_that_end_at_once_are_not_asked_for_in_a_loop() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
-        fleet.faults.extend(["close"] * 100)
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        feed.faults.extend(["close"] * 100)
         await trio.sleep(60)
-        assert len(fleet.asked) < 30
+        assert len(feed.asked) < 30
         assert mirror.reflector.statistics().lists == 1
 
     play(scenario)
 
 
 def test_a_server_that_forgets_all_the_time_is_not_asked_in_a_loop() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
-        fleet.floor = 10**9
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        feed.floor = 10**9
         await trio.sleep(120)
-        assert 5 < len(fleet.asked) < 60
+        assert 5 < len(feed.asked) < 60
         assert mirror.agrees
 
     play(scenario)
@@ -329,20 +329,20 @@ def test_a_server_that_forgets_all_the_time_is_not_asked_in_a_loop() -> None:
 def test_a_kind_that_is_not_there_or_not_ours(
     status: int, state: str, level: int, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
-        fleet.down = ApiError(status, "", "no")
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        feed.down = ApiError(status, "", "no")
         await mirror.reflector.wait_synced()
         assert (mirror.state, mirror.synced) == (state, 0)
         await trio.sleep(600)
-        times = [at for at, _, _ in fleet.asked]
+        times = [at for at, _, _ in feed.asked]
         assert all(30 <= b - a <= 60 for a, b in itertools.pairwise(times))
-        fleet.down = None
+        feed.down = None
         mirror.reflector.hurry()
         await trio.sleep(0.1)
         assert mirror.agrees
         assert mirror.state == "live"
-        fleet.down = ApiError(status, "", "no")
-        fleet.break_streams("reset")
+        feed.down = ApiError(status, "", "no")
+        feed.break_streams("reset")
         await trio.sleep(1)
         assert mirror.state == state
         assert mirror.agrees, "what was seen stays"
@@ -354,11 +354,11 @@ def test_a_kind_that_is_not_there_or_not_ours(
 
 
 def test_a_watch_that_is_forbidden_leaves_what_was_listed() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
-        fleet.unwatchable = ApiError(403, "Forbidden", "no watch")
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        feed.unwatchable = ApiError(403, "Forbidden", "no watch")
         await trio.sleep(1)
         assert (mirror.state, mirror.agrees) == ("forbidden", True)
-        fleet.put("r1", 7)
+        feed.put("r1", 7)
         await trio.sleep(61)
         assert mirror.agrees, "it is listed now and then instead"
 
@@ -366,12 +366,12 @@ def test_a_watch_that_is_forbidden_leaves_what_was_listed() -> None:
 
 
 def test_refused_credentials_are_an_error_that_passes() -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
-        fleet.down = ApiError(401, "Unauthorized", "who are you")
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        feed.down = ApiError(401, "Unauthorized", "who are you")
         await trio.sleep(20)
         assert mirror.state == "broken"
         assert "who are you" in mirror.reflector.statistics().error
-        fleet.down = None
+        feed.down = None
         await trio.sleep(31)
         assert (mirror.state, mirror.reflector.statistics().error) == ("live", "")
 
@@ -379,14 +379,14 @@ def test_refused_credentials_are_an_error_that_passes() -> None:
 
 
 def test_an_object_that_cannot_be_decoded_is_left_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
         await trio.sleep(1)
-        fleet.put("r1", -1)
-        fleet.put("r1", -2)
-        fleet.put("r2", 7)
+        feed.put("r1", -1)
+        feed.put("r1", -2)
+        feed.put("r2", 7)
         await trio.sleep(1)
         assert (mirror.objects["r1"], mirror.objects["r2"], mirror.state) == (1, 7, "live")
-        fleet.put("r1", 9)
+        feed.put("r1", 9)
         await trio.sleep(1)
         assert mirror.agrees
 
@@ -404,17 +404,17 @@ def test_a_list_of_another_shape_takes_nothing_away(caplog: pytest.LogCaptureFix
               b'{"kind": "PodList", "metadata": {"resourceVersion": "99"}, "items": []}',
               b'{"metadata": {"resourceVersion": ""}, "items": []}', b'{"items": ' + b"[" * 100_000]  # fmt: skip
 
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
         await trio.sleep(1)
-        fleet.compact()
-        ask, waiting = fleet.request, list(bodies)
+        feed.compact()
+        ask, waiting = feed.request, list(bodies)
 
         async def garbled(*args: Any, **fields: Any) -> Reply:
             return Reply(200, waiting.pop(0)) if waiting else await ask(*args, **fields)
 
-        fleet.request = garbled  # type: ignore[method-assign]
-        fleet.put("r1", 7)
-        fleet.compact()
+        feed.request = garbled  # type: ignore[method-assign]
+        feed.put("r1", 7)
+        feed.compact()
         await trio.sleep(200)
         assert not waiting
         assert mirror.agrees
@@ -425,9 +425,9 @@ def test_a_list_of_another_shape_takes_nothing_away(caplog: pytest.LogCaptureFix
 
 def test_what_a_callback_raises_ends_the_run_and_is_told_again() -> None:
     async def main() -> None:
-        fleet = Fleet()
-        fleet.put("a", 1)
-        mirror = Mirror(fleet)
+        feed = Feed()
+        feed.put("a", 1)
+        mirror = Mirror(feed)
         good, mirror.reflector._upsert = mirror.reflector._upsert, lambda key, value: {}[key]
         with pytest.raises(KeyError):
             await mirror.reflector.run()
@@ -435,7 +435,7 @@ def test_what_a_callback_raises_ends_the_run_and_is_told_again() -> None:
         with trio.move_on_after(1):
             await mirror.reflector.run()
         assert mirror.agrees
-        assert fleet.open == 0
+        assert feed.open == 0
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
@@ -454,11 +454,11 @@ deeds = st.one_of(
 
 @given(st.lists(deeds, max_size=25), st.integers(1, 3), st.integers(0, 2**32))
 def test_whatever_happens_it_converges(story: list[tuple[Any, ...]], page: int, seed: int) -> None:
-    async def scenario(fleet: Fleet, mirror: Mirror) -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
         for what, *rest in story:
-            await act(fleet, mirror, what, rest)
-        fleet.faults.clear()
-        fleet.refusals.clear()
+            await act(feed, mirror, what, rest)
+        feed.faults.clear()
+        feed.refusals.clear()
         await trio.sleep(1000)
         assert mirror.agrees
         assert mirror.state == "live"
@@ -466,18 +466,18 @@ def test_whatever_happens_it_converges(story: list[tuple[Any, ...]], page: int, 
     play(scenario, page=page)
 
 
-async def act(fleet: Fleet, mirror: Mirror, what: str, rest: list[Any]) -> None:
+async def act(feed: Feed, mirror: Mirror, what: str, rest: list[Any]) -> None:
     match what:
         case "put":
-            fleet.put(*rest)
+            feed.put(*rest)
         case "delete":
-            fleet.delete(*rest)
+            feed.delete(*rest)
         case "compact":
-            fleet.compact()
+            feed.compact()
         case "fault":
-            fleet.break_streams(*rest)
+            feed.break_streams(*rest)
         case "refuse":
-            fleet.refusals.append(ApiError(rest[0], "", "so there") if rest[0] else AWAY)
+            feed.refusals.append(ApiError(rest[0], "", "so there") if rest[0] else AWAY)
         case "wait":
             await trio.sleep(*rest)
         case "hurry":

@@ -16,7 +16,7 @@ from gateway.sources.kube.kinds import MODEL_ROUTE
 BREAKING = ("garbage", "truncated", "not json", "nameless", "strange", "huge", "error", "reset", "close", "stall")
 
 
-class Fleet:
+class Feed:
     """``objects`` by name as (version, value). ``faults`` are what the next streams end with, ``refusals`` what the
     next requests get; ``down`` refuses all; ``weights`` are bytes of objects by name. ``asked`` holds (virtual time,
     "list" or "watch", query).
@@ -129,32 +129,32 @@ class Fleet:
 
 
 class Stream:
-    def __init__(self, fleet: Fleet, version: int, ends: float) -> None:
-        self._fleet = fleet
+    def __init__(self, feed: Feed, version: int, ends: float) -> None:
+        self._fleet = feed
         self._version = version
         self._ends = ends
         self._last = b""
 
     async def receive(self) -> bytes:
         await trio.lowlevel.checkpoint()
-        fleet = self._fleet
+        feed = self._fleet
         while True:
             if self._last:
                 return await self._ending()
-            if self._version < fleet.floor:
+            if self._version < feed.floor:
                 self._last = b" "
                 return line("ERROR", {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"})
             if news := b"".join(self._news()):
                 return news
-            if fleet.faults:
-                self._last = fleet.faults.popleft().encode()
+            if feed.faults:
+                self._last = feed.faults.popleft().encode()
                 return await self._ending()
-            with trio.move_on_after(min(self._ends - trio.current_time(), fleet.bookmark_s)):
-                await fleet._changed.wait()
+            with trio.move_on_after(min(self._ends - trio.current_time(), feed.bookmark_s)):
+                await feed._changed.wait()
                 continue
             if trio.current_time() >= self._ends:
                 return b""
-            return line("BOOKMARK", {"kind": "ModelRoute", "metadata": {"resourceVersion": str(fleet.version)}})
+            return line("BOOKMARK", {"kind": "ModelRoute", "metadata": {"resourceVersion": str(feed.version)}})
 
     def _news(self) -> Iterator[bytes]:
         for version, kind, object_ in self._fleet.history:
