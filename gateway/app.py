@@ -44,6 +44,7 @@ from gateway.core import Gateway, Target
 from gateway.directives import Directives
 from gateway.discover import Discovery
 from gateway.doors import Doors, Wanted
+from gateway.entrance import Entrance
 from gateway.errors import GatewayError, ModelNotFound, NoEndpoints
 from gateway.fleet import Fleet
 from gateway.httproute import Way
@@ -120,8 +121,8 @@ def _fail(code: int, *messages: str) -> int:
 
 
 class Program:
-    """One gateway process. ``routes`` are those in force, to discovered models included; ``http_routes`` what a cluster
-    has beside them, if it has. ``namespace``: where names without one are looked for.
+    """One gateway process. ``routes`` are those in force, to discovered models included; ``entrances`` by which
+    Gateways of a cluster requests come in, if it has any. ``namespace``: where names without one are looked for.
     """
 
     def __init__(self, options: Options, backends: Iterable[Endpoint] = (), cluster: Cluster | None = None) -> None:
@@ -131,12 +132,12 @@ class Program:
         self._configured = self._origin.snapshot
         self._backends = tuple(backends)
         self._ruled_by: Snapshot | None = None
+        self._doors = Doors()
         self._put_in_force(self._configured)
         self.namespace = "default" if cluster is None else cluster.namespace
         self.totals = Totals()
         self.draining = False
         self._rng = random.Random()
-        self._doors = Doors()
         self._adapters = _adapters(self._settings)
         _refuse_unguarded(self._settings, options.listen)
         if options.pool:
@@ -153,6 +154,8 @@ class Program:
         except OSError as error:
             return _fail(CANNOT_BIND, str(error))
         self._build()
+        if self.cluster is not None:
+            self.cluster.listens(self._doors)
         self._apply(self._configured)
         self._warn()
         async with trio.open_nursery() as self._background:
@@ -243,8 +246,8 @@ class Program:
     def serve(self) -> Callable[[Exchange], Awaitable[None]]:
         return self.gateway.serve
 
-    def models(self, identity: Identity) -> Sequence[ModelCard]:
-        cards = self.routes.models()
+    def models(self, identity: Identity, entrance: Entrance | None = None) -> Sequence[ModelCard]:
+        cards = self.routes.models(entrance)
         return [card for card in cards if allowed(identity, card.id)] if identity.models else cards
 
     def ready(self) -> bool:
@@ -304,8 +307,8 @@ class Program:
         )
 
     def _match(self, request: InferenceRequest) -> Target:
-        chance = self._rng.random()
-        return self.routes.match(request.model, request.path, request.headers, chance, request.identity.user)
+        chance, user = self._rng.random(), request.identity.user
+        return self.routes.match(request.model, request.path, request.headers, chance, user, request.entrance)
 
     def owned(self, request: InferenceRequest) -> bool:
         if not request.path.startswith("/v1/"):
@@ -369,7 +372,8 @@ class Program:
         self.gateway.store = self.state.store
 
     def _put_in_force(self, snapshot: Snapshot) -> None:
-        self.routes, self.http_routes = snapshot.routes, snapshot.http_routes
+        self.routes, self.entrances = snapshot.routes, snapshot.entrances
+        self._doors.keep(() if self.entrances is None else self.entrances.ports)
 
     def _left(self, member: Member) -> None:
         self.totals.forget(member.pool, member.id)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BAD_USAGE, CRASHED = 2, 4
 _COMING = ("top",)
-_CLUSTER = ("namespace", "config-map", "service", "lease", "kubeconfig", "context")
+_CLUSTER = ("namespace", "config-map", "service", "lease", "gateway-ports", "kubeconfig", "context")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,6 +135,9 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
     )
     cluster.add_argument(
         "--service", metavar="[NS/]NAME", help="the Service in front: its addresses are those of Gateways served here"
+    )
+    cluster.add_argument(
+        "--gateway-ports", action="store_true", help="listen on the ports of Gateways, too, from 1024 up"
     )
     cluster.add_argument(
         "--lease", metavar="NAME", help="by which replicas elect who writes statuses (infer-gateway-status)"
@@ -255,6 +258,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             config_map=arguments.config_map or "",
             service=arguments.service or "",
             lease=arguments.lease or LEASE,
+            gateway_ports=arguments.gateway_ports,
             kubeconfig="" if arguments.kubeconfig is None else str(arguments.kubeconfig),
             context=arguments.context or "",
         )

@@ -8,12 +8,15 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import trio
 
 from gateway.config.settings import OFF, TLS, ExtProcListener, Listeners, Settings
+from gateway.entrance import MAIN
+from gateway.gateway_ports import GatewayPorts
 from gateway.listen import Listener, open_listeners
 from protocols.http.listener import Limits
 from protocols.http.listener import Server as HttpServer
@@ -93,6 +96,8 @@ class Doors:
         self.admin: socket.socket | None = None
         self._listeners: dict[str, list[Listener]] = {}
         self._servers: dict[str, Server] = {}
+        self._make: Callable[[int, list[Listener]], HttpServer] | None = None
+        self._gateways: GatewayPorts | None = None
 
     async def bind(self, wanted: Wanted, settings: Listeners) -> None:
         """Every address, before anything runs. Raises OSError naming the one that cannot be had."""
@@ -108,7 +113,9 @@ class Doors:
 
     def build(self, core: Core, settings: Settings, pool: str | None = None) -> None:
         """The servers, with ``core`` behind them. ``pool``: the one to pick from, instead of that of the settings."""
-        self._servers["http"] = HttpServer(OpenAIApp(core), self._listeners["http"], _limits(settings))
+        limits = _limits(settings)
+        self._make = lambda port, at: HttpServer(OpenAIApp(core, port), at, limits)
+        self._servers["http"] = self._make(MAIN, self._listeners["http"])
         wanted, at = settings.listeners, self._listeners
         # what follows is imported where it is wanted: HTTP alone can do without
         if "grpc" in at:
@@ -121,6 +128,22 @@ class Doors:
             picking = wanted.ext_proc or ExtProcListener()
             picking = msgspec.structs.replace(picking, pool=pool or picking.pool)
             self._servers |= picker_doors(core, picking, at["ext_proc"], at["health"])
+
+    def extend(self, tried: Callable[[Mapping[int, str]], object]) -> None:
+        """Besides, listen on ports of Gateways as on the program's own: at its address, with its TLS, and its limits
+        for each. ``tried`` is told what came of those that `keep` says.
+        """
+        assert self._make is not None
+        host = self.addresses["http"][0]
+        tls = self._listeners["http"][0].ssl_context
+        taken = {port: name for name, (_, port) in self.addresses.items()}
+        self._gateways = GatewayPorts(lambda port: open_listeners(host, port, tls), self._make, tried, taken)
+        self._servers["gateways"] = self._gateways
+
+    def keep(self, ports: Iterable[int]) -> None:
+        """These are the ports of Gateways, if they are to be listened on."""
+        if self._gateways is not None:
+            self._gateways.keep(ports)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:

@@ -9,14 +9,15 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from gateway.config.cluster import Part
 from gateway.config.document import ConfigError, Document
 from gateway.config.gateway_api import GatewayApi
+from gateway.config.gateway_doors import Ports
 from gateway.config.load import CONFIG_KEYS
 from gateway.config.settings import Settings
 from gateway.sources.kube.access import Access
@@ -29,6 +30,9 @@ from gateway.sources.kube.options import Options
 from gateway.sources.kube.reflector import Statistics
 from gateway.sources.kube.source import Applied, Source, decoder, document_of
 from gateway.sources.kube.speaker import Speaker
+
+if TYPE_CHECKING:
+    from gateway.doors import Doors
 
 _log: Final = logging.getLogger("infer_gateway.kubernetes")
 _PATIENCE_S: Final = 10.0
@@ -49,6 +53,7 @@ class Cluster:
         self._speaker: Speaker | None = None
         self._settings: tuple[Settings, Collection[str]] = Settings(), ()
         self._synced = trio.Event()
+        self._ports = Ports()
         self.part = Part()
 
     @classmethod
@@ -109,6 +114,17 @@ class Cluster:
         if self._source is not None:
             self._source.hurry()
 
+    def listens(self, doors: Doors) -> None:
+        """The program's listeners are these, and Gateways' ports are to be had there if that is wanted."""
+        if self._options.gateway_ports:
+            self._ports = Ports(doors.addresses["http"][1])
+            doors.extend(self._tried)
+
+    def _tried(self, outcomes: Mapping[int, str]) -> None:
+        self._ports = Ports(self._ports.main, outcomes)  # for a source that begins anew
+        if self._source is not None:
+            self._source.tried(outcomes)
+
     def watches(self) -> Iterator[tuple[str, Statistics]]:
         return iter(()) if self._source is None else self._source.statistics()
 
@@ -132,7 +148,7 @@ class Cluster:
         identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{secrets.token_hex(4)}"
         # requests of their own: slow lists must not cost the Lease
         async with Client(self._access) as client, Client(self._access, connections=4) as own:
-            self._speaker = Speaker(own, GatewayApi(), (self.namespace, self._options.lease), identity)
+            self._speaker = Speaker(own, GatewayApi(ports=self._ports), (self.namespace, self._options.lease), identity)
             self._source = Source(
                 client,
                 self._speaker,

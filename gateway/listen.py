@@ -9,7 +9,7 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -50,9 +50,21 @@ async def open_listeners(
     """Bind ``host`` (every address it has) and listen. Port 0 picks one. Raises OSError naming the address."""
     try:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return [Listener(_bind(info[0], info[4], backlog), ssl_context) for info in dict.fromkeys(found)]
+        return _bind_all(((info[0], info[4]) for info in dict.fromkeys(found)), ssl_context, backlog)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def _bind_all(addresses: Iterable[tuple[int, Any]], ssl_context: ssl.SSLContext | None, backlog: int) -> list[Listener]:
+    """All of them, or none."""
+    listeners: list[Listener] = []
+    try:
+        for family, address in addresses:
+            listeners.append(Listener(_bind(family, address, backlog), ssl_context))
+    except BaseException:
+        close_listeners(listeners)
+        raise
+    return listeners
 
 
 def _bind(family: int, address: Any, backlog: int) -> socket.socket:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from gateway.entrance import Entrance
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Header fields in wire order; names are lower-case, values are stripped of surrounding whitespace."""
@@ -68,6 +72,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     is what stood behind the question mark, percent-encoded as it came. ``protocol``: "http", "grpc" or "ext_proc".
     ``only``: no endpoints but these may be asked, each "address:port", or "address" for all its ports; None: any.
     ``objective``: by its name a pool knows how urgent the request is; set only where whoever sends it is believed.
+    ``entrance``: the Gateways that it came in by, None for none.
     """
 
     id: str
@@ -85,6 +90,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     protocol: str = "http"
     only: tuple[str, ...] | None = None
     objective: str = ""
+    entrance: Entrance | None = None
 
     @property
     def named(self) -> str:

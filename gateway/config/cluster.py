@@ -20,6 +20,7 @@ from gateway.config.decode import INVALID, Decoder
 from gateway.config.document import Tree
 from gateway.config.envelope import KINDS, SecretData
 from gateway.config.fleet import Read, secret_content
+from gateway.config.gateway_bindings import Bindings
 from gateway.config.judgement import Judge
 from gateway.config.load import NO_VARIABLES, no_files
 from gateway.config.pods import Pod
@@ -99,7 +100,8 @@ class Cluster:
     """Everything known of a cluster. Nothing here raises, whatever an object holds.
 
     ``environment`` and ``read_file`` are what ``keyEnv``, ``keyFile`` and ``caFile`` of objects refer to: whoever may
-    write objects may have their values sent anywhere, so that by default there are none.
+    write objects may have their values sent anywhere, so that by default there are none. ``bindings``: of routes to
+    Gateways, kept by the handler that knows those; without one there are none.
     """
 
     def __init__(
@@ -107,14 +109,16 @@ class Cluster:
         environment: Mapping[str, str] = NO_VARIABLES,
         read_file: Read = no_files,
         handlers: Sequence[Handler] = (),
+        bindings: Bindings | None = None,
     ) -> None:
         self.part = Part()
         self.handlers: Final = tuple(handlers)
         self._kinds = {kind for handler in handlers for kind in handler.kinds}
         self._standings = Standings()
         self._pools = ClusterPools(self._standings, environment, read_file)
-        self._routes = ClusterRoutes(self._standings, self._pools)
-        self._judge = Judge(self._standings, self._pools, self._routes)
+        self._bindings = Bindings() if bindings is None else bindings
+        self._routes = ClusterRoutes(self._standings, self._pools, self._bindings)
+        self._judge = Judge(self._standings, self._pools, self._routes, self._bindings)
         self._changed: dict[str, None] = {}
 
     # --- what comes and goes ------------------------------------------------------------------------------------------
@@ -201,9 +205,10 @@ class Cluster:
             yield from self._handle()
             if not self._pools.stale and not self._routes.stale and not self._changed:
                 break
-        for slot in self._routes.judge:
+        for slot in (*self._routes.judge, *(("ModelRoute", name) for name in self._bindings.moved)):
             self._judge.due(slot)
         self._routes.judge.clear()
+        self._bindings.moved.clear()
         for _ in self._judge.steps():
             yield
         self._assemble()

@@ -11,10 +11,13 @@ from collections.abc import Iterable
 from itertools import chain, islice
 from typing import Final
 
+import msgspec
+
 from gateway.config.cluster_pools import ClusterPools
 from gateway.config.decode import suggestion
 from gateway.config.envelope import Flaw, Resource
 from gateway.config.extension import ALPHA, beside, objective, rewrite
+from gateway.config.gateway_bindings import Bindings, parents_of
 from gateway.config.rates import shared_state
 from gateway.config.routing import route_of, targets
 from gateway.config.sharing import Redis, State
@@ -30,6 +33,8 @@ REFERRING: Final = tuple(
 )
 _Asked = tuple[tuple[float, int, str], str]
 """(age, name) of a route"""
+Asks = tuple[bool, str, str]
+"""Whether it is a model's name or a LoRA's, the name, and what those who ask have come in by: "" for whatever."""
 _SUGGESTED: Final = 8
 """Of so many names the nearest is looked for: each takes 20 µs."""
 
@@ -41,7 +46,7 @@ class ClusterRoutes:
     changed that is to be said of them, besides those that `step` names; the caller empties it.
     """
 
-    def __init__(self, standings: Standings, pools: ClusterPools) -> None:
+    def __init__(self, standings: Standings, pools: ClusterPools, bindings: Bindings) -> None:
         self.routes: Shelf[Route] = Shelf()
         self.limits: Shelf[tuple[RouteLimit, ...]] = Shelf()
         self.directives: Shelf[Objective | Rewrite] = Shelf()
@@ -50,12 +55,13 @@ class ClusterRoutes:
         self.unmet: dict[Slot, str] = {}
         self._standings = standings
         self._pools = pools
+        self._bindings = bindings
         self._state = State()
         self._stale: dict[Slot, None] = {}
         self._users: dict[Slot, set[Slot]] = {}
         self._uses: dict[Slot, frozenset[Slot]] = {}
         self._names: dict[tuple[str, str], dict[str, None]] = {}
-        self._asked: dict[tuple[bool, str], list[_Asked]] = {}
+        self._asked: dict[Asks, list[_Asked]] = {}
         self._meeting: dict[Slot, Resource] = {}
         self._meet = True
 
@@ -103,9 +109,9 @@ class ClusterRoutes:
 
     # --- what comes of it ---------------------------------------------------------------------------------------------
 
-    def first(self, base: bool, name: str) -> str:
-        """The oldest route of a model, or else of a LoRA; "" if there is none."""
-        asked = self._asked.get((base, name))
+    def first(self, base: bool, name: str, by: str = "") -> str:
+        """The oldest route of a model, or else of a LoRA, bound to the same; "" if there is none."""
+        asked = self._asked.get((base, name, by))
         return asked[0][1] if asked else ""
 
     @property
@@ -137,9 +143,16 @@ class ClusterRoutes:
             route = former
         self.routes.put(slot, route)
         self._ask(former, route)
+        self._bind(slot[1], standing, route)
         serving = None if standing is None else standing.serving
         self.limits.put(slot, None if serving is None else serving.limits or None)
         self._meets(slot, None if serving is None else serving.resource)
+
+    def _bind(self, name: str, standing: Standing | None, route: Route | None) -> None:
+        versions = [] if standing is None else standing.versions()
+        found = (parents_of(version.resource) or () for version in versions)
+        named = frozenset(parent.gateway for parents in found for parent in parents if parent.gateway)
+        self._bindings.put(name, None if route is None else route.parents, named)
 
     def _chosen(self, standing: Standing) -> Route | None:
         standing.serving, standing.product, standing.flaws = None, None, ()
@@ -159,6 +172,8 @@ class ClusterRoutes:
 
     def _made(self, version: Version) -> tuple[Route, tuple[Flaw, ...]]:
         route, flaws = route_of(version.resource, self._pools.find, self._absent)
+        if version.resource.content.parent_refs:
+            route = msgspec.structs.replace(route, parents=parents_of(version.resource))
         if not flaws:
             version.good = route
         return route, tuple(flaws)
@@ -200,7 +215,7 @@ class ClusterRoutes:
             if route is not None and key in come:
                 insort(asked, (route.age, route.name))
             if self.first(*key) != before:
-                others = (*asked, *self._asked.get((not key[0], key[1]), ()))
+                others = (*asked, *self._asked.get((not key[0], *key[1:]), ()))
                 self.judge.update(dict.fromkeys(("ModelRoute", name) for _, name in others))
             if not asked:
                 del self._asked[key]
@@ -239,8 +254,12 @@ def _targets(resource: Resource) -> Iterable[Slot]:
     return [("InferencePool", beside(resource.name, resource.content.pool_ref))]
 
 
-def asks(route: Route | None) -> list[tuple[bool, str]]:
+def asks(route: Route | None) -> list[Asks]:
     """What it answers for, as `ClusterRoutes.first` has it."""
     if route is None:
         return []
-    return [*([(True, route.model)] if route.model else []), *((False, name) for name in route.loras)]
+    names = [*([(True, route.model)] if route.model else []), *((False, name) for name in route.loras)]
+    bound = (
+        [""] if route.parents is None else dict.fromkeys(f"{p.gateway} {p.listener} {p.port}" for p in route.parents)
+    )
+    return [(base, name, by) for by in bound for base, name in names]

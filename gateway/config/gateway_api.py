@@ -7,13 +7,15 @@ serves.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from gateway.config.document import Tree
-from gateway.config.gateway_doors import FEATURES, Door, addresses_of, conditions, doors, said
+from gateway.config.gateway_bindings import Bindings
+from gateway.config.gateway_doors import FEATURES, ONE_PORT, Door, Ports, addresses_of, conditions, doors, said
 from gateway.config.gateway_objects import GROUP, GrantSpec, ParentRef, RouteParents, RouteSpec, read
 from gateway.config.gateway_routes import (
     Compiled,
@@ -28,11 +30,12 @@ from gateway.config.gateway_routes import (
 from gateway.config.gateway_store import KINDS, Key, Seen, Store
 from gateway.config.settings import Settings
 from gateway.config.verdict import Condition, Parent, Verdict
+from gateway.entrance import MAIN, Entrance, Entrances, Inlet
 from gateway.httproute import HttpRoute, HttpRouteTable, Laid
 
 CONTROLLER: Final = "infer-gateway.dev/gateway"
 _H2C: Final = "kubernetes.io/h2c"
-_NOTHING: Final = Outcome(None, (), frozenset(), frozenset())
+_NOTHING: Final = Outcome({}, (), frozenset(), frozenset())
 
 
 class _Route(msgspec.Struct):
@@ -53,14 +56,21 @@ class Fleet(Protocol):
 
 
 class GatewayApi:
-    """A handler of `gateway.config.cluster`. ``addresses``: under which we are reached, for Gateways to say."""
+    """A handler of `gateway.config.cluster`. ``addresses``: under which we are reached, for Gateways to say.
+    ``bindings``: of ModelRoutes to the Gateways. ``ports``: those of Gateways that are to be listened on.
+    """
 
     kinds: Final = KINDS
 
     def __init__(
-        self, controller: str = CONTROLLER, addresses: Collection[Mapping[str, str]] = (), fleet: Fleet | None = None
+        self,
+        controller: str = CONTROLLER,
+        addresses: Collection[Mapping[str, str]] = (),
+        fleet: Fleet | None = None,
+        ports: Ports = ONE_PORT,
     ) -> None:
         self.controller = controller
+        self.ports = ports
         self.addresses = tuple(addresses)
         self._fleet = fleet
         self._store = Store()
@@ -69,15 +79,19 @@ class GatewayApi:
         self._stale: dict[str, dict[str, None]] = {kind: {} for kind in ("Gateway", "InferencePool", "HTTPRoute")}
         self._unsaid: dict[Key, None] = {}
         self._doors: dict[str, tuple[Door, ...]] = {}
+        self.bindings: Final = Bindings(self._doors)
         self._views: dict[str, PoolView] = {}
         self._grants: dict[str, list[GrantSpec]] = {}
         self._attached: dict[str, dict[str, set[str]]] = {}
         self._through: dict[str, dict[str, set[str]]] = {}
         self._told: dict[Key, Verdict] = {}
         self._news: dict[tuple[str, str, str, str], Verdict] = {}
-        self._serving: dict[str, Laid] = {}
-        self._changed = False
-        self._table: HttpRouteTable | None = None
+        self._serving: dict[int, dict[str, Laid]] = {}
+        self._changed: set[int] = set()
+        self._moved, self._renewed = True, False
+        self._sites: dict[tuple[int, str], Entrance] = {}
+        self._tables: dict[int, HttpRouteTable] = {}
+        self._made: Entrances | None = None
 
     # -- what comes in --------------------------------------------------------------------------------------------
 
@@ -104,6 +118,14 @@ class GatewayApi:
         if addresses != self.addresses:
             self.addresses = addresses
             self._unsaid.update(dict.fromkeys(("Gateway", name) for name in self._doors))
+
+    def tried(self, outcomes: Mapping[int, str]) -> None:
+        """What came of opening ports: "", or why one cannot be had; of those that are not there nothing, as yet."""
+        former, self.ports = self.ports.outcomes, Ports(self.ports.main, dict(outcomes))
+        changed = {port for port in {*former, *outcomes} if former.get(port) != outcomes.get(port)}
+        for name, found in self._doors.items():
+            if any(door.own in changed for door in found):
+                self._stale["Gateway"][name] = None
 
     @property
     def services(self) -> frozenset[str]:
@@ -142,20 +164,48 @@ class GatewayApi:
                 del stale[name]
                 judge(name)
                 yield
+        yield from self.bindings.steps()
+        self._unsaid.update(dict.fromkeys(("Gateway", name) for name in self.bindings.touched))
+        self.bindings.touched.clear()
         while self._unsaid:
             key = next(iter(self._unsaid))
             del self._unsaid[key]
             self._say(key)
             yield
-        if self._changed:
-            self._changed = False
-            self._table = HttpRouteTable(self._serving.values()) if self._serving else None
+        yield from self._lay()
+
+    def _lay(self) -> Iterator[None]:
+        """All that requests come in by, as far as it is not what it was."""
+        if self._moved:
+            self._sites = self._entered()
+            self._moved, self._renewed = False, True
             yield
+        while self._changed:
+            port = self._changed.pop()
+            self._tables.pop(port, None)
+            if self._serving[port]:
+                self._tables[port] = HttpRouteTable(self._serving[port].values())
+            self._renewed = True
+            yield
+        if self._renewed:
+            self._renewed = False
+            ports = {door.own for found in self._doors.values() for door in found} - {MAIN}
+            anything = self._doors or self._tables or self.ports.main is not None
+            self._made = Entrances(self._sites, self._tables.copy(), ports) if anything else None
+
+    def _entered(self) -> dict[tuple[int, str], Entrance]:
+        """By port and hostname; those that are what they were as the same objects."""
+        inlets: dict[tuple[int, str], list[Inlet]] = {}
+        for name, found in self._doors.items():
+            for door in found:
+                if door.open:
+                    inlets.setdefault((door.own, door.hostname), []).append(door.inlet(name))
+        return {at: _entrance(at[0], tuple(found), self._sites.get(at)) for at, found in inlets.items()}
 
     @property
-    def made(self) -> HttpRouteTable | None:
-        """None where there are no HTTPRoutes."""
-        return self._table
+    def made(self) -> Entrances | None:
+        """None where there are no Gateways."""
+        return self._made
 
     def verdicts(self) -> list[Verdict]:
         """Those that have changed since the last call."""
@@ -216,7 +266,7 @@ class GatewayApi:
     def _judge_gateway(self, name: str) -> None:
         spec = self._store.gateway(name)
         ours = spec is not None and self._store.owned(spec.gateway_class_name, self.controller)
-        found = doors(spec) if spec is not None and ours else None
+        found = doors(spec, self.ports) if spec is not None and ours else None
         self._unsaid["Gateway", name] = None
         if found == self._doors.get(name):
             return
@@ -224,6 +274,8 @@ class GatewayApi:
             del self._doors[name]
         else:
             self._doors[name] = found
+        self._moved = True
+        self.bindings.renew(name)
         self._stale["HTTPRoute"].update(dict.fromkeys(self._users.get(("Gateway", name), ())))
 
     def _judge_pool(self, name: str) -> None:
@@ -268,7 +320,8 @@ class GatewayApi:
             around = Surroundings(self._doors, self._views.get, self._grants)
             route.outcome = judged(seen.metadata, route.parents, route.serves, route.problems, around)
         self._unsaid["HTTPRoute", name] = None
-        self._serve(name, route.outcome.route)
+        for port in {*former.routes, *route.outcome.routes}:
+            self._serve(port, name, route.outcome.routes.get(port))
         _move(name, former.attached, route.outcome.attached, self._attached)
         _move(name, former.pools, route.outcome.pools, self._through)
         for gateway, _ in former.attached ^ route.outcome.attached:
@@ -276,15 +329,16 @@ class GatewayApi:
         for pool, _ in former.pools ^ route.outcome.pools:
             self._unsaid["InferencePool", pool] = None
 
-    def _serve(self, name: str, route: HttpRoute | None) -> None:
-        former = self._serving.get(name)
+    def _serve(self, port: int, name: str, route: HttpRoute | None) -> None:
+        serving = self._serving.setdefault(port, {})
+        former = serving.get(name)
         if route == (None if former is None else former.route):
             return
-        self._changed = True
+        self._changed.add(port)
         if route is None:
-            del self._serving[name]
+            del serving[name]
         else:
-            self._serving[name] = Laid.of(route)
+            serving[name] = Laid.of(route)
 
     # -- what is said ---------------------------------------------------------------------------------------------
 
@@ -312,7 +366,8 @@ class GatewayApi:
         if seen.problem:
             refused = Condition("Accepted", "False", "Invalid", f"{seen.problem}; the version before it serves")
             about = (refused, *about[1:])
-        attached = {listener: len(routes) for listener, routes in self._attached.get(name, {}).items()}
+        attached = Counter({listener: len(routes) for listener, routes in self._attached.get(name, {}).items()})
+        attached.update(self.bindings.attached(name))
         return seen.verdict("Gateway", conditions=about, more=said(found, attached, self.addresses))
 
     def _of_route(self, name: str) -> Verdict | None:
@@ -340,6 +395,13 @@ _SAYINGS: Final = {
     "HTTPRoute": GatewayApi._of_route,
     "InferencePool": GatewayApi._of_pool,
 }
+
+
+def _entrance(port: int, inlets: tuple[Inlet, ...], former: Entrance | None) -> Entrance:
+    """Where Gateways share the program's own port with everybody, nobody loses a route to them."""
+    if former is not None and former.inlets == inlets:
+        return former
+    return Entrance(inlets, frozenset(inlet.namespace for inlet in inlets) if port else None)
 
 
 def _within(name: str, namespace: str) -> bool:

@@ -53,9 +53,11 @@ class Compiled(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """``attached``: (Gateway, listener); ``pools``: (pool, Gateway), each by "namespace/name"."""
+    """``routes``: what serves at each port, `MAIN` for the program's own. ``attached``: (Gateway, listener); ``pools``:
+    (pool, Gateway), each by "namespace/name".
+    """
 
-    route: HttpRoute | None
+    routes: Mapping[int, HttpRoute]
     parents: tuple[Parent, ...]
     attached: frozenset[tuple[str, str]]
     pools: frozenset[tuple[str, str]]
@@ -93,7 +95,7 @@ def judged(
     rules = () if serves is None else tuple(backends.of(index, rule, serves) for index, rule in enumerate(serves.rules))
     spoken = tuple(serves.spec.hostnames) if serves is not None else ()
     told: list[Parent] = []
-    hostnames: dict[str, None] = {}
+    hostnames: dict[int, dict[str, None]] = {}
     attached: set[tuple[str, str]] = set()
     for ref, written in parents:
         gateway = parent_gateway(ref, metadata.namespace)
@@ -101,14 +103,15 @@ def judged(
             continue
         where, entry = _attach(ref, gateway, metadata.namespace, spoken, around.gateways[gateway])
         if serves is not None:
-            attached.update((gateway, door) for door in where)
-            hostnames.update((name, None) for names in where.values() for name in names)
+            attached.update((gateway, door.name) for door, _ in where)
+            for door, names in where:
+                hostnames.setdefault(door.own, {}).update(dict.fromkeys(names))
         told.append(Parent(written, (refusal if refusal and entry.status == "True" else entry, backends.condition)))
     name = f"{metadata.namespace}/{metadata.name}"
-    route = HttpRoute(name, tuple(hostnames), rules, metadata.age) if hostnames else None
+    routes = {port: HttpRoute(name, tuple(names), rules, metadata.age) for port, names in hostnames.items()}
     through = {gateway for gateway, _ in attached}
     pools = frozenset((pool, gateway) for pool in backends.pools for gateway in through)
-    return Outcome(route, tuple(told), frozenset(attached), pools)
+    return Outcome(routes, tuple(told), frozenset(attached), pools)
 
 
 def _refusal(serves: Compiled | None, problems: Sequence[str]) -> Condition | None:
@@ -120,23 +123,22 @@ def _refusal(serves: Compiled | None, problems: Sequence[str]) -> Condition | No
 
 def _attach(
     ref: ParentRef, gateway: str, namespace: str, hostnames: Sequence[str], doors: Sequence[Door]
-) -> tuple[dict[str, list[str]], Condition]:
+) -> tuple[list[tuple[Door, list[str]]], Condition]:
     """The listeners that take the route, each with the hostnames it is then served under."""
-    named = wanted(ref, doors)
+    named = wanted(ref.section_name, ref.port, doors)
     if not named:
         what = "listener of that name or port" if ref.section_name or ref.port else "listener that can be served"
-        return {}, Condition("Accepted", "False", "NoMatchingParent", f"the Gateway {gateway} has no {what}")
+        return [], Condition("Accepted", "False", "NoMatchingParent", f"the Gateway {gateway} has no {what}")
     allowing = [door for door in named if door.lets_in(gateway.partition("/")[0], namespace)]
     if not allowing:
         message = f'the listeners take no HTTPRoutes of the namespace "{namespace}"'
         if any(door.whose == "Selector" for door in named):
             message += "; namespaces by selector are not supported, All and Same are"
-        return {}, Condition("Accepted", "False", "NotAllowedByListeners", message)
-    found = {door.name: _shared(door.hostname, hostnames) for door in allowing}
-    found = {name: names for name, names in found.items() if names}
+        return [], Condition("Accepted", "False", "NotAllowedByListeners", message)
+    found = [(door, names) for door in allowing if (names := _shared(door.hostname, hostnames))]
     if not found:
         message = "no hostname of the route is one of the listeners'"
-        return {}, Condition("Accepted", "False", "NoMatchingListenerHostname", message)
+        return [], Condition("Accepted", "False", "NoMatchingListenerHostname", message)
     return found, Condition("Accepted", "True", "Accepted")
 
 

@@ -14,7 +14,7 @@ from gateway.config.cluster import Part
 from gateway.config.settings import Settings
 from gateway.config.sharing import Redis, State
 from gateway.config.snapshot import Snapshot
-from gateway.httproute import HttpRouteTable
+from gateway.entrance import Entrances
 from gateway.route import Route, RouteTable
 
 
@@ -47,7 +47,7 @@ class Joining:
             route_limits=(*base.route_limits, *part.route_limits),
             objectives=(*base.objectives, *part.objectives),
             rewrites=(*base.rewrites, *part.rewrites),
-            http_routes=next((made for made in part.more if isinstance(made, HttpRouteTable)), None),
+            entrances=next((made for made in part.more if isinstance(made, Entrances)), None),
             warnings=(*base.warnings, *part.warnings, *warnings),
             files=tuple(dict.fromkeys((*base.files, *part.files))),
         )

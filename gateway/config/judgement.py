@@ -13,6 +13,7 @@ from gateway.config.cluster_pools import ClusterPools
 from gateway.config.cluster_routes import ClusterRoutes, asks
 from gateway.config.extension import ALPHA, CURRENT
 from gateway.config.extension import beside as pool_beside
+from gateway.config.gateway_bindings import Bindings
 from gateway.config.routing import targets
 from gateway.config.standing import Head, Shelf, Slot, Standing, Standings
 from gateway.config.verdict import Condition, Truth, Verdict
@@ -29,9 +30,9 @@ Key = tuple[str, str, str, str]
 class Judge:
     """Says it once. ``warnings``: for the log, of all objects by slot."""
 
-    def __init__(self, standings: Standings, pools: ClusterPools, routes: ClusterRoutes) -> None:
+    def __init__(self, standings: Standings, pools: ClusterPools, routes: ClusterRoutes, bindings: Bindings) -> None:
         self.warnings: Shelf[tuple[str, ...]] = Shelf()
-        self._standings, self._pools, self._routes = standings, pools, routes
+        self._standings, self._pools, self._routes, self._bindings = standings, pools, routes, bindings
         self._due: dict[Slot, None] = {}
         self._told: dict[Key, Verdict] = {}
         self._news: dict[Key, Verdict] = {}
@@ -132,7 +133,7 @@ class Judge:
             accepted = _no("Accepted", "Invalid" if standing.problems else "Superseded", *standing.problems, no)
             conditions = [accepted, _no("Ready", "Superseded", no)]
         else:
-            conditions = [self._accepted(standing), _resolved(standing), self._ready(standing)]
+            conditions = [self._accepted(standing), self._resolved(standing), self._ready(standing)]
             if head.kind == "ExternalModelProvider":
                 conditions.append(_credentials(standing))
         return Verdict(
@@ -147,19 +148,31 @@ class Judge:
         if base is not None and base.name in self._pools.taken:
             return _no("Accepted", "Conflicted", *self._notes(standing))
         odd = [flaw.text for flaw in standing.newest.warnings] if standing.newest is not None else []
-        return _yes("Accepted", "Accepted", *odd, *self._notes(standing), *self._older(standing))
+        return _yes("Accepted", "Accepted", *odd, *self._notes(standing), *dict.fromkeys(self._older(standing)))
 
     def _older(self, standing: Standing) -> Iterator[str]:
         """Who is asked before this route."""
         route = self._routes.routes.get(standing.head.slot)
-        for base, name in asks(route) if route is not None else ():
+        for base, name, by in asks(route) if route is not None else ():
             what = "model" if base else "LoRA"
-            owner = "" if base else self._routes.first(True, name)
-            first = self._routes.first(base, name)
+            owner = "" if base else self._routes.first(True, name, by)
+            first = self._routes.first(base, name, by)
             if owner:
                 yield f'the LoRA "{name}" is not asked here: the ModelRoute {owner} has a model of that name'
             elif first not in ("", standing.head.full_name):
                 yield f'for the {what} "{name}" the ModelRoute {first} is asked first, which is older'
+
+    def _resolved(self, standing: Standing) -> Condition:
+        """Targets that are not there first; then Gateways."""
+        found = _references("ResolvedRefs", standing)
+        if standing.head.kind != "ModelRoute" or standing.newest is None:
+            return found
+        faults = self._bindings.faults(standing.newest.resource)
+        if not faults:
+            return found
+        parts = (found.message,) if found.status == "False" else ()
+        reason = found.reason if parts else faults[0].reason
+        return _no("ResolvedRefs", reason, *parts, *(fault.text for fault in faults))
 
     def _ready(self, standing: Standing) -> Condition:
         if standing.serving is None or standing.product is None:
@@ -179,15 +192,13 @@ class Judge:
 
     def _route_ready(self, standing: Standing) -> Condition:
         assert standing.serving is not None
+        if not self._bindings.taken(standing.serving.resource):
+            return _no("Ready", "NotAttached", "it is bound to Gateways, and no listener takes it")
         rules = list(targets(standing.serving.resource))
         idle = [index for index, slots in enumerate(rules) if not any(map(self._pools.usable, slots))]
         if not idle:
             return _yes("Ready", "Ready", "every rule has a target with endpoints")
         return _no("Ready", "NoEndpoints", *(f"$.spec.rules[{index}]: no target has an endpoint" for index in idle))
-
-
-def _resolved(standing: Standing) -> Condition:
-    return _references("ResolvedRefs", standing)
 
 
 def _credentials(standing: Standing) -> Condition:

@@ -16,7 +16,7 @@ from gateway.config.decode import Duration, Hidden
 from gateway.config.resources import PDGroup, SessionSticky, TrafficPolicy
 from gateway.config.settings import Settings
 from gateway.directives import Objective, Rewrite
-from gateway.httproute import HttpRouteTable
+from gateway.entrance import Entrances
 from gateway.route import Route, RouteTable
 from gateway.types import UNKNOWN, Endpoint
 
@@ -112,8 +112,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     ``inert``: places of fields that are read and checked but have no effect yet; ``warnings``: what is legal and
     probably not meant. ``files``: everything read besides the documents (keys), so that a change there is noticed too.
-    ``vocabularies``: those of the tokenizers section, each with its glob of models. ``http_routes``: what a cluster has
-    beside ``routes``, if it has.
+    ``vocabularies``: those of the tokenizers section, each with its glob of models. ``entrances``: by which Gateways
+    of a cluster requests come in, with the HTTPRoutes there, if it has any.
     """
 
     settings: Settings = Settings()
@@ -126,7 +126,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     vocabularies: tuple[tuple[str, Vocabulary], ...] = ()
     objectives: tuple[Objective, ...] = ()
     rewrites: tuple[Rewrite, ...] = ()
-    http_routes: HttpRouteTable | None = None
+    entrances: Entrances | None = None
 
     def claims(self) -> frozenset[str]:
         """Names of those claims of callers' tokens that anything goes by."""

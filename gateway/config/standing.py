@@ -27,6 +27,7 @@ V = TypeVar("V")
 
 _IGNORED: Final = ("metadata", "status")
 _PD_GROUP: Final = "$.spec.workloadSelector.pdGroup"
+_PARENTS: Final = "$.spec.parentRefs"
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -223,6 +224,8 @@ def _odd(resource: Resource, tree: dict[str, Tree]) -> list[Flaw]:
     """What is legal and does not do what may be meant."""
     found = list(unreached(resource)) if resource.kind == "ModelRoute" else []
     for path in inert(resource.kind, tree):
+        if path == _PARENTS:
+            continue  # in a cluster there are Gateways
         if path == _PD_GROUP:
             found.append(resource.flaw(path, "prefill pods get no requests: prefill is not split off in this version"))
         else:

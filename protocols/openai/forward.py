@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
+from gateway.entrance import Entrance
 from gateway.errors import GatewayError
-from gateway.httproute import Changes, Redirect, Way
+from gateway.httproute import Changes, HttpRouteTable, Redirect, Way
 from gateway.ports import Exchange
 from gateway.types import ANONYMOUS, Headers, Identity, InferenceRequest, Operation, UpstreamRequest
 from gateway.wire.h1 import Request
@@ -117,17 +118,17 @@ class Forwarder:
         self._core = core
         self._identity = identity
 
-    def way(self, request: Request) -> Way | None:
-        """Where the request goes, if an HTTPRoute says so."""
-        routes, path = self._core.http_routes, path_of(request.target)
+    def way(self, request: Request, routes: HttpRouteTable | None, entrance: Entrance | None) -> Way | None:
+        """Where the request goes, if one of these says so."""
+        path = path_of(request.target)
         ended = path.rstrip(b"/") + b"/"
-        if routes is None or ended in _HEALTH or (ended.startswith(_MODELS) and self._core.models(ANONYMOUS)):
+        if routes is None or ended in _HEALTH or (ended.startswith(_MODELS) and self._core.models(ANONYMOUS, entrance)):
             return None
         host = (request.header(b"host") or b"").decode("latin-1")
         method = request.method.decode("latin-1")
         return routes.find(host, path.decode("latin-1"), method, request.headers, _query(request))
 
-    async def __call__(self, http: HttpReply, way: Way, request_id: str) -> None:
+    async def __call__(self, http: HttpReply, way: Way, request_id: str, entrance: Entrance | None = None) -> None:
         """Answer; raises what `OpenAIApp` does."""
         redirect, path = way.rule.redirect, path_of(http.request.target).decode("latin-1")
         reply = http if way.rule.response is None else Changed(http, way.rule.response)
@@ -145,7 +146,7 @@ class Forwarder:
             if operation is None:
                 await self._pass(exchange, way, http, path, request_id, identity)
             else:
-                await self._infer(exchange, way, reply, operation, path, request_id, identity)
+                await self._infer(exchange, way, reply, operation, path, request_id, identity, entrance)
         except GatewayError as error:
             self._core.refused(operation or _ANY, error, request_id, identity)
             await exchange.fail(error)
@@ -164,12 +165,20 @@ class Forwarder:
         path: str,
         request_id: str,
         identity: Identity,
+        entrance: Entrance | None,
     ) -> None:
         """One of the operations that are known, in the dialect of whatever engine answers it."""
         request = reply.request
         query = _query(request)
         parsed = parse(
-            operation, request.body, request.headers, request_id=request_id, path=path, identity=identity, query=query
+            operation,
+            request.body,
+            request.headers,
+            request_id=request_id,
+            path=path,
+            identity=identity,
+            query=query,
+            entrance=entrance,
         )
         if self._core.owned(parsed):
             if isinstance(reply, Changed):

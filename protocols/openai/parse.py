@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.entrance import Entrance
 from gateway.errors import InvalidRequest
 from gateway.types import ANONYMOUS, Headers, Identity, InferenceRequest, Operation
 from protocols.openai.diagnosis import diagnose
@@ -32,6 +33,7 @@ def parse(
     path: str,
     identity: Identity = ANONYMOUS,
     query: str = "",
+    entrance: Entrance | None = None,
 ) -> InferenceRequest:
     """Raises InvalidRequest, whose ``param`` names the member at fault (None if it is the body as a whole).
 
@@ -64,6 +66,7 @@ def parse(
         view=view,
         identity=identity,
         query=query,
+        entrance=entrance,
     )
 
 

@@ -14,8 +14,9 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 import trio
 
+from gateway.entrance import MAIN, Entrance, Entrances
 from gateway.errors import GatewayError, MethodNotAllowed, ModelNotFound, NotFound
-from gateway.httproute import HttpRouteTable, Way
+from gateway.httproute import Way
 from gateway.ports import Exchange
 from gateway.request_id import RequestIds
 from gateway.types import Headers, Identity, InferenceRequest, ModelCard, Operation, UpstreamRequest
@@ -33,10 +34,10 @@ _OWNER: Final = "infer-gateway"
 
 
 class Core(Protocol):
-    """What this front end stands on. ``http_routes``: None where there are none."""
+    """What this front end stands on. ``entrances``: None where there are no Gateways."""
 
     @property
-    def http_routes(self) -> HttpRouteTable | None: ...
+    def entrances(self) -> Entrances | None: ...
 
     def serve(self, exchange: Exchange, /) -> Awaitable[None]:
         """Answer ``exchange``; failures too are answered through it."""
@@ -58,8 +59,8 @@ class Core(Protocol):
     async def identify(self, headers: Headers, peer: str, subject: str = "", /) -> Identity:
         """As `known`, asking whoever has to be asked. Raises Unauthorized; Overloaded where nobody answers."""
 
-    def models(self, identity: Identity, /) -> Sequence[ModelCard]:
-        """What ``identity`` may ask for, in the order to list."""
+    def models(self, identity: Identity, entrance: Entrance | None = None, /) -> Sequence[ModelCard]:
+        """What ``identity`` may ask for who comes in there, in the order to list."""
 
     def ready(self) -> bool:
         """Whether any request could be served now."""
@@ -71,23 +72,29 @@ class Core(Protocol):
 class OpenAIApp:
     """The application: call it with one request; it returns once that is answered.
 
-    ``Cancelled`` (the client left) and a failed connection pass through; no other exception does.
+    ``Cancelled`` (the client left) and a failed connection pass through; no other exception does. ``port``: a Gateway's
+    that it is listened on for, or the program's own.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, port: int = MAIN) -> None:
         self._core = core
+        self._port = port
         self._ids = RequestIds()
         self._forwarder = Forwarder(core, self._identity)
 
     async def __call__(self, http: HttpReply) -> None:
         request = http.request
         request_id = self._ids.of(request.header(b"x-request-id"))
-        if self._core.http_routes is not None and (way := self._forwarder.way(request)) is not None:
-            await self._forwarder(http, way, request_id)
-            return
+        entrances, entrance = self._core.entrances, None
+        if entrances is not None:
+            entrance = entrances.of(self._port, (request.header(b"host") or b"").decode("latin-1"))
+            way = self._forwarder.way(request, entrances.http.get(self._port), entrance)
+            if way is not None:
+                await self._forwarder(http, way, request_id, entrance)
+                return
         operation = _operation(request.target)
         if operation is None or request.method != b"POST":
-            await self._look_up(http, operation, request_id)
+            await self._look_up(http, operation, request_id, entrance)
             return
         exchange = OpenAIExchange(http, operation, request_id)
         identity: Identity | None = None
@@ -103,6 +110,7 @@ class OpenAIApp:
                 path=_PATHS[operation],
                 identity=identity,
                 query=request.target.partition(b"?")[2].decode("latin-1") if b"?" in request.target else "",
+                entrance=entrance,
             )
             await self._core.serve(exchange)
         except GatewayError as error:
@@ -123,13 +131,15 @@ class OpenAIApp:
 
     # -- what is not inference ----------------------------------------------------------------------------------
 
-    async def _look_up(self, http: HttpReply, operation: Operation | None, request_id: str) -> None:
+    async def _look_up(
+        self, http: HttpReply, operation: Operation | None, request_id: str, entrance: Entrance | None
+    ) -> None:
         request = http.request
         fields: Headers = (errors.JSON,)
         try:
             if operation is not None:
                 raise _not_allowed(request, "POST")
-            status, body = await self._document(http, path_of(request.target).rstrip(b"/"))
+            status, body = await self._document(http, path_of(request.target).rstrip(b"/"), entrance)
         except GatewayError as error:
             status, fields, body = error.status, errors.fields(error), errors.body(error, operation, request_id)
         except Exception:  # noqa: BLE001  the boundary of one request: a bug ends it alone
@@ -139,7 +149,7 @@ class OpenAIApp:
             body = errors.body(failure, operation, request_id)
         await http.respond(status, (*fields, *id_fields(request_id, operation)), body)
 
-    async def _document(self, http: HttpReply, path: bytes) -> tuple[int, bytes]:
+    async def _document(self, http: HttpReply, path: bytes, entrance: Entrance | None) -> tuple[int, bytes]:
         """Status and body of what a GET asks for."""
         model, request = _model_id(path), http.request
         if model is None and path not in _MODELS and path not in (b"/healthz", b"/readyz"):
@@ -150,7 +160,7 @@ class OpenAIApp:
             return 200, b'{"status":"ok"}'
         if path == b"/readyz":
             return (200, b'{"status":"ready"}') if self._core.ready() else (503, b'{"status":"not ready"}')
-        cards = self._core.models(await self._identity(http))
+        cards = self._core.models(await self._identity(http), entrance)
         if model is None:
             return 200, msgspec.json.encode({"object": "list", "data": [_listed(card) for card in cards]})
         for card in cards:

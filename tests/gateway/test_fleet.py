@@ -11,6 +11,7 @@ import trio
 
 from gateway.config.snapshot import PoolSpec, Snapshot
 from gateway.discover import Answer, Discovery
+from gateway.entrance import MAIN, Entrances
 from gateway.fleet import Fleet
 from gateway.httproute import HttpRoute, HttpRouteTable, HttpRule, Laid
 from gateway.member import Member
@@ -74,7 +75,7 @@ class World:
     def __init__(self, *backends: Endpoint) -> None:
         self.made: list[str] = []
         self.routes = RouteTable()
-        self.http_routes: HttpRouteTable | None = None
+        self.entrances: Entrances | None = None
         self.gone: list[Member] = []
         self.asking, self.scraping = Asking(), Scraping()
         self.pools = Pools({"fake": FakeAdapter(), "other": FakeAdapter()}, least_in_flight)
@@ -88,10 +89,10 @@ class World:
         )
 
     def serve(self, snapshot: Snapshot) -> None:
-        former, self.routes = self.http_routes, snapshot.routes
-        self.http_routes = snapshot.http_routes
+        former, self.routes = self.entrances, snapshot.routes
+        self.entrances = snapshot.entrances
         # whatever was in force until now, or is from now on, leads to pools that are there
-        tables = [table for table in (former, self.http_routes) if table is not None]
+        tables = [table for each in (former, self.entrances) if each is not None for table in each.http.values()]
         rules = [rule for route in self.routes.routes for rule in route.rules]
         shares = [share for rule in rules for share in rule.shares]
         shares += [share for table in tables for each in table.routes for way in each.rules for share in way.shares]
@@ -158,12 +159,12 @@ def test_a_pool_that_is_the_same_object_is_not_touched() -> None:
 def test_http_routes_are_in_force_once_their_pools_are_there_and_before_others_go() -> None:
     def configured(pool: PoolSpec) -> Snapshot:
         route = HttpRoute("d/r", rules=(HttpRule((Share(pool.name),)),))
-        return Snapshot(pools=(pool,), http_routes=HttpRouteTable([Laid.of(route)]))
+        return Snapshot(pools=(pool,), entrances=Entrances(http={MAIN: HttpRouteTable([Laid.of(route)])}))
 
     world = World()
     for each in (configured(spec("a", A)), configured(spec("b", B)), snapshot()):
         world.fleet.apply(each)
-        assert world.http_routes is each.http_routes
+        assert world.entrances is each.entrances
 
 
 def test_an_endpoint_of_two_pools_is_asked_until_it_has_left_both() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Final
 
 import msgspec
@@ -75,7 +75,7 @@ class Source:
         self._applied, self._configured = applied, configured
         self._restarts = restarts
         self._gateways = speaker.gateways
-        self._cluster = Cluster(handlers=(self._gateways,))
+        self._cluster = Cluster(handlers=(self._gateways,), bindings=self._gateways.bindings)
         self._kinds = [self._reflector(kind, space) for kind in WATCHED for space in self._of(kind)]
         self._kinds += [self._pods(space) for space in self._spaces]
         self._named: dict[Named, Reflector[Tree]] = {}
@@ -102,6 +102,11 @@ class Source:
         """Whatever is to be asked again in a while is asked now."""
         for each in (*self._kinds, *self._named.values()):
             each.hurry()
+
+    def tried(self, outcomes: Mapping[int, str]) -> None:
+        """What came of listening on ports of Gateways, as `GatewayApi.tried` has it."""
+        self._gateways.tried(outcomes)
+        self._dirty.set()
 
     @property
     def complete(self) -> bool:

@@ -519,13 +519,12 @@ def test_what_does_nothing_is_said() -> None:
     told = Told()
     group = {"groupKey": "g", "prefillLabels": {"role": "prefill"}, "decodeLabels": {"role": "decode"}}
     selector = {"matchLabels": {"app": "a"}, "pdGroup": group}
-    told.put(server("a", spec={"workloadSelector": selector}), route("r", "a", spec={"parentRefs": [{"name": "gate"}]}))
+    told.put(server("a", spec={"workloadSelector": selector}), route("r", "a"))
     told.put_pods(pod("a-1", "a", role="prefill"), pod("a-2", "a", role="decode"))
     assert len(told.pool("a").endpoints) == 1
     assert told.of_server("a", "Accepted").message == (
         "$.spec.workloadSelector.pdGroup: prefill pods get no requests: prefill is not split off in this version"
     )
-    assert told.of_route("r", "Accepted").message == "$.spec.parentRefs: has no effect in this version"
     odd = pod_tree("a-3", "a")
     odd["metadata"]["annotations"] = {"llm-d.ai/active-ports": "none"}
     told.put_pods(pod_from(odd))

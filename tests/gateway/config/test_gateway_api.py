@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from gateway.config.gateway_api import CONTROLLER, GatewayApi
 from gateway.config.gateway_doors import addresses_of, common
 from gateway.config.verdict import Parent, Verdict
+from gateway.entrance import MAIN
 from gateway.errors import NoBackend
 from gateway.httproute import HttpRouteTable
 
@@ -124,13 +126,17 @@ class World:
         return {**found, "conditions": {each.type: (each.status, each.reason) for each in found["conditions"]}}
 
     @property
-    def table(self) -> HttpRouteTable:
-        assert self.api.made is not None
-        return self.api.made
+    def tables(self) -> Mapping[int, HttpRouteTable]:
+        """Of HTTPRoutes, by port."""
+        return {} if self.api.made is None else self.api.made.http
 
-    def asked(self, path: str, host: str = "any", chance: float = 0.0) -> str | int:
+    @property
+    def table(self) -> HttpRouteTable:
+        return self.tables[MAIN]
+
+    def asked(self, path: str, host: str = "any", chance: float = 0.0, port: int = MAIN) -> str | int:
         """The pool, or the status a client gets."""
-        found = None if self.api.made is None else self.api.made.find(host, path, "POST", ())
+        found = self.tables[port].find(host, path, "POST", ()) if port in self.tables else None
         if found is None:
             return 404
         try:
@@ -186,7 +192,7 @@ def test_a_pool_has_an_entry_a_gateway_as_long_as_a_route_leads_there() -> None:
     world.remove(second)
     assert world.said["InferencePool", "a"].parents == ()
     assert world.asked("/secondary/x", "secondary.example.com") == 404
-    assert world.api.made is None
+    assert not world.tables
 
 
 def test_a_picker_whose_service_is_missing() -> None:
@@ -290,7 +296,7 @@ def test_a_class_of_ours_is_accepted_and_one_of_others_is_left_alone() -> None:
     assert set(world.said) == {("GatewayClass", "ours")}
     world.put(route("r", [parent("g")], rule("/", backend("a"))))
     assert ("HTTPRoute", "r") not in world.said
-    assert world.api.made is None
+    assert not world.tables
 
 
 def test_another_controller_name() -> None:
@@ -376,7 +382,7 @@ def test_routes_that_no_listener_takes(ref: Tree, listeners: list[Tree], hostnam
         route("r", [parent("g", **ref)], rule("/", backend("a")), hostnames=hostnames),
     )
     assert world.parents("HTTPRoute", "r")[0]["Accepted"] == (False, reason)
-    assert world.api.made is None
+    assert not world.tables
     assert world.listener("g")["attachedRoutes"] == 0
     assert world.parents("InferencePool", "a") == []
 
@@ -447,7 +453,7 @@ def test_a_route_that_has_gone_is_not_looked_at_again() -> None:
     world.remove(made)
     world.put(gateway("primary", listener(hostname="a.x")))
     world.remove(pool("a"))
-    assert world.api.made is None
+    assert not world.tables
     assert world.listener("primary")["attachedRoutes"] == 0
     moved = route("s", [parent("primary")], rule("/", backend("b")))
     world.put(moved, route("s", [parent("secondary")], rule("/", backend("b"))))
@@ -644,7 +650,7 @@ def test_of_a_route_that_is_newly_wrong_the_version_before_serves(made: Tree, me
     wrong["metadata"]["generation"] = 2
     alone = World(*BASE, wrong)
     assert alone.parents("HTTPRoute", "r")[0]["Accepted"] == (False, "UnsupportedValue")
-    assert alone.api.made is None
+    assert not alone.tables
     world = World(*BASE, route("r", [parent("primary")], rule("/old", backend("b"))))
     world.put(wrong)
     verdict = world.said["HTTPRoute", "r"]
@@ -668,9 +674,9 @@ def test_a_gateway_that_is_newly_wrong_stays_as_it_was() -> None:
 def test_what_has_not_changed_is_not_said_again_nor_built_anew() -> None:
     trees = (*BASE, route("r", [parent("primary")], rule("/", backend("a"))))
     world = World(*trees, route("s", [parent("primary")], rule("/s", backend("b"))))
-    table = world.table
+    made, table = world.api.made, world.table
     assert world.put(*trees) == []
-    assert world.api.made is table
+    assert world.api.made is made
     changed = route("s", [parent("primary")], rule("/t", backend("b")))
     assert world.put(changed) == []  # the same is to be said of it
     before, after = table.find("h", "/", "GET", ()), world.table.find("h", "/", "GET", ())

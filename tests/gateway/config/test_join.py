@@ -10,7 +10,7 @@ from gateway.config.join import Joining
 from gateway.config.settings import Settings
 from gateway.config.sharing import Redis, State
 from gateway.config.snapshot import PoolSpec, RouteLimit, Snapshot
-from gateway.httproute import HttpRouteTable
+from gateway.entrance import Entrances
 from gateway.route import Route, RouteTable, Rule, Share
 
 
@@ -43,10 +43,10 @@ def test_both_serve() -> None:
     assert made.settings is FILES.settings
 
 
-def test_http_routes_are_the_clusters() -> None:
-    table = HttpRouteTable()
-    assert Joining().joined(FILES, msgspec.structs.replace(PART, more=(None, table))).http_routes is table
-    assert Joining().joined(FILES, PART).http_routes is None
+def test_entrances_are_the_clusters() -> None:
+    made = Entrances()
+    assert Joining().joined(FILES, msgspec.structs.replace(PART, more=(None, made))).entrances is made
+    assert Joining().joined(FILES, PART).entrances is None
 
 
 def test_without_a_cluster_it_is_what_the_files_say() -> None:

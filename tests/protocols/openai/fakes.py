@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from gateway.auth import allowed
+from gateway.entrance import MAIN, Entrance, Entrances
 from gateway.errors import GatewayError
 from gateway.httproute import HttpRouteTable, Way
 from gateway.ports import Exchange
@@ -34,7 +35,7 @@ class FakeCore:
         http_routes: HttpRouteTable | None = None,
         owned: Sequence[str] = (),
     ) -> None:
-        self.http_routes = http_routes
+        self.entrances = None if http_routes is None else Entrances(http={MAIN: http_routes})
         self.owns = owned
         self.forwarded: list[tuple[str, UpstreamRequest | None]] = []
         self.who = known
@@ -64,7 +65,7 @@ class FakeCore:
         await trio.lowlevel.checkpoint()
         return LATER
 
-    def models(self, identity: Identity, /) -> Sequence[ModelCard]:
+    def models(self, identity: Identity, entrance: Entrance | None = None, /) -> Sequence[ModelCard]:
         return [card for card in self.cards if allowed(identity, card.id)]
 
     def ready(self) -> bool:
