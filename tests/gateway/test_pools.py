@@ -212,7 +212,6 @@ def test_of_many_endpoints_idle_ones_are_looked_at_in_turns_and_those_at_work_ea
         pools.apply(specs)
         busy = pools["p7"]
         placement = busy.place(busy.ask(FakeExchange().request, "m", 0.0), busy.members[0], 0.0)
-        assert not busy.idle
         assert pools.busy(10) == [busy.members[0].endpoint]
         for turn in range(3):
             await pools.patrol(0.25 * turn)
