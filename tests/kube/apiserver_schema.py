@@ -9,14 +9,14 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
 import cel
 
 Tree = dict[str, Any]
-_NOTHING: Final = object()
+NOTHING: Final = object()
 TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
@@ -111,7 +111,7 @@ def with_defaults(value: Any, schema: Tree) -> Any:
     return filled
 
 
-def problems(value: Any, schema: Tree, path: str = "", old: Any = _NOTHING) -> Iterator[Cause]:
+def problems(value: Any, schema: Tree, path: str = "", old: Any = NOTHING) -> Iterator[Cause]:
     """What a schema finds wrong, CEL apart. What was there before and has not changed is not looked at again."""
     if _is_same(value, old) or (value is None and schema.get("nullable")):
         return
@@ -140,7 +140,7 @@ def problems(value: Any, schema: Tree, path: str = "", old: Any = _NOTHING) -> I
 
 
 def _is_same(value: Any, old: Any) -> bool:
-    return old is not _NOTHING and bool(value == old)
+    return old is not NOTHING and bool(value == old)
 
 
 def _mistyped(value: Any, path: str, kind: str) -> Cause:
@@ -233,7 +233,7 @@ def _re2(pattern: str) -> re.Pattern[str]:
 @cache
 def compiled(rule: str) -> Any:
     """A CEL expression, or ValueError."""
-    return cel.compile(rule)
+    return cel.compile(re.sub(r"\bduration\(", "_duration(", rule))  # the package's knows no µs, and wraps around
 
 
 def _spread(value: Any, schema: Tree) -> Any:
@@ -246,7 +246,7 @@ def _spread(value: Any, schema: Tree) -> Any:
     if isinstance(value, str) and schema.get("format") == "date-time":
         return datetime.fromisoformat(value)
     if isinstance(value, str) and schema.get("format") == "duration":
-        return timedelta(seconds=seconds(value))
+        return round(seconds(value) * 10**9)
     return value
 
 
@@ -256,7 +256,18 @@ def seconds(duration: str) -> float:
     return sum(float(count) * units[unit] for count, unit in re.findall(r"([\d.]+)(ns|us|µs|ms|s|m|h)", duration))
 
 
+def _nanoseconds(duration: str) -> int:
+    """Raises ValueError for what Go does not read as a duration, or not as one of 64 bits."""
+    if not re.fullmatch(r"[-+]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+)", duration):
+        raise ValueError(f"no duration: {duration!r}")
+    found = round(seconds(duration) * 10**9)
+    if found >= 2**63:
+        raise ValueError(f"too long a duration: {duration!r}")
+    return -found if duration.startswith("-") else found
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "_duration": _nanoseconds,
     "split": lambda text, by: text.split(by),
     "join": lambda items, by="": by.join(items),
     "lowerAscii": lambda text: text.lower(),
@@ -275,16 +286,16 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def broken_rules(
-    value: Any, schema: Tree, old: Any = _NOTHING, path: str = "", unchanged: bool = False
+    value: Any, schema: Tree, old: Any = NOTHING, path: str = "", unchanged: bool = False
 ) -> Iterator[Cause]:
     """The CEL rules that a value breaks. Those that speak of oldSelf hold where there is no old value; the others are
     not asked again about what has not changed. ``unchanged``: what this is a part of has not.
     """
-    unchanged = unchanged if old is _NOTHING else bool(value == old)
+    unchanged = unchanged if old is NOTHING else bool(value == old)
     for rule in schema.get("x-kubernetes-validations", ()):
-        if old is _NOTHING if re.search(r"\boldSelf\b", rule["rule"]) else unchanged:
+        if old is NOTHING if re.search(r"\boldSelf\b", rule["rule"]) else unchanged:
             continue
-        cause = _judge(rule, _spread(value, schema), None if old is _NOTHING else _spread(old, schema), value, path)
+        cause = _judge(rule, _spread(value, schema), None if old is NOTHING else _spread(old, schema), value, path)
         if cause:
             yield cause
     for step, each in _within(schema, value):
@@ -304,7 +315,7 @@ def _judge(rule: Tree, value: Any, old: Any, shown: Any, path: str) -> Cause | N
     except KeyError as absent:
         said = f"rule: {rule['rule']}: no such key: {absent.args[0]} evaluating rule: {rule.get('message', '')}"
     except (RuntimeError, TypeError, ValueError) as wrong:
-        said = f"rule: {rule['rule']}: {wrong}"
+        said = f"{wrong} evaluating rule: {rule.get('message', rule['rule'])}"
     reason = rule.get("reason", "FieldValueInvalid")
     return Cause(field or "<nil>", reason, f"Invalid value: {_said(shown)}: {said}")
 
@@ -312,18 +323,18 @@ def _judge(rule: Tree, value: Any, old: Any, shown: Any, path: str) -> Cause | N
 def _correlated(old: Any, value: Any, step: str | int, schema: Tree) -> Any:
     """The old value that a new one's part is held against, where the two can be told to be the same part."""
     if isinstance(step, str):
-        return old.get(step, _NOTHING) if isinstance(old, dict) else _NOTHING
+        return old.get(step, NOTHING) if isinstance(old, dict) else NOTHING
     if not isinstance(old, list) or schema.get("x-kubernetes-list-type") != "map":
-        return _NOTHING
+        return NOTHING
     keys = schema.get("x-kubernetes-list-map-keys", ())
     mark = [value[step].get(key) for key in keys]
     found = [item for item in old if [item.get(key) for key in keys] == mark]
-    return found[0] if found else _NOTHING
+    return found[0] if found else NOTHING
 
 
 def check(tree: Tree, schema: Tree, old: Tree | None = None) -> list[Cause]:
     """Everything wrong with a whole object. CEL is asked only where the rest is right."""
-    before = _NOTHING if old is None else with_defaults(old, schema)  # as the real server reads what it has stored
+    before = NOTHING if old is None else with_defaults(old, schema)  # as the real server reads what it has stored
     return list(problems(tree, schema, "", before)) or list(broken_rules(tree, schema, before))
 
 
