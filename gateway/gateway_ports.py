@@ -17,7 +17,7 @@ import trio
 from gateway.listen import Listener, close_listeners
 
 _log = logging.getLogger("infer_gateway")
-_AGAIN_S: Final = 10.0
+_AGAIN_S: Final = 5.0
 _MOST: Final = 128
 """Ports listened on at a time: whoever may write Gateways should not have all of the descriptors."""
 
