@@ -31,7 +31,6 @@ from gateway.sources.kube.kinds import (
     SERVICE,
     Kind,
 )
-from gateway.sources.kube.options import LEASE as LEASE_NAME
 from tests.charts.chart import Case, Tree, case, container, of_kind, only
 from tests.kube.cluster import (
     MATRIX,
@@ -117,7 +116,7 @@ def wanted(
     if status:
         found |= of([EVENT], ["create", "patch"], [home])
         found |= of(written, ["patch"], spaces, part="/status") | of([EVENT], ["create", "patch"], spaces)
-        found |= of([LEASE], ["create"], [home]) | of([LEASE], ["get", "update"], [home], LEASE_NAME)
+        found |= of([LEASE], ["create"], [home]) | of([LEASE], ["get", "update"], [home], "r-infer-gateway")
     return found
 
 
