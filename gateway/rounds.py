@@ -25,6 +25,11 @@ _UNDER_WAY: Final = 8
 _YOUNG_S: Final = 0.006
 """No more than `_UNDER_WAY` are begun within this: their answers may all come in one turn, which requests wait for."""
 
+_SELDOM_S: Final = 2.0
+_GRAIN_S: Final = 1 / 64
+"""Those that are asked seldom are asked together with who else is due by then: at hundreds a second, waking for each
+one, and for each one's answer, is a good part of what it costs."""
+
 
 class _Entry(Generic[Key]):
     """One key. ``due``: when it is asked next, NaN while it is being asked; ``again``: at once after that."""
@@ -153,7 +158,9 @@ class Rounds(Generic[Key]):
         entry.scope = None
         self._young.pop(entry, None)
         if self._entries.get(entry.key) is entry:
-            self._set(entry, _now() + (0.0 if entry.again else wait))
+            wait = 0.0 if entry.again else wait
+            due = _now() + wait
+            self._set(entry, due if wait < _SELDOM_S else math.ceil(due / _GRAIN_S) * _GRAIN_S)
         entry.again = False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 import pytest
 import trio
@@ -43,6 +44,28 @@ def run(scenario: Callable[[Asked], Awaitable[None]]) -> None:
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_those_that_are_asked_seldom_are_asked_together() -> None:
+    async def scenario(asked: Asked) -> None:
+        keys = [f"seldom{n}" for n in range(64)]
+        asked.waits = {key: 4.0 + n / 1000 for n, key in enumerate(keys)}
+        for key in keys:
+            asked.rounds.add(key)
+        await trio.sleep(60.0)
+        assert len({at for at, _ in asked.log if at > 50.0}) < 64
+        for key in keys:
+            times = asked.times(key)
+            assert all(
+                wait <= after - before < wait + 0.1
+                for before, after in pairwise(times[3:])
+                if (wait := asked.waits[key])
+            )
+        asked.rounds.hurry(keys[0])
+        await trio.sleep(0.001)
+        assert asked.log[-1][1] == keys[0]
+
+    run(scenario)
 
 
 def test_each_is_asked_as_often_as_its_answers_say_and_what_hangs_delays_no_other() -> None:
