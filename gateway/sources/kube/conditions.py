@@ -98,11 +98,11 @@ def reference(parent: Mapping[str, Any], namespace: str) -> Reference:
     """A parentRef with its defaults, for comparisons."""
     of = parent.get
     return (
-        of("group", GATEWAY.group),
-        of("kind") or "Gateway",
-        of("namespace") or namespace,
-        of("name") or "",
-        of("sectionName") or "",
+        str(of("group", GATEWAY.group)),
+        str(of("kind") or "Gateway"),
+        str(of("namespace") or namespace),
+        str(of("name") or ""),
+        str(of("sectionName") or ""),
         str(of("port") or ""),
     )
 
@@ -225,7 +225,7 @@ def _counterpart(old: Sequence[Any], item: Any, place: int) -> Any:
 
 
 def _conditions(wanted: Iterable[Condition], old: Sequence[Tree], generation: int, now: str) -> list[Tree]:
-    before = {was.get("type"): was for was in old}
+    before = {str(was.get("type")): was for was in old}
     return [_condition(condition, before.get(condition.type, {}), generation, now) for condition in wanted]
 
 

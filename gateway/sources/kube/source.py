@@ -91,7 +91,7 @@ class Source:
                 nursery.start_soon(self._supervised, each.run, f"watch of {each.name}")
             nursery.start_soon(self._loops.run)
             nursery.start_soon(self._supervised, self._build, "configuration of the cluster")
-            nursery.start_soon(self._speaker.run)
+            nursery.start_soon(self._supervised, self._speaker.run, "statuses of the cluster")
 
     def settle(self, settings: Settings, taken: Collection[str] = ()) -> None:
         """These are the settings from now on, and ``taken`` the names of pools that files have."""

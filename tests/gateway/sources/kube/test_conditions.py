@@ -105,7 +105,13 @@ def test_nothing_is_said_of_its_successor_by_the_same_name() -> None:
     assert write(verdict(ROUTE, ACCEPTED), seen(uid="u2"), 0.0, OWNER) is None
 
 
-@pytest.mark.parametrize("status", [None, "x", {"conditions": "x"}, {"conditions": [1, {"type": 2}]}, {"parents": {}}])
+@pytest.mark.parametrize(
+    "status",
+    [
+        None, "x", {"conditions": "x"}, {"conditions": [1, {"type": 2}, {"type": {}}]}, {"parents": {}},
+        {"parents": [{"parentRef": {"name": {}, "kind": []}, "controllerName": OWNER.controller}]},
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("kind", [ROUTE, HTTP_ROUTE, POOL])
 def test_statuses_of_any_shape_are_replaced(kind: tuple[str, str], status: object) -> None:
     parents = None if kind == ROUTE else (Parent({"name": "g"}, (ACCEPTED,)),)
