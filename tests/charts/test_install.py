@@ -33,12 +33,15 @@ def cluster() -> Iterator[Cluster]:
 
 
 def helm(
-    cluster: Cluster, verb: str, release: str, namespace: str, values: Tree, chart: Path = CHART
+    cluster: Cluster, verb: str, release: str, namespace: str, values: Tree | None, chart: Path = CHART
 ) -> subprocess.CompletedProcess[str]:
-    given = Path(cluster.directory) / "values.json"
-    given.write_text(json.dumps(values))
-    at = ["--kubeconfig", str(cluster.kubeconfig), "-n", namespace]
-    done = run(verb, release, str(chart), *at, "-f", str(given))
+    """``values``: None for verbs that take neither them nor a chart."""
+    arguments = [verb, release, "--kubeconfig", str(cluster.kubeconfig), "-n", namespace]
+    if values is not None:
+        given = Path(cluster.directory) / "values.json"
+        given.write_text(json.dumps(values))
+        arguments += ["-f", str(given), str(chart)]
+    done = run(*arguments)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -72,6 +75,28 @@ def test_it_is_installed_and_upgraded_and_keeps_what_it_made(cluster: Cluster, t
     assert "properties" in schema(cluster)
     (deployment,) = cluster.list("apps/v1", "Deployment", "models")
     assert deployment["spec"]["replicas"] == 2
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_it_is_uninstalled_and_leaves_its_definitions_if_it_is_to(cluster: Cluster, keep: bool) -> None:
+    values: Tree = {"crds": {"keep": keep}, "serviceMonitor": {"enabled": False}, "kubernetes": {"gatewayAPI": True}}
+    helm(cluster, "install", "r", "models", values)
+    helm(cluster, "uninstall", "r", "models", None)
+    for api_version, kind in (
+        ("apps/v1", "Deployment"),
+        ("v1", "Service"),
+        ("v1", "ConfigMap"),
+        ("v1", "ServiceAccount"),
+        ("v1", "Secret"),
+        ("networking.k8s.io/v1", "NetworkPolicy"),
+        ("rbac.authorization.k8s.io/v1", "ClusterRole"),
+        ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"),
+        ("rbac.authorization.k8s.io/v1", "RoleBinding"),
+    ):
+        assert cluster.list(api_version, kind) == [], kind
+    left = {each["metadata"]["name"] for each in cluster.list(*DEFINITIONS)}
+    assert (ROUTES["metadata"]["name"] in left) is keep
+    helm(cluster, "install", "r", "models", values)  # what is left does not stand in the way
 
 
 def test_definitions_of_others_stay_theirs(cluster: Cluster) -> None:

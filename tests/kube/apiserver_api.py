@@ -620,10 +620,10 @@ class Api:
 
     def _delete(self, request: Request, target: Target) -> Answer:
         entry = self._there(target)
-        options = msgspec.json.decode(request.body) if request.body else {}
-        conditions = (options or {}).get("preconditions") or {}
+        options = request.body_tree() if request.body not in (b"", b"null") else {}
+        conditions = options.get("preconditions") or {}
         self._fresh(target.resource, target.name, entry.tree, {"metadata": conditions})
-        if request.query.get("dryRun") or (options or {}).get("dryRun"):
+        if request.query.get("dryRun") or options.get("dryRun"):
             return self._shown(request, target.resource, entry)
         if entry.tree["metadata"].get("finalizers"):
             metadata = {**entry.tree["metadata"]}

@@ -1,4 +1,4 @@
-"""The few objects that kubectl sends in protobuf: `create namespace|configmap|secret` and `auth can-i`. (P)"""
+"""The few objects that kubectl sends in protobuf: `create namespace|configmap|secret`, `auth can-i`, `delete`. (P)"""
 
 from __future__ import annotations
 
@@ -64,7 +64,18 @@ def _secret(raw: bytes) -> Tree:
     return {"type": _text(raw, 3) or "Opaque", "data": data}
 
 
+def _deletion(raw: bytes) -> Tree:
+    preconditions = {"uid": _text(_one(raw, 2), 1), "resourceVersion": _text(_one(raw, 2), 2)}
+    dry = [value.decode() for number, value in _fields(raw) if number == 5]
+    return {
+        "preconditions": {name: value for name, value in preconditions.items() if value},
+        "propagationPolicy": _text(raw, 4),
+        "dryRun": dry,
+    }
+
+
 _KINDS = {
+    "DeleteOptions": _deletion,
     "SelfSubjectAccessReview": _review,
     "Namespace": lambda raw: {},
     "ConfigMap": lambda raw: {"data": _texts(raw, 2)},
