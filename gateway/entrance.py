@@ -95,6 +95,8 @@ class Entrances:
         """
         sites = self._sites.get(port)
         if sites is not None:
+            if (found := sites.get(host)) is not None:
+                return found
             for hostname in hostnames(host_and_port(host)[0].lower()):
                 if (found := sites.get(hostname)) is not None:
                     return found

@@ -264,6 +264,8 @@ class RouteTable:
         """
         if entrance is None:
             target = self._fixed.get(model)
+            if target is not None:
+                return target
         else:
             names = self._at.get(entrance) or self._entered(entrance)
             target = names.fixed.get(model) or names.find(model, path, headers, chance, user)

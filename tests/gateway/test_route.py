@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.entrance import NOWHERE, Entrance, Inlet, Parent
 from gateway.errors import ModelNotFound, NoEndpoints
 from gateway.route import Match, Route, RouteTable, Rule, Share, Sticky, Target, TextMatch
 from gateway.types import Headers, ModelCard
@@ -299,3 +300,77 @@ def test_what_stays_is_not_compiled_again() -> None:
     new = RouteTable([stays, route("b", "n")], old)
     assert new.match("m", CHAT, (), 0) is old.match("m", CHAT, (), 0)
     assert new.match("n", CHAT, (), 0) is not old.match("n", CHAT, (), 0)
+
+
+# -- bound to Gateways ------------------------------------------------------------------------------------------------
+
+
+def inlet(gateway: str, listener: str = "http", takes: str = "All") -> Inlet:
+    return Inlet(gateway, listener, 80, takes)
+
+
+def shared(*inlets: Inlet) -> Entrance:
+    """Where the program's own port stands for that of the Gateways."""
+    return Entrance(inlets, None)
+
+
+def entered(table: RouteTable, entrance: Entrance | None, model: str = "m", headers: Headers = ()) -> str | None:
+    try:
+        return table.match(model, CHAT, headers, 0.0, "", entrance).pool
+    except ModelNotFound:
+        return None
+
+
+def bound(name: str, *gateways: str, model: str = "m", age: float = 0.0, rules: tuple[Rule, ...] = ()) -> Route:
+    return route(name, model, *rules, parents=tuple(map(Parent, gateways)), age=(age, 0, ""))
+
+
+def test_a_bound_route_is_asked_for_what_comes_in_there_and_for_nothing_else() -> None:
+    table = RouteTable([bound("ns/a", "ns/left"), bound("ns/b", "ns/right"), bound("ns/c", "ns/right", model="n")])
+    left, right, other = shared(inlet("ns/left")), shared(inlet("ns/right")), shared(inlet("ns/other"))
+    assert [entered(table, each) for each in (left, right, other, None)] == ["ns/a", "ns/b", None, None]
+    assert [card.id for card in table.models(right)] == ["m", "n"]
+    assert [card.id for card in table.models(left)] == ["m"]
+    assert table.models(other) == table.models() == ()
+    assert "m" not in table
+    assert entered(RouteTable([bound("ns/a")]), left) is None  # its parents cannot be read
+
+
+def test_a_bound_route_comes_before_older_ones_that_are_not_and_leaves_them_what_it_does_not_hold_for() -> None:
+    only = Rule((Share("ns/a"),), match=Match(headers=((b"h", TextMatch(exact="1")),)))
+    table = RouteTable([bound("ns/a", "ns/g", age=9.0, rules=(only,)), route("ns/plain"), route("ns/n", "n")])
+    here = shared(inlet("ns/g"))
+    assert entered(table, here, headers=[(b"h", b"1")]) == "ns/a"
+    assert entered(table, here) == entered(table, None, headers=[(b"h", b"1")]) == "ns/plain"
+    assert (entered(table, here, "n"), entered(table, here, "x")) == ("ns/n", None)
+    assert [card.id for card in table.models(here)] == ["m", "n"]
+
+
+def test_of_bound_routes_the_oldest_comes_first_whichever_gateway_it_names() -> None:
+    table = RouteTable([bound("ns/young", "ns/a", age=2.0), bound("ns/old", "ns/b", "ns/a", age=1.0)])
+    assert entered(table, shared(inlet("ns/a"), inlet("ns/b"))) == "ns/old"
+    assert entered(table, shared(inlet("ns/a"))) == "ns/old"
+
+
+def test_a_listener_that_takes_no_routes_of_a_namespace_leads_to_none() -> None:
+    table = RouteTable([bound("ns/a", "infra/g"), bound("infra/b", "infra/g", age=1.0)])
+    assert entered(table, shared(inlet("infra/g"))) == "ns/a"
+    assert entered(table, shared(inlet("infra/g", takes="Same"))) == "infra/b"
+    assert entered(table, shared(inlet("infra/g", takes=""))) is None
+
+
+def test_on_a_port_of_its_own_a_gateway_has_the_plain_routes_of_some_namespaces() -> None:
+    table = RouteTable([route("ns/a"), route("other/b", "n"), bound("ns/c", "ns/g", model="o")])
+    own = Entrance((inlet("ns/g"),), frozenset(["ns"]))
+    assert [entered(table, own, model) for model in "mno"] == ["ns/a", None, "ns/c"]
+    assert [card.id for card in table.models(own)] == ["m", "o"]
+    assert [entered(table, NOWHERE, model) for model in "mno"] == [None, None, None]
+    assert table.models(NOWHERE) == ()
+
+
+def test_a_new_table_knows_nothing_of_what_the_old_one_laid_out() -> None:
+    first, here = bound("ns/a", "ns/g"), shared(inlet("ns/g"))
+    old = RouteTable([first])
+    assert entered(old, here) == "ns/a"
+    new = RouteTable([first, bound("ns/b", "ns/g", model="n")], old)
+    assert (entered(new, here), entered(new, here, "n"), entered(old, here, "n")) == ("ns/a", "ns/b", None)
