@@ -136,6 +136,27 @@ def test_a_part_that_is_too_long_is_asked_for_in_smaller_ones() -> None:
     play(scenario)
 
 
+def test_a_server_put_back_to_an_earlier_state_is_listed_again() -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        await mirror.reflector.wait_synced()
+        feed.down = AWAY
+        feed.break_streams("reset")
+        await trio.sleep(10)
+        feed.version = 5  # before anything that was told
+        feed.history.clear()
+        feed.objects = {"r0": (3, 30), "old": (4, 40)}
+        feed.deleted = {f"r{number}": 1 for number in range(1, 5)}
+        feed.unwatchable = ApiError(504, "Timeout", "Too large resource version: 15, current: 5")
+        feed.down = None
+        await trio.sleep(120)
+        assert mirror.agrees
+        feed.unwatchable = None
+        await trio.sleep(60)
+        assert mirror.state == "live"
+
+    play(scenario)
+
+
 def test_what_has_no_watch_is_read_now_and_then() -> None:
     async def scenario(feed: Feed, mirror: Mirror) -> None:
         await trio.sleep(1)
