@@ -34,9 +34,11 @@ class FakeCore:
         known: Callable[[Headers, str, str], Identity | None] = lambda headers, peer, subject: ANONYMOUS,
         http_routes: HttpRouteTable | None = None,
         owned: Sequence[str] = (),
+        entrances: Entrances | None = None,
     ) -> None:
-        self.entrances = None if http_routes is None else Entrances(http={MAIN: http_routes})
+        self.entrances = entrances if http_routes is None else Entrances(http={MAIN: http_routes})
         self.owns = owned
+        self.listed: list[Entrance | None] = []
         self.forwarded: list[tuple[str, UpstreamRequest | None]] = []
         self.who = known
         self.asked: list[tuple[str, str]] = []
@@ -66,6 +68,7 @@ class FakeCore:
         return LATER
 
     def models(self, identity: Identity, entrance: Entrance | None = None, /) -> Sequence[ModelCard]:
+        self.listed.append(entrance)
         return [card for card in self.cards if allowed(identity, card.id)]
 
     def ready(self) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.entrance import MAIN, NOWHERE, Entrance, Entrances
 from gateway.errors import Overloaded, Unauthorized, UpstreamError
 from gateway.httproute import (
     Changes,
@@ -224,3 +225,42 @@ def test_failures_of_what_passes() -> None:
     assert (http.status, http.aborted) == (200, True)
     http = ask(FakeCore(faulty, http_routes=PRIMARY), b"/raw")
     assert (http.status, json.loads(http.body)["error"]["code"]) == (500, "internal_error")
+
+
+# -- by which Gateway a request came in -------------------------------------------------------------------------------
+
+LEFT, RIGHT, OWN = Entrance(), Entrance(), Entrance()
+
+
+def entered(host: bytes, port: int = MAIN, target: bytes = b"/v1/chat/completions") -> FakeCore:
+    """A core that was asked for that."""
+    core = FakeCore(
+        cards=[ModelCard("m")],
+        owned=["m"],
+        entrances=Entrances({(MAIN, "left"): LEFT, (MAIN, "right"): RIGHT, (8081, ""): OWN}, {8081: table(rule())}),
+    )
+    http = FakeHttp(b"GET" if target.endswith(b"models") else b"POST", target, CHAT, [(b"host", host)])
+    trio.run(OpenAIApp(core, port), http)
+    assert http.finished
+    return core
+
+
+def test_a_request_knows_by_which_gateway_it_came_in() -> None:
+    hosts = (b"left", b"RIGHT:8080", b"other")
+    assert [entered(host).seen[0].request.entrance for host in hosts] == [LEFT, RIGHT, None]
+    assert entered(b"left", 8081).seen[0].request.entrance is OWN
+    assert entered(b"left", 8082).seen[0].request.entrance is NOWHERE
+    core = FakeCore()
+    ask(core, b"/v1/chat/completions")
+    assert core.seen[0].request.entrance is None
+
+
+def test_models_are_those_of_where_the_request_came_in() -> None:
+    assert entered(b"left", target=b"/v1/models").listed == [LEFT]
+    assert entered(b"any", 8081, target=b"/v1/models").listed == [OWN, OWN]  # an HTTPRoute might have had it
+    assert entered(b"any", target=b"/v1/models").listed == [None]
+
+
+def test_http_routes_are_those_of_the_port() -> None:
+    assert entered(b"any", 8081, target=b"/any").forwarded
+    assert not entered(b"any", target=b"/any").forwarded
