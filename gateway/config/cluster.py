@@ -2,7 +2,8 @@
 
 Invariant: one object's fault is nobody else's: it is said of that object, and what it was before goes on serving.
 What has not changed is built as the same object (`is`), so that whoever applies a `Part` can tell. Everything is built
-by slices of less than a millisecond. At 1,000 routes, 1,000 servers and 5,000 pods, an object is read in 0.06 ms, and
+by slices of less than a millisecond, but that all members of a pool are made at once where its ports or its key change:
+3 µs each. At 1,000 routes, 1,000 servers and 5,000 pods, an object is read in 0.06 ms, and
 `Cluster.build` takes 0.07 ms after a pod, 0.08 after a route, 0.2 after a server, 0.6 after one of 5,000 pods of one
 server, 70 after a change of settings.
 """
