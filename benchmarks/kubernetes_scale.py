@@ -119,19 +119,22 @@ class Asker:
             time.sleep(0.001)
         return time.perf_counter() - began
 
-    def delays(self, models: int, seconds: float) -> list[float]:
-        """What requests take, so many a second."""
+    def delays(self, models: int, seconds: float, engine: Asker) -> list[tuple[float, float]]:
+        """What requests take, so many a second, and what they take straight to an engine: the machine's mood."""
         took = []
         due = time.perf_counter()
         for n in range(int(seconds * _ASKED_PER_S)):
             due += 1.0 / _ASKED_PER_S
             time.sleep(max(0.0, due - time.perf_counter()))
-            began = time.perf_counter()
-            status = self.status(f"model-{n % models}")
-            took.append(time.perf_counter() - began)
-            if status != 200:
-                raise RuntimeError(f"answered {status}")
+            took.append((self.took(f"model-{n % models}"), engine.took(f"model-{n % models}")))
         return took
+
+    def took(self, model: str) -> float:
+        began = time.perf_counter()
+        status = self.status(model)
+        if status != 200:
+            raise RuntimeError(f"answered {status}")
+        return time.perf_counter() - began
 
 
 def changes(cluster: Cluster, fleet: Fleet, asker: Asker, events: int) -> Iterator[tuple[str, float]]:
@@ -194,17 +197,19 @@ def _figures(args: argparse.Namespace, gateway: Program, cluster: Cluster, fleet
     for what, seconds in changes(cluster, fleet, asker, args.events):
         took.setdefault(what, []).append(1000 * seconds)
     figures["serves"] = {what: _quantiles(times) for what, times in took.items()}
-    quiet, disturbed = [], []
-    asked = args.routes // 2
+    quiet: list[tuple[float, float]] = []
+    disturbed: list[tuple[float, float]] = []
+    asked, engine = args.routes // 2, Asker(f"127.0.0.1:{fleet.port}")
     for _ in range(args.rounds):
-        quiet += asker.delays(asked, args.seconds)
+        quiet += asker.delays(asked, args.seconds, engine)
         events = [str(asked * args.pods), str(len(fleet.pods)), str(args.seconds)]
         with subprocess.Popen([sys.executable, __file__, "--disturb", cluster.control, *events]) as disturbing:
-            disturbed += asker.delays(asked, args.seconds)
+            disturbed += asker.delays(asked, args.seconds, engine)
             if disturbing.wait(30):
                 raise RuntimeError("the events could not be made")
-    figures["delay"] = {"quiet": _quantiles([1000 * each for each in quiet])}
-    figures["delay"]["events"] = _quantiles([1000 * each for each in disturbed])
+    for place, whom in enumerate(("delay", "engine_delay")):
+        taken = {"quiet": quiet, "events": disturbed}
+        figures[whom] = {when: _quantiles([1000 * each[place] for each in pairs]) for when, pairs in taken.items()}
     figures["resident_after_mib"] = gateway.resident_mib()
     return figures
 

@@ -338,9 +338,11 @@ def kubernetes(bench: Bench) -> None:
     verdict = {"target": "<= 150 MiB", "met": resident <= 150, "note": f"{said['resident_mib']:.0f} before any change"}
     bench.show(Row("memory, 1,000 routes, 5,000 pods", "gateway", resident, "MiB", **verdict))
     quiet, events = said["delay"]["quiet"], said["delay"]["events"]
+    own = {which: said["engine_delay"]["events"][which] - said["engine_delay"]["quiet"][which] for which in quiet}
     for which in ("p99", "max"):
         more = events[which] - quiet[which]
-        verdict = {"target": "<= 5 ms", "met": more <= 5, "note": f"{quiet[which]:.1f} ms without"}
+        note = f"{quiet[which]:.1f} ms without; asked directly, engines take {own[which]:.1f} ms more"
+        verdict = {"target": "<= 5 ms", "met": more <= 5, "note": note}
         ratio = events[which] / quiet[which]
         bench.show(Row(f"{which} by 100 events/s", "gateway", more, "ms", ratio, **verdict))
     cores, note = said["idle_cores"], f"ready after {said['start_s']:.1f} s"
