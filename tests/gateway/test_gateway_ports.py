@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from gateway.gateway_ports import GatewayPorts, Sum
-from gateway.listen import Listener
+from gateway.listen import Listener, open_listeners
 
 
 class FakeServer:
@@ -158,3 +158,24 @@ def test_a_port_that_comes_while_all_drain_is_not_opened() -> None:
 
     bench = run(scenario)
     assert bench.tried == [{8081: ""}]
+
+
+def test_a_port_that_is_had_too_late_is_given_back() -> None:
+    async def main() -> None:
+        late, made = trio.Event(), await open_listeners("127.0.0.1", 0)
+
+        async def bind(port: int) -> list[Listener]:
+            await late.wait()
+            return made
+
+        ports = GatewayPorts(bind, lambda port, listeners: FakeServer(port))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(ports.run)
+            ports.keep([8081])
+            await wait_all_tasks_blocked()
+            ports.drain()
+            late.set()
+        assert [listener.socket.fileno() for listener in made] == [-1]
+        assert ports.statistics() == Sum(0, 0)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))

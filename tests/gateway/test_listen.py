@@ -6,6 +6,7 @@ import errno
 import logging
 import socket
 import ssl
+from typing import Any
 
 import pytest
 import trio
@@ -43,6 +44,30 @@ def test_an_address_that_is_taken_is_named() -> None:
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{listener.address[1]}: ") as refused:
             await open_listeners(*listener.address)
         assert refused.value.errno == errno.EADDRINUSE
+        listener.socket.close()
+
+    trio.run(main)
+
+
+class Both(trio.abc.HostnameResolver):
+    """A name with an address of ours and one of nobody's."""
+
+    async def getaddrinfo(self, host: object, port: object, *rest: object) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (at, port)) for at in ("127.0.0.1", "192.0.2.1")]
+
+    async def getnameinfo(self, sockaddr: object, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+def test_of_addresses_that_cannot_all_be_had_none_is_kept() -> None:
+    async def main() -> None:
+        (listener,) = await open_listeners("127.0.0.1", 0)
+        port = listener.address[1]
+        listener.socket.close()
+        trio.socket.set_custom_hostname_resolver(Both())
+        with pytest.raises(OSError, match="cannot listen on both"):
+            await open_listeners("both", port)
+        (listener,) = await open_listeners("127.0.0.1", port)
         listener.socket.close()
 
     trio.run(main)
