@@ -20,6 +20,7 @@ from gateway.config.gateway_api import GatewayApi
 from gateway.config.gateway_doors import Ports
 from gateway.config.load import CONFIG_KEYS
 from gateway.config.settings import Settings
+from gateway.sources.kube import status
 from gateway.sources.kube.access import Access
 from gateway.sources.kube.client import ApiError, Client, Unreachable
 from gateway.sources.kube.kinds import CONFIG_MAP
@@ -124,6 +125,11 @@ class Cluster:
         self._ports = Ports(self._ports.main, outcomes)  # for a source that begins anew
         if self._source is not None:
             self._source.tried(outcomes)
+
+    @property
+    def writing(self) -> status.Statistics | None:
+        """How writing statuses goes."""
+        return None if self._speaker is None else self._speaker.statistics()
 
     def watches(self) -> Iterator[tuple[str, Statistics]]:
         return iter(()) if self._source is None else self._source.statistics()

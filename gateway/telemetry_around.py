@@ -5,6 +5,7 @@ A part of `gateway.telemetry`; families without samples say that there is no suc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -48,11 +49,26 @@ class Watch(Protocol):
     def restarts(self) -> int: ...
 
 
+class Writing(Protocol):
+    """Of statuses: how many were written, could not be, and are to be looked at."""
+
+    @property
+    def written(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+
+
 class Following(Protocol):
-    """How following a cluster goes. ``leading``: whether statuses are this process's to write."""
+    """How following a cluster goes. ``leading``: whether statuses are this process's to write; ``writing``: how that
+    goes. Names of watches begin with their kind.
+    """
 
     @property
     def leading(self) -> bool: ...
+    @property
+    def writing(self) -> Writing | None: ...
     def watches(self) -> Iterable[tuple[str, Watch]]: ...
 
 
@@ -72,23 +88,34 @@ def nothing_shared() -> Sharing | None:
 
 
 def followed(cluster: Following | None) -> Iterator[Metric]:
-    """Without samples where there is no cluster."""
-    labels = ["watch", "state"]
+    """Without samples where there is no cluster. Watches are told of by their kinds: names of objects are no labels."""
+    labels = ["kind"]
     leading = GaugeMetricFamily("infer_gateway_cluster_leading", "1 if this replica writes statuses and events.")
-    state = GaugeMetricFamily("infer_gateway_cluster_watch", "1 for the state that the watch is in.", labels=labels)
-    objects = GaugeMetricFamily("infer_gateway_cluster_objects", "Objects that are known.", labels=labels[:1])
-    events = CounterMetricFamily("infer_gateway_cluster_events", "Changes that watches told of.", labels=labels[:1])
+    states = GaugeMetricFamily("infer_gateway_cluster_watches", "Watches in that state.", labels=["kind", "state"])
+    objects = GaugeMetricFamily("infer_gateway_cluster_objects", "Objects that are known.", labels=labels)
+    events = CounterMetricFamily("infer_gateway_cluster_events", "Changes that watches told of.", labels=labels)
     restarts = CounterMetricFamily(
-        "infer_gateway_cluster_watch_restarts", "Times a watch began anew after a failure.", labels=labels[:1]
+        "infer_gateway_cluster_watch_restarts", "Times a watch began anew after a failure.", labels=labels
     )
+    statuses = CounterMetricFamily(
+        "infer_gateway_cluster_statuses", "Statuses written, by what came of it.", labels=["outcome"]
+    )
+    waiting = GaugeMetricFamily("infer_gateway_cluster_statuses_waiting", "Objects whose status is to be looked at.")
     if cluster is not None:
         leading.add_metric([], cluster.leading)
-        for name, watch in cluster.watches():
-            state.add_metric([name, watch.state], 1)
-            objects.add_metric([name], watch.objects)
-            events.add_metric([name], watch.events)
-            restarts.add_metric([name], watch.restarts)
-    yield from (leading, state, objects, events, restarts)
+        there = [(name.partition(" ")[0], watch) for name, watch in cluster.watches()]
+        for pair, count in Counter((kind, watch.state) for kind, watch in there).items():
+            states.add_metric(pair, count)
+        for kind in dict.fromkeys(kind for kind, _ in there):
+            of_kind = [watch for name, watch in there if name == kind]
+            objects.add_metric([kind], sum(watch.objects for watch in of_kind))
+            events.add_metric([kind], sum(watch.events for watch in of_kind))
+            restarts.add_metric([kind], sum(watch.restarts for watch in of_kind))
+        if cluster.writing is not None:
+            statuses.add_metric(["ok"], cluster.writing.written)
+            statuses.add_metric(["failed"], cluster.writing.failed)
+            waiting.add_metric([], cluster.writing.waiting)
+    yield from (leading, states, objects, events, restarts, statuses, waiting)
 
 
 def met(state: Meeting | None) -> Iterator[Metric]:

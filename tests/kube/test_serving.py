@@ -334,8 +334,8 @@ def test_one_of_several_replicas_writes_and_only_what_is_new(cluster: Cluster, g
         cluster.create(model_route("another", "another", "small"))
         assert eventually(lambda: bool(cluster.conditions(model_route("another", "another", "small"))))
         assert len(writes()) == 1
-    assert metric(gateway, "infer_gateway_cluster_watch", state="live") >= 15
-    assert metric(gateway, "infer_gateway_cluster_objects", watch="modelservers.networking.serving.volcano.sh") >= 2
+    assert metric(gateway, "infer_gateway_cluster_watches", state="live") >= 15
+    assert metric(gateway, "infer_gateway_cluster_objects", kind="modelservers.networking.serving.volcano.sh") >= 2
     assert metric(gateway, "infer_gateway_cluster_events_total") > 0
     leaders = sum("this replica leads" in each for each in (gateway.stderr, second.log))
     assert leaders == 1

@@ -14,6 +14,7 @@ import trio
 
 from gateway.config.gateway_api import GatewayApi
 from gateway.config.verdict import Condition, Verdict
+from gateway.sources.kube import status
 from gateway.sources.kube.client import Client
 from gateway.sources.kube.conditions import Owner
 from gateway.sources.kube.events import Events
@@ -40,6 +41,10 @@ class Speaker:
         self.election = Election(client, *lease, identity, changed=self._led)
         self.events = Events(client, lambda: self.election.leading, identity, owner)
         self._writer = StatusWriter(client, self._seen, lambda: self.election.leading, owner, said=self.events.judged)
+
+    def statistics(self) -> status.Statistics:
+        """Of the statuses that are written."""
+        return self._writer.statistics()
 
     async def run(self) -> None:
         """Until cancelled; a Lease that is held then is given back."""
