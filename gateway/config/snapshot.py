@@ -168,6 +168,7 @@ def _route(route: Route) -> dict[str, Any]:
         "modelName": route.model or None,
         "loraAdapters": list(route.loras),
         "unsupported": "drop" if route.drop else "refuse",
+        "parents": None if route.parents is None else msgspec.to_builtins(route.parents),
         "rules": [
             {
                 "name": rule.name or str(index),
