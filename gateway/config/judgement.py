@@ -28,7 +28,7 @@ Key = tuple[str, str, str, str]
 
 
 class Judge:
-    """Says it once. ``warnings``: for the log, of all objects by slot."""
+    """Says it once. ``warnings``: for the log, of all objects by slot, without what verdicts say is wrong."""
 
     def __init__(self, standings: Standings, pools: ClusterPools, routes: ClusterRoutes, bindings: Bindings) -> None:
         self.warnings: Shelf[tuple[str, ...]] = Shelf()
@@ -95,7 +95,9 @@ class Judge:
             where = f"{where} of {standing.head.api_version}"
             return [f"{where}: {text}" for text in (f"not used: {_same(standing, beside)}", *standing.problems)]
         newest = standing.newest
-        found = [*standing.problems, *(flaw.text for flaw in standing.flaws)]
+        found = []
+        if standing.head.kind not in (*JUDGED, *DIRECTIVES):  # of those the verdict tells
+            found += [*standing.problems, *(flaw.text for flaw in standing.flaws)]
         found += [flaw.text for flaw in newest.warnings] if newest is not None else []
         found += self._notes(standing)
         return [f"{where}: {text}" for text in found]
