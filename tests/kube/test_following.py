@@ -16,6 +16,7 @@ from gateway.sources.kube.access import Access
 from gateway.sources.kube.client import ApiError, Client
 from gateway.sources.kube.kinds import MODEL_ROUTE, POD, SECRET, Kind
 from gateway.sources.kube.messages import Key
+from gateway.sources.kube.outage import Outage
 from gateway.sources.kube.reflector import Reflector
 from tests.kube.cluster import Cluster, pod
 from tests.process import eventually
@@ -47,8 +48,9 @@ class Mirror:
         self.names: dict[str, str] = {}
         self.removed: list[str] = []
         self.changed = trio.Event()
+        told = self._upsert, self._remove, self._tell
         self.reflector = Reflector(
-            client, kind, decode, self._upsert, self._remove, self._tell, rng=random.Random(1), **options
+            client, kind, decode, *told, outage=Outage(client.access.server), rng=random.Random(1), **options
         )
 
     def _upsert(self, key: Key, version: str) -> None:

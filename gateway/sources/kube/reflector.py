@@ -29,6 +29,7 @@ from gateway.sources.kube.messages import (
     status_of,
     version_of,
 )
+from gateway.sources.kube.outage import Outage
 
 T = TypeVar("T")
 State = Literal["syncing", "live", "absent", "forbidden", "broken"]
@@ -74,7 +75,8 @@ class Reflector(Generic[T]):
     refuses (ValueError) is told in the log and left as it was. ``upsert`` gets what is new or has another
     resourceVersion, ``removed`` the key of what is gone, refused ones included, ``synced`` is called at the end of
     each complete list. They are called in the order of events, by the task in `run`, and must not wait. ``silence``:
-    seconds without a byte after which a watch that sends bookmarks has stalled. ``every``: instead of a watch, which is
+    seconds without a byte after which a watch that sends bookmarks has stalled. ``outage`` tells, for all reflectors of
+    the server, that it cannot be reached. ``every``: instead of a watch, which is
     a connection, the list is read again after so many seconds.
     """
 
@@ -87,6 +89,7 @@ class Reflector(Generic[T]):
         removed: Callable[[Key], None],
         synced: Callable[[], None] = lambda: None,
         *,
+        outage: Outage,
         namespace: str = "",
         label_selector: str = "",
         field_selector: str = "",
@@ -97,7 +100,7 @@ class Reflector(Generic[T]):
     ) -> None:
         self.kind = kind
         self.namespace = namespace
-        self._client = client
+        self._client, self._outage = client, outage
         self._decode, self._upsert, self._removed, self._synced = decode, upsert, removed, synced
         self._path = kind.path(namespace)
         self._selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
@@ -308,8 +311,10 @@ class Reflector(Generic[T]):
             self._since = trio.current_time()
 
     def _live(self) -> None:
-        if self._state not in ("live", "syncing"):
+        if self._state in ("absent", "forbidden"):
             _log.info("%s: in step again", self.name)
+            self._told = ""
+        self._outage.live(self.name)
         self._enter("live")
 
     def _failed(self, error: Garbage | ApiError | Unreachable) -> float:
@@ -330,11 +335,12 @@ class Reflector(Generic[T]):
         elif status and status not in _TRANSIENT and self._pace.failures >= _PATIENCE:
             self._version = ""  # a server put back to an earlier state may never know it again
         self._enter("broken", str(error))
-        self._tell(logging.WARNING, f"cannot be followed, what is known stays: {error}")
+        self._outage.failed(self.name, str(error), answered=not isinstance(error, Unreachable))
         return self._pace.failed(error.retry_after if isinstance(error, ApiError) else None)
 
     def _off(self, state: State, error: Exception) -> None:
         self._enter(state, str(error))
+        self._outage.left(self.name)
         self._settled.set()
         feature, kind = self.kind.feature or self.kind.plural, self.kind
         if state == "absent":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +28,7 @@ from gateway.sources.kube import reflector
 from gateway.sources.kube.client import Client
 from gateway.sources.kube.kinds import CONFIG_MAP, POD, SECRET, SERVICE, WATCHED, Kind
 from gateway.sources.kube.messages import Key
+from gateway.sources.kube.outage import Outage
 from gateway.sources.kube.reflector import Reflector
 from gateway.sources.kube.speaker import Speaker
 from gateway.supervise import Loops, supervise
@@ -69,6 +71,7 @@ class Source:
         self.synced = False
         self._part = Part()
         self._client = client
+        self._outage = Outage(client.access.server)
         self._speaker = speaker
         self._spaces = tuple(namespaces) or ("",)
         self._config_map, self._service = config_map, service
@@ -90,6 +93,7 @@ class Source:
             for each in self._kinds:
                 nursery.start_soon(self._supervised, each.run, f"watch of {each.name}")
             nursery.start_soon(self._loops.run)
+            nursery.start_soon(self._supervised, self._outage.run, "outages of the API server")
             nursery.start_soon(self._supervised, self._build, "configuration of the cluster")
             nursery.start_soon(self._supervised, self._speaker.run, "statuses of the cluster")
 
@@ -145,10 +149,8 @@ class Source:
 
         selector = f"metadata.name={name}" if name else ""
         every = self._rarely if name and len(self._named) >= _WATCHED else None
-        decode = decoder(kind)
-        return Reflector(
-            self._client, kind, decode, put, remove, listed, namespace=namespace, field_selector=selector, every=every
-        )
+        of = partial(Reflector, self._client, kind, decoder(kind), put, remove, listed, outage=self._outage)
+        return of(namespace=namespace, field_selector=selector, every=every)
 
     def _rarely(self) -> float:
         return max(_READ_S[0], _READ_S[1] * len(self._named))
@@ -162,7 +164,7 @@ class Source:
             self._cluster.remove_pod(*key)
             self._changed()
 
-        return Reflector(self._client, POD, pod_of, put, remove, namespace=namespace)
+        return Reflector(self._client, POD, pod_of, put, remove, outage=self._outage, namespace=namespace)
 
     def _changed(self) -> None:
         self._dirty.set()
@@ -210,12 +212,15 @@ class Source:
             _log.warning("ConfigMap %s is gone; what it said stays in force", "/".join(key))
 
         namespace, name = key
-        selector = f"metadata.name={name}"
-        decode = decoder(CONFIG_MAP)
-        return Reflector(self._client, CONFIG_MAP, decode, put, remove, namespace=namespace, field_selector=selector)
+        of = partial(Reflector, self._client, CONFIG_MAP, decoder(CONFIG_MAP), put, remove, outage=self._outage)
+        return of(namespace=namespace, field_selector=f"metadata.name={name}")
 
     async def _keep_named(self, key: tuple[Kind, Key]) -> None:
-        await self._named[key].run()
+        one = self._named[key]
+        try:
+            await one.run()
+        finally:
+            self._outage.left(one.name)
 
     # -- what is made of it ---------------------------------------------------------------------------------------
 

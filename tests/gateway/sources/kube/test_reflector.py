@@ -18,6 +18,7 @@ from trio.testing import MockClock
 from gateway.sources.kube.client import ApiError, Unreachable
 from gateway.sources.kube.kinds import MODEL_ROUTE
 from gateway.sources.kube.messages import Key
+from gateway.sources.kube.outage import Outage
 from gateway.sources.kube.reflector import Reflector
 from tests.gateway.sources.kube.feed import BREAKING, Feed
 
@@ -32,6 +33,7 @@ class Mirror:
         self.objects: dict[str, int] = {}
         self.told: list[tuple[str, str]] = []
         self.synced = 0
+        self.outage = Outage("https://server")
         self.reflector = Reflector[int](
             feed,  # type: ignore[arg-type]
             MODEL_ROUTE,
@@ -39,6 +41,7 @@ class Mirror:
             self.upsert,
             self.removed,
             self.sync,
+            outage=self.outage,
             rng=random.Random(1),
             **options,
         )
@@ -79,6 +82,7 @@ def play(scenario: Callable[[Feed, Mirror], Awaitable[None]], **options: Any) ->
             feed.put(f"r{number}", number)
         mirror = Mirror(feed, **options)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(mirror.outage.run)
             nursery.start_soon(mirror.reflector.run)
             await scenario(feed, mirror)
             nursery.cancel_scope.cancel()
@@ -233,7 +237,7 @@ def test_a_stream_that_breaks_goes_on_from_the_last_good_event(fault: str, caplo
         await trio.sleep(1)
         version = feed.version
         feed.break_streams(fault)
-        await trio.sleep(700 if fault == "stall" else 1)
+        await trio.sleep(700 if fault == "stall" else 2)
         assert kinds(feed)[:3] == ["list", "watch", "watch"]
         assert feed.asked[2][2]["resourceVersion"] == str(version)
         feed.put("r1", 7)
@@ -244,8 +248,9 @@ def test_a_stream_that_breaks_goes_on_from_the_last_good_event(fault: str, caplo
 
     with caplog.at_level(logging.WARNING):
         play(scenario)
-    assert len(caplog.records) == 1
-    assert caplog.messages[0].startswith("modelroutes.networking.serving.volcano.sh: cannot be followed")
+    lost = fault in ("reset", "stall")  # a connection, and there was another at once: not worth a word
+    assert len(caplog.records) == (not lost)
+    assert lost or caplog.messages[0].startswith("modelroutes.networking.serving.volcano.sh: cannot be followed")
 
 
 def test_garbage_at_the_same_place_again_leads_to_a_list() -> None:
