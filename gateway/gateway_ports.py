@@ -100,18 +100,18 @@ class GatewayPorts:
         for port in [port for port in self._open if port not in wanted]:
             self._open.pop(port).drain()
             _log.info("port %d of Gateways is closed", port)
-        outcomes = {port: await self._try(port, place, nursery) for place, port in enumerate(wanted)}
+        outcomes = {port: await self._try(port, nursery) for port in wanted}
         if outcomes != self._outcomes and not self._draining:
             self._outcomes = outcomes
             self._tried(outcomes)
 
-    async def _try(self, port: int, place: int, nursery: trio.Nursery) -> str:
+    async def _try(self, port: int, nursery: trio.Nursery) -> str:
         """What came of it."""
         if port in self._open or self._draining:
             return ""
         if port in self._taken:
             problem = f"{port} is the port of the {self._taken[port]} listener"
-        elif place >= _MOST:
+        elif len(self._open) >= _MOST:
             problem = f"no more than {_MOST} ports are listened on"
         else:
             problem = await self._start(port, nursery)
