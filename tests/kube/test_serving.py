@@ -269,14 +269,21 @@ def test_whatever_a_watch_does_nothing_is_lost(cluster: Cluster, gateway: InferG
     assert ask(gateway, f"kept-{mode}").status == 200
 
 
-def test_refusals_of_the_server_are_waited_out(cluster: Cluster, gateway: InferGateway) -> None:
-    cluster.fail("list", "*", status=429, retry_after=1, count=2)
-    cluster.fail("list", "*", status=500, count=2)
+def test_refusals_of_the_server_are_waited_out(port: int) -> None:
+    with Cluster() as cluster, engine("127.0.7.1", port), following(cluster) as gateway:
+        cluster.fail("list", "*", status=429, retry_after=1, count=2)
+        cluster.fail("list", "*", status=500, count=2)
+        cluster.streams("gone")
+        cluster.create(pod("it", "127.0.7.1", {"app": "it"}, port))
+        cluster.create(model_server("it", {"app": "it"}, port, model="m"), model_route("it", "it", "it"))
+        assert serves(gateway, "it", within_s=40)
+
+
+def test_conflicts_about_a_status_are_settled(cluster: Cluster, gateway: InferGateway) -> None:
     cluster.fail("patch", "*", status=409, count=2)
-    cluster.streams("gone")
-    route = model_route("patient", "patient", "small")
+    route = model_route("settled", "settled", "small")
     cluster.create(route)
-    assert serves(gateway, "patient", within_s=40)
+    assert serves(gateway, "settled")
     assert eventually(lambda: "Accepted" in cluster.conditions(route), within_s=40)
     cluster.heal()
 
