@@ -76,7 +76,7 @@ _DISCOVERY_S: Final = 3.0
 _LAST_WORDS_S: Final = 0.1
 _GARBAGE: Final = (1_000, 10, 2_000)
 """When the collector looks at what is young, at what has lived through that, and at all: with 5,000 endpoints requests
-wait 0.4, 1.5 and 300 ms for it, and what has replaced something old is not counted, but looked at. Of what a plain
+wait some 0.4, 2 and 300 ms for it, and what has replaced something old is not counted, but looked at. Of what a plain
 request costs it is less than can be measured, whatever the numbers."""
 
 
