@@ -20,6 +20,7 @@ from tests.kube.cluster import (
 )
 from tests.kube.fleet import Answer, ask, engine, following, metric, pods, served_by, serves, shared_port
 from tests.process import InferGateway, eventually
+from tests.redis_server import RedisServer, needs_redis
 
 SMALL, LARGE = {"user-type": "basic"}, {"user-type": "premium"}
 
@@ -128,6 +129,29 @@ def test_a_routes_limit_is_everybodys(cluster: Cluster, gateway: InferGateway) -
     assert [answer.status for answer in refused] == [429]
     assert "rate limit" in refused[0].text.lower()
     assert int(refused[0].headers["retry-after"]) >= 1
+
+
+@needs_redis
+def test_a_limit_that_is_global_is_one_for_all_replicas(port: int) -> None:
+    with (
+        RedisServer() as redis,
+        Cluster() as cluster,
+        engine("127.0.8.1", port),
+        following(cluster) as one,
+        following(cluster) as two,
+    ):
+        limit = {"outputTokensPerUnit": 9, "unit": "hour", "global": {"redis": {"address": f"127.0.0.1:{redis.port}"}}}
+        cluster.create(pod("it", "127.0.8.1", {"app": "it"}, port), model_server("it", {"app": "it"}, port, model="m"))
+        cluster.create(model_route("it", "it", "it", rateLimit=limit), model_route("other", "other", "it"))
+        assert serves(one, "other")
+        assert serves(two, "other")
+        assert eventually(lambda: metric(one, "infer_gateway_store_connected") == 1)
+        assert eventually(lambda: metric(two, "infer_gateway_store_connected") == 1)
+        told = [ask(each, "it").status for _ in range(6) for each in (one, two)]
+        assert told.count(200) in (4, 5)  # of two tokens each, and an estimate at first
+        assert ask(one, "it").status == ask(two, "it").status == 429
+        redis.kill()
+        assert ask(one, "other").status == ask(two, "other").status == 200
 
 
 def test_objects_of_the_older_group_serve_as_they_are(cluster: Cluster, gateway: InferGateway, port: int) -> None:
