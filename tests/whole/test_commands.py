@@ -51,9 +51,9 @@ def test_commands_to_come_are_not_taken_for_mistakes(command: str) -> None:
 
 
 def test_what_is_said_of_a_cluster_needs_one() -> None:
-    done = run("serve", *ANY_PORT, "--namespace", "models")
+    done = run("serve", *ANY_PORT, "--namespace", "models", "--gateway-ports")
     assert done.returncode == 2
-    assert "--namespace: of use with --kubernetes only" in done.stderr
+    assert "--namespace, --gateway-ports: of use with --kubernetes only" in done.stderr
 
 
 def test_the_ready_line_names_every_listener_that_is_wanted() -> None:
