@@ -23,10 +23,14 @@ Tree = Any
 
 
 class ConfigError(Exception):
-    """Configuration that cannot be used. ``problems`` holds every reason found, each a line naming its place."""
+    """Configuration that cannot be used. ``problems`` holds every reason found, each a line naming its place.
 
-    def __init__(self, problems: Iterable[str]) -> None:
+    ``warnings``: what else was noticed on the way, and ``inert``: what has no effect.
+    """
+
+    def __init__(self, problems: Iterable[str], warnings: Iterable[str] = (), inert: Iterable[str] = ()) -> None:
         self.problems = list(problems)
+        self.warnings, self.inert = tuple(warnings), tuple(inert)
         super().__init__("\n".join(self.problems))
 
 

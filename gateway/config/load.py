@@ -262,7 +262,7 @@ class _Loading:
         vocabularies = self._vocabularies()
         problems = [*self.problems, *(flaw.line for flaw in fleet.flaws)]
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError(problems, self.warnings, self.inert)
         self._warn_unused(pools, routes)
         self._warn_unseen()
         return Snapshot(

@@ -14,17 +14,20 @@ from gateway.sources.file import read
 
 
 def check(paths: Sequence[str | Path]) -> tuple[int, list[str]]:
-    """(exit status, lines to print): 0 with a summary, 1 with one line per problem. Blocks on the disk."""
+    """(exit status, lines to print): 0 with a summary, else a line per problem; then warnings. Blocks on the disk."""
     try:
         snapshot = read(paths)
     except ConfigError as error:
-        return 1, error.problems
+        return 1, [*error.problems, *_warnings(error.warnings, error.inert)]
     listeners = snapshot.settings.listeners
     if problem := exposed(snapshot.settings, listeners.hosts):
         return 1, [problem]
-    lines = [f"warning: {warning}" for warning in snapshot.warnings]
-    lines.extend(f"warning: {place}: has no effect yet" for place in snapshot.inert)
+    lines = _warnings(snapshot.warnings, snapshot.inert)
     return 0, [*lines, f"ok: {_count(len(snapshot.routes.routes), 'route')}, {_count(len(snapshot.pools), 'pool')}"]
+
+
+def _warnings(warnings: Sequence[str], inert: Sequence[str]) -> list[str]:
+    return [f"warning: {each}" for each in (*warnings, *(f"{place}: has no effect yet" for place in inert))]
 
 
 def _count(number: int, noun: str) -> str:

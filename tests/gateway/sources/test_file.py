@@ -105,6 +105,17 @@ def test_check(tmp_path: Path) -> None:
     )
 
 
+def test_what_has_no_effect_is_told_beside_what_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "both.yaml"
+    file.write_text(server("a").replace("targetModels", "targetModel") + "---\n" + server("b"))
+    file.write_text(file.read_text().replace("inferenceEngine", "kvConnector: {type: nixl}, inferenceEngine"))
+    status, lines = check([file])
+    assert status == 1
+    assert "unknown field" in lines[0]
+    inert = [line for line in lines if line.startswith("warning: ") and "kvConnector: has no effect yet" in line]
+    assert len(inert) == 2
+
+
 class Seen:
     """Everything the watcher said, and a way to wait for the next word of it."""
 
