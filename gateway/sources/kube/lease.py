@@ -166,7 +166,8 @@ class Election:
         problem = _described(error, self._namespace)
         if problem != self._problem:
             self._problem = problem
-            _log.warning("lease %s/%s: %s", self._namespace, self._name, problem)
+            away = isinstance(error, Unreachable)  # which whoever watches tells, too
+            _log.log(logging.INFO if away else logging.WARNING, "lease %s/%s: %s", self._namespace, self._name, problem)
 
 
 def _tree(value: object) -> Tree:

@@ -7,7 +7,6 @@ is an answer of the server; the same of one watch is not told again within `_AGA
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from typing import Final
 
 import trio
@@ -80,21 +79,20 @@ class Outage:
     def _gathered(self) -> None:
         answers, self._answers = self._answers, {}
         if self._most():
-            self._begin()
+            self._begin({name: why for name, why in answers.items() if name in self._waiting})
         elif not self.away:
             for name, why in {**answers, **self._waiting}.items():
                 self._tell(name, why)
 
-    def _begin(self) -> None:
+    def _begin(self, answers: dict[str, str]) -> None:
         self._since = trio.current_time() - _GATHER_S
-        whys = Counter(self._waiting.values())
-        self._words = set(whys)
+        first = next(iter((answers or self._waiting).values()))
+        self._words = set(self._waiting.values())
         waiting, followed, names = len(self._waiting), len(self._waiting) + len(self._live), sorted(self._waiting)
         which = "" if waiting == followed else f" ({', '.join(names[:_NAMED])}{', …' if waiting > _NAMED else ''})"
-        words = "; ".join(why for why, _ in whys.most_common(2))
         _log.warning(
             "API server %s: %d of %d watches wait for it%s, what is known stays: %s",
-            *(self._server, waiting, followed, which, words),
+            *(self._server, waiting, followed, which, first),
         )
 
     def _tell(self, name: str, why: str) -> None:
