@@ -374,3 +374,58 @@ def test_a_new_table_knows_nothing_of_what_the_old_one_laid_out() -> None:
     assert entered(old, here) == "ns/a"
     new = RouteTable([first, bound("ns/b", "ns/g", model="n")], old)
     assert (entered(new, here), entered(new, here, "n"), entered(old, here, "n")) == ("ns/a", "ns/b", None)
+
+
+GATES = st.sampled_from(["a/g", "a/h", "b/g"])
+BOUND = st.builds(
+    lambda name, model, loras, gates, age, only: Route(
+        f"{name[0]}/{name[1]}",
+        model,
+        loras,
+        (Rule((Share(f"{name[0]}/{name[1]}"),), match=Match(model="m") if only else None),),
+        (age, 0, ""),
+        parents=None if gates is None else tuple(map(Parent, gates)),
+    ),
+    st.tuples(st.sampled_from("ab"), st.integers(0, 99)),
+    st.sampled_from(["m", "n"]),
+    st.sampled_from([(), ("l",), ("l", "m")]),
+    st.none() | st.lists(GATES, max_size=2),
+    st.integers(0, 3).map(float),
+    st.booleans(),
+)
+ENTRANCES = st.none() | st.builds(
+    Entrance,
+    st.lists(st.builds(inlet, GATES, takes=st.sampled_from(["All", "Same", ""])), max_size=2).map(tuple),
+    st.none() | st.frozensets(st.sampled_from("ab"), max_size=2),
+)
+
+
+def by_the_book(routes: list[Route], model: str, entrance: Entrance | None) -> str | None:
+    """One after the other: those that may be asked there, a group at a time."""
+    ordered = sorted(routes, key=lambda each: (each.age, each.name))
+    plain = [each for each in ordered if each.parents is None]
+    groups = [plain]
+    if entrance is not None:
+        here = [each for each in ordered if any(i.admits(each.namespace, each.parents or ()) for i in entrance.inlets)]
+        spaces = entrance.namespaces
+        groups = [here, plain] if spaces is None else [here + [each for each in plain if each.namespace in spaces]]
+    for group in groups:
+        bases = [each for each in group if each.model == model]
+        for each in bases or [each for each in group if model in each.loras]:
+            match = each.rules[0].match
+            if match is None or match.holds(model, CHAT, ()):
+                return each.name
+    return None
+
+
+@given(st.lists(BOUND, max_size=8, unique_by=lambda each: each.name), st.lists(ENTRANCES, max_size=3))
+def test_whoever_comes_in_wherever_gets_the_route_that_the_rules_say(
+    routes: list[Route], entrances: list[Entrance | None]
+) -> None:
+    table = RouteTable(routes[:4])
+    table = RouteTable(routes, table)
+    for entrance in (*entrances, *entrances, None):
+        for model in ("m", "n", "l", "x"):
+            assert entered(table, entrance, model) == by_the_book(routes, model, entrance)
+        told = {card.id for card in table.models(entrance)}
+        assert {model for model in "mnl" if by_the_book(routes, model, entrance)} <= told
