@@ -46,6 +46,7 @@ def documents(root: Path) -> list[Path]:
         *sorted(root.glob("*.md")),
         *sorted((root / "docs").rglob("*.md")),
         *sorted((root / "examples").rglob("*.md")),
+        *sorted((root / "charts").rglob("*.md")),
     ]
 
 

@@ -38,6 +38,9 @@ Secrets = Mapping[str, Mapping[str, bytes | None]]
 """By "namespace/name": what is in each; None for a value that is not base64, of which somebody has told."""
 
 _DEFAULT_PORTS = {"sglang": 30000}
+_OURS = (
+    "objects of a cluster get nothing of the gateway's own; name a Secret by secretRef, or give the object as a file"
+)
 _INWARD = "objects of a cluster may name it only where the configuration says kubernetes.allowLoopback"
 _KEY = re.compile(r"[\x21-\x7e]+\Z")
 
@@ -170,8 +173,8 @@ class Fleet:
     def _variable(self, resource: Resource, name: str) -> bytes | None:
         text = self.environment.get(name)
         if not text:
-            message = f"the environment variable {name} is {'not set' if text is None else 'empty'}"
-            self._miss(resource, "$.spec.auth.keyEnv", message)
+            why = f"not read: {_OURS}" if self.guarded else "not set" if text is None else "empty"
+            self._miss(resource, "$.spec.auth.keyEnv", f"the environment variable {name} is {why}")
             return None
         return text.encode("utf-8", "surrogateescape")
 
@@ -208,7 +211,8 @@ class Fleet:
         try:
             return self.read(found)
         except OSError as error:
-            self._miss(resource, path, f"cannot read {found}: {error.strerror or error}")
+            why = _OURS if self.guarded else error.strerror or error
+            self._miss(resource, path, f"cannot read {found}: {why}")
         except ValueError:
             self._miss(resource, path, "not a file name")
         return None

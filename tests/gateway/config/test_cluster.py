@@ -317,6 +317,8 @@ def test_objects_name_no_files_and_variables_of_ours_by_default() -> None:
         provider("p", spec={"auth": {"keyFile": "/etc/hostname"}}), provider("q", spec={"auth": {"keyEnv": "PATH"}})
     )
     assert all(pool.endpoints == () for pool in told.cluster.part.pools)
+    messages = [told.said("ExternalModelProvider", name, "ResolvedRefs").message for name in "pq"]
+    assert all("objects of a cluster get nothing of the gateway's own" in message for message in messages)
     told = Told(Cluster({"PATH": "abc"}, lambda name: b"content"))
     told.put(
         provider("p", spec={"auth": {"keyFile": "/etc/hostname"}}), provider("q", spec={"auth": {"keyEnv": "PATH"}})
