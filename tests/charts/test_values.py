@@ -50,6 +50,8 @@ CONTRADICTIONS: list[tuple[Tree, str]] = [
     ({"valkey": {"enabled": True}, "config": {"state": {"redis": {"url": "redis://a"}}}}, "one place"),
     ({"kubernetes": {"enabled": False, "namespaces": ["a"]}}, "kubernetes.enabled only"),
     ({"kubernetes": {"enabled": False, "gatewayAPI": True}}, "kubernetes.enabled only"),
+    ({"kubernetes": {"gatewayPorts": [8081]}}, "kubernetes.gatewayPorts: of use with kubernetes.gatewayAPI only"),
+    ({"kubernetes": {"gatewayAPI": True, "gatewayPorts": [9090]}}, "9090 is the port of another listener"),
     ({"gatewayClass": {"create": True}}, "kubernetes.gatewayAPI only"),
     ({"kubernetes": {"gatewayAPI": True, "inferenceExtension": False}}, "needs kubernetes.inferenceExtension"),
     ({"endpointPicker": {"inferencePool": {"create": True}}}, "endpointPicker.inferencePool.create: of use"),

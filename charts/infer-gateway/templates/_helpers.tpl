@@ -231,6 +231,14 @@ capabilities: {drop: [ALL]}
 {{- if and (or $v.gatewayClass.create $v.gateway.create) (not (and $v.kubernetes.enabled $v.kubernetes.gatewayAPI)) -}}
 {{- fail "gatewayClass.create and gateway.create: of use with kubernetes.gatewayAPI only" -}}
 {{- end -}}
+{{- if and $v.kubernetes.gatewayPorts (not $v.kubernetes.gatewayAPI) -}}
+{{- fail "kubernetes.gatewayPorts: of use with kubernetes.gatewayAPI only" -}}
+{{- end -}}
+{{- range $v.kubernetes.gatewayPorts -}}
+{{- if has (int .) (list (int $v.ports.http) (int $v.ports.grpc) (int $v.ports.admin) (int $v.ports.extProc) (int $v.ports.extProcHealth)) -}}
+{{- fail (printf "kubernetes.gatewayPorts: %d is the port of another listener" (int .)) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $v.kubernetes.gatewayAPI (not $v.kubernetes.inferenceExtension) -}}
 {{- fail "kubernetes.gatewayAPI: HTTPRoutes lead to InferencePools, which needs kubernetes.inferenceExtension" -}}
 {{- end -}}
