@@ -109,7 +109,10 @@ def _add_serve(command: argparse.ArgumentParser) -> None:
         "--ext-proc", type=_address, metavar="HOST:PORT", help="address of the endpoint picker for Envoy (ext_proc)"
     )
     command.add_argument(
-        "--pool", metavar="[NS/]NAME", help="the one pool that the endpoint picker picks from, whatever routes say"
+        "--pool",
+        type=_reference,
+        metavar="[NS/]NAME",
+        help="the one pool that the endpoint picker picks from, whatever routes say",
     )
     _add_cluster(command)
     command.add_argument("--access-log", action="store_true", help="log every request to stderr, not only failed ones")
@@ -131,10 +134,16 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
         help="a namespace to read; repeatable; default: all",
     )
     cluster.add_argument(
-        "--config-map", metavar="[NS/]NAME", help="the ConfigMap that holds the configuration (infer-gateway-config)"
+        "--config-map",
+        type=_reference,
+        metavar="[NS/]NAME",
+        help="the ConfigMap that holds the configuration (infer-gateway-config)",
     )
     cluster.add_argument(
-        "--service", metavar="[NS/]NAME", help="the Service in front: its addresses are those of Gateways served here"
+        "--service",
+        type=_reference,
+        metavar="[NS/]NAME",
+        help="the Service in front: its addresses are those of Gateways served here",
     )
     cluster.add_argument(
         "--gateway-ports", action="store_true", help="listen on the ports of Gateways, too, from 1024 up"
@@ -234,6 +243,15 @@ def _namespace(text: str) -> str:
 
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
         raise argparse.ArgumentTypeError(f"no name of a namespace: {text!r}")
+    return text
+
+
+def _reference(text: str) -> str:
+    import argparse
+
+    namespace, slash, name = text.rpartition("/")
+    if not name or (slash and not namespace) or "/" in namespace:
+        raise argparse.ArgumentTypeError(f"neither NAME nor NAMESPACE/NAME: {text!r}")
     return text
 
 

@@ -22,7 +22,7 @@ from gateway.state import State
 from gateway.usage import UsageLog
 
 if TYPE_CHECKING:
-    from gateway.telemetry_around import Following
+    from gateway.telemetry_around import Following, Watch
 
 
 class Parts(Protocol):
@@ -66,7 +66,7 @@ class Status:
         shown = {**self._parts.snapshot.public(), "reloadProblems": list(self.reload_problems)}
         cluster = self._parts.cluster
         if cluster is not None:
-            watches = {name: msgspec.to_builtins(watch) for name, watch in cluster.watches()}
+            watches = {name: _watch(watch, trio.current_time()) for name, watch in cluster.watches()}
             shown["cluster"] = {"leading": cluster.leading, "watches": watches}
         return shown
 
@@ -133,3 +133,10 @@ class Status:
 
     def drain(self, endpoint_id: str) -> bool:
         return self._parts.pools.drain(endpoint_id)
+
+
+def _watch(watch: Watch, now: float) -> dict[str, object]:
+    """``seconds``: how long it has been in that state, in place of a time on a clock that nobody reads."""
+    shown = msgspec.to_builtins(watch)
+    since = shown.pop("since")
+    return {**shown, "seconds": round(now - since, 1) if since >= 0 else None}

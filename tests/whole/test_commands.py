@@ -35,7 +35,17 @@ def test_bad_usage(arguments: tuple[str, ...]) -> None:
     assert "usage" in done.stderr.lower()
 
 
-@pytest.mark.parametrize("arguments", [("--http", "nowhere"), ("--backend", "vllm"), ("--backend", "vllm=ftp://x")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--http", "nowhere"),
+        ("--backend", "vllm"),
+        ("--backend", "vllm=ftp://x"),
+        ("--config-map", "a/b/c"),
+        ("--service", "/name"),
+        ("--pool", "namespace/"),
+    ],
+)
 def test_bad_values_are_named(arguments: tuple[str, ...]) -> None:
     done = run("serve", *ANY_PORT, *arguments)
     assert done.returncode == 2

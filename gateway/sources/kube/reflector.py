@@ -345,17 +345,17 @@ class Reflector(Generic[T]):
         feature, kind = self.kind.feature or self.kind.plural, self.kind
         if state == "absent":
             why = f"the API server does not know {kind} {kind.version}; to have them, install their CRD"
-            self._tell(logging.INFO, f"{feature}: off, {why}")
+            self._tell(logging.INFO, f"{feature}: off, {why}", "")
             return
         where = f'a Role in namespace "{self.namespace}"' if self.namespace else "a ClusterRole"
         why = f'grant the verbs get, list and watch on "{kind.plural}" of API group "{kind.group}" by {where}'
-        self._tell(logging.WARNING, f"{feature}: off, the API server forbids it; {why} ({error})")
+        self._tell(logging.WARNING, f"{feature}: off, the API server forbids it; {why}", f" ({error})")
 
-    def _tell(self, level: int, words: str) -> None:
-        """Once, until something else is told or all has been well for a while."""
+    def _tell(self, level: int, words: str, said: str) -> None:
+        """Once, until something else is told or all is well again. ``said``: the server, each time differently."""
         if words != self._told:
             self._told = words
-            _log.log(level, "%s: %s", self.name, words)
+            _log.log(level, "%s: %s%s", self.name, words, said)
 
     def hurry(self) -> None:
         """Ask again now, if the next attempt is being waited for."""
