@@ -125,6 +125,22 @@ def listed(addresses: Sequence[str], name: str = "listed") -> dict[str, Any]:
     }
 
 
+def headed(addresses: Sequence[str], name: str = "headed") -> dict[str, Any]:
+    """The same by the header alone, as Envoy Gateway's `endpointOverride` is said to have it."""
+    cluster = listed(addresses, name)
+    policy = cluster["load_balancing_policy"]["policies"][0]["typed_extension_config"]["typed_config"]
+    policy["override_host_sources"] = [{"header": DESTINATION}]
+    del policy["selected_host_key"]
+    return cluster
+
+
+def taken_away(listener: dict[str, Any]) -> dict[str, Any]:
+    """A listener whose route removes the header, as an HTTPRoute's RequestHeaderModifier would."""
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["route_config"]["virtual_hosts"][0]["routes"][0]["request_headers_to_remove"] = [DESTINATION]
+    return listener
+
+
 def picker(name: str, address: str, *, checked: bool = False, tls: bool = False) -> dict[str, Any]:
     """A picker's cluster; ``checked``: known to be away before a request needs it."""
     cluster = {**_static(name, [address]), "typed_extension_protocol_options": HTTP2}

@@ -26,10 +26,12 @@ from tests.whole.envoy import (
     Envoy,
     ask,
     backends,
+    headed,
     listed,
     listener,
     picked,
     picker,
+    taken_away,
     unused_address,
 )
 
@@ -94,10 +96,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
                     listener("streamed", "picked", "plain", ("STREAMED", "STREAMED")),
                     listener("headers", "picked", "plain", ("NONE", "NONE")),
                     listener("secret", "picked", "secret", DUPLEX),
+                    listener("policies", "headed", "plain", ("FULL_DUPLEX_STREAMED", "STREAMED")),
+                    taken_away(listener("undone", "headed", "plain", DUPLEX)),
                 ],
                 [
                     picked(),
                     listed([*names, dead]),
+                    headed(names),
                     picker("plain", plain.ready["ext_proc"]),
                     picker("secret", secret.ready["ext_proc"], tls=True),
                 ],
@@ -106,7 +111,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             yield Stage(envoy, plain, behind, dead)
 
 
-LISTENERS = ["direct", "list", "buffered", "mixed", "streamed", "headers", "secret"]
+LISTENERS = ["direct", "list", "buffered", "mixed", "streamed", "headers", "secret", "policies"]
 
 
 @pytest.mark.parametrize("name", LISTENERS)
@@ -116,6 +121,11 @@ def test_requests_go_where_the_picker_says(stage: Stage, name: str, at: int) -> 
     assert (answer.status, answer.json["served"]) == (200, stage.names[at])
     assert answer.json["size"] == len(PROMPT)
     assert answer.json["headers"]["content-length"] == str(len(PROMPT))
+
+
+def test_a_route_that_removes_the_header_undoes_the_choice(stage: Stage) -> None:
+    answers = [stage.ask("undone", x_pick=stage.names[0]) for _ in range(6)]
+    assert {answer.json["served"] for answer in answers} == set(stage.names), "what the documentation warns of is gone"
 
 
 @pytest.mark.parametrize("name", LISTENERS)
