@@ -46,7 +46,7 @@ class Cluster:
     """``documents``: the ConfigMap, if there is one. ``namespace``: our own. ``part``: what the cluster contributes."""
 
     def __init__(self, options: Options, access: Access, documents: tuple[Document, ...] = ()) -> None:
-        self.documents = documents
+        self.documents = self._valid = documents
         self.namespace = access.namespace
         self._options = options
         self._access = access
@@ -64,6 +64,7 @@ class Cluster:
         cluster = cls(options, access)
         async with Client(access) as client:
             cluster.documents = await _config_map(client, cluster.config_map, named=bool(options.config_map))
+        cluster._valid = cluster.documents
         return cluster
 
     @property
@@ -101,6 +102,8 @@ class Cluster:
 
     def judged(self, problems: Sequence[str] = ()) -> None:
         """What came of the ConfigMap and the files, for people who look at the ConfigMap's events."""
+        if not problems:
+            self._valid = self.documents
         if self._speaker is None or not self.documents:
             return
         metadata = self.documents[0].tree["metadata"]
@@ -144,8 +147,12 @@ class Cluster:
             await applied(part)
             self._synced.set()
 
-        def renew(document: Document) -> None:
-            if not _configures(document) and any(map(_configures, self.documents)):
+        def renew(document: Document | None) -> None:
+            if document is None:  # one that was refused does not stay in the way of files
+                if self.documents != self._valid:
+                    self.documents = self._valid
+                    configured()
+            elif not _configures(document) and any(map(_configures, self.documents)):
                 _log.error("ConfigMap %s has lost its configuration; the old one stays", "/".join(self.config_map))
             elif (document,) != self.documents:
                 self.documents = (document,)

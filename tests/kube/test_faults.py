@@ -91,7 +91,7 @@ def test_no_object_leads_to_the_admin_listener(cluster: Cluster, gateway: InferG
     assert eventually(lambda: message(cluster, public, "Accepted").startswith("Invalid: $.spec.baseURL: 127.0.0.1 is"))
     assert serves(gateway, "to-admin", 503)
     assert eventually(lambda: "own machine; asking again" in gateway.stderr)  # a name that resolves to it
-    assert ask(gateway, "by-name").status >= 500
+    assert eventually(lambda: ask(gateway, "by-name").status >= 500)
     cluster.delete(public, named_so, to_admin, model_route("by-name", ""))
 
 
@@ -240,6 +240,7 @@ def test_a_config_map_in_every_state(cluster: Cluster, gateway: InferGateway) ->
     assert told("has lost its configuration; the old one stays")
     cluster.delete(good)
     assert told("is gone; what it said stays in force")
+    assert eventually(lambda: metric(gateway, "infer_gateway_config_last_reload_successful") == 1)
     assert ask(gateway, "r").status == 200
 
 

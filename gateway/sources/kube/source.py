@@ -52,8 +52,8 @@ Applied = Callable[[Part], Awaitable[None]]
 
 class Source:
     """One cluster. ``applied`` puts a part in force and returns when it serves; ``configured`` is called, and must not
-    wait, when the ConfigMap has changed. ``config_map``: its namespace and name; ``service``: those of the Service in
-    front of us. ``namespaces``: none means all.
+    wait, when the ConfigMap has changed, with None when it is gone. ``config_map``: its namespace and name;
+    ``service``: those of the Service in front of us. ``namespaces``: none means all.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Source:
         config_map: Key | None = None,
         service: Key | None = None,
         applied: Applied,
-        configured: Callable[[Document], None] = lambda document: None,
+        configured: Callable[[Document | None], None] = lambda document: None,
         restarts: MutableMapping[str, int] | None = None,
     ) -> None:
         self.synced = False
@@ -210,6 +210,7 @@ class Source:
 
         def remove(key: Key) -> None:
             _log.warning("ConfigMap %s is gone; what it said stays in force", "/".join(key))
+            self._configured(None)
 
         namespace, name = key
         of = partial(Reflector, self._client, CONFIG_MAP, decoder(CONFIG_MAP), put, remove, outage=self._outage)
