@@ -25,7 +25,11 @@ ALL_ON: Tree = {
         "drainTimeout": "1m30s",
     },
     "apiKeys": {"secretName": "keys"},
-    "kubernetes": {"gatewayAPI": True, "gatewayPorts": [8081, 30000], "secrets": {"enabled": True, "names": ["openai"]}},
+    "kubernetes": {
+        "gatewayAPI": True,
+        "gatewayPorts": [8081, 30000],
+        "secrets": {"enabled": True, "names": ["openai"]},
+    },
     "backends": ["vllm=http://vllm:8000", "auto=https://other"],
     "resources": [
         {
