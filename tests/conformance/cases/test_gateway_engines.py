@@ -1,4 +1,7 @@
-"""Our gateway in front of every other kind of simulated engine: the cases to which it matters what is behind."""
+"""Our gateway in front of engines that differ most: the cases to which it matters what is behind, over gRPC, too.
+
+Over HTTP `tests/whole/test_conformance.py` has every engine.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,9 @@ NO_COMPLETIONS = {
     "grpc.stream.completion": "not offered here",
 }
 SKIPPED: dict[str, dict[str, str]] = {
-    "sglang": {"grpc.embedding": "makes no embeddings"},
     "tgi": {
         "gateway.stream.unicode": "echo is refused by name",
         "grpc.embedding": "not offered here",
-    },
-    "openai": {
-        "gateway.pass.unknown-members": "refused by name",
-        "gateway.pass.numbers": "refused by name",
-        "grpc.count": "not offered here",
     },
     "deepseek": {
         **NO_COMPLETIONS,
