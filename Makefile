@@ -27,7 +27,7 @@ demo: $(VENV)/.run
 	@$(VENV)/bin/infer-gateway demo $(ARGS)
 
 test: $(VENV)/.test
-	$(PY) -m pytest -rs $(ARGS)
+	$(PY) tools/run_tests.py $(ARGS)
 
 check: $(VENV)/.check
 	$(PY) -m ruff format --check .
