@@ -190,10 +190,10 @@ async def _config_map(client: Client, key: Key, *, named: bool) -> tuple[Documen
             failure = f"the answer is not an API server's: {error}"
         except (ApiError, Unreachable) as error:
             failure = str(error)
-            status = error.status if isinstance(error, ApiError) else 0
-            if status == 401 or _UNTRUSTED in failure:
-                raise ConfigError([f"{client.access.place}: {_problem(status)}: {failure}"]) from None
-            if status in (403, 404):
+            code = error.status if isinstance(error, ApiError) else 0
+            if code == 401 or _UNTRUSTED in failure:
+                raise ConfigError([f"{client.access.place}: {_problem(code)}: {failure}"]) from None
+            if code in (403, 404):
                 if named:
                     raise ConfigError([f"{what}: {failure}"]) from None
                 _log.info("%s is not read: %s", what, failure)

@@ -92,7 +92,7 @@ def discovered(snapshot: Snapshot, found: Mapping[Endpoint, Sequence[ModelCard]]
     return msgspec.structs.replace(
         snapshot,
         pools=(*snapshot.pools, *pools.values()),
-        routes=RouteTable((*snapshot.routes.routes, *routes)),
+        routes=RouteTable((*snapshot.routes.routes, *routes), snapshot.routes),
     )
 
 

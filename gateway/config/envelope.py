@@ -116,7 +116,7 @@ class Resource(msgspec.Struct, frozen=True):
         created = self.metadata.creation_timestamp
         version = self.metadata.resource_version
         digits = version.isascii() and version.isdigit()
-        return (_instant(created) if created else 0.0, int(version[:40]) if digits else 0, version)
+        return (instant(created) if created else 0.0, int(version[:40]) if digits else 0, version)
 
     def problem(self, path: str, message: str) -> str:
         return f"{self.where}: {path}: {message}"
@@ -125,7 +125,7 @@ class Resource(msgspec.Struct, frozen=True):
         return Flaw(self.where, path, message, reference)
 
 
-def _instant(text: str) -> float:
+def instant(text: str) -> float:
     """RFC 3339 → seconds since the epoch. Raises ValueError."""
     moment = datetime.fromisoformat(text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
@@ -204,7 +204,7 @@ def _metadata(decoder: Decoder, tree: dict[str, Tree], kind: str) -> Any:
     made = decoder.build(given, Metadata, "$.metadata")
     if isinstance(made, Metadata) and made.creation_timestamp:
         try:
-            _instant(made.creation_timestamp)
+            instant(made.creation_timestamp)
         except (ValueError, OverflowError):
             return decoder.refuse("$.metadata.creationTimestamp", "expected an RFC 3339 time")
     return made

@@ -7,15 +7,16 @@ type, or the object is refused with the member's path. A null member is one that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from gateway.config.decode import described
+from gateway.config.envelope import instant
+from gateway.config.extension import EARLIER, POOLS
 
 GROUP: Final = "gateway.networking.k8s.io"
-POOL_GROUPS: Final = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
+POOL_GROUPS: Final = (POOLS, EARLIER)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -33,8 +34,7 @@ class Metadata(Part, frozen=True, kw_only=True):
     def age(self) -> float:
         """When it was created, in seconds since the epoch; 0 where that cannot be told."""
         try:
-            moment = datetime.fromisoformat(self.creation_timestamp)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            return instant(self.creation_timestamp)
         except (ValueError, OverflowError):
             return 0.0
 

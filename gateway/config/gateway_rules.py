@@ -25,11 +25,9 @@ from gateway.config.gateway_objects import (
     RuleSpec,
     Timeouts,
 )
-from gateway.config.resources import re2
+from gateway.config.resources import is_header_name, is_header_value, re2
 from gateway.httproute import Changes, Field, HttpMatch, HttpRule, PathMatch, Redirect, Rewrite
 
-_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
-_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?\Z|\Z")
 _PATH: Final = re.compile(r"/[\x21-\x7e]*\Z")
 _HOST: Final = re.compile(r"[a-z0-9.-]+\Z", re.IGNORECASE)
 _KINDS: Final = {"Exact": "exact", "PathPrefix": "prefix", "RegularExpression": "regex"}
@@ -145,13 +143,13 @@ class Rules:
         made = []
         for index, field in enumerate(values):
             self._check_name(f"{path}[{index}].name", field.name)
-            if not _VALUE.match(field.value):
+            if field.value and not is_header_value(field.value):
                 self._refuse(f"{path}[{index}].value", "not a header value (printable ASCII, no space at its ends)")
             made.append((field.name.lower().encode("latin-1", "replace"), field.value.encode("latin-1", "replace")))
         return tuple(made)
 
     def _check_name(self, path: str, name: str) -> None:
-        if not _TOKEN.match(name):
+        if not is_header_name(name):
             self._refuse(path, "not a header name")
         elif name.lower() in _OWN:
             self._refuse(path, "the gateway sets this header itself")

@@ -6,16 +6,18 @@ Invariant: settings are the files'; of two pools or routes of one name the files
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
-from gateway.config.cluster import Part
 from gateway.config.settings import Settings
 from gateway.config.sharing import Redis, State
 from gateway.config.snapshot import Snapshot
 from gateway.entrance import Entrances
 from gateway.route import Route, RouteTable
+
+if TYPE_CHECKING:  # whoever has no cluster need not load what reads one
+    from gateway.config.cluster import Part
 
 
 class _Named(Protocol):

@@ -320,15 +320,24 @@ _VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?\Z")
 MAX_HEADER_VALUE = 4096
 
 
+def is_header_name(text: str) -> bool:
+    return _TOKEN.match(text) is not None
+
+
+def is_header_value(text: str) -> bool:
+    """Printable ASCII, no space at its ends; not empty."""
+    return _VALUE.match(text) is not None
+
+
 def check_headers(headers: dict[str, Hidden]) -> None:
     seen: set[str] = set()
     for name, value in headers.items():
         where = member(".headers", name)
-        if not _TOKEN.match(name):
+        if not is_header_name(name):
             raise Fault(where, "not a header name")
         if name.lower() in RESERVED_HEADERS:
             raise Fault(where, "reserved: the gateway sets this header itself")
-        if not _VALUE.match(value.reveal()):
+        if not is_header_value(value.reveal()):
             raise Fault(where, "not a header value (printable ASCII, no space at its ends)")
         if len(value.reveal()) > MAX_HEADER_VALUE:
             raise Fault(where, f"longer than {MAX_HEADER_VALUE} characters")
