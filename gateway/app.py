@@ -51,6 +51,7 @@ from gateway.httproute import Way
 from gateway.ledger import Ledger
 from gateway.member import Member
 from gateway.meter import Record, Totals
+from gateway.observe import Observers
 from gateway.origin import Origin
 from gateway.pools import MakeProfile, Pools
 from gateway.ports import Exchange
@@ -188,16 +189,15 @@ class Program:
         settings = self._settings
         adapters = self._adapters
         self._transport = HTTPTransport(TransportSettings(connect_timeout=settings.timeouts.connect))
+        self.usage = UsageLog(settings.usage.file)
+        self._access_log = AccessLog(Requests.ALL if self.options.access_log else Requests.ERRORS)
         self.pools = pools = Pools(adapters, self._profiles(settings.scheduler), self._rng)
         self.state = State(pools)
         self.gateway = Gateway(
             self.pools,
             self._transport,
             self._route,
-            finished=self._finished,
-            attempted=self.totals.attempted,
-            limited=self.totals.limited,
-            rewrote=self.totals.rewrote,
+            observer=Observers(self.totals, self._access_log.log, self.usage.log),
         )
         self.discovery = Discovery(
             self._transport,
@@ -224,8 +224,6 @@ class Program:
         self._claims = self._configured.claims()
         self._authenticator = Authenticator(settings.auth, self._claims, self.totals.strangers)
         self.known, self.identify = self._authenticator.known, self._authenticator.identify
-        self.usage = UsageLog(settings.usage.file)
-        self._access_log = AccessLog(Requests.ALL if self.options.access_log else Requests.ERRORS)
         self._doors.build(self, settings, self.options.pool)
         self._status = Status(self)
 
@@ -281,8 +279,9 @@ class Program:
             tenant=who.tenant,
             tier=who.tier,
             protocol=protocol,
+            why=error.why,
         )
-        self.totals.observe(record)
+        self.totals.finished(record)
         self._access_log.log(record)
         if identity is not None:  # strangers fill no disk
             self.usage.log(record)
@@ -327,11 +326,6 @@ class Program:
 
     def forward(self, exchange: Exchange, way: Way, raw: UpstreamRequest | None = None) -> Awaitable[None]:
         return self.gateway.serve(exchange, way.pick(self._rng.random()), raw)
-
-    def _finished(self, record: Record) -> None:
-        self.totals.observe(record)
-        self._access_log.log(record)
-        self.usage.log(record)
 
     # -- configuration ------------------------------------------------------------------------------------------
 

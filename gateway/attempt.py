@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
+import trio
 
 from gateway.errors import GatewayError, InvalidRequest, NotFound, Unsupported, UpstreamError, UpstreamTimeout
 from gateway.member import Member
@@ -20,6 +21,7 @@ from gateway.wire import splice
 
 if TYPE_CHECKING:
     from gateway.call import Call
+    from gateway.trace import Step
 
 _log = logging.getLogger("infer_gateway.core")
 FULL: Final = (429, 503, 529)
@@ -33,7 +35,7 @@ class Attempt:
     ``before``: the failure of the endpoint tried before.
     """
 
-    __slots__ = ("ask", "before", "call", "delay", "failure", "member", "model", "policy", "pool")
+    __slots__ = ("ask", "before", "call", "delay", "failure", "member", "model", "policy", "pool", "step")
 
     def __init__(self, call: Call, pool: Pool, member: Member, ask: Ask, before: GatewayError | None) -> None:
         self.call = call
@@ -44,6 +46,7 @@ class Attempt:
         self.policy = pool.policy
         self.before = before
         self.failure: GatewayError | None = None
+        self.step: Step | None = None
         self.delay = pool.policy.retry_interval if call.tried else 0.0
         call.hasten(pool.policy)
 
@@ -53,6 +56,8 @@ class Attempt:
         """
         call, member = self.call, self.member
         request = call.named_request()
+        if call.trace is not None:
+            request = msgspec.structs.replace(request, headers=call.trace.headers(request.headers, self.step))
         dropped: tuple[str, ...] = ()
         while True:
             try:
@@ -63,6 +68,13 @@ class Attempt:
             else:
                 call.dropped = dropped
                 return encoded
+
+    def named(self, raw: UpstreamRequest) -> UpstreamRequest:
+        """What the endpoint is sent of a request that passes as it is: all of it, within the trace."""
+        trace = self.call.trace
+        if trace is None:
+            return raw
+        return msgspec.structs.replace(raw, extra=trace.headers(raw.extra, self.step))
 
     def _without(self, request: InferenceRequest, error: Unsupported) -> InferenceRequest:
         """The request without what ``error`` is about; raises it if that cannot be."""
@@ -85,6 +97,7 @@ class Attempt:
         call.endpoint = member.id
         if call.explanation is not None:
             call.explanation.tried.append(member.id)
+        self.step = call.step("attempt")
         return member.endpoint
 
     def __exit__(
@@ -98,10 +111,14 @@ class Attempt:
         else:
             placement.left(call.gateway.turn.now, decoder.usage, decoder.tokens)
         outcome = "ok" if error is None else error.reason if isinstance(error, GatewayError) else "cancelled"
-        self.call.gateway.attempted(member.pool, member.id, outcome)
+        call.gateway.observer.attempted(member.pool, member.id, outcome)
+        if self.step is not None:
+            self._trace(self.step, outcome)
         if error is None:
             member.succeeded(call.gateway.turn.now, placement.probe)
             return False
+        if outcome != "cancelled":
+            call.failures = (*call.failures, (member.id, outcome))
         if not isinstance(error, (UpstreamError, UpstreamTimeout)):
             if self.before is not None and isinstance(error, (InvalidRequest, NotFound)):
                 self.failure = self.before  # it was well asked of the one before, and this one cannot stand in
@@ -112,6 +129,19 @@ class Attempt:
             self.call.drop_preamble()
             return True
         return False
+
+    def _trace(self, step: Step, outcome: str) -> None:
+        member = self.member
+        step.ended = trio.current_time()
+        step.attributes |= {
+            "infer_gateway.pool": member.pool,
+            "infer_gateway.endpoint": member.id,
+            "server.address": member.endpoint.host,
+            "server.port": member.endpoint.port,
+            "gen_ai.request.model": self.model,
+        }
+        if outcome != "ok":
+            step.attributes["error.type"] = outcome
 
     def _judge(self, error: UpstreamError | UpstreamTimeout, probe: bool) -> None:
         """What the failure says about the endpoint: its own fault, a request to wait, or the caller's mistake."""

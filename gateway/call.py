@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
+from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
@@ -20,9 +21,9 @@ from gateway.attempt import FULL, Attempt
 from gateway.auth import allowed
 from gateway.config.snapshot import Policy
 from gateway.errors import Forbidden, GatewayError, NoEndpoints, Overloaded, UpstreamTimeout
-from gateway.gate import SHED
+from gateway.gate import SHED, Gate
 from gateway.member import Member
-from gateway.meter import CLIENT_GONE, Record
+from gateway.meter import CLIENT_GONE, Histogram, Record
 from gateway.pool import Placement, Pool
 from gateway.ports import Decoder, Exchange, Sending
 from gateway.schedule.ask import Ask
@@ -31,6 +32,7 @@ from gateway.types import Endpoint, Headers, InferenceRequest, Usage
 
 if TYPE_CHECKING:
     from gateway.core import Gateway, Target
+    from gateway.trace import Step
 
 _GONE: Final = (trio.Cancelled, trio.BrokenResourceError, trio.ClosedResourceError)
 _ROLE_HOLD_S: Final = 0.5
@@ -49,11 +51,10 @@ class Call:
     """
 
     __slots__ = (
-        "__weakref__", "_ask", "_done", "_held", "_held_since", "_owns_id", "_ranking", "_target", "admission", "blind",
-        "committed", "deadline", "decoder", "dropped", "endpoint", "exchange", "expires", "explanation", "first_token",
-        "gateway",
-        "heard", "last_sent", "member", "placement", "pool", "reason", "request", "sending", "started", "status",
-        "stranded", "timed_out", "told", "tried",
+        "__weakref__", "_ask", "_done", "_held", "_held_since", "_owns_id", "_ranking", "_target", "admission",
+        "blind", "committed", "deadline", "decoder", "dropped", "endpoint", "exchange", "expires", "explanation",
+        "failures", "first_token", "gaps", "gateway", "heard", "last_sent", "member", "placement", "pool", "reason",
+        "request", "sending", "started", "status", "stranded", "timed_out", "told", "trace", "tried", "why",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, exchange: Exchange) -> None:
@@ -72,10 +73,14 @@ class Call:
         self.first_token = math.nan
         self.decoder: Decoder | None = None
         self.status = self.told = 200
-        self.reason = ""
+        self.reason = self.why = ""
         self.pool = ""
         self.endpoint = ""
         self.tried = 0
+        self.failures: tuple[tuple[str, str], ...] = ()
+        self.gaps: Histogram | None = None
+        tracer = gateway.tracer
+        self.trace = None if tracer is None else tracer.begin(self.request, self.started)
         self.dropped: tuple[str, ...] = ()
         self._held = b""
         self._held_since = 0.0
@@ -105,7 +110,9 @@ class Call:
         record = self._record(error)
         if self.admission is not None:
             self.admission.leave(record.ended, self._used(record, left=isinstance(error, _GONE)))
-        gateway.finished(record)
+        gateway.observer.finished(record)
+        if gateway.tracer is not None and self.trace is not None and self.trace.sampled:
+            gateway.tracer.end(self.trace, record)
 
     def _used(self, record: Record, *, left: bool) -> Usage | None:
         """What the caller has to answer for: what engines did for it, if only on a prompt whose answer it did not wait
@@ -143,7 +150,7 @@ class Call:
         urgent = gateway.directives.priority(pool.name, objective) >= 0
         if not urgent and pool.gate is None and gateway.pools.saturated(pool, gateway.turn.now):
             self.pool = pool.name
-            raise Overloaded(SHED, retry_after=1.0)
+            raise Overloaded(SHED, retry_after=1.0, why="sheddable")
 
     async def _enter(self, pool: Pool, model: str, route: str) -> None:
         gateway, request = self.gateway, self.request
@@ -157,7 +164,20 @@ class Call:
         if pool.gate is not None:
             ask.now = gateway.turn.now
             self.hasten(pool.policy)
-            await admission.queue(pool.gate, ask, self.deadline)
+            await self._queue(admission, pool.gate, ask)
+
+    async def _queue(self, admission: Admission, gate: Gate, ask: Ask) -> None:
+        step = self.step("queue")
+        try:
+            await admission.queue(gate, ask, self.deadline)
+        finally:
+            if step is not None:
+                step.ended = trio.current_time()
+
+    def step(self, name: str) -> Step | None:
+        """Begin one of a request that is followed."""
+        trace = self.trace
+        return trace.step(name, trio.current_time()) if trace is not None and trace.sampled else None
 
     def hasten(self, policy: Policy) -> None:
         """The first pool's limit on the whole of a request, where its client has set none."""
@@ -195,13 +215,14 @@ class Call:
                 continue
             self.pool = self.pool or pool.name
             ask = self._let_in(pool, part.model or self.request.model)
-            self._ranking = pool.rank(ask)
+            self._ranking = self._ranked(pool, ask)
             for member in self._ranking:
                 if failure is not None:
                     if member.endpoint in tried:
                         continue
                     if not self._may_retry(pool.policy, failure):
                         raise _with_advice(failure)
+                    gateway.observer.failed_over(pool.name, failure.reason)
                 attempt = Attempt(self, pool, member, ask, failure)
                 yield attempt
                 if attempt.failure is None:
@@ -213,11 +234,30 @@ class Call:
         if failure is not None:
             raise _with_advice(failure)
         if left_out:
-            raise Overloaded(f"every endpoint was left out by the scheduler's filter {left_out}", retry_after=1.0)
+            refusal = f"every endpoint was left out by the scheduler's filter {left_out}"
+            raise Overloaded(refusal, retry_after=1.0, why=left_out)
         raise NoEndpoints(
             f"no endpoint for model '{self.request.model}' is ready; try again shortly",
             retry_after=wait if wait < math.inf else 1.0,
         )
+
+    def _ranked(self, pool: Pool, ask: Ask) -> Iterator[Member]:
+        """Best first; what it took to find the first one is told."""
+        step, since = self.step("schedule"), perf_counter()
+        ranking = pool.rank(ask)
+        first = next(ranking, None)
+        took = perf_counter() - since
+        if step is not None:
+            step.ended = step.started + took
+            step.attributes["infer_gateway.pool"] = pool.name
+        if first is None:
+            return ranking
+        hits = ask.hits.get(first.id, 0.0)
+        self.gateway.observer.decided(pool.name, took, ask.tokens, hits)
+        if step is not None:
+            step.attributes["infer_gateway.endpoint"] = first.id
+            step.attributes["infer_gateway.prefix_hit_tokens"] = round(hits)
+        return chain((first,), ranking)
 
     def _parts(self, target: Target) -> Sequence[Target]:
         """The target and its fallbacks in their order; those where nobody is to be asked now come last."""
@@ -277,6 +317,10 @@ class Call:
 
     async def send(self, out: bytes, now: float) -> None:
         """From the first token on: everything there is, in one write."""
+        if self.gaps is not None:
+            self.gaps.observe(now - self.last_sent)
+        elif self.request.stream:
+            self.gaps = self.gateway.observer.gaps(self.pool)
         self.last_sent = now
         self.answered(now)
         if not self.committed:
@@ -427,6 +471,11 @@ class Call:
             tier=request.identity.tier,
             id=request.id,
             protocol=request.protocol,
+            why=self.why,
+            engine="" if self.member is None else self.member.endpoint.engine,
+            failures=self.failures,
+            trace_id="" if self.trace is None else self.trace.id,
+            sampled=self.trace is not None and self.trace.sampled,
         )
 
 

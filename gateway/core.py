@@ -23,11 +23,11 @@ from gateway.attempt import Attempt, unlink
 from gateway.call import Call
 from gateway.config.snapshot import Policy
 from gateway.directives import Directives
-from gateway.errors import GatewayError, RateLimited, Stopping, UpstreamError, UpstreamTimeout
+from gateway.errors import GatewayError, Overloaded, RateLimited, Stopping, UpstreamError, UpstreamTimeout
 from gateway.member import Member
-from gateway.meter import Record
+from gateway.meter import Totals
 from gateway.pools import Pools
-from gateway.ports import Exchange, Store, Transport, UpstreamResponse
+from gateway.ports import Exchange, Observer, Store, Tracer, Transport, UpstreamResponse
 from gateway.schedule.explain import Decisions
 from gateway.store.local import Local
 from gateway.tokenizer import Tokenizers
@@ -78,7 +78,7 @@ class RetryBudget:
 
 class Gateway:
     """The core. ``route`` and ``ledger`` (None: no limits) are swapped by assignment when a snapshot arrives; a request
-    keeps what it began with. ``store`` is where limits are kept.
+    keeps what it began with. ``store`` is where limits are kept. ``tracer`` (None: nobody asks) is swapped likewise.
     """
 
     def __init__(
@@ -87,19 +87,14 @@ class Gateway:
         transport: Transport,
         route: Callable[[InferenceRequest], Target],
         *,
-        finished: Callable[[Record], None] = lambda record: None,
-        attempted: Callable[[str, str, str], None] = lambda pool, endpoint, outcome: None,
-        limited: Callable[[str], None] = lambda limit: None,
-        rewrote: Callable[[str, str, str], None] = lambda by, model, target: None,
+        observer: Observer | None = None,
         keep_alive_s: float = 15.0,
     ) -> None:
         self.pools = pools
         self.transport = transport
         self.route = route
-        self.finished = finished
-        self.attempted = attempted
-        self.limited = limited
-        self.rewrote = rewrote
+        self.observer = observer or Totals()
+        self.tracer: Tracer | None = None
         self.keep_alive_s = keep_alive_s
         self.budget = RetryBudget()
         self.directives = Directives()
@@ -125,7 +120,7 @@ class Gateway:
             name = part.model if found is None else found.model
             parts.append(routes.Target(part.pool, name, (), part.route, drop=part.drop))
             if found is not None and len(parts) == 1:
-                self.rewrote(found.by, model if found.exact else "", found.model)
+                self.observer.rewrote(found.by, model if found.exact else "", found.model)
         return msgspec.structs.replace(parts[0], fallbacks=tuple(parts[1:]))
 
     async def serve(self, exchange: Exchange, target: Target | None = None, raw: UpstreamRequest | None = None) -> None:
@@ -149,9 +144,11 @@ class Gateway:
 
     def failed(self, call: Call, error: GatewayError) -> None:
         """Note what its client is told instead of an answer."""
-        call.status, call.reason = error.status, error.reason
+        call.status, call.reason, call.why = error.status, error.reason, error.why
         if isinstance(error, RateLimited):
-            self.limited(error.limit)
+            self.observer.limited(error.limit)
+        elif error.why and isinstance(error, Overloaded):
+            self.observer.turned_away(call.pool, call.request.identity.tier, error.why)
 
     def give_up(self) -> None:
         """The process ends: who waits is refused and every engine's connection closed, so that clients are told before
@@ -181,7 +178,7 @@ class Gateway:
     async def _try(self, call: Call, attempt: Attempt, raw: UpstreamRequest | None) -> None:
         """One endpoint, one request to it, one answer to the client. Raises GatewayError if that failed."""
         member = attempt.member
-        request = raw or attempt.encoded()
+        request = attempt.encoded() if raw is None else attempt.named(raw)
         call.expires = min(self.turn.now + attempt.policy.first_token, call.deadline)
         call.sending = sending = self.transport.send(member.endpoint, request)
         try:

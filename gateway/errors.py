@@ -12,7 +12,8 @@ from collections.abc import Iterable
 class GatewayError(Exception):
     """The one root. ``status`` and ``code`` are the contract; ``retryable`` says whether another endpoint may be tried.
 
-    ``retry_after`` is in seconds; ``reason`` is a short constant for metrics and logs.
+    ``retry_after`` is in seconds; ``reason`` is a short constant for metrics and logs, ``why`` another that says more
+    precisely what stood in the way, "" where the reason says all.
     """
 
     status = 500
@@ -20,6 +21,7 @@ class GatewayError(Exception):
     code: str | None = "internal_error"
     retryable = False
     reason = "internal"
+    why = ""
 
     def __init__(
         self,
@@ -157,7 +159,7 @@ class RateLimited(GatewayError):
     ) -> None:
         super().__init__(message, retry_after=retry_after)
         self.fields = tuple(fields)
-        self.limit = limit
+        self.limit = self.why = limit
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -165,18 +167,29 @@ class RateLimited(GatewayError):
 
 
 class Overloaded(GatewayError):
+    """``why``: a constant; admission has queue_full, queue_long, too_large, sheddable, queue_timeout."""
+
     status = 503
     type = "server_error"
     code = "overloaded"
     reason = "overloaded"
 
+    def __init__(self, message: str, *, retry_after: float | None = None, why: str = "") -> None:
+        super().__init__(message, retry_after=retry_after)
+        if why:
+            self.why = why
+
 
 class QueueTimeout(Overloaded):
     """It waited for room as long as may be."""
 
+    why = "queue_timeout"
+
 
 class Stopping(Overloaded):
     """The process is told to end."""
+
+    why = "stopping"
 
     def __init__(self) -> None:
         super().__init__("the gateway is stopping; try again later", retry_after=1.0)
@@ -184,6 +197,8 @@ class Stopping(Overloaded):
 
 class Unverified(Overloaded):
     """Whoever could say who the caller is does not answer."""
+
+    why = "unverified"
 
 
 class NoEndpoints(GatewayError):

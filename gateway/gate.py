@@ -113,7 +113,7 @@ class Gate:
                 return self._pass(flow, terms, estimate, now)
         if ask.priority < 0:
             self.refused += 1
-            raise Overloaded(SHED, retry_after=1.0)
+            raise Overloaded(SHED, retry_after=1.0, why="sheddable")
         limit = min(now + self.settings.queue_timeout, deadline)
         self._check(flow, terms, size, limit, now)
         if not order:
@@ -172,20 +172,23 @@ class Gate:
                 f"the queue is long: it would be your turn in about {wait:.0f} s, and {limit - now:.0f} s is the most "
                 "a request waits; try again later",
                 retry_after=min(wait, _FAR),
+                why="queue_long",
             )
         settings, order = self.settings, self.order
         if size > settings.max_queued_bytes:
             self.refused += 1
-            raise Overloaded("there is no room, and what is so large may not wait; try again later", retry_after=1.0)
+            large = "there is no room, and what is so large may not wait; try again later"
+            raise Overloaded(large, retry_after=1.0, why="too_large")
         while len(order) >= settings.max_queued or order.size + size > settings.max_queued_bytes:
             longest = order.longest()
             if longest is None or longest.flow is flow or longest.flow.queued <= flow.queued + 1:
                 self.refused += 1
-                raise Overloaded("the queue is full; try again later", retry_after=min(max(wait, 1.0), _FAR))
+                later = min(max(wait, 1.0), _FAR)
+                raise Overloaded("the queue is full; try again later", retry_after=later, why="queue_full")
             # room for whoever has fewer there: one caller's flood fills the queue for nobody else
             order.remove(longest)
             full = "the queue is full, and you have more in it than others; try again later"
-            self._refuse(longest, Overloaded(full, retry_after=self._later(longest)))
+            self._refuse(longest, Overloaded(full, retry_after=self._later(longest), why="queue_full"))
 
     def wait(self, flow: Flow, terms: Terms) -> float:
         """Seconds until one more request of the flow would be released, 0 where that is not known."""

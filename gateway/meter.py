@@ -1,6 +1,6 @@
 """What a request's life is summed up in, and its cheap aggregation into counters and histograms. (P)
 
-`Totals.observe` is on the path of every request and takes about 1 µs (1.4 for a tenant's that came through a queue):
+`Totals.finished` is on the path of every request and takes about 1 µs (1.4 for a tenant's that came through a queue):
 labels are looked up once, buckets are lists of ints. Rendering them for Prometheus happens elsewhere, when somebody
 asks. The number of label sets is bounded whatever clients and engines send: past a cap, everything new is counted under
 "other".
@@ -38,6 +38,9 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     was asked. ``queue_s`` is how long the request waited for room, 0 if it was let in at once, NaN where nobody waits.
     ``tokens_reasoning`` is the part of ``tokens_out`` that is not the answer. ``tenant`` and ``tier`` are verified or
     "". ``user`` and ``id`` (the request's) go to logs, never into a label. ``protocol`` is what the request came in by.
+    ``why`` says more precisely than ``reason`` what refused it: a limit's name, a constant of admission, a filter.
+    ``engine`` is the kind of the last endpoint tried. ``failures``: (endpoint, reason) of each attempt that failed.
+    ``trace_id`` (32 hexadecimal digits, "" without tracing) is known to whoever collects traces if it was ``sampled``.
     """
 
     model: str = ""
@@ -62,6 +65,11 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     queue_s: float = math.nan
     tokens_reasoning: int = 0
     protocol: str = "http"
+    why: str = ""
+    engine: str = ""
+    failures: tuple[tuple[str, str], ...] = ()
+    trace_id: str = ""
+    sampled: bool = False
 
     @property
     def duration_s(self) -> float:
@@ -144,6 +152,7 @@ class Totals:
         self._queues: dict[str, Histogram] = {}
         self._limits: dict[str, int] = {}
         self._rewrites: dict[tuple[str, str, str], int] = {}
+        self._gaps = Histogram(TPOT_BOUNDS)
         self.strangers: dict[str, int] = {}
         self.restarts: dict[str, int] = {}
         self.reloads = {"success": 0, "failure": 0}
@@ -174,7 +183,7 @@ class Totals:
         """Requests refused, by limit."""
         return self._limits
 
-    def observe(self, record: Record) -> None:
+    def finished(self, record: Record) -> None:
         """Count a finished request."""
         key = (record.model, record.pool, record.operation, record.protocol)
         flow = self._flows.get(key)
@@ -222,6 +231,19 @@ class Totals:
         """Drop the series of an endpoint that is gone, so that replicas that come and go don't use up the cap."""
         for key in [key for key in self._attempts if key[0] == pool and key[1] == endpoint]:
             del self._attempts[key]
+
+    def failed_over(self, pool: str, reason: str) -> None:
+        """Count an endpoint tried because another one had failed."""
+
+    def turned_away(self, pool: str, tier: str, why: str) -> None:
+        """Count a request that admission refused."""
+
+    def decided(self, pool: str, seconds: float, tokens: float, hits: float) -> None:
+        """Count a placement."""
+
+    def gaps(self, pool: str) -> Histogram:
+        """Of the seconds between two pieces of a stream; for whoever streams to keep as long as it does."""
+        return self._gaps
 
     def limited(self, limit: str) -> None:
         """Count a request that a limit refused; ``limit`` names it and nobody's account."""

@@ -21,8 +21,10 @@ from gateway.types import (
 )
 
 if TYPE_CHECKING:
+    from gateway.meter import Histogram, Record
     from gateway.schedule.ask import Ask
     from gateway.schedule.speed import Speed
+    from gateway.trace import Trace
     from gateway.wire.exposition import Layout
 
 
@@ -162,6 +164,47 @@ class Store(Protocol):
 
         ``taken`` is what granted the demands: what has leaked since then cannot be given back.
         """
+
+
+class Observer(Protocol):
+    """Who is told what becomes of requests, while it happens. Nothing here waits or fails.
+
+    ``pool`` and ``endpoint`` are names as operators see them. ``tier`` is the caller's, "" without one.
+    """
+
+    def finished(self, record: Record, /) -> None:
+        """A request is over, whatever came of it."""
+
+    def attempted(self, pool: str, endpoint: str, outcome: str, /) -> None:
+        """An endpoint was tried: "ok", or the reason of the failure."""
+
+    def failed_over(self, pool: str, reason: str, /) -> None:
+        """An attempt failed for ``reason`` and another endpoint, one of ``pool``, is tried."""
+
+    def limited(self, limit: str, /) -> None:
+        """A limit of that name refused a request."""
+
+    def turned_away(self, pool: str, tier: str, why: str, /) -> None:
+        """Admission refused a request (`Overloaded.why`)."""
+
+    def rewrote(self, by: str, model: str, target: str, /) -> None:
+        """The object ``by`` put the model ``target`` in place of ``model`` ("": only the client knows it)."""
+
+    def decided(self, pool: str, seconds: float, tokens: float, hits: float, /) -> None:
+        """An endpoint was chosen in so many seconds: of a prompt of ``tokens`` it should hold ``hits``."""
+
+    def gaps(self, pool: str, /) -> Histogram:
+        """Where the seconds between two pieces of a pool's streams are counted."""
+
+
+class Tracer(Protocol):
+    """Who follows requests through the gateway and beyond it."""
+
+    def begin(self, request: InferenceRequest, now: float, /) -> Trace:
+        """A request has arrived. Whether it is followed stands in `Trace.sampled`."""
+
+    def end(self, trace: Trace, record: Record, /) -> None:
+        """It is over; called for those that are followed only."""
 
 
 class Candidate(Protocol):

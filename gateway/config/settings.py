@@ -12,6 +12,7 @@ from msgspec import Meta, field
 
 from gateway.config.access import Auth
 from gateway.config.decode import Duration, Fault, Limit, Section
+from gateway.config.observing import AccessLog, Tracing
 from gateway.config.scheduler import Scheduler
 from gateway.config.sharing import Fairness, RateLimits, State, Tokenizer, UsageEvents
 from gateway.config.url import is_loopback
@@ -106,7 +107,14 @@ class GrpcListener(_Listener, frozen=True):
 
 
 class AdminListener(_Listener, frozen=True):
+    """``token_file`` holds the token that is demanded; beyond loopback one is needed for all but health.
+    ``anonymous_metrics``: /metrics is for everybody who can connect.
+    """
+
     address: str = "127.0.0.1:9090"
+    tls: TLS | None = None
+    token_file: str = ""
+    anonymous_metrics: bool = False
 
 
 class PickerTimeouts(Section, frozen=True):
@@ -274,6 +282,8 @@ class Settings(Section, frozen=True):
     state: State = State()
     tokenizers: tuple[Tokenizer, ...] = ()
     usage: UsageEvents = UsageEvents()
+    access_log: AccessLog = AccessLog()
+    tracing: Tracing = Tracing()
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()
     streaming: Streaming = Streaming()

@@ -11,7 +11,8 @@ import trio.testing
 from gateway.config.snapshot import Policy, PoolSpec
 from gateway.core import Gateway
 from gateway.errors import GatewayError, Unsupported, UpstreamError
-from gateway.meter import Record
+from gateway.meter import Record, Totals
+from gateway.observe import Observers
 from gateway.pools import Pools
 from gateway.ports import Candidate
 from gateway.route import Target
@@ -252,7 +253,7 @@ class World:
             pools,
             self.transport,
             lambda request: Target("p", request.model, (Target("q"),), drop=self.drop),
-            finished=self.records.append,
+            observer=Observers(Totals(), self.records.append),
         )
 
     async def ask(self, exchange: FakeExchange) -> list[str]:

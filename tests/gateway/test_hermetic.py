@@ -21,7 +21,8 @@ from gateway.config.load import load
 from gateway.config.snapshot import PoolSpec
 from gateway.core import Gateway
 from gateway.directives import Directives
-from gateway.meter import Record
+from gateway.meter import Record, Totals
+from gateway.observe import Observers
 from gateway.picker_door import Picker
 from gateway.pools import Pools
 from gateway.route import RouteTable, Target
@@ -87,12 +88,13 @@ class Stage:
             member.up = True
             told = Load(trio.current_time(), waiting, 0.0, kv_usage, loras=loras(used), max_loras=2)
             self.pools.loaded(member.endpoint, told)
+        self.observer = Observers(Totals(), self.records.append)
+        self.observer.rewrote = lambda *told: self.rewrites.append(told)
         self.gateway = Gateway(
             self.pools,
             FakeTransport({}),
             self.route,
-            finished=self.records.append,
-            rewrote=lambda *told: self.rewrites.append(told),
+            observer=self.observer,
         )
         self.gateway.directives = Directives(CONFIGURED.objectives, CONFIGURED.rewrites)
         self.core: Any = SimpleNamespace(

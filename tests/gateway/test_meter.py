@@ -25,8 +25,8 @@ def test_a_request_is_counted_under_its_labels() -> None:
         tokens_out=5,
         tokens_cached=64,
     )
-    totals.observe(record)
-    totals.observe(record)
+    totals.finished(record)
+    totals.finished(record)
     flow = totals.flows["llama", "main", CHAT, "http"]
     assert flow.outcomes == {(200, ""): 2}
     assert (flow.tokens_in, flow.tokens_out, flow.tokens_cached) == (200, 10, 128)
@@ -38,9 +38,9 @@ def test_a_request_is_counted_under_its_labels() -> None:
 
 def test_what_was_not_seen_is_not_observed() -> None:
     totals = Totals()
-    totals.observe(Record(model="m", status=503, reason="no_endpoints", ended=0.1))
-    totals.observe(Record(model="m", ttft_s=0.5, ended=1.0, tokens_out=9))  # not streamed: no time between tokens
-    totals.observe(Record(model="m", ttft_s=0.5, ended=1.0, tokens_out=1, stream=True))
+    totals.finished(Record(model="m", status=503, reason="no_endpoints", ended=0.1))
+    totals.finished(Record(model="m", ttft_s=0.5, ended=1.0, tokens_out=9))  # not streamed: no time between tokens
+    totals.finished(Record(model="m", ttft_s=0.5, ended=1.0, tokens_out=1, stream=True))
     flow = totals.flows["m", "", "", "http"]
     assert sum(flow.duration.counts) == 3
     assert sum(flow.ttft.counts) == 2
@@ -51,9 +51,9 @@ def test_what_was_not_seen_is_not_observed() -> None:
 def test_what_a_tenant_used_is_counted_and_nobodys_is_not() -> None:
     totals = Totals()
     for _ in range(2):
-        totals.observe(Record(tenant="acme", tier="gold", tokens_in=10, tokens_out=5))
-    totals.observe(Record(tenant="acme", tokens_in=1))
-    totals.observe(Record(tokens_in=100, user="ann"))
+        totals.finished(Record(tenant="acme", tier="gold", tokens_in=10, tokens_out=5))
+    totals.finished(Record(tenant="acme", tokens_in=1))
+    totals.finished(Record(tokens_in=100, user="ann"))
     assert {owner: (s.tokens_in, s.tokens_out) for owner, s in totals.tenants.items()} == {
         ("acme", "gold"): (20, 10),
         ("acme", ""): (1, 0),
@@ -63,8 +63,8 @@ def test_what_a_tenant_used_is_counted_and_nobodys_is_not() -> None:
 def test_waits_are_counted_where_somebody_might_wait() -> None:
     totals = Totals()
     for waited in (0.0, 2.0, math.nan):
-        totals.observe(Record(pool="main", queue_s=waited))
-    totals.observe(Record(pool="open"))
+        totals.finished(Record(pool="main", queue_s=waited))
+    totals.finished(Record(pool="open"))
     assert list(totals.queues) == ["main"]
     assert (sum(totals.queues["main"].counts), totals.queues["main"].sum) == (2, 2.0)
 
@@ -72,7 +72,7 @@ def test_waits_are_counted_where_somebody_might_wait() -> None:
 def test_no_model_is_counted_as_unknown() -> None:
     totals = Totals()
     for _ in range(2):
-        totals.observe(Record(status=404, reason="model_not_found", operation=CHAT))
+        totals.finished(Record(status=404, reason="model_not_found", operation=CHAT))
     assert totals.flows["unknown", "", CHAT, "http"].outcomes == {(404, "model_not_found"): 2}
 
 
@@ -81,12 +81,12 @@ def test_no_model_is_counted_as_unknown() -> None:
 def test_label_sets_are_bounded_and_nothing_is_lost(names: list[str], statuses: list[int]) -> None:
     totals = Totals(max_flows=5, max_outcomes=4, max_attempts=6, max_tenants=3, max_names=2)
     for name in names:
-        totals.observe(Record(model=name, operation=CHAT, tier=f"of {name}", tokens_in=1, pool=name, queue_s=0.0))
+        totals.finished(Record(model=name, operation=CHAT, tier=f"of {name}", tokens_in=1, pool=name, queue_s=0.0))
         totals.limited(name)
         totals.rewrote(name, "m", "n")
         totals.attempted("pool", name, "ok")
     for status in statuses:
-        totals.observe(Record(model="m", operation=CHAT, status=status))
+        totals.finished(Record(model="m", operation=CHAT, status=status))
     assert len(totals.flows) <= 6
     assert all(len(flow.outcomes) <= 5 for flow in totals.flows.values())
     assert len(totals.attempts) <= 7
@@ -106,7 +106,7 @@ def test_label_sets_are_bounded_and_nothing_is_lost(names: list[str], statuses: 
 def test_a_series_once_open_keeps_counting_past_the_cap() -> None:
     totals = Totals(max_flows=1)
     for model in ("a", "b", "a", "c"):
-        totals.observe(Record(model=model, operation=CHAT))
+        totals.finished(Record(model=model, operation=CHAT))
     assert totals.flows["a", "", CHAT, "http"].outcomes == {(200, ""): 2}
     assert totals.flows["other", "other", "other", "http"].outcomes == {(200, ""): 2}
 

@@ -69,7 +69,7 @@ def key(name: str, /, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 
 def busy() -> Totals:
     totals = Totals()
-    totals.observe(
+    totals.finished(
         Record(
             model="llama",
             pool="main",
@@ -82,10 +82,10 @@ def busy() -> Totals:
             tokens_cached=25,
         )
     )
-    totals.observe(Record(model="llama", pool="main", operation=CHAT, status=503, reason="no_endpoints", ended=0.001))
-    totals.observe(Record(status=404, reason="model_not_found", operation=CHAT))
+    totals.finished(Record(model="llama", pool="main", operation=CHAT, status=503, reason="no_endpoints", ended=0.001))
+    totals.finished(Record(status=404, reason="model_not_found", operation=CHAT))
     totals.attempted("main", "a:1", "ok")
-    totals.observe(Record(tenant="acme", tier="gold", pool="batch", queue_s=0.5, tokens_in=7, tokens_out=3))
+    totals.finished(Record(tenant="acme", tier="gold", pool="batch", queue_s=0.5, tokens_in=7, tokens_out=3))
     totals.limited("limits[0].requestsPerMinute")
     totals.rewrote("ns/r", "llama", "llama-2")
     totals.rewrote("ns/r", "", "llama-2")
@@ -193,7 +193,7 @@ def test_every_metric_is_documented() -> None:
 def test_a_large_exposition_names_each_family_once() -> None:
     totals = Totals()
     for index in range(60):
-        totals.observe(Record(model=f'm"{index}\n', operation=CHAT, ended=1.0))
+        totals.finished(Record(model=f'm"{index}\n', operation=CHAT, ended=1.0))
     text, _ = trio.run(telemetry(totals).render)
     types = [line for line in text.splitlines() if line.startswith(b"# TYPE")]
     assert len(types) == len(set(types))
@@ -206,7 +206,7 @@ def test_a_large_exposition_names_each_family_once() -> None:
 def test_rendering_lets_other_tasks_run() -> None:
     totals = Totals()
     for index in range(60):
-        totals.observe(Record(model=str(index), ended=1.0))
+        totals.finished(Record(model=str(index), ended=1.0))
     turns = 0
 
     async def count() -> None:
