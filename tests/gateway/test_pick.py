@@ -501,7 +501,7 @@ def test_a_rewrite_says_which_model_is_asked_and_which_pool_is_meant() -> None:
     async def scenario() -> None:
         world = bare()
         world.gateway.finished = records.append
-        world.gateway.rewrote = lambda *told: counted.append(told)
+        world.gateway.observer.rewrote = lambda *told: counted.append(told)
         exact, generic = RewriteRule(("m",), (("m-2", 1),)), RewriteRule((), (("any", 1),))
         world.gateway.directives = Directives(rewrites=[Rewrite("ns/r", "q", (exact, generic))])
         header = msgspec.structs.replace(request(), model="by-a-header")
