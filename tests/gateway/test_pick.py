@@ -15,7 +15,8 @@ from gateway.config.snapshot import PoolSpec
 from gateway.destination import implied
 from gateway.directives import Directives, Objective, Rewrite, RewriteRule
 from gateway.errors import Forbidden, GatewayError, ModelNotFound, NoEndpoints, Overloaded, UpstreamTimeout
-from gateway.meter import Record
+from gateway.meter import Record, Totals
+from gateway.observe import Observers
 from gateway.pick import MAX_KEPT, Pick, pick
 from gateway.picker_door import Picker
 from gateway.route import Target
@@ -500,7 +501,7 @@ def test_a_rewrite_says_which_model_is_asked_and_which_pool_is_meant() -> None:
 
     async def scenario() -> None:
         world = bare()
-        world.gateway.finished = records.append
+        world.gateway.observer = Observers(Totals(), records.append)
         world.gateway.observer.rewrote = lambda *told: counted.append(told)
         exact, generic = RewriteRule(("m",), (("m-2", 1),)), RewriteRule((), (("any", 1),))
         world.gateway.directives = Directives(rewrites=[Rewrite("ns/r", "q", (exact, generic))])
