@@ -81,10 +81,10 @@ COMPILE = uv pip compile -q --universal --fork-strategy fewest --generate-hashes
 lock:
 	@command -v uv >/dev/null || { echo 'make lock needs uv' >&2; exit 1; }
 	@mkdir -p .cache
-	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --group build --group test --group check -o .cache/lock.txt
-	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --group build -c .cache/lock.txt -o requirements/run.txt
-	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --group build --group test -c .cache/lock.txt -o requirements/test.txt
-	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --group build --group check -c .cache/lock.txt -o requirements/check.txt
+	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --extra otel --group build --group test --group check -o .cache/lock.txt
+	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --extra otel --group build -c .cache/lock.txt -o requirements/run.txt
+	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --extra otel --group build --group test -c .cache/lock.txt -o requirements/test.txt
+	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --extra otel --group build --group check -c .cache/lock.txt -o requirements/check.txt
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
