@@ -341,6 +341,7 @@ class Program:
 
     def _rules(self, configured: Snapshot) -> None:
         """All but pools and routes, as far as it is not the same objects as before."""
+        self.totals.in_force(trio.current_time())
         gateway, former = self.gateway, self._ruled_by or configured
         anew = self._ruled_by is None or configured.settings is not former.settings
         self._configured = self._ruled_by = configured

@@ -54,7 +54,7 @@ class Call:
         "__weakref__", "_ask", "_done", "_held", "_held_since", "_owns_id", "_ranking", "_target", "admission",
         "blind", "committed", "deadline", "decoder", "dropped", "endpoint", "exchange", "expires", "explanation",
         "failures", "first_token", "gaps", "gateway", "heard", "last_sent", "member", "placement", "pool", "reason",
-        "request", "sending", "started", "status", "stranded", "timed_out", "told", "trace", "tried", "why",
+        "request", "sending", "started", "status", "stranded", "target", "timed_out", "told", "trace", "tried", "why",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, exchange: Exchange) -> None:
@@ -74,7 +74,7 @@ class Call:
         self.decoder: Decoder | None = None
         self.status = self.told = 200
         self.reason = self.why = ""
-        self.pool = ""
+        self.pool = self.target = ""
         self.endpoint = ""
         self.tried = 0
         self.failures: tuple[tuple[str, str], ...] = ()
@@ -139,6 +139,7 @@ class Call:
         for part in (target, *target.fallbacks):
             pool = gateway.pools.get(part.pool)
             if pool is not None:
+                self.target = part.model or ""
                 self._shed(pool)
                 if gateway.ledger is not None or pool.gate is not None:
                     await self._enter(pool, part.model or request.model, target.route)
@@ -213,7 +214,8 @@ class Call:
             pool = gateway.pools.get(part.pool)
             if pool is None:
                 continue
-            self.pool = self.pool or pool.name
+            if not self.pool:
+                self.pool, self.target = pool.name, part.model or ""
             ask = self._let_in(pool, part.model or self.request.model)
             self._ranking = self._ranked(pool, ask)
             for member in self._ranking:
@@ -223,6 +225,7 @@ class Call:
                     if not self._may_retry(pool.policy, failure):
                         raise _with_advice(failure)
                     gateway.observer.failed_over(pool.name, failure.reason)
+                self.target = part.model or ""
                 attempt = Attempt(self, pool, member, ask, failure)
                 yield attempt
                 if attempt.failure is None:
@@ -476,6 +479,7 @@ class Call:
             failures=self.failures,
             trace_id="" if self.trace is None else self.trace.id,
             sampled=self.trace is not None and self.trace.sampled,
+            target=self.target,
         )
 
 

@@ -41,6 +41,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     ``why`` says more precisely than ``reason`` what refused it: a limit's name, a constant of admission, a filter.
     ``engine`` is the kind of the last endpoint tried. ``failures``: (endpoint, reason) of each attempt that failed.
     ``trace_id`` (32 hexadecimal digits, "" without tracing) is known to whoever collects traces if it was ``sampled``.
+    ``target`` is the model that the route had its engines asked for, "" where that is the client's own word.
     """
 
     model: str = ""
@@ -70,6 +71,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     failures: tuple[tuple[str, str], ...] = ()
     trace_id: str = ""
     sampled: bool = False
+    target: str = ""
 
     @property
     def duration_s(self) -> float:
@@ -123,13 +125,29 @@ class Share:
         self.tokens_out = 0
 
 
+class Traffic:
+    """What became of the requests that a route sent one way: ``failed`` are 5xx and streams that broke, ``refused`` all
+    others that got no answer of an engine's.
+    """
+
+    __slots__ = ("failed", "ok", "refused")
+
+    def __init__(self) -> None:
+        self.ok = self.refused = self.failed = 0
+
+    @property
+    def requests(self) -> int:
+        return self.ok + self.refused + self.failed
+
+
 class Totals:
     """Counts since the process began. Read by scrapes, written by requests; both run in one thread.
 
     ``max_flows`` bounds (model, pool, operation, protocol), ``max_outcomes`` bounds (status, reason) in each of them,
-    ``max_attempts`` bounds (pool, endpoint, outcome), ``max_tenants`` bounds (tenant, tier), ``max_names`` whatever
-    else is counted by one name. ``restarts`` counts restarts of supervised tasks by name,
-    ``strangers`` requests whose credentials were not accepted, by reason: whoever finds out counts there.
+    ``max_attempts`` bounds (pool, endpoint, outcome), ``max_tenants`` bounds (tenant, tier), ``max_ways`` bounds
+    (route, pool, target), ``max_names`` whatever else is counted by one name. ``generation`` counts configurations put
+    in force, ``in_force_since`` is when the last one was, on Trio's clock. ``restarts`` counts restarts of supervised
+    tasks by name, ``strangers`` requests whose credentials were not accepted, by reason: whoever finds out counts there.
     """
 
     def __init__(
@@ -140,6 +158,7 @@ class Totals:
         max_attempts: int = 5000,
         max_tenants: int = 250,
         max_names: int = 200,
+        max_ways: int = 1000,
     ) -> None:
         self._max_flows = max_flows
         self._max_outcomes = max_outcomes
@@ -148,8 +167,10 @@ class Totals:
         self._attempts: dict[tuple[str, str, str], int] = {}
         self._max_tenants = max_tenants
         self._max_names = max_names
+        self._max_ways = max_ways
         self._tenants: dict[tuple[str, str], Share] = {}
         self._queues: dict[str, Histogram] = {}
+        self._routes: dict[tuple[str, str, str], Traffic] = {}
         self._limits: dict[str, int] = {}
         self._rewrites: dict[tuple[str, str, str], int] = {}
         self._gaps = Histogram(TPOT_BOUNDS)
@@ -157,6 +178,8 @@ class Totals:
         self.restarts: dict[str, int] = {}
         self.reloads = {"success": 0, "failure": 0}
         self.last_reload_successful = True
+        self.generation = 0
+        self.in_force_since = math.nan
 
     @property
     def flows(self) -> Mapping[tuple[str, str, str, str], Flow]:
@@ -182,6 +205,13 @@ class Totals:
     def limits(self) -> Mapping[str, int]:
         """Requests refused, by limit."""
         return self._limits
+
+    @property
+    def routes(self) -> Mapping[tuple[str, str, str], Traffic]:
+        """By (route, pool, target): the pool that was asked last, and the model it was asked for ("": the client's own
+        word). Requests that came to no pool are in none.
+        """
+        return self._routes
 
     def finished(self, record: Record) -> None:
         """Count a finished request."""
@@ -213,6 +243,17 @@ class Totals:
                 share = self._new_share(owner)
             share.tokens_in += record.tokens_in
             share.tokens_out += tokens_out
+        if record.pool:
+            way = (record.route, record.pool, record.target)
+            traffic = self._routes.get(way)
+            if traffic is None:
+                traffic = self._new_traffic(way)
+            if not record.reason:
+                traffic.ok += 1
+            elif record.status >= 500 or record.status == 200:
+                traffic.failed += 1
+            else:
+                traffic.refused += 1
         waited = record.queue_s
         if waited == waited:  # not NaN
             queue = self._queues.get(record.pool)
@@ -266,6 +307,11 @@ class Totals:
             name = OTHER
         counts[name] = counts.get(name, 0) + 1
 
+    def in_force(self, now: float) -> None:
+        """A configuration has been put in force, the first or another one; ``now`` is on Trio's clock."""
+        self.generation += 1
+        self.in_force_since = now
+
     def reloaded(self, successful: bool) -> None:
         """Count an attempt to load a changed configuration."""
         self.reloads["success" if successful else "failure"] += 1
@@ -281,6 +327,11 @@ class Totals:
         if len(self._tenants) >= self._max_tenants:
             owner = (OTHER, OTHER)
         return self._tenants.setdefault(owner, Share())
+
+    def _new_traffic(self, way: tuple[str, str, str]) -> Traffic:
+        if len(self._routes) >= self._max_ways:
+            way = (OTHER, OTHER, OTHER)
+        return self._routes.setdefault(way, Traffic())
 
     def _new_queue(self, pool: str) -> Histogram:
         if len(self._queues) >= self._max_names:

@@ -144,3 +144,21 @@ def test_bounds_are_ordered() -> None:
     for bounds in (meter.DURATION_BOUNDS, meter.TTFT_BOUNDS, meter.QUEUE_BOUNDS, meter.TPOT_BOUNDS):
         assert list(bounds) == sorted(set(bounds))
         assert bisect_left(bounds, bounds[0]) == 0
+
+
+def test_what_a_route_sent_where_is_counted_by_what_came_of_it() -> None:
+    totals = Totals()
+    for status, reason in ((200, ""), (200, "upstream_error"), (502, "upstream_error"), (429, "rate_limited")):
+        totals.finished(Record(route="r", pool="new", target="llama-2", status=status, reason=reason))
+    totals.finished(Record(route="r", pool="old"))
+    totals.finished(Record(status=404, reason="model_not_found"))
+    shown = {way: (traffic.ok, traffic.refused, traffic.failed) for way, traffic in totals.routes.items()}
+    assert shown == {("r", "new", "llama-2"): (1, 1, 2), ("r", "old", ""): (1, 0, 0)}
+    assert totals.routes["r", "new", "llama-2"].requests == 4
+
+
+def test_configurations_in_force_are_numbered() -> None:
+    totals = Totals()
+    totals.in_force(1.0)
+    totals.in_force(5.0)
+    assert (totals.generation, totals.in_force_since) == (2, 5.0)
