@@ -166,6 +166,7 @@ class Program:
         async with trio.open_nursery() as self._background:
             await self._background.start(self._signals)
             await self._background.start(admin_server.serve, self._status, [self._doors.admin])
+            self._background.start_soon(self._status.watch)
             self._background.start_soon(self.discovery.run)
             self._background.start_soon(self._scrapes.run)
             self._background.start_soon(self.gateway.run)
@@ -411,6 +412,7 @@ class Program:
 
     async def _listen(self, *, task_status: trio.TaskStatus[None]) -> None:
         await self._doors.run(task_status=task_status)
+        await self._status.live.end()
         self._background.cancel_scope.cancel()  # drained
 
     def _announce(self) -> None:
@@ -443,6 +445,7 @@ class Program:
         """Now; but clients in mid-stream are told that it breaks off."""
         self.gateway.give_up()
         await trio.sleep(_LAST_WORDS_S)
+        await self._status.live.end()
         self._background.cancel_scope.cancel()
 
 

@@ -87,6 +87,10 @@ class Order:
         """All that are known, for operators: a walk over them."""
         return self._known.statistics(now)
 
+    def each(self, now: float) -> Iterator[FlowStatistics]:
+        """The same; whoever reads may give way in between."""
+        return self._known.each(now)
+
     # -- waiting --------------------------------------------------------------------------------------------------
 
     def push(self, waiter: Waiter, now: float) -> None:

@@ -7,6 +7,7 @@ that was served within the window; nobody else is for long.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -31,7 +32,7 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
 class FlowStatistics(msgspec.Struct, frozen=True, gc=False):
     """``served``: weighted tokens within the window; ``excess``: how far its counter is above the floor within its
     tenant, and ``tenant_excess`` its tenant's among tenants, in the band where that is most; ``oldest_wait``: seconds,
-    0 if nobody waits.
+    0 if nobody waits. ``weight`` and ``priority``: its terms, the highest if there are several.
     """
 
     tenant: str
@@ -42,6 +43,8 @@ class FlowStatistics(msgspec.Struct, frozen=True, gc=False):
     excess: float
     tenant_excess: float
     oldest_wait: float
+    weight: float = 1.0
+    priority: int = 0
 
 
 class Flow(Party):
@@ -284,10 +287,14 @@ class Flows:
 
     def statistics(self, now: float) -> list[FlowStatistics]:
         """All that are known: a walk over them."""
+        return list(self.each(now))
+
+    def each(self, now: float) -> Iterator[FlowStatistics]:
+        """The same; whoever reads may give way in between."""
         self.advance(now)
         for tenant in self._tenants.values():
             tenant.roll(self.slot)
-        return [_statistics(flow, now) for flow in self._flows.values()]
+        return (_statistics(flow, now) for flow in list(self._flows.values()))
 
 
 def _statistics(flow: Flow, now: float) -> FlowStatistics:
@@ -302,4 +309,6 @@ def _statistics(flow: Flow, now: float) -> FlowStatistics:
         excess=max((own.excess for own in shares), default=0.0),
         tenant_excess=max((own.common.excess for own in shares), default=0.0),
         oldest_wait=max((now - own.head.since for own in shares if own.queued), default=0.0),
+        weight=max((own.weight for own in shares), default=1.0),
+        priority=max(flow.shares, default=0),
     )

@@ -15,10 +15,12 @@ import gateway
 from gateway.config.snapshot import Snapshot
 from gateway.core import Gateway
 from gateway.gate import GateStatistics
+from gateway.live import Live
 from gateway.member import Member
 from gateway.meter import Totals
 from gateway.pools import Pools
 from gateway.state import State
+from gateway.supervise import supervise
 from gateway.usage import UsageLog
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Status:
         self._rules: object = None
         self._detectors: dict[str, Callable[[Sequence[Member]], float]] = {}
         self.reload_problems: tuple[str, ...] = ()
+        self.live = Live(parts, lambda: self.reload_problems)
 
     @property
     def draining(self) -> bool:
@@ -61,6 +64,10 @@ class Status:
 
     def ready(self) -> bool:
         return self._parts.ready()
+
+    async def watch(self) -> None:
+        """Keep the live feed going, until cancelled."""
+        await supervise(self.live.run, name="live feed", counts=self._parts.totals.restarts)
 
     def config(self) -> object:
         shown = {**self._parts.snapshot.public(), "reloadProblems": list(self.reload_problems)}

@@ -6,16 +6,22 @@ A Quart-Trio application; nothing here decides or counts, everything comes from 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
+import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+Event = tuple[str, bytes]
+_EVENTS = "text/event-stream"
+_RETRY_MS = 2000
+_HEARTBEAT_S = 10.0
 _MAX_BODY = 65536
 _CODES = {403: "forbidden", 404: "not_found", 405: "method_not_allowed", 500: "internal_error"}
 _PAGE_HEADERS = {
@@ -23,6 +29,13 @@ _PAGE_HEADERS = {
     "connect-src 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
 }
+
+
+class Feed(Protocol):
+    """What is going on, as events."""
+
+    def watch(self, cut: Callable[[], object], /) -> AbstractContextManager[trio.MemoryReceiveChannel[Event]]:
+        """(name, JSON) from now on. ``cut`` is called when whoever watches falls behind. Raises where too many do."""
 
 
 class Admin(Protocol):
@@ -50,17 +63,22 @@ class Admin(Protocol):
     async def metrics(self) -> tuple[bytes, str]:
         """(exposition, content type)."""
 
+    @property
+    def live(self) -> Feed: ...
+
     def drain(self, endpoint_id: str, /) -> bool:
         """Place no new requests on the endpoint; those in flight finish. False if there is none of that id."""
 
 
-def make_app(admin: Admin) -> QuartTrio:
+def make_app(admin: Admin, cut: Callable[[], Callable[[], object]]) -> QuartTrio:
+    """``cut`` tells how to end the connection that the running task answers."""
     app = QuartTrio(__name__, static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY
     app.register_error_handler(HTTPException, _http_error)
     app.before_request(_refuse_foreign_pages)
     _add_health(app, admin)
     _add_views(app, admin)
+    _add_live(app, admin, cut)
     _add_actions(app, admin)
     return app
 
@@ -111,6 +129,30 @@ def _add_views(app: QuartTrio, admin: Admin) -> None:
     async def overview() -> Response:
         page = Path(__file__).with_name("overview.html").read_bytes()
         return Response(page, content_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+
+
+def _add_live(app: QuartTrio, admin: Admin, cut: Callable[[], Callable[[], object]]) -> None:
+    @app.get("/api/live")
+    async def live() -> Response:
+        if request.method == "HEAD":
+            return Response(b"", content_type=_EVENTS)
+        response = Response(_told(admin.live, cut()), content_type=_EVENTS, headers={"cache-control": "no-store"})
+        response.timeout = None
+        return response
+
+
+async def _told(feed: Feed, cut: Callable[[], object]) -> AsyncIterator[bytes]:
+    with feed.watch(cut) as events:
+        yield b"retry: %d\n\n" % _RETRY_MS
+        while True:
+            line = b": still here\n\n"
+            with trio.move_on_after(_HEARTBEAT_S):
+                try:
+                    name, data = await events.receive()
+                except trio.EndOfChannel:
+                    return
+                line = b"event: %s\ndata: %s\n\n" % (name.encode(), data)
+            yield line
 
 
 def _add_actions(app: QuartTrio, admin: Admin) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ _log = logging.getLogger("infer_gateway.admin")
 _MAX_CONNECTIONS = 256
 _IDLE_S = 75
 _CLOSED = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
+
+_answered: ContextVar[SocketStream] = ContextVar("answered")
+"""The connection that the running task serves."""
 
 Converse = Callable[[SocketStream], Awaitable[None]]
 """Speaks HTTP on one connection until it ends."""
@@ -62,6 +66,7 @@ async def _connection(converse: Converse, connections: dict[SocketStream, None],
         # The oldest gives way: clients that hold connections and do nothing cannot lock out a probe.
         next(iter(connections)).close()
     connections[stream] = None
+    _answered.set(stream)
     try:
         await converse(stream)
     except* _CLOSED:
@@ -98,8 +103,8 @@ def _load(admin: Admin) -> Converse:
     config.errorlog = _log
     config.loglevel = "WARNING"
     config.include_server_header = False
-    config.read_timeout = config.keep_alive_timeout = _IDLE_S
-    app: Any = make_app(admin)
+    config.keep_alive_timeout = _IDLE_S
+    app: Any = make_app(admin, lambda: _answered.get().close)
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)
 

@@ -1,0 +1,157 @@
+"""What an operator watches, row by row: endpoints, flows, routes as plain values. (P)
+
+Invariant: names of rows' members are those of docs/admin.md; text that comes from clients or engines is text, as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gateway.config.sharing import Tier
+from gateway.flows import FlowStatistics
+from gateway.live_figures import rate, share
+from gateway.member import Member
+from gateway.route import Match, Route, Rule, TextMatch
+
+MODELS: Final = 8
+"""As many are listed of an endpoint's."""
+FLOWS: Final = 50
+ROUTES: Final = 200
+Row = dict[str, Any]
+
+
+class Meter(msgspec.Struct, frozen=True, gc=False):
+    """What one endpoint had counted at one moment: requests placed here; by the engine itself, or None: tokens made,
+    prompt tokens looked up in its prefix cache, and those found.
+    """
+
+    requests: int
+    made: float | None = None
+    queried: float = 0.0
+    found: float = 0.0
+
+
+def metered(member: Member) -> Meter:
+    load = member.load
+    if load is None:
+        return Meter(member.requests)
+    return Meter(member.requests, load.generated_tokens, load.queried_tokens, load.hit_tokens)
+
+
+def endpoint(member: Member, now: float, meter: Meter, before: Meter | None, seconds: float) -> Row:
+    """``before`` is what was counted so many ``seconds`` ago, None if nobody looked."""
+    load, health = member.load, member.health
+    told = before is not None and meter.made is not None and before.made is not None
+    return {
+        "id": member.id,
+        "pool": member.pool,
+        "engine": member.endpoint.engine,
+        "state": health.state(now),
+        "why": health.why,
+        "inflight": member.inflight,
+        "running": None if load is None else load.running,
+        "waiting": None if load is None else load.waiting,
+        "kv": None if load is None else load.kv_usage,
+        "hit": share(meter.found - before.found, meter.queried - before.queried) if told and before else None,
+        "age": None if load is None else now - load.at,
+        "rps": None if before is None else rate(meter.requests, before.requests, seconds),
+        "tokens_out": rate(meter.made or 0.0, before.made or 0.0, seconds) if told and before else None,
+        "models": [card.id for card in member.cards[:MODELS]],
+    }
+
+
+# --- flows ------------------------------------------------------------------------------------------------------------
+
+
+def flows(pool: str, active: Sequence[FlowStatistics], tiers: Mapping[str, Tier]) -> list[Row]:
+    """One pool's callers, of those who wait, have something under way or were served within the window.
+
+    ``fair``: tenants share alike, and each one's callers by weight.
+    """
+    callers = Counter(flow.tenant for flow in active)
+    claims = [flow.weight / callers[flow.tenant] for flow in active]
+    claimed, served = sum(claims), sum(flow.served for flow in active)
+    names = _named(tiers)
+    return [
+        {
+            "pool": pool,
+            "tenant": flow.tenant,
+            "caller": flow.caller,
+            "tier": names.get((flow.weight, flow.priority), ""),
+            "queued": flow.queued,
+            "inflight": flow.inflight,
+            "served": flow.served,
+            "share": flow.served / served if served else 0.0,
+            "fair": claim / claimed if claimed else 0.0,
+            "wait": flow.oldest_wait if flow.queued else None,
+        }
+        for flow, claim in zip(active, claims, strict=True)
+    ]
+
+
+def _named(tiers: Mapping[str, Tier]) -> dict[tuple[float, int], str]:
+    """Tiers by their terms, as far as these tell them apart."""
+    terms = [(tier.weight, tier.priority) for tier in tiers.values()]
+    return {key: name for key, name in zip(terms, tiers, strict=True) if terms.count(key) == 1}
+
+
+def foremost(rows: Sequence[Row]) -> list[Row]:
+    """Those to show: half by who waits, the others by what they were served."""
+    waiting = sorted((row for row in rows if row["queued"]), key=lambda row: -row["queued"])[: FLOWS // 2]
+    shown = {id(row) for row in waiting}
+    others = sorted((row for row in rows if id(row) not in shown), key=lambda row: -row["served"])
+    return sorted([*waiting, *others[: FLOWS - len(waiting)]], key=lambda row: (-row["served"], -row["queued"]))
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+
+def routes(found: Iterable[Route]) -> list[Row]:
+    """A row for each rule. What is served by it is not known here."""
+    return [_rule(route, index) for route in found for index in range(len(route.rules))]
+
+
+def _rule(route: Route, index: int) -> Row:
+    rule = route.rules[index]
+    return {
+        "name": route.name if len(route.rules) == 1 else f"{route.name}/{rule.name or index}",
+        "match": _words(route, rule),
+        "targets": _targets(rule),
+    }
+
+
+def _targets(rule: Rule) -> list[Row]:
+    whole = sum(share.weight for share in rule.shares)
+    nothing = {"share": None, "rps": None, "errors": None}
+    return [
+        {"pool": each.pool, "model": each.model, "weight": each.weight / whole if whole else 0.0, **nothing}
+        for each in rule.shares
+    ]
+
+
+def _words(route: Route, rule: Rule) -> str:
+    names = [name for name in (route.model, *route.loras) if name]
+    more = f" and {len(names) - MODELS} more" if len(names) > MODELS else ""
+    words = [f"model {', '.join(names[:MODELS])}{more}" if names else "any model"]
+    return " · ".join([*words, *(_conditions(rule.match) if rule.match is not None else ())])
+
+
+def _conditions(match: Match) -> list[str]:
+    words = [f"header {name.decode('latin-1')} {_text(wanted)}" for name, wanted in match.headers]
+    if match.uri is not None:
+        words.append(f"path {_text(match.uri)}")
+    if match.model is not None:
+        words.append(f"model name is {match.model}")
+    return words
+
+
+def _text(match: TextMatch) -> str:
+    if match.exact is not None:
+        return f"is {match.exact}"
+    if match.prefix is not None:
+        return f"begins with {match.prefix}"
+    return "is anything" if match.regex is None else f"matches {match.regex.pattern}"
