@@ -57,7 +57,9 @@ class Attempt:
         call, member = self.call, self.member
         request = call.named_request()
         if call.trace is not None:
-            request = msgspec.structs.replace(request, headers=call.trace.headers(request.headers, self.step))
+            headers = call.trace.headers(request.headers, self.step)
+            if headers is not request.headers:
+                request = msgspec.structs.replace(request, headers=headers)
         dropped: tuple[str, ...] = ()
         while True:
             try:
@@ -74,6 +76,7 @@ class Attempt:
         trace = self.call.trace
         if trace is None:
             return raw
+        trace.method = raw.method.decode("ascii", "replace")
         return msgspec.structs.replace(raw, extra=trace.headers(raw.extra, self.step))
 
     def _without(self, request: InferenceRequest, error: Unsupported) -> InferenceRequest:
@@ -131,11 +134,14 @@ class Attempt:
         return False
 
     def _trace(self, step: Step, outcome: str) -> None:
-        member = self.member
+        member, call = self.member, self.call
         step.ended = trio.current_time()
+        if call.request.stream and call.first_token >= step.started:  # not of one that was tried before
+            step.events = (("first token", call.first_token),)
         step.attributes |= {
             "infer_gateway.pool": member.pool,
             "infer_gateway.endpoint": member.id,
+            "infer_gateway.engine": member.endpoint.engine,
             "server.address": member.endpoint.host,
             "server.port": member.endpoint.port,
             "gen_ai.request.model": self.model,

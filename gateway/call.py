@@ -328,10 +328,14 @@ class Call:
         self.answered(now)
         if not self.committed:
             await self._commit()
+        if self.trace is not None and self.trace.content:
+            self.trace.say(out)
         await self.exchange.send(self._with_preamble(out))
 
     async def finish(self, out: bytes) -> None:
         self.answered(self.gateway.turn.now)
+        if self.trace is not None and self.trace.content:
+            self.trace.say(out)
         if not self.committed:
             await self._commit()
         self._done = True

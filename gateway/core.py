@@ -183,6 +183,8 @@ class Gateway:
         call.sending = sending = self.transport.send(member.endpoint, request)
         try:
             async with sending as upstream:
+                if attempt.step is not None:
+                    attempt.step.attributes["http.response.status_code"] = upstream.status
                 if raw is not None:
                     await self._pass(call, attempt, upstream, body=raw.method != b"HEAD")
                     return

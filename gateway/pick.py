@@ -78,6 +78,8 @@ class Pick:
         """The response's head. ``served``: the address it came from, if the proxy says."""
         if served and served != self.addresses[0]:
             self._move(self._members.get(served))
+        if self._attempt.step is not None:
+            self._attempt.step.attributes["http.response.status_code"] = status
         if not 200 <= status < 300:
             retryable = (status >= 500 and status != NOT_OFFERED) or status in _REFUSALS
             self.failure = UpstreamError(f"the engine answered {status}", status=status, retryable=retryable)
