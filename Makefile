@@ -1,7 +1,7 @@
 # What there is to run from a checkout. Needs python3 (3.11 or newer), make and PyPI; uses uv where it is installed.
 # Stamps in .venv make the second run install nothing, unless pyproject.toml or a lock file has changed.
 
-.PHONY: demo test check bench conformance-vllm proto lock format clean help
+.PHONY: demo test check docs bench conformance-vllm proto lock format clean help
 .DEFAULT_GOAL := help
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -15,7 +15,8 @@ ARGS ?=
 help:
 	@echo 'make demo    gateway and simulated engines on this machine, until Ctrl-C   (ARGS="--http 127.0.0.1:8000")'
 	@echo 'make test    every test that needs PyPI and this machine only               (ARGS="tests/gateway -k sse")'
-	@echo 'make check   formatting, lint, types, import rules, sizes, lock, docs, resource definitions, chart'
+	@echo 'make check   formatting, lint, types, import rules, sizes, lock, docs, what is generated, chart'
+	@echo 'make docs    the documentation as a site in .cache/site'
 	@echo 'make bench   benchmarks, as ratios against what else is installed'
 	@echo 'make conformance-vllm   the suite against a real vLLM on this CPU, 4 GB to install   (ARGS="--version 0.31.0")'
 	@echo 'make format  let ruff format the source'
@@ -29,7 +30,7 @@ demo: $(VENV)/.run
 test: $(VENV)/.test
 	$(PY) tools/run_tests.py $(ARGS)
 
-check: $(VENV)/.check
+check: $(VENV)/.check $(VENV)/.docs
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -40,6 +41,12 @@ check: $(VENV)/.check
 	$(PY) tools/generate_crds.py --check
 	$(PY) tools/generate_values_schema.py --check
 	$(PY) tools/helm.py lint
+	@$(MAKE) --no-print-directory docs
+
+# From scratch each time: what is read again only where it has changed would not be complained of twice.
+docs: $(VENV)/.docs
+	$(PY) -m sphinx -q -E -W --keep-going -b html -d .cache/doctrees docs .cache/site
+	@echo 'docs: .cache/site/index.html'
 
 bench: $(VENV)/.run
 	$(PY) benchmarks/run.py $(ARGS)
@@ -75,16 +82,21 @@ $(VENV)/.check: $(VENV)/.run requirements/check.txt
 	$(INSTALL) --require-hashes -r requirements/check.txt
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.run requirements/docs.txt
+	$(INSTALL) --require-hashes -r requirements/docs.txt
+	@touch $@
+
 # The largest set is resolved first and constrains the others, so that every file pins the same versions.
 COMPILE = uv pip compile -q --universal --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command 'make lock' --python-version 3.11
 lock:
 	@command -v uv >/dev/null || { echo 'make lock needs uv' >&2; exit 1; }
 	@mkdir -p .cache
-	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --extra otel --group build --group test --group check -o .cache/lock.txt
+	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --extra otel --group build --group test --group check --group docs -o .cache/lock.txt
 	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --extra otel --group build -c .cache/lock.txt -o requirements/run.txt
 	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --extra otel --group build --group test -c .cache/lock.txt -o requirements/test.txt
 	$(COMPILE) --upgrade pyproject.toml --extra kubernetes --extra otel --group build --group check -c .cache/lock.txt -o requirements/check.txt
+	$(COMPILE) --upgrade --group docs -c .cache/lock.txt -o requirements/docs.txt
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

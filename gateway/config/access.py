@@ -27,9 +27,9 @@ _UNFIT = frozenset({"authorization", "x-api-key", "api-key", "x-forwarded-for", 
 
 
 class APIKey(Section, frozen=True):
-    """``key_sha256`` is the hex digest of the key; ``models`` are glob patterns, none meaning every model.
-
-    Without a ``user``, the key's ``name`` is the user.
+    """One caller's key. ``name``: what the key is called in logs. ``key_sha256``: the hex digest of the key. ``user``:
+    who has it; without one, the key's name is the user. ``tenant``: to whom the user belongs. ``tier``: by which
+    fairness and limits treat them. ``models``: glob patterns of what they may use, none meaning every model.
     """
 
     name: Name
@@ -45,10 +45,10 @@ class APIKey(Section, frozen=True):
 
 
 class Claims(Section, frozen=True):
-    """Which claim says what, by name or by the path of members that leads to it ("realm_access.tenant").
-
-    ``models``: an array of glob patterns, or one string of them with spaces between. Every name but ``user`` may be
-    "": nothing is read then.
+    """Which claim says what, by name or by the path of members that leads to it ("realm_access.tenant"). Every name but
+    ``user`` may be "": nothing is read then. ``user``: who the caller is. ``tenant``: to whom they belong. ``tier``: by
+    which fairness and limits treat them. ``models``: what they may use: an array of glob patterns, or one string of
+    them with spaces between.
     """
 
     user: Name = "sub"
@@ -58,10 +58,11 @@ class Claims(Section, frozen=True):
 
 
 class Issuer(Section, frozen=True):
-    """Whose tokens are believed, under which keys.
-
-    ``audiences``: a token has to be meant for one of them, for anybody if there are none. ``leeway``: by how much the
-    clocks may differ. ``user_prefix`` is put before every user, so that those of two issuers are told apart.
+    """Whose tokens are believed, under which keys. ``issuer``: what tokens say under iss. ``jwks_uri``: where its keys
+    are, https or file. ``audiences``: a token has to be meant for one of them, for anybody if there are none.
+    ``claims``: which claim says what. ``leeway``: by how much the clocks may differ. ``ca_file``: a PEM file of
+    authorities to trust instead of the system's. ``user_prefix``: is put before every user, so that those of two
+    issuers are told apart.
     """
 
     issuer: Name
@@ -78,9 +79,11 @@ class Issuer(Section, frozen=True):
 
 
 class OAuth(Section, frozen=True):
-    """Who is asked about tokens that are no JWTs of an issuer above (RFC 7662).
-
-    ``cache_time``: how long an answer is good for, at most until the token expires. ``audiences``: as of an issuer.
+    """Who is asked about tokens that are no JWTs of an issuer above (RFC 7662). ``introspection_url``: where, https.
+    ``client_id``: as whom the gateway asks. ``client_secret_file``: holds its secret. ``audiences``: as of an issuer.
+    ``claims``: which member of the answer says what. ``cache_time``: how long an answer is good for, at most until the
+    token expires. ``timeout``: how long an answer is waited for. ``ca_file``: a PEM file of authorities to trust
+    instead of the system's. ``user_prefix``: is put before every user.
     """
 
     introspection_url: str
@@ -102,9 +105,9 @@ class OAuth(Section, frozen=True):
 
 
 class IdentityHeaders(Section, frozen=True):
-    """The fields in which a trusted proxy says who its caller is; of all but ``user``, "" is none.
-
-    ``models``: glob patterns, with spaces or commas between.
+    """The fields in which a trusted proxy says who its caller is; of all but ``user``, "" is none. ``user``: who it is.
+    ``tenant``: to whom they belong. ``tier``: by which fairness and limits treat them. ``models``: what they may use:
+    glob patterns, with spaces or commas between.
     """
 
     user: Name = "x-auth-user"
@@ -126,7 +129,9 @@ class IdentityHeaders(Section, frozen=True):
 
 
 class TrustedProxies(Section, frozen=True):
-    """Peers that have asked who their callers are: by address, or by the name in a verified client certificate."""
+    """Peers that have asked who their callers are. ``cidrs``: their addresses. ``subjects``: the names in their
+    verified client certificates. ``headers``: in which fields they say it.
+    """
 
     cidrs: tuple[str, ...] = ()
     subjects: tuple[Name, ...] = ()
@@ -149,9 +154,12 @@ class TrustedProxies(Section, frozen=True):
 
 
 class Auth(Section, frozen=True):
-    """Empty strings mean unset, as in published files. ``required`` None: as soon as anything is configured.
-
-    ``issuer`` with ``jwks_uri`` is one more of ``issuers``; ``audiences``, ``claims`` and ``leeway`` are its own.
+    """Empty strings mean unset, as in published files. ``issuer``: with ``jwks_uri`` one more of ``issuers``.
+    ``audiences``: its own. ``jwks_uri``: where its keys are, https or file. ``claims``: its own. ``leeway``: its own.
+    ``issuers``: whose tokens are believed. ``api_keys``: keys that are let in, as digests. ``api_keys_file``: a file
+    with more of them, a list of the same shape. ``oauth``: who is asked about all other tokens. ``trusted_proxies``:
+    who is believed when saying who callers are. ``required``: whether nobody is let in unknown; None: as soon as
+    anything is configured. false says aloud that anyone may ask.
     """
 
     issuer: str = ""

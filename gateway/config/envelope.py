@@ -18,11 +18,11 @@ from gateway.config.decode import INVALID, Decoder, Hidden, Section, described, 
 from gateway.config.document import Document, Tree
 from gateway.config.extension import ALPHA, CURRENT, AlphaPool, InferenceModelRewrite, InferenceObjective
 from gateway.config.extension import VERSIONS as OBJECTIVES
+from gateway.config.inference_pool import InferencePool
 from gateway.config.picker import VERSIONS, EndpointPickerConfig
 from gateway.config.resources import (
     OTHER_METADATA,
     ExternalModelProvider,
-    InferencePool,
     Metadata,
     ModelRoute,
     ModelServer,
@@ -36,7 +36,9 @@ EXTENSION = "inference.networking.k8s.io/v1"
 
 
 class SecretData(Section, frozen=True):
-    """A Secret as Kubernetes writes it; ``data`` is base64."""
+    """A Secret as Kubernetes writes it. ``data``: values by key, in base64. ``string_data``: values by key as they are;
+    these win. ``type``: not looked at. ``immutable``: not looked at.
+    """
 
     data: dict[str, Hidden] = field(default_factory=dict)
     string_data: dict[str, Hidden] = field(default_factory=dict)
@@ -45,6 +47,10 @@ class SecretData(Section, frozen=True):
 
 
 class ConfigMapData(Section, frozen=True):
+    """A ConfigMap with settings. ``data``: documents by key; gatewayConfiguration, schedulerConfiguration and
+    routerConfiguration are read. ``binary_data``: not looked at. ``immutable``: not looked at.
+    """
+
     data: dict[str, str] = field(default_factory=dict)
     binary_data: dict[str, str] = field(default_factory=dict)
     immutable: bool = False

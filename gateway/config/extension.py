@@ -12,7 +12,8 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from gateway.config.decode import Fault, Section
-from gateway.config.resources import EndpointPickerRef, InferencePool, Name, PoolSelector, Port, TargetPort
+from gateway.config.inference_pool import EndpointPickerRef, InferencePool, PoolSelector, TargetPort
+from gateway.config.resources import Name, Port
 from gateway.directives import Objective, Rewrite, RewriteRule
 
 POOLS: Final = "inference.networking.k8s.io"
@@ -28,7 +29,7 @@ Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 
 
 class PoolRef(Section, frozen=True, kw_only=True):
-    """A pool of the object's own namespace."""
+    """A pool of the object's own namespace. ``group``: of the pool. ``kind``: of the pool. ``name``: of the pool."""
 
     group: str = POOLS
     kind: str = "InferencePool"
@@ -42,28 +43,38 @@ class PoolRef(Section, frozen=True, kw_only=True):
 
 
 class InferenceObjective(Section, frozen=True, kw_only=True):
-    """``priority``: higher goes first; below 0, a request is refused rather than made to wait. None is 0."""
+    """How urgent requests are that name it. ``priority``: higher goes first; below 0, a request is refused rather than
+    made to wait. None is 0. ``pool_ref``: the pool it is for.
+    """
 
     priority: Int32 | None = None
     pool_ref: PoolRef
 
 
 class ModelCondition(Section, frozen=True, kw_only=True):
+    """``type``: how names are compared. ``value``: the name."""
+
     type: Literal["Exact"] = "Exact"
     value: Name
 
 
 class RewriteMatch(Section, frozen=True):
+    """``model``: what the request asks for; none: any model."""
+
     model: ModelCondition | None = None
 
 
 class TargetModel(Section, frozen=True):
+    """``model_rewrite``: the name that engines get. ``weight``: its share, relative to the others; where some have one,
+    those without get nothing.
+    """
+
     model_rewrite: Name
     weight: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
 
 
 class ModelRewriteRule(Section, frozen=True, kw_only=True):
-    """``matches``: one of them has to hold; none: any model."""
+    """``matches``: one of them has to hold; none: any model. ``targets``: the models that answer, drawn by weight."""
 
     matches: tuple[RewriteMatch, ...] = ()
     targets: Annotated[tuple[TargetModel, ...], Meta(min_length=1)]
@@ -80,11 +91,18 @@ class ModelRewriteRule(Section, frozen=True, kw_only=True):
 
 
 class InferenceModelRewrite(Section, frozen=True):
+    """Which model answers for another. ``pool_ref``: the pool it is for. ``rules``: the first that holds decides."""
+
     pool_ref: PoolRef
     rules: Annotated[tuple[ModelRewriteRule, ...], Meta(min_length=1)]
 
 
 class ExtensionRef(Section, frozen=True, kw_only=True):
+    """Who picks for proxies in front of the pool. ``group``: of its kind, "" for a Service. ``kind``: what it is.
+    ``name``: what it is called. ``port_number``: where it listens. ``failure_mode``: what a proxy does without it:
+    refuse (FailClose) or choose by itself (FailOpen).
+    """
+
     group: str = ""
     kind: str = "Service"
     name: Name
@@ -99,7 +117,9 @@ class ExtensionRef(Section, frozen=True, kw_only=True):
 
 
 class AlphaPool(Section, frozen=True):
-    """InferencePool v1alpha2."""
+    """InferencePool v1alpha2. ``selector``: the labels that a member has, all of them. ``target_port_number``: where
+    each listens. ``extension_ref``: who picks for proxies in front.
+    """
 
     selector: Annotated[dict[str, str], Meta(min_length=1, max_length=64)]
     target_port_number: Port

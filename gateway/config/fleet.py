@@ -15,12 +15,11 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.config.envelope import MATRIXINFER, Flaw, Resource, SecretData
+from gateway.config.inference_pool import H2C, InferencePool
 from gateway.config.resources import (
     API_VERSION,
-    H2C,
     Auth,
     ExternalModelProvider,
-    InferencePool,
     ModelServer,
     WorkloadPort,
     engine_named,

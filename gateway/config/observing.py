@@ -12,8 +12,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class AccessLog(Section, frozen=True):
-    """A line a finished request: of those that failed by a server's fault (errors), of all, or of none (off). ``file``:
-    appended there, "": to stderr.
+    """A line a finished request. ``requests``: of those that failed by a server's fault (errors), of all, or of none
+    (off). ``format``: one JSON object, or text for people. ``file``: appended there, "": to stderr.
     """
 
     requests: Literal["off", "errors", "all"] = "errors"
@@ -24,10 +24,11 @@ class AccessLog(Section, frozen=True):
 class Tracing(Section, frozen=True):
     """Spans by OpenTelemetry's protocol over HTTP (OTLP); needs the extra ``otel``.
 
-    ``enabled`` unset: where ``endpoint`` is, or OTEL_EXPORTER_OTLP_ENDPOINT in the environment. ``endpoint``: a
-    collector's URL without path, as in that variable. ``sample_ratio``: the share of those requests that come without
-    a trace; others are followed if their caller's span is. ``content``: prompts and answers go into spans.
-    ``headers_file``: lines of ``name=value``, such as credentials for the collector. ``timeout`` of one export.
+    ``enabled``: unset where ``endpoint`` decides, or OTEL_EXPORTER_OTLP_ENDPOINT in the environment. ``endpoint``: a
+    collector's URL without path, as in that variable. ``headers_file``: lines of ``name=value``, such as credentials
+    for the collector. ``sample_ratio``: the share of those requests that come without a trace; others are followed if
+    their caller's span is. ``content``: prompts and answers go into spans. ``service_name``: what spans say they are
+    from. ``timeout``: of one export.
     """
 
     enabled: bool | None = None

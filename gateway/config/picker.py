@@ -87,7 +87,7 @@ _ENDINGS: Final[Mapping[str, Kind]] = {"-scorer": "scorer", "-filter": "filter",
 
 
 class PickerPlugin(Section, frozen=True):
-    """One instance. ``name`` is its type where it has none of its own."""
+    """One instance. ``type``: the plugin. ``name``: its own, else its type is one. ``parameters``: by name."""
 
     type: Annotated[str, Meta(min_length=1)]
     name: str = ""
@@ -108,17 +108,28 @@ class PickerPlugin(Section, frozen=True):
 
 
 class PluginRef(Section, frozen=True):
+    """``plugin_ref``: the name of a plugin above. ``weight``: of a scorer, relative to the others."""
+
     plugin_ref: str
     weight: Annotated[float, Meta(ge=0)] = 1.0
 
 
 class SchedulingProfile(Section, frozen=True):
+    """One way of choosing endpoints. ``name``: by which a ModelServer chooses it; "default", or the first, is everybody
+    else's. ``plugins``: what runs.
+    """
+
     name: Annotated[str, Meta(min_length=1)]
     plugins: tuple[PluginRef, ...] = ()
 
 
 class EndpointPickerConfig(Section, frozen=True):
-    """As published. ``saturation_detector``: earlier releases had its thresholds here."""
+    """As published. ``feature_gates``: names, with =false where one is off; without effect. ``plugins``: each is
+    configured once, with its parameters. ``scheduling_profiles``: which of them run; none: all in one.
+    ``request_handler``: which parsers there are; the gateway knows all anyway. ``data_layer``: where metrics come from;
+    without effect. ``flow_control``: of it, only saturationDetector has an effect. ``saturation_detector``: earlier
+    releases had its thresholds here.
+    """
 
     feature_gates: tuple[str, ...] = ()
     plugins: tuple[PickerPlugin, ...] = ()

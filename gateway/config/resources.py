@@ -93,7 +93,9 @@ def re2(text: str) -> re.Pattern[str]:
 
 
 class StringMatch(Section, frozen=True):
-    """The first one given decides, in this order; none given matches everything. ``regex`` is unanchored."""
+    """The first one given decides, in this order; none given matches everything. ``exact``: the whole text. ``prefix``:
+    how it begins. ``regex``: of RE2's language, found anywhere in it.
+    """
 
     exact: Text | None = None
     prefix: Text | None = None
@@ -109,11 +111,15 @@ class StringMatch(Section, frozen=True):
 
 
 class BodyMatch(Section, frozen=True):
+    """Of the request's body. ``model``: the name it asks for, exactly."""
+
     model: Text | None = None
 
 
 class ModelMatch(Section, frozen=True):
-    """All parts have to hold."""
+    """All parts have to hold. ``headers``: by name, in any case; one that was not sent matches as the empty text.
+    ``uri``: the request's path. ``body``: members of its body.
+    """
 
     headers: Annotated[dict[str, StringMatch], Meta(max_length=32)] = field(default_factory=dict)
     uri: StringMatch | None = None
@@ -121,8 +127,9 @@ class ModelMatch(Section, frozen=True):
 
 
 class TargetModel(Section, frozen=True):
-    """A ModelServer or an ExternalModelProvider of the route's namespace. ``weight``: its share, relative to the sum of
-    the rule's; without any, all targets get the same.
+    """A ModelServer or an ExternalModelProvider of the route's namespace. ``model_server_name``: the ModelServer; this
+    or the provider is needed. ``external_model_provider_name``: the ExternalModelProvider. ``weight``: its share,
+    relative to the sum of the rule's; without any, all targets get the same.
     """
 
     model_server_name: Name | None = None
@@ -135,7 +142,9 @@ class TargetModel(Section, frozen=True):
 
 
 class StickyBy(Section, frozen=True):
-    """What keeps a caller on one side of a split: a header's value, a cookie's, or the authenticated user."""
+    """What keeps a caller on one side of a split; exactly one of them. ``header``: the value of this header.
+    ``cookie``: the value of this cookie. ``user``: the authenticated user.
+    """
 
     header: Name | None = None
     cookie: Name | None = None
@@ -147,7 +156,11 @@ class StickyBy(Section, frozen=True):
 
 
 class Rule(Section, frozen=True, kw_only=True):
-    """Where requests go. ``model_match``: for which requests it holds; without it, for all."""
+    """Where requests go. ``name``: what operators see, its index by default; part of a sticky split's identity.
+    ``model_match``: for which requests it holds; without it, for all. ``target_models``: among these the target is
+    drawn by weight, the others are its fallbacks, in their order. ``sticky_by``: what keeps a caller on one side of the
+    split.
+    """
 
     name: Text = ""
     model_match: ModelMatch | None = None
@@ -164,15 +177,21 @@ class Rule(Section, frozen=True, kw_only=True):
 
 
 class RedisAddress(Section, frozen=True):
+    """``address``: "host:port" or a redis URL."""
+
     address: Name
 
 
 class GlobalLimit(Section, frozen=True):
+    """Accounts that replicas share. ``redis``: where they are kept, unless the gateway's own `state.redis` says."""
+
     redis: RedisAddress | None = None
 
 
 class RateLimit(Section, frozen=True):
-    """Per model name."""
+    """Per model name. ``input_tokens_per_unit``: tokens of prompts. ``output_tokens_per_unit``: tokens of answers.
+    ``unit``: the time in which these may be used. ``shared``: whether replicas share one account.
+    """
 
     input_tokens_per_unit: Amount | None = None
     output_tokens_per_unit: Amount | None = None
@@ -226,7 +245,9 @@ def _is_label(name: str) -> bool:
 
 
 class PDGroup(Section, frozen=True):
-    """Prefill and decode, which are apart: pods with the same value of the label ``group_key`` belong together."""
+    """Prefill and decode, which are apart. ``group_key``: the label; pods with the same value of it belong together.
+    ``prefill_labels``: labels of those that work prompts off. ``decode_labels``: labels of those that generate.
+    """
 
     group_key: Name
     prefill_labels: Labels
@@ -240,7 +261,9 @@ class PDGroup(Section, frozen=True):
 
 
 class WorkloadSelector(Section, frozen=True):
-    """Pods of the same namespace that have all of these labels."""
+    """Pods of the same namespace. ``match_labels``: the labels that a member has, all of them. ``pd_group``: how
+    prefill and decode are told apart.
+    """
 
     match_labels: Labels
     pd_group: PDGroup | None = None
@@ -250,7 +273,9 @@ class WorkloadSelector(Section, frozen=True):
 
 
 class WorkloadPort(Section, frozen=True):
-    """Where pods listen; without it, where the engine does by default."""
+    """Where pods listen; without it, where the engine does by default. ``port``: of the pod. ``protocol``: what is
+    spoken there.
+    """
 
     port: Port
     protocol: Literal["http", "https"] = "http"
@@ -264,19 +289,28 @@ class RetryPolicy(Section, frozen=True):
 
 
 class StickySource(Section, frozen=True):
+    """Where a session's key is found. ``type``: in what part of a request, or in which of its token's claims. ``name``:
+    of the header, query parameter, cookie or claim.
+    """
+
     type: Literal["Header", "Query", "Cookie", "JWTClaim"]
     name: Name
 
 
 class SessionSticky(Section, frozen=True, kw_only=True):
-    """The first source that has a value is the session's key."""
+    """Requests of one session go to one endpoint while it is usable. ``session_affinity_seconds``: how long after its
+    last request a session is remembered. ``sources``: the first that has a value is the session's key.
+    """
 
     session_affinity_seconds: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 10800
     sources: Annotated[tuple[StickySource, ...], Meta(min_length=1, max_length=16)]
 
 
 class TrafficPolicy(Section, frozen=True):
-    """``timeout``: from connecting to the first token (to the whole answer where it is not streamed)."""
+    """How requests to these engines are treated, instead of what the gateway's configuration says. ``timeout``: from
+    connecting to the first token (to the whole answer where it is not streamed). ``retry``: how often another endpoint
+    is tried. ``session_sticky``: whether sessions keep their endpoint.
+    """
 
     timeout: Duration | None = None
     retry: RetryPolicy | None = None
@@ -284,10 +318,16 @@ class TrafficPolicy(Section, frozen=True):
 
 
 class KVConnector(Section, frozen=True):
+    """How prefill and decode hand KV blocks over. ``type``: by what."""
+
     type: Literal["http", "lmcache", "nixl", "mooncake"] = "http"
 
 
 class SecretRef(Section, frozen=True):
+    """A Secret of the same namespace. ``name``: of the Secret. ``key``: the entry that holds the key. ``optional``: no
+    other value than false is possible.
+    """
+
     name: Name
     key: Name
     optional: Literal[False] = False
@@ -297,7 +337,10 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class Auth(Section, frozen=True):
-    """Where the key comes from (one of the three), and whether it travels as a bearer token or in x-api-key."""
+    """The key for engines: exactly one of ``secretRef``, ``keyFile`` and ``keyEnv``. ``scheme``: whether it travels as
+    a bearer token or in x-api-key; by default as the engine's dialect has it. ``secret_ref``: it is in a Secret.
+    ``key_file``: it is in this file. ``key_env``: it is in this environment variable.
+    """
 
     scheme: Literal["Bearer", "APIKey"] | None = None
     secret_ref: SecretRef | None = None
@@ -347,7 +390,7 @@ def check_headers(headers: dict[str, Hidden]) -> None:
 
 
 class ServerEndpoint(Section, frozen=True):
-    """One engine. ``labels``: what plugins know it by, as a pod's in Kubernetes."""
+    """One engine. ``url``: its base URL. ``labels``: what plugins know it by, as a pod's in Kubernetes."""
 
     url: Url
     labels: Annotated[dict[str, Text], Meta(max_length=64)] = field(default_factory=dict)
@@ -355,9 +398,12 @@ class ServerEndpoint(Section, frozen=True):
 
 class ModelServer(Section, frozen=True, kw_only=True):
     """Engines that serve one model. ``model``: what they call it, where requests call it something else.
-    ``inference_engine``: which software they are. ``endpoints``: base URLs, instead of a selector.
-    ``scheduling_profile``: the one of the gateway's configuration by which they are chosen. ``headers``: sent with
-    every request.
+    ``inference_engine``: which software they are. ``workload_selector``: the pods that are its members.
+    ``workload_port``: where these listen. ``traffic_policy``: timeouts, retries and sessions. ``kv_connector``: how
+    prefill and decode hand KV blocks over. ``endpoints``: base URLs, instead of a selector. ``scheduling_profile``: the
+    one of the gateway's configuration by which they are chosen. ``auth``: the key that they want. ``headers``: sent
+    with every request. ``insecure_skip_verify``: certificates are not verified. ``ca_file``: a PEM file of authorities
+    to trust instead of the system's.
     """
 
     model: ModelName | None = None
@@ -405,13 +451,15 @@ class ModelServer(Section, frozen=True, kw_only=True):
 API_VERSION = "api-version"
 """What Azure calls it in a query."""
 
-# --- ExternalModelProvider, InferencePool, Secret ---------------------------------------------------------------------
+# --- ExternalModelProvider --------------------------------------------------------------------------------------------
 
 
 class ExternalModelProvider(Section, frozen=True, kw_only=True):
     """Models that somebody else serves. ``provider_type``: whose dialect they speak. ``api_version``: models are
-    deployments, as at Azure. ``query`` goes with every request, percent-encoded here. ``model``: what they call it,
-    where requests call it something else. ``headers``: sent with every request.
+    deployments, as at Azure. ``query``: goes with every request, percent-encoded here. ``model``: what they call it,
+    where requests call it something else. ``base_url``: an https URL, http for loopback only; its path stands for the
+    API's version. ``insecure_skip_verify``: the certificate is not verified. ``auth``: the key that the provider wants.
+    ``headers``: sent with every request. ``ca_file``: a PEM file of authorities to trust instead of the system's.
     """
 
     provider_type: Name = "OpenAI"
@@ -443,38 +491,3 @@ class ExternalModelProvider(Section, frozen=True, kw_only=True):
                 )
             if API_VERSION in self.query:
                 raise Fault(member(".query", API_VERSION), "given as apiVersion already")
-
-
-class PoolSelector(Section, frozen=True):
-    match_labels: Annotated[dict[str, str], Meta(min_length=1, max_length=64)]
-
-
-class TargetPort(Section, frozen=True):
-    number: Port
-
-
-H2C = "kubernetes.io/h2c"
-
-
-class EndpointPickerRef(Section, frozen=True, kw_only=True):
-    group: str = ""
-    kind: str = "Service"
-    name: Name
-    port: TargetPort | None = None
-    failure_mode: Literal["FailClose", "FailOpen"] = "FailClose"
-
-    def __post_init__(self) -> None:
-        if self.kind == "Service" and self.port is None:
-            raise ValueError("port is required when kind is 'Service' or unspecified")
-
-
-class InferencePool(Section, frozen=True):
-    selector: PoolSelector
-    target_ports: Annotated[tuple[TargetPort, ...], Meta(min_length=1, max_length=8)]
-    app_protocol: Literal["http", "kubernetes.io/h2c"] = "http"
-    endpoint_picker_ref: EndpointPickerRef | None = None
-
-    def __post_init__(self) -> None:
-        numbers = [port.number for port in self.target_ports]
-        if len(set(numbers)) != len(numbers):
-            raise Fault(".targetPorts", "port number must be unique")

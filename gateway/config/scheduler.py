@@ -27,7 +27,9 @@ PICKER: Final = "max-score"
 
 
 class PluginConfig(Section, frozen=True):
-    """Parameters. ``type``: the plugin, where ``name`` is a name of its own, so that one may run twice."""
+    """Parameters. ``name``: the plugin, or a name of its own. ``type``: the plugin, where ``name`` is a name of its
+    own, so that one may run twice. ``args``: its parameters, by name.
+    """
 
     name: str
     type: str = ""
@@ -35,14 +37,18 @@ class PluginConfig(Section, frozen=True):
 
 
 class Enabled(Section, frozen=True):
-    """One enabled plugin; the weight is relative to the other scorers' and means nothing to a filter."""
+    """One enabled plugin. ``name``: as configured, or the plugin's. ``weight``: relative to the other scorers'; means
+    nothing to a filter.
+    """
 
     name: str
     weight: Annotated[float, Meta(ge=0)] = 1
 
 
 class Listed(Section, frozen=True):
-    """``enabled`` replaces the built-in plugins of a kind. ``disabled`` takes out of either; "*": all built-in ones."""
+    """Plugins of a kind. ``enabled``: these run instead of the built-in ones. ``disabled``: these do not, of either;
+    "*": all built-in ones.
+    """
 
     enabled: tuple[str | Enabled, ...] = ()
     disabled: tuple[str | Enabled, ...] = ()
@@ -58,6 +64,8 @@ class Listed(Section, frozen=True):
 
 
 class Plugins(Section, frozen=True):
+    """What runs. ``filter``: who may be chosen. ``score``: who is the better choice."""
+
     filter: Listed = field(default=Listed(), name="Filter")
     score: Listed = field(default=Listed(), name="Score")
 
@@ -71,12 +79,16 @@ class Chosen(msgspec.Struct, frozen=True):
 
 
 class Picked(Section, frozen=True):
+    """A picker with parameters. ``name``: of the picker. ``args``: its parameters, by name."""
+
     name: str
     args: dict[str, Any] = field(default_factory=dict)
 
 
 class ProfileSpec(Section, frozen=True):
-    """One way of choosing endpoints; an empty one is the built-in profile."""
+    """One way of choosing endpoints; an empty one is the built-in profile. ``plugin_config``: parameters of plugins.
+    ``plugins``: which run. ``picker``: who chooses by the scores, a name or one with ``args``.
+    """
 
     plugin_config: tuple[PluginConfig, ...] = ()
     plugins: Plugins = Plugins()
@@ -171,7 +183,8 @@ class ProfileSpec(Section, frozen=True):
 
 class Scheduler(ProfileSpec, frozen=True):
     """The default profile, the named ones that a ModelServer may choose, and when a pool counts as full.
-
+    ``plugin_config``: parameters of plugins. ``plugins``: which run. ``picker``: who chooses by the scores, a name or
+    one with ``args``. ``profiles``: further ones, by name. ``saturation``: when a pool counts as full.
     ``debug_header``: whether a client may ask why its request went where it did; None: on loopback only.
     """
 

@@ -38,7 +38,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 class TLS(Section, frozen=True):
-    """PEM files; both or neither."""
+    """PEM files; both or neither. ``cert_file``: the certificate and its chain. ``key_file``: its private key."""
 
     cert_file: str
     key_file: str
@@ -71,7 +71,11 @@ class _Listener(Section, frozen=True):
 
 
 class HttpListener(_Listener, frozen=True):
-    """The OpenAI API. Sizes in bytes. Clients may show a certificate that ``client_ca_file`` vouches for."""
+    """The OpenAI API. Sizes in bytes. ``address``: "host:port"; port 0 picks one. ``tls``: certificate and key; plain
+    without. ``client_ca_file``: clients may show a certificate that these authorities vouch for. ``max_body_bytes``:
+    larger requests get 413. ``max_header_bytes``: larger ones get 431. ``header_timeout``: from a request's first byte
+    to the end of its header. ``idle_timeout``: between requests of a connection. ``max_connections``: at once.
+    """
 
     address: str = "127.0.0.1:8080"
     tls: TLS | None = None
@@ -89,7 +93,12 @@ class HttpListener(_Listener, frozen=True):
 
 
 class GrpcListener(_Listener, frozen=True):
-    """inference.v1 over gRPC; ``address`` "off" is none. Sizes in bytes; ``max_connection_age`` 0 is no limit."""
+    """inference.v1 over gRPC. Sizes in bytes. ``address``: "host:port", "off" for none. ``tls``: certificate and key;
+    plain without. ``client_ca_file``: clients need a certificate that these authorities vouch for.
+    ``max_message_bytes``: larger requests get RESOURCE_EXHAUSTED. ``max_connections``: at once. ``max_streams``: calls
+    of one connection at once. ``max_connection_age``: after which clients are asked to connect anew, give or take a
+    tenth, so that they spread over replicas; 0 is no limit.
+    """
 
     address: str = "127.0.0.1:50051"
     tls: TLS | None = None
@@ -107,7 +116,8 @@ class GrpcListener(_Listener, frozen=True):
 
 
 class AdminListener(_Listener, frozen=True):
-    """``token_file`` holds the token that is demanded; beyond loopback one is needed for all but health.
+    """Metrics, health, dashboard. ``address``: "host:port". ``tls``: certificate and key; plain without.
+    ``token_file``: holds the token that is demanded; beyond loopback one is needed for all but health.
     ``anonymous_metrics``: /metrics is for everybody who can connect.
     """
 
@@ -118,8 +128,8 @@ class AdminListener(_Listener, frozen=True):
 
 
 class PickerTimeouts(Section, frozen=True):
-    """How long Envoy may keep a request: for its body, its endpoint (identity and queue included), its answer's start
-    and the answer's next piece; 0 is no bound (infinity here).
+    """How long Envoy may keep a request; 0 is no bound. ``body``: for its body. ``pick``: for its endpoint, identity
+    and queue included. ``response``: for its answer's start. ``silence``: for the answer's next piece.
     """
 
     body: Limit = Limit(60)
@@ -129,14 +139,13 @@ class PickerTimeouts(Section, frozen=True):
 
 
 class ExtProcListener(_Listener, frozen=True):
-    """Envoy's external processor; ``pool`` is the pool it picks from, "namespace/name" or a name in "default"; without
-    one a request goes where its model's route says.
-
-    ``health_address`` is where grpc.health.v1 is served as well, by default one port above. ``self_signed``: TLS with a
+    """Envoy's external processor. ``address``: "host:port". ``health_address``: where grpc.health.v1 is served as well,
+    by default one port above. ``pool``: the pool it picks from, "namespace/name" or a name in "default"; without one a
+    request goes where its model's route says. ``tls``: certificate and key; plain without. ``self_signed``: TLS with a
     certificate of its own making. ``response``: of answers, nothing is seen (skip), all (usage), or all and a model's
     name that was rewritten is put back (full). ``fallbacks``: endpoints named beside the best one. ``steering``: heed
     the header by which conformance suites choose an endpoint. ``linger``: how long a picker that is told to stop still
-    answers proxies that have not noticed.
+    answers proxies that have not noticed. ``timeouts``: how long Envoy may keep a request.
     """
 
     address: str = "127.0.0.1:9002"
@@ -166,6 +175,10 @@ class ExtProcListener(_Listener, frozen=True):
 
 
 class Listeners(Section, frozen=True):
+    """Where the gateway listens. ``http``: the OpenAI API. ``grpc``: the same as inference.v1. ``admin``: metrics,
+    health, dashboard. ``ext_proc``: the endpoint picker for Envoy; none without this section.
+    """
+
     http: HttpListener = HttpListener()
     grpc: GrpcListener = GrpcListener()
     admin: AdminListener = AdminListener()
@@ -203,7 +216,11 @@ def _take(taken: dict[tuple[str, int], str], name: str, path: str, address: tupl
 
 
 class Timeouts(Section, frozen=True):
-    """One bound per phase of an attempt, ``request`` over all of them; 0 is no bound (infinity here)."""
+    """One bound per phase of an attempt; 0 is no bound. ``connect``: until the connection to the engine stands.
+    ``first_token``: until the first token, or the whole answer where it is not streamed. ``between_tokens``: silence
+    within a stream. ``request``: over all of them, retries and queue included. ``client_write``: a client that does not
+    read.
+    """
 
     connect: Limit = Limit(5)
     first_token: Limit = Limit(600)
@@ -213,7 +230,9 @@ class Timeouts(Section, frozen=True):
 
 
 class Retry(Section, frozen=True):
-    """``attempts``: endpoints tried at most, the first included; ``budget``: retries as a share of all requests."""
+    """How often another endpoint is tried before the first byte has gone out. ``attempts``: endpoints tried at most,
+    the first included. ``budget``: retries as a share of all requests.
+    """
 
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     budget: Annotated[float, Meta(ge=0, le=1)] = 0.2
@@ -222,9 +241,10 @@ class Retry(Section, frozen=True):
 class Ejection(Section, frozen=True):
     """When an endpoint that does answer is set aside for being much worse than its pool.
 
-    ``failure_share`` of the last 50 requests, ``min_requests`` at least, and twice the others' share; or the time to
-    the first token over what was expected ``latency_ratio`` times the others', and ``latency_excess`` seconds late.
-    ``max_share``: of a pool's usable endpoints, at once.
+    ``max_share``: of a pool's usable endpoints, at once; 0: none. ``failure_share``: of the last 50 requests that
+    failed, which also has to be twice the others' share. ``min_requests``: how many of those there have to be.
+    ``latency_ratio``: the time to the first token over what was expected, relative to the others'. ``latency_excess``:
+    how much later than expected it has to be, too.
     """
 
     max_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
@@ -237,8 +257,9 @@ class Ejection(Section, frozen=True):
 class HealthSettings(Section, frozen=True):
     """When endpoints are set aside, and how they come back.
 
-    ``consecutive_failures`` open the circuit; silence of ``hung_after``, though polled, means hung; ``slow_start``
-    is how long it takes to get a full share. Infinity (0 in the file): never hung, no slow start.
+    ``consecutive_failures``: so many in a row open the circuit. ``hung_after``: silence, though it is polled, after
+    which an endpoint counts as hung; 0: never. ``slow_start``: how long it takes to get a full share; 0: none.
+    ``ejection``: when one is set aside for being worse than the others.
     """
 
     consecutive_failures: Count = 3
@@ -248,13 +269,17 @@ class HealthSettings(Section, frozen=True):
 
 
 class Streaming(Section, frozen=True):
-    """``keep_alive``: a comment goes to a client that has waited this long for the next event; 0: never."""
+    """How streams are sent on. ``keep_alive``: a comment goes to a client that has waited this long for the next event;
+    0: never.
+    """
 
     keep_alive: Limit = Limit(15)
 
 
 class Scraping(Section, frozen=True):
-    """Every ``interval`` each engine is asked for its load; one that takes longer than ``timeout`` is asked again."""
+    """How engines are asked for their load. ``interval``: how often each is asked, 20ms to 1m; a load is not believed
+    for longer than five intervals, 2 s at least. ``timeout``: one that takes longer is asked again.
+    """
 
     interval: Duration = Duration(0.2)
     timeout: Duration = Duration(1)
@@ -267,12 +292,25 @@ class Scraping(Section, frozen=True):
 
 
 class Kubernetes(Section, frozen=True):
-    """``allow_loopback``: URLs in objects of a cluster may lead to this machine (loopback, link-local)."""
+    """What objects of a cluster may do. ``allow_loopback``: URLs in them may lead to this machine (loopback,
+    link-local).
+    """
 
     allow_loopback: bool = False
 
 
 class Settings(Section, frozen=True):
+    """``listeners``: where the gateway listens. ``scheduler``: how endpoints are chosen. ``scraping``: how engines are
+    asked for their load. ``auth``: who callers are. ``fairness``: who is next when engines are full. ``limits``: what
+    callers may use; every one that fits a request has to leave room for it. ``state``: what replicas share.
+    ``tokenizers``: how prompts are counted exactly; the first whose pattern fits the model counts. ``usage``: where
+    events for accounts go. ``access_log``: what is said of each request. ``tracing``: spans for a collector.
+    ``timeouts``: how long each phase of a request may take. ``retry``: how often another endpoint is tried.
+    ``streaming``: how streams are sent on. ``health``: when endpoints are set aside. ``kubernetes``: what objects of a
+    cluster may do. ``trusted_fields``: body members that steer an engine's internals and may pass; without being named
+    here they are refused. ``drain_timeout``: for requests in flight when stopping; 0: as long as they take.
+    """
+
     listeners: Listeners = Listeners()
     scheduler: Scheduler = Scheduler()
     scraping: Scraping = Scraping()

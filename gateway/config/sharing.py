@@ -21,14 +21,16 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Tier(Section, frozen=True):
-    """``weight``: share of the service; ``priority``: higher is served first."""
+    """How those of a tier are served. ``weight``: share of the service. ``priority``: higher is served first."""
 
     weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
 
 
 class Thresholds(Section, frozen=True):
-    """When an engine takes no more: so many requests wait at it, or so large a share of its KV blocks is in use."""
+    """When an engine takes no more. ``waiting``: so many requests wait at it. ``kv_usage``: so large a share of its KV
+    blocks is in use.
+    """
 
     waiting: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     kv_usage: Annotated[float, Meta(gt=0, le=1)] = 0.95
@@ -37,11 +39,16 @@ class Thresholds(Section, frozen=True):
 class Fairness(Section, frozen=True):
     """Who is next when engines are full. Token weights are per token; ``locality_quantum`` is in weighted tokens.
 
-    ``window_size``: what a flow had longer ago does not count against it. ``headroom``: the share of a pool's slots
-    that only flows below their fair share may take. ``locality_quantum``: by how much a request whose prefix is cached
-    may run ahead of its turn; 0: never, None: eight times what those who wait cost on average. ``ageing``: having
-    waited so long, a request moves up one priority.
-    ``queue_qps`` and ``max_concurrent`` are ceilings for each pool on top of what its engines can take; 0: none.
+    ``enabled``: requests wait here, in order of fairness, instead of at the engines. ``window_size``: what a flow had
+    longer ago does not count against it; 1m to 1h. ``input_token_weight``: what a token of a prompt counts.
+    ``output_token_weight``: what a token of an answer counts. ``queue_qps``: requests a second that a pool is given at
+    most, on top of what its engines can take; None: no such ceiling. ``max_concurrent``: requests at a time that a pool
+    is given at most, likewise; 0: no such ceiling. ``queue_timeout``: who has waited so long gets 503. ``max_queued``:
+    requests that wait for a pool at most. ``max_queued_bytes``: what the bodies of those may take together.
+    ``headroom``: the share of a pool's slots that only flows below their fair share may take. ``locality_quantum``: by
+    how much a request whose prefix is cached may run ahead of its turn; 0: never, None: eight times what those who wait
+    cost on average. ``ageing``: having waited so long, a request moves up one priority; 0: never. ``saturation``: when
+    an engine takes no more. ``tiers``: weights and priorities, by the tier's name.
     """
 
     enabled: bool = False
@@ -74,7 +81,10 @@ _DIMENSIONS: Final = ("user", "tenant", "tier", "model", "route")
 
 
 class LimitMatch(Section, frozen=True):
-    """Glob patterns, all of which have to hold. ``claims``: verified claims of the caller's token, by name."""
+    """Glob patterns, all of which have to hold. ``user``: who asks. ``tenant``: to whom they belong. ``tier``: theirs.
+    ``model``: as asked for. ``route``: "namespace/name" of the ModelRoute. ``claims``: verified claims of the caller's
+    token, by name.
+    """
 
     user: str | None = None
     tenant: str | None = None
@@ -89,10 +99,11 @@ class LimitMatch(Section, frozen=True):
 
 
 class RateLimits(Section, frozen=True):
-    """What those whom ``match`` fits may use; the whole amount at once, if they have not used any lately.
+    """What callers may use; the whole amount at once, if they have not used any lately.
 
-    Every value of each dimension in ``per`` has an account of its own: "user", "tenant", "tier", "model", "route" or
-    "claims.NAME". None: every dimension that ``match`` names, and the user where it names neither user nor tenant.
+    ``match``: whom it is for. ``per``: every value of each of these dimensions has an account of its own: "user",
+    "tenant", "tier", "model", "route" or "claims.NAME". None: every dimension that ``match`` names, and the user where
+    it names neither user nor tenant. ``concurrent_requests``: at a time.
     """
 
     match: LimitMatch = LimitMatch()
@@ -150,10 +161,10 @@ class RateLimits(Section, frozen=True):
 
 
 class Redis(Section, frozen=True):
-    """Where replicas meet. The URL may hold a password, hence hidden; ``password_file`` is the better place for it.
-
-    ``timeout``: how long a request waits for a limit's answer before this process decides alone. ``prefix`` begins
-    every key, so that several fleets can share one server.
+    """Where replicas meet. ``url``: redis, rediss or unix; it may hold a password, hence hidden. ``username``: of an
+    ACL. ``password_file``: the better place for a password. ``ca_file``: a PEM file of authorities to trust instead of
+    the system's. ``prefix``: begins every key, so that several fleets can share one server. ``timeout``: how long a
+    request waits for a limit's answer before this process decides alone.
     """
 
     url: Hidden
@@ -175,17 +186,21 @@ class Redis(Section, frozen=True):
 
 
 class State(Section, frozen=True):
+    """What replicas share. ``redis``: where they meet; none: nothing is shared."""
+
     redis: Redis | None = None
 
 
 class Tokenizer(Section, frozen=True):
-    """``file``: a tokenizer.json, by which prompts for models that ``model`` (a glob) fits are counted exactly."""
+    """How prompts are counted exactly. ``model``: a glob of the models it is for. ``file``: a tokenizer.json; needs the
+    extra `tokenizers`.
+    """
 
     model: Annotated[str, Meta(min_length=1)]
     file: Annotated[str, Meta(min_length=1)]
 
 
 class UsageEvents(Section, frozen=True):
-    """``file``: one JSON line a request is appended there; "": nowhere."""
+    """For accounts. ``file``: one JSON line a request is appended there; "": nowhere."""
 
     file: str = ""

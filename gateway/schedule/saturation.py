@@ -26,6 +26,9 @@ class Saturation(Section, frozen=True):
     ``kv_cache_util_threshold``), the mean over the pool; 1 for a pool without endpoints.
 
     As a filter: endpoints below both thresholds, raised by the share ``headroom``; everybody where that leaves nobody.
+    ``queue_depth_threshold``: requests that wait at an endpoint. ``kv_cache_util_threshold``: share of its KV blocks
+    that is in use. ``headroom``: by how much both are raised, as a share. ``metrics_staleness_threshold``: read without
+    effect.
     """
 
     queue_depth_threshold: Annotated[float, Meta(gt=0)] = 5
@@ -84,6 +87,8 @@ class Concurrency(Section, frozen=True):
     """EPP's concurrency-detector, by our own counts: requests, prompt tokens, or for each endpoint the larger of both.
 
     As a filter: endpoints below their capacity, raised by the share ``headroom``; everybody where that leaves nobody.
+    ``concurrency_mode``: what is counted. ``max_concurrency``: requests an endpoint takes. ``max_token_concurrency``:
+    tokens of prompts an endpoint takes. ``headroom``: by how much these are raised, as a share.
     """
 
     concurrency_mode: Literal["requests", "tokens", "hybrid"] = "requests"
