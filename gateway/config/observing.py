@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gateway.config.decode import Duration, Section
+from gateway.config.decode import Duration, Fault, Section
+from gateway.config.url import endpoint
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -22,19 +23,27 @@ class AccessLog(Section, frozen=True):
 
 
 class Tracing(Section, frozen=True):
-    """Spans by OpenTelemetry's protocol over HTTP (OTLP); needs the extra ``otel``.
+    """Spans by OpenTelemetry's protocol over HTTP (OTLP); needs the extra ``otel``. What is not set here is taken from
+    OpenTelemetry's variables in the environment.
 
     ``enabled``: unset where ``endpoint`` decides, or OTEL_EXPORTER_OTLP_ENDPOINT in the environment. ``endpoint``: a
     collector's URL without path, as in that variable. ``headers_file``: lines of ``name=value``, such as credentials
-    for the collector. ``sample_ratio``: the share of those requests that come without a trace; others are followed if
-    their caller's span is. ``content``: prompts and answers go into spans. ``service_name``: what spans say they are
-    from. ``timeout``: of one export.
+    for the collector. ``sample_ratio``: the share of those requests that come without a trace, all by default; others
+    are followed if their caller's span is. ``content``: prompts and answers go into spans. ``service_name``: what spans
+    say they are from, infer-gateway by default. ``timeout``: of one export, 10 s by default.
     """
 
     enabled: bool | None = None
     endpoint: str = ""
     headers_file: str = ""
-    sample_ratio: Share = 1.0
+    sample_ratio: Share | None = None
     content: bool = False
-    service_name: str = "infer-gateway"
-    timeout: Duration = Duration(10)
+    service_name: str = ""
+    timeout: Duration | None = None
+
+    def __post_init__(self) -> None:
+        if self.endpoint:
+            try:
+                endpoint(self.endpoint, "otlp", keep_version=True)
+            except ValueError as error:
+                raise Fault(".endpoint", str(error)) from None
