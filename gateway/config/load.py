@@ -34,7 +34,7 @@ CONFIG_KEYS = ("gatewayConfiguration", "schedulerConfiguration", "routerConfigur
 """Members of a ConfigMap that hold a GatewayConfiguration, by product generation."""
 
 _FILE_MEMBERS = frozenset(
-    ("apiKeysFile", "caFile", "certFile", "clientCAFile", "clientSecretFile", "keyFile", "passwordFile")
+    ("apiKeysFile", "caFile", "certFile", "clientCAFile", "clientSecretFile", "headersFile", "keyFile", "passwordFile")
 )
 _FILES = re.compile(r"\$\.(?:tokenizers\[\d+\]|usage)\.file")
 _WRITTEN = "$.usage.file"
