@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gateway.app import Options
 
 BAD_USAGE, CRASHED = 2, 4
-_COMING = ("top",)
+LEVELS = ("debug", "info", "warning", "error")
 _CLUSTER = ("namespace", "config-map", "service", "lease", "gateway-ports", "kubeconfig", "context")
 
 
@@ -28,9 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code."""
     before = _stop_quietly()
     words = sys.argv[1:] if argv is None else argv
-    if words and words[0] in _COMING:
-        sys.stderr.write(f"infer-gateway: {words[0]} is not in this version\n")
-        return BAD_USAGE
     arguments = parser().parse_args(words)
     try:
         return int(arguments.run(arguments))
@@ -84,11 +81,12 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands.add_parser("serve", help="run the gateway"))
     _add_demo(commands.add_parser("demo", help="the gateway with simulated engines behind it, nothing else needed"))
+    _add_top(commands.add_parser("top", help="a running gateway live in the terminal"))
     _add_simulate(commands.add_parser("simulate", help="run one simulated engine"))
     _add_bench(commands.add_parser("bench", help="put load on any OpenAI URL and measure; or replay a trace"))
     _add_conformance(commands.add_parser("conformance", help="test whether an engine or a gateway behaves as assumed"))
     check = commands.add_parser("check", help="validate configuration files")
-    check.add_argument("files", nargs="+", metavar="FILE", type=Path)
+    check.add_argument("files", nargs="+", metavar="FILE", type=Path, help="a file, or a directory of them")
     check.set_defaults(run=_check)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_version)
@@ -116,7 +114,7 @@ def _add_serve(command: argparse.ArgumentParser) -> None:
     )
     _add_cluster(command)
     command.add_argument("--access-log", action="store_true", help="log every request to stderr, not only failed ones")
-    command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    command.add_argument("--log-level", default="info", choices=LEVELS, help="least of what is logged")
     command.set_defaults(run=_serve)
 
 
@@ -173,8 +171,40 @@ def _add_addresses(command: argparse.ArgumentParser) -> None:
 def _add_demo(command: argparse.ArgumentParser) -> None:
     _add_addresses(command)
     command.add_argument("--access-log", action="store_true", help="log every request to stderr, not only failed ones")
-    command.add_argument("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
+    command.add_argument("--log-level", default="warning", choices=LEVELS, help="least of what is logged")
     command.set_defaults(run=_demo)
+
+
+def _add_top(command: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    command.add_argument(
+        "--admin", default="http://127.0.0.1:9090", metavar="URL", help="the gateway's admin listener (%(default)s)"
+    )
+    command.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="the admin listener's token; default: $INFER_GATEWAY_ADMIN_TOKEN",
+    )
+    command.add_argument("--ca-file", type=Path, metavar="FILE", help="certificates to trust instead of the system's")
+    command.add_argument("--once", action="store_true", help="print one snapshot; so does output to no terminal")
+    command.add_argument("--json", action="store_true", help="print one snapshot as JSON")
+    command.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="draw so often (1)")
+    command.add_argument("--sort", default="", metavar="COLUMN", help="sort the panels that have it by a column")
+    command.set_defaults(run=_top)
+
+
+def _interval(text: str) -> float:
+    import argparse
+
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"no time between 0 and 3600 s: {text!r}")
+    return seconds
 
 
 def _add_simulate(command: argparse.ArgumentParser) -> None:
@@ -302,6 +332,26 @@ def _demo(arguments: argparse.Namespace) -> int:
     from gateway import demo
 
     return demo.run(_options(arguments))
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    from gateway.top import run as top
+    from gateway.top.address import TOKEN
+
+    if arguments.sort and arguments.sort not in top.SORTS:
+        sys.stderr.write(f"infer-gateway: --sort {arguments.sort!r} is none of: {', '.join(top.SORTS)}\n")
+        return BAD_USAGE
+    options = top.Options(
+        admin=arguments.admin,
+        token=os.environ.get(TOKEN, "").strip(),
+        token_file=arguments.token_file,
+        ca_file=arguments.ca_file,
+        once=arguments.once,
+        json=arguments.json,
+        interval=arguments.interval,
+        sort=arguments.sort,
+    )
+    return top.run(options)
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

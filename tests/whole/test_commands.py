@@ -53,13 +53,6 @@ def test_bad_values_are_named(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["top"])
-def test_commands_to_come_are_not_taken_for_mistakes(command: str) -> None:
-    done = run(command, "--any", "thing")
-    assert done.returncode == 2
-    assert f"{command} is not in this version" in done.stderr
-
-
 def test_what_is_said_of_a_cluster_needs_one() -> None:
     done = run("serve", *ANY_PORT, "--namespace", "models", "--gateway-ports")
     assert done.returncode == 2
