@@ -10,10 +10,11 @@ from collections.abc import Iterable
 
 
 class GatewayError(Exception):
-    """The one root. ``status`` and ``code`` are the contract; ``retryable`` says whether another endpoint may be tried.
+    """Something in the gateway itself went wrong: a defect, told in its log with a traceback.
 
-    ``retry_after`` is in seconds; ``reason`` is a short constant for metrics and logs, ``why`` another that says more
-    precisely what stood in the way, "" where the reason says all.
+    The one root of all others. ``status`` and ``code`` are the contract; ``retryable`` says whether another endpoint
+    may be tried. ``retry_after`` is in seconds; ``reason`` is a short constant for metrics and logs, ``why`` another
+    that says more precisely what stood in the way, "" where the reason says all.
     """
 
     status = 500
@@ -71,7 +72,10 @@ class Unsupported(InvalidRequest):
 
 
 class Unauthorized(GatewayError):
-    """One text for whatever is wrong with credentials: what was nearly right helps only who is guessing."""
+    """No credentials, or such as nobody vouches for.
+
+    One text for whatever is wrong with them: what was nearly right helps only who is guessing.
+    """
 
     status = 401
     type = "authentication_error"
@@ -90,6 +94,8 @@ class Unauthorized(GatewayError):
 
 
 class Forbidden(GatewayError):
+    """The caller is known and may not use this model."""
+
     status = 403
     type = "permission_error"
     code = "model_not_allowed"
@@ -97,6 +103,8 @@ class Forbidden(GatewayError):
 
 
 class NotFound(GatewayError):
+    """No such path, or one that the engine behind the model does not offer."""
+
     status = 404
     type = "invalid_request_error"
     code = "not_found"
@@ -104,12 +112,17 @@ class NotFound(GatewayError):
 
 
 class ModelNotFound(NotFound):
+    """No route has this model's name, and no engine that was discovered serves it."""
+
     code = "model_not_found"
     reason = "model_not_found"
 
 
 class MethodNotAllowed(GatewayError):
-    """``allow`` is the value of the Allow header."""
+    """The path is there for other methods, which Allow names.
+
+    ``allow`` is the value of the Allow header.
+    """
 
     status = 405
     type = "invalid_request_error"
@@ -126,6 +139,8 @@ class MethodNotAllowed(GatewayError):
 
 
 class BodyTooLarge(GatewayError):
+    """The body is longer than the listener takes."""
+
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
@@ -133,6 +148,8 @@ class BodyTooLarge(GatewayError):
 
 
 class HeaderTooLarge(GatewayError):
+    """The header is longer than the listener takes."""
+
     status = 431
     type = "invalid_request_error"
     code = "header_too_large"
@@ -140,7 +157,9 @@ class HeaderTooLarge(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """``fields`` are further header fields: what is left of the caller's limits. ``limit`` names the kind that is
+    """The caller has used up one of their limits; x-ratelimit-* tell what is left of them.
+
+    ``fields`` are further header fields: what is left of the caller's limits. ``limit`` names the kind that is
     reached, for metrics.
     """
 
@@ -167,7 +186,10 @@ class RateLimited(GatewayError):
 
 
 class Overloaded(GatewayError):
-    """``why``: a constant; admission has queue_full, queue_long, too_large, sheddable, queue_timeout."""
+    """There is no room for it at the engines now, or it may not wait; why is told below.
+
+    ``why``: a constant; admission has queue_full, queue_long, too_large, sheddable, queue_timeout.
+    """
 
     status = 503
     type = "server_error"
@@ -218,10 +240,10 @@ class NoBackend(GatewayError):
 
 
 class UpstreamError(GatewayError):
-    """An engine failed or refused: its status and message, normalised.
+    """An engine failed or refused: its status and message, normalised; 502 where it broke off or was not understood.
 
-    A transport failure or an unintelligible answer has status 502. ``retryable`` is decided where the failure is
-    understood: true only if the engine did no work that a second engine would repeat at the caller's expense.
+    ``retryable`` is decided where the failure is understood: true only if the engine did no work that a second engine
+    would repeat at the caller's expense.
     """
 
     status = 502

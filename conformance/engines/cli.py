@@ -17,7 +17,7 @@ from conformance.engines.settings import Settings, release
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``simulate``. Times in seconds."""
     parser.add_argument("engine", metavar="ENGINE", choices=tuple(ENGINES), help=", ".join(ENGINES))
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", default="127.0.0.1", help="where it listens")
     parser.add_argument("--port", type=_port, default=0, metavar="N", help="0 picks a free one (default)")
     parser.add_argument("--model", action="append", default=[], metavar="NAME", help="served model; repeatable")
     parser.add_argument("--lora", action="append", default=[], metavar="NAME", help="loaded LoRA; repeatable")
@@ -44,7 +44,7 @@ def _add_pace(parser: argparse.ArgumentParser) -> None:
 
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
     sizes = parser.add_argument_group("size")
-    sizes.add_argument("--kv-blocks", type=_count, default=8192, metavar="N")
+    sizes.add_argument("--kv-blocks", type=_count, default=8192, metavar="N", help="of its cache")
     sizes.add_argument("--block-size", type=_count, default=16, metavar="N", help="tokens per block")
     sizes.add_argument("--max-running", type=_count, default=256, metavar="N", help="sequences in a batch")
     sizes.add_argument("--max-queued", type=int, default=None, metavar="N", help="waiting requests; unset: no limit")

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, alone: bool = True) -> Non
 def _add_request_arguments(group: argparse._ArgumentGroup, alone: bool) -> None:
     group.add_argument("--url", type=_target, required=alone, help="base URL; /v1 is added when it has no path")
     group.add_argument("--model", help="model name (default: the first of /v1/models)")
-    group.add_argument("--api", choices=("chat", "completions", "embeddings"), default="chat")
+    group.add_argument("--api", choices=("chat", "completions", "embeddings"), default="chat", help="what is asked for")
     group.add_argument("--stream", action=argparse.BooleanOptionalAction, default=True, help="stream the answers")
     group.add_argument("--usage", action=argparse.BooleanOptionalAction, default=True, help="ask for a usage event")
     group.add_argument("--prompt-tokens", type=_count, default=32, metavar="N", help="about so long (default 32)")
@@ -80,7 +80,9 @@ def _add_load_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--mode", choices=("closed", "open"), help="default: open if --rate is given, else closed")
     group.add_argument("--connections", type=_count, metavar="N", help="closed: concurrency (32); open: ceiling (4096)")
     group.add_argument("--rate", type=_positive, metavar="R", help="open: requests per second (default 10)")
-    group.add_argument("--arrival", choices=("poisson", "constant", "gamma"), default="poisson")
+    group.add_argument(
+        "--arrival", choices=("poisson", "constant", "gamma"), default="poisson", help="gaps between requests"
+    )
     group.add_argument("--burstiness", type=_positive, default=0.5, help="gamma shape: 1 is Poisson, less is burstier")
     length = group.add_mutually_exclusive_group()
     length.add_argument("--duration", type=_positive, metavar="S", help="measured seconds (default 10)")

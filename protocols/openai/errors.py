@@ -69,6 +69,11 @@ def _object(error: GatewayError) -> dict[str, str | None]:
 
 
 def _anthropic(error: GatewayError, request_id: str) -> bytes:
-    kind = _ANTHROPIC_TYPES.get(error.status) or ("api_error" if error.status >= 500 else "invalid_request_error")
+    kind = anthropic_type(error.status)
     envelope = {"type": "error", "error": {**_object(error), "type": kind}, "request_id": request_id or None}
     return msgspec.json.encode(envelope)
+
+
+def anthropic_type(status: int) -> str:
+    """What Anthropic's clients go by."""
+    return _ANTHROPIC_TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
