@@ -1,0 +1,160 @@
+// One endpoint, looked at closely: its figures, its models, the decisions that chose it, and a way to drain it.
+
+import { el, hide, name, put } from "./dom.js";
+import { chosen, item } from "./decisions.js";
+import { get, words } from "./feed.js";
+import { keyOf, badge } from "./fleet.js";
+import { amount, clean, count, list, number, percent, rate, record, seconds, whole } from "./text.js";
+import { reason, stateName, stateOf } from "./verdict.js";
+
+const SHOWN = 8;
+
+const FIGURES = [
+  ["Pool", endpoint => clean(endpoint.pool, 60)],
+  ["Engine", endpoint => clean(endpoint.engine, 40) || "–"],
+  ["In flight", endpoint => whole(count(endpoint.inflight))],
+  ["Running", endpoint => whole(endpoint.running)],
+  ["Waiting there", endpoint => whole(endpoint.waiting)],
+  ["KV cache in use", endpoint => percent(endpoint.kv)],
+  ["Prefix hits", endpoint => percent(endpoint.hit)],
+  ["Requests", endpoint => rate(endpoint.rps)],
+  ["Tokens out", endpoint => rate(endpoint.tokens_out)],
+  ["Figures are from", endpoint => (number(endpoint.age) === null ? "–" : `${seconds(Math.round(endpoint.age * 10) / 10)} ago`)],
+];
+
+export class Details {
+  constructor(decisions) {
+    this.decisions = decisions;
+    this.dialog = document.getElementById("details");
+    this.title = el("h2", { id: "details-title" });
+    this.state = el("p", { className: "state" });
+    this.values = FIGURES.map(() => el("dd"));
+    this.models = el("ul", { className: "models" });
+    this.chose = el("div");
+    this.drained = el("div", { className: "drain" });
+    const close = el("button", { type: "button", className: "button quiet", ariaLabel: "Close" }, "Close");
+    close.addEventListener("click", () => this.close());
+    this.dialog.append(
+      el("header", {}, this.title, close),
+      this.state,
+      el("dl", { className: "facts" }, ...FIGURES.map(([label], at) => el("div", {}, el("dt", {}, label), this.values[at]))),
+      el("h3", {}, "Models"),
+      this.models,
+      el("h3", {}, "Recent decisions for it"),
+      this.chose,
+      this.drained,
+    );
+    this.dialog.addEventListener("keydown", event => event.key === "Escape" && this.close());
+    this.dialog.addEventListener("close", () => (this.key = null));
+  }
+
+  async open(endpoint) {
+    this.from = document.activeElement;
+    this.key = keyOf(endpoint);
+    this.older = [];
+    this.asked = null;
+    this.shown = null;
+    this.chose.replaceChildren();
+    this.drained.replaceChildren();
+    this.fill(endpoint);
+    if (!this.dialog.open) this.dialog.show();
+    this.dialog.querySelector("button").focus();
+    const key = this.key;
+    try {
+      const older = list(await get("/api/decisions?limit=256")).map(record);
+      if (key !== this.key) return;
+      this.older = older.filter(decision => chosen(decision) === endpoint.id);
+      this.fill(this.endpoint);
+    } catch {
+      // those seen by this page are shown all the same
+    }
+  }
+
+  close() {
+    this.dialog.close();
+    this.from?.focus();
+  }
+
+  update(state) {
+    if (!this.key) return;
+    const endpoint = list(state.endpoints).find(each => record(each) === each && keyOf(each) === this.key);
+    if (endpoint) this.fill(endpoint);
+    else put(this.state, "It does not belong to the fleet any more.");
+  }
+
+  fill(endpoint) {
+    this.endpoint = endpoint;
+    put(this.title, clean(endpoint.id, 80));
+    const why = reason(endpoint);
+    const key = `${stateName(endpoint)} ${why}`;
+    if (this.state.key !== key) {
+      this.state.key = key;
+      this.state.shown = undefined;
+      this.state.replaceChildren(badge(stateName(endpoint)), el("b", {}, stateOf(endpoint).words), why ? `: ${why}` : "");
+    }
+    FIGURES.forEach(([, of], at) => put(this.values[at], of(endpoint)));
+    const models = list(endpoint.models).filter(model => typeof model === "string");
+    if (this.models.key !== models.join("\n")) {
+      this.models.key = models.join("\n");
+      this.models.replaceChildren(...(models.length ? models.map(model => el("li", {}, name(model, 80, "code"))) : [el("li", { className: "note" }, "It has not said what it serves.")]));
+    }
+    this.choices(endpoint);
+    this.action(endpoint);
+  }
+
+  choices(endpoint) {
+    if (this.chose.querySelector("details[open]") || this.chose.matches(":hover, :focus-within")) return;
+    const seen = this.decisions.for(endpoint.id);
+    const ids = new Set(seen.map(decision => decision.id));
+    const all = [...seen, ...this.older.filter(decision => !ids.has(decision.id))].slice(0, SHOWN);
+    const key = all.map(decision => `${decision.id} ${decision.ttftSeconds}`).join("\n");
+    if (this.shown === key) return;
+    this.shown = key;
+    this.chose.replaceChildren(...(all.length ? all.map(decision => item(decision)) : [el("p", { className: "note" }, "None of the decisions that are kept chose it.")]));
+  }
+
+  /** The button, then the question, then what came of it. Drawn again only when that changes. */
+  action(endpoint) {
+    const step = endpoint.state === "draining" ? "draining" : (this.asked ?? "offer");
+    if (this.drained.firstChild && this.drained.step === step) return;
+    this.drained.step = step;
+    if (step === "draining") this.drained.replaceChildren(el("p", { className: "note" }, "It is being drained: nothing new is placed on it, what runs there finishes."));
+    else if (step === "offer") this.drained.replaceChildren(this.button("Drain this endpoint…", "button", () => this.ask("ask")));
+    else if (step === "ask") {
+      const yes = this.button("Drain it", "button danger", () => this.drain(endpoint));
+      const no = this.button("Keep it", "button", () => this.ask(null));
+      const inflight = count(endpoint.inflight);
+      const finish = inflight ? ` ${amount(inflight)} in flight finish.` : "";
+      this.drained.replaceChildren(el("p", {}, "No new request will be placed on it, in any pool, until the gateway is started again.", finish), el("p", { className: "answers" }, yes, no));
+      no.focus();
+    } else this.drained.replaceChildren(el("p", { className: "said", role: "alert" }, clean(step, 300)), this.button("Try again", "button", () => this.ask("ask")));
+  }
+
+  button(text, className, onclick) {
+    return el("button", { type: "button", className, onclick }, text);
+  }
+
+  ask(step) {
+    this.asked = step;
+    this.action(this.endpoint);
+    if (step === null) this.drained.querySelector("button")?.focus();
+  }
+
+  async drain(endpoint) {
+    const key = this.key;
+    let said = null;
+    try {
+      const answer = await fetch(`/api/endpoints/${encodeURIComponent(endpoint.id)}/drain`, { method: "POST" });
+      if (answer.status === 401) return void location.replace("/login");
+      if (!answer.ok) said = `It was not drained: ${await words(answer)}`;
+    } catch {
+      said = "It was not drained: the gateway cannot be reached.";
+    }
+    if (key !== this.key) return;
+    if (said === null) {
+      this.asked = null;
+      this.drained.step = "draining";
+      this.drained.replaceChildren(el("p", { className: "note", role: "status" }, "It is being drained."));
+    } else this.ask(said);
+  }
+}
