@@ -1,34 +1,36 @@
 """One line for each finished request, written beside the traffic. (IO)
 
-`AccessLog.log` only encodes into a buffer (about 2 µs); a thread writes it, ten times a second. A reader of stderr that
-stalls costs lines, which are counted and told of, never requests.
+`AccessLog.log` only encodes into a buffer; a thread writes it, ten times a second. A reader that stalls, a full disk, a
+file out of reach cost lines, which are counted and told of, never requests.
+
+Invariant: a record is exactly one line of at most `LONGEST` bytes, of printable characters, whatever its values hold;
+what looks like a credential is not among them.
 """
 
 from __future__ import annotations
 
-import enum
-import math
-import os
+import logging
+import re
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 import msgspec
 
+from gateway import stdio
+from gateway.config.observing import AccessLog as Settings
+from gateway.journal import Journal
 from gateway.lines import Lines, Stamp
+from gateway.logs import blot, shaped
 from gateway.meter import Record
 
-
-class Requests(enum.StrEnum):
-    """Which requests are logged: those that failed by a server's fault (5xx, broken streams), or all."""
-
-    OFF = "off"
-    ERRORS = "errors"
-    ALL = "all"
-
-
-class Form(enum.StrEnum):
-    JSON = "json"
-    TEXT = "text"
+LONGEST: Final = 4096
+"""Bytes, the line end included: what pipes take whole."""
+_CUTS: Final = (160, 40, 8)
+"""Characters of each value, where a line would be longer otherwise."""
+_FAILURES: Final = 8
+_log: Final = logging.getLogger("infer_gateway.access_log")
 
 
 class Line(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -54,55 +56,77 @@ class Line(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     tier: str = ""
     queue: float | None = None
     protocol: str = "http"
+    why: str = ""
+    route: str = ""
+    failures: tuple[tuple[str, str], ...] = ()
+    trace_id: str = ""
 
 
 class AccessLog:
-    """``write`` takes whole lines and may block; ``wall`` is seconds since the epoch."""
+    """``everything``: all requests are logged, whatever the settings say. ``wall`` is seconds since the epoch.
+
+    As a context, a thread writes what goes to a file; stderr has its own.
+    """
 
     def __init__(
         self,
-        requests: Requests = Requests.ERRORS,
-        form: Form = Form.JSON,
-        write: Callable[[bytes], None] | None = None,
+        settings: Settings = Settings(),  # noqa: B008 — frozen
+        everything: bool = False,
+        stderr: stdio.Stderr = stdio.stderr,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.requests = requests
-        self._encode, tell_dropped = (_json, _json_dropped) if form is Form.JSON else (_text, _text_dropped)
+        self._everything = everything
         self._stamp = Stamp(wall)
-        self.lines = Lines(write or to_stderr, lambda dropped: tell_dropped(self._stamp.now(), dropped))
+        self._stderr = stderr
+        self.journal = Journal("lines of the access log", _log, settings.file)
+        self.apply(settings)
+
+    def apply(self, settings: Settings) -> None:
+        """From now on so. A file that was moved away is made anew. Never waits."""
+        self._all = self._everything or settings.requests == "all"
+        self._failed = settings.requests != "off"
+        self._encode = as_json if settings.format == "json" else as_text
+        self._lines = self.journal.lines if settings.file else self._stderr.lines
+        self.journal.reopen(settings.file)
+
+    @property
+    def lost(self) -> int:
+        """Lines that were not written; those of any kind that stderr did not take included."""
+        return self.journal.lost + self._stderr.lost
 
     def log(self, record: Record) -> None:
         """Note a finished request, if its kind is logged. Never waits."""
-        wanted = self.requests is Requests.ALL or (self.requests is Requests.ERRORS and _failed(record))
-        if wanted and self.lines.room():
-            self.lines.add(self._encode(self._stamp.now(), record))
+        if (self._all or (self._failed and _failed(record))) and self._lines.room():
+            self._lines.add(self._encode(self._stamp.now(), record))
 
-    async def run(self) -> None:
-        """Write what is logged until cancelled; what is left then is given another second."""
-        await self.lines.run()
+    def __enter__(self) -> Lines:
+        return self.journal.lines.__enter__()
 
-
-def to_stderr(lines: bytes) -> None:
-    """Write to descriptor 2; a closed one takes nothing and stops nothing."""
-    rest = memoryview(lines)
-    try:
-        while rest:
-            try:
-                rest = rest[os.write(2, rest) :]
-            except BlockingIOError:  # whoever shares the terminal has made it so
-                time.sleep(0.01)
-    except OSError:
-        pass
+    def __exit__(self, *exception: object) -> None:
+        self.journal.lines.close()
 
 
 def _failed(record: Record) -> bool:
     return record.status >= 500 or (record.status < 400 and record.reason != "")
 
 
+# -- JSON ------------------------------------------------------------------------------------------------------------
+
 _encoder = msgspec.json.Encoder()
 
 
-def _json(now: str, record: Record) -> bytes:
+def as_json(now: str, record: Record) -> bytes:
+    """A `Line`. What is not printable is escaped."""
+    try:
+        line = _plain_json(now, record)
+    except UnicodeEncodeError:  # half a surrogate pair
+        return _tamed(_visible_json, now, record)
+    if line.isascii() and len(line) <= LONGEST and b"\x7f" not in line and not _tells(record):
+        return line
+    return _tamed(_visible_json, now, record)
+
+
+def _plain_json(now: str, record: Record) -> bytes:
     ttft = record.ttft_s
     line = Line(
         now,
@@ -125,32 +149,111 @@ def _json(now: str, record: Record) -> bytes:
         record.tier,
         round(record.queue_s, 6) if record.queue_s > 0 else None,  # NaN is not above 0 either
         record.protocol,
+        record.why,
+        record.route,
+        record.failures,
+        record.trace_id,
     )
     return _encoder.encode(line) + b"\n"
 
 
-def _text(now: str, record: Record) -> bytes:
-    """Fields in a fixed order, - for what is not known; values hold no spaces or line ends."""
-    ttft = "-" if math.isnan(record.ttft_s) else f"{record.ttft_s:.6f}"
-    fields = (record.id, record.operation, record.model, record.pool, record.endpoint, record.reason, record.user)
-    words = [_word(field) for field in fields]
-    line = (
-        f"{now} {words[0]} {words[1]} {words[2]} {record.status} {words[5]} {record.duration_s:.6f} {ttft}"
-        f" {record.tokens_in}/{record.tokens_cached}/{record.tokens_out} {words[3]} {words[4]} {record.attempts}"
-        f" {words[6]} {record.protocol}\n"
+def _visible_json(now: str, record: Record) -> bytes:
+    text = _plain_json(now, record).decode()[:-1]
+    return (text if text.isprintable() else "".join(map(_json_character, text))).encode() + b"\n"
+
+
+def _json_character(character: str) -> str:
+    if character.isprintable():
+        return character
+    point = ord(character)
+    if point < 0x10000:
+        return f"\\u{point:04x}"
+    return f"\\u{0xD7C0 + (point >> 10):04x}\\u{0xDC00 + (point & 0x3FF):04x}"
+
+
+# -- text ------------------------------------------------------------------------------------------------------------
+
+FIELDS: Final = (
+    "time", "id", "operation", "model", "status", "reason", "duration", "ttft", "tokens", "pool", "endpoint",
+    "attempts", "user", "protocol", "tenant", "tier", "route", "queue", "stream", "why", "failures", "trace_id",
+)  # fmt: skip
+"""Of a line as text, in order."""
+_SPACES: Final = len(FIELDS) - 1
+
+
+def as_text(now: str, record: Record) -> bytes:
+    """`FIELDS` between single spaces, - for what is not known. Spaces in values, backslashes and what is not
+    printable are escaped as in a Python string.
+    """
+    line = _words(now, record)
+    plain = line.isascii() and line.isprintable() and line.count(" ") == _SPACES and "\\" not in line
+    if plain and len(line) < LONGEST and not _tells(record):
+        return line.encode() + b"\n"
+    return _tamed(_escaped_text, now, record)
+
+
+def _escaped_text(now: str, record: Record) -> bytes:
+    return _words(now, _each(record, _word)).encode() + b"\n"
+
+
+def _words(now: str, record: Record) -> str:
+    ttft = "-" if record.ttft_s != record.ttft_s else f"{record.ttft_s:.6f}"
+    queue = f"{record.queue_s:.6f}" if record.queue_s > 0 else "-"
+    failures = ",".join([f"{endpoint}={reason}" for endpoint, reason in record.failures]) if record.failures else "-"
+    return (
+        f"{now} {record.id or '-'} {record.operation or '-'} {record.model or '-'} {record.status}"
+        f" {record.reason or '-'} {record.ended - record.started:.6f} {ttft}"
+        f" {record.tokens_in}/{record.tokens_cached}/{record.tokens_out} {record.pool or '-'} {record.endpoint or '-'}"
+        f" {record.attempts} {record.user or '-'} {record.protocol or '-'} {record.tenant or '-'} {record.tier or '-'}"
+        f" {record.route or '-'} {queue} {'stream' if record.stream else '-'} {record.why or '-'} {failures}"
+        f" {record.trace_id or '-'}"
     )
-    return line.encode()
 
 
 def _word(value: str) -> str:
-    if value.isprintable() and " " not in value:
-        return value or "-"
-    return "".join(c if c.isprintable() and c != " " else f"\\x{ord(c):02x}" for c in value)
+    if value.isprintable() and " " not in value and "\\" not in value:
+        return value
+    return "".join(map(_text_character, value))
 
 
-def _json_dropped(now: str, dropped: int) -> bytes:
-    return _encoder.encode({"time": now, "dropped": dropped}) + b"\n"
+def _text_character(character: str) -> str:
+    if character.isprintable() and character not in " \\":
+        return character
+    return "\\x20" if character == " " else character.encode("unicode_escape").decode()
 
 
-def _text_dropped(now: str, dropped: int) -> bytes:
-    return f"{now} - {dropped} lines dropped\n".encode()
+# -- values that need care -------------------------------------------------------------------------------------------
+
+_TEXTS: Final = tuple(
+    name
+    for name, default in zip(Record.__struct_fields__, Record.__struct_defaults__, strict=True)
+    if isinstance(default, str)
+)
+_HALVES: Final = re.compile("[\ud800-\udfff]")
+
+
+def _tells(record: Record) -> bool:
+    """Whether a value that clients choose looks like a credential."""
+    return shaped(f"{record.id} {record.model} {record.user}") is not None
+
+
+def _tamed(write: Callable[[str, Record], bytes], now: str, record: Record) -> bytes:
+    """What ``write`` makes of values without credentials and halves of surrogate pairs, cut as much as they must be."""
+    whole = _each(record, lambda value: blot(_HALVES.sub("\ufffd", value[:LONGEST])))
+    line = write(now, whole)
+    for longest in _CUTS:
+        if len(line) <= LONGEST:
+            break
+        line = write(now, _each(whole, partial(_cut, longest)))
+    return line
+
+
+def _each(record: Record, then: Callable[[str], str]) -> Record:
+    """With each value made into something else."""
+    texts = {name: then(getattr(record, name)) for name in _TEXTS}
+    failures = tuple([(then(endpoint), then(reason)) for endpoint, reason in record.failures[:_FAILURES]])
+    return msgspec.structs.replace(record, **texts, failures=failures)
+
+
+def _cut(longest: int, value: str) -> str:
+    return value if len(value) <= longest else value[: longest - 1] + "…"

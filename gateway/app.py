@@ -28,8 +28,8 @@ import trio
 
 from adapters import registry
 from adapters.transport import HTTPTransport, TransportSettings
-from gateway import logs
-from gateway.access_log import AccessLog, Requests
+from gateway import logs, stdio
+from gateway.access_log import AccessLog
 from gateway.auth import allowed
 from gateway.authenticate import Authenticator
 from gateway.config.decode import suggestion
@@ -89,13 +89,14 @@ class Options(msgspec.Struct, frozen=True):
     listen: Wanted = Wanted()
     access_log: bool = False
     log_level: str = "info"
+    log_format: str = "text"
     cluster: ClusterOptions | None = None
     pool: str | None = None
 
 
 def run(options: Options) -> int:
     """Run the gateway until it is told to stop; the exit code."""
-    logs.configure(options.log_level)
+    logs.configure(options.log_level, form=options.log_format)
     try:
         backends = from_backends((_pair(backend) for backend in options.backends), os.environ)
     except ConfigError as error:
@@ -163,6 +164,11 @@ class Program:
             self.cluster.listens(self._doors)
         self._apply(self._configured)
         self._warn()
+        with self.usage, self.access_log:
+            await self._run()
+        return OK
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as self._background:
             await self._background.start(self._signals)
             await self._background.start(admin_server.serve, self._status, [self._doors.admin])
@@ -171,8 +177,6 @@ class Program:
             self._background.start_soon(self._scrapes.run)
             self._background.start_soon(self.gateway.run)
             self._background.start_soon(self._transport.expire)
-            self._background.start_soon(self._access_log.run)
-            self._background.start_soon(self.usage.run)
             self._background.start_soon(self._authenticator.run)
             self._background.start_soon(self.state.run)
             self._background.start_soon(self._origin.run, self, self.totals.restarts)
@@ -182,7 +186,6 @@ class Program:
                 await self.discovery.wait_settled()
             if not self.draining:
                 self._announce()
-        return OK
 
     # -- building -----------------------------------------------------------------------------------------------
 
@@ -191,14 +194,14 @@ class Program:
         adapters = self._adapters
         self._transport = HTTPTransport(TransportSettings(connect_timeout=settings.timeouts.connect))
         self.usage = UsageLog(settings.usage.file)
-        self._access_log = AccessLog(Requests.ALL if self.options.access_log else Requests.ERRORS)
+        self.access_log = AccessLog(settings.access_log, everything=self.options.access_log)
         self.pools = pools = Pools(adapters, self._profiles(settings.scheduler), self._rng)
         self.state = State(pools)
         self.gateway = Gateway(
             self.pools,
             self._transport,
             self._route,
-            observer=Observers(self.totals, self._access_log.log, self.usage.log),
+            observer=Observers(self.totals, self.access_log.log, self.usage.log),
         )
         self.discovery = Discovery(
             self._transport,
@@ -283,7 +286,7 @@ class Program:
             why=error.why,
         )
         self.totals.finished(record)
-        self._access_log.log(record)
+        self.access_log.log(record)
         if identity is not None:  # strangers fill no disk
             self.usage.log(record)
 
@@ -396,6 +399,7 @@ class Program:
         self._claims = snapshot.claims()
         self._authenticator.apply(snapshot.settings.auth, self._claims)
         self.usage.reopen(snapshot.settings.usage.file)
+        self.access_log.apply(snapshot.settings.access_log)
         self._apply(snapshot)
         self.totals.reloaded(True)
         self._status.reload_problems = ()
@@ -420,7 +424,7 @@ class Program:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GARBAGE)
-        print(self._doors.announcement(), flush=True)  # noqa: T201
+        stdio.announce(self._doors.announcement())
 
     async def _signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:

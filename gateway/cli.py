@@ -61,9 +61,12 @@ def _ended(error: BaseException, crash: BaseException | None) -> int:
     """The exit code after ``error``, of which ``crash`` is what nobody asked for."""
     if crash is None:
         return 0
-    import traceback
+    from gateway import logs
 
-    traceback.print_exception(error)
+    if not logs.crashed(error):
+        import traceback
+
+        traceback.print_exception(error)
     return CRASHED
 
 
@@ -113,8 +116,7 @@ def _add_serve(command: argparse.ArgumentParser) -> None:
         help="the one pool that the endpoint picker picks from, whatever routes say",
     )
     _add_cluster(command)
-    command.add_argument("--access-log", action="store_true", help="log every request to stderr, not only failed ones")
-    command.add_argument("--log-level", default="info", choices=LEVELS, help="least of what is logged")
+    _add_logs(command, "info")
     command.set_defaults(run=_serve)
 
 
@@ -168,10 +170,18 @@ def _add_addresses(command: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{name}", type=kind, metavar="HOST:PORT", help=f"address of the {what}")
 
 
+def _add_logs(command: argparse.ArgumentParser, level: str) -> None:
+    levels = ("debug", "info", "warning", "error")
+    command.add_argument(
+        "--access-log", action="store_true", help="log every request, not only failed ones, whatever the file says"
+    )
+    command.add_argument("--log-level", default=level, choices=levels, help="least of what is logged (%(default)s)")
+    command.add_argument("--log-format", default="text", choices=["text", "json"], help="of messages (%(default)s)")
+
+
 def _add_demo(command: argparse.ArgumentParser) -> None:
     _add_addresses(command)
-    command.add_argument("--access-log", action="store_true", help="log every request to stderr, not only failed ones")
-    command.add_argument("--log-level", default="warning", choices=LEVELS, help="least of what is logged")
+    _add_logs(command, "warning")
     command.set_defaults(run=_demo)
 
 
@@ -290,8 +300,9 @@ def _address_or_off(text: str) -> tuple[str, int] | str:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from gateway import app
+    from gateway import app, stdio
 
+    stdio.mend()
     more: dict[str, Any] = {
         "config": tuple(arguments.config),
         "backends": tuple(arguments.backend),
@@ -324,13 +335,15 @@ def _options(arguments: argparse.Namespace, **more: Any) -> Options:
         listen=app.Wanted(arguments.http, arguments.grpc, arguments.admin, getattr(arguments, "ext_proc", None)),
         access_log=arguments.access_log,
         log_level=arguments.log_level,
+        log_format=arguments.log_format,
         **more,
     )
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from gateway import demo
+    from gateway import demo, stdio
 
+    stdio.mend()
     return demo.run(_options(arguments))
 
 

@@ -21,7 +21,7 @@ ENGINES: Final = (
 
 def run(options: app.Options) -> int:
     """Until told to stop; the exit code."""
-    logs.configure(options.log_level)
+    logs.configure(options.log_level, form=options.log_format)
     return trio.run(_main, options)
 
 

@@ -1,4 +1,4 @@
-"""Lines noted by requests and written by a thread, so that whoever takes them may be slow, full or gone. (IO)
+"""Lines noted by anybody and written by a thread, so that whoever takes them may be slow, full or gone. (IO)
 
 Invariant: noting a line never waits, and what is kept of lines that nobody takes is bounded.
 """
@@ -8,68 +8,126 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
-
-import trio
+from queue import SimpleQueue
+from typing import Final, Self
 
 FLUSH_S: Final = 0.1
+"""How long lines are gathered before they are written together."""
 MAX_BUFFER: Final = 1 << 20
 """Bytes kept for a reader that stalls; lines beyond are dropped."""
+LAST_S: Final = 1.0
+"""What is left at the end is given so long."""
 
 
 class Lines:
-    """``write`` takes whole lines and may block; it runs in one thread at a time. ``dropped`` counts lines for which
-    there was no room since the last write, of which ``notice`` makes a line of its own.
+    """``write(lines, wait)`` takes bytes, waits about ``wait`` seconds if it must and can, and returns those it could
+    not write yet; it is called by one thread at a time and raises nothing. ``dropped`` counts lines for which there was
+    no room since they were last told of by ``notice``, which may make a line of their number. Any thread notes lines.
+
+    As a context, a thread writes meanwhile.
     """
 
-    def __init__(self, write: Callable[[bytes], None], notice: Callable[[int], bytes] = lambda dropped: b"") -> None:
+    def __init__(
+        self, write: Callable[[bytes, float], bytes], notice: Callable[[int], bytes] = lambda dropped: b""
+    ) -> None:
         self.dropped = 0
         self._write = write
         self._notice = notice
-        self._writing = threading.Lock()
         self._lines = bytearray()
-        self._wanted = False
+        self._noting = threading.RLock()  # a collected object may log while its thread is noting a line
+        self._writing = threading.Lock()
+        self._due = False
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __len__(self) -> int:
         """Bytes not yet taken."""
         return len(self._lines)
 
+    @property
+    def started(self) -> bool:
+        return self._thread is not None
+
     def room(self) -> bool:
         """Whether a line may be added; one that may not counts as dropped."""
         if len(self._lines) < MAX_BUFFER:
             return True
-        self.dropped += 1
+        with self._noting:
+            self.dropped += 1
         return False
 
     def add(self, line: bytes) -> None:
-        self._lines += line
+        with self._noting:
+            self._lines += line
+            if not self._due:
+                self.wake()
 
     def wake(self) -> None:
         """Have ``write`` called soon, though there may be nothing to write."""
-        self._wanted = True
+        self._due = True
+        self._wakes.put(None)
 
-    async def run(self) -> None:
-        """Write what is noted until cancelled; what is left then is given another second."""
-        try:
-            while True:
-                await trio.sleep(FLUSH_S)
-                await self._flush()
-        finally:
-            with trio.move_on_after(1.0, shield=True):
-                await self._flush()
+    def push(self) -> None:
+        """Write in this thread what can be written without waiting; the rest is left to the other one."""
+        if self._writing.acquire(blocking=False):
+            try:
+                self._pass_on(0.0)
+            finally:
+                self._writing.release()
 
-    async def _flush(self) -> None:
-        if self._lines or self.dropped or self._wanted:
+    def flush(self, within: float = LAST_S) -> None:
+        """Write in this thread what there is; returns in time where ``write`` waits no longer than it is told."""
+        deadline = time.monotonic() + within
+        if self._writing.acquire(timeout=within):
+            try:
+                while self._pass_on(FLUSH_S) and time.monotonic() < deadline:
+                    pass
+            finally:
+                self._writing.release()
+
+    def start(self) -> None:
+        """Once."""
+        self._thread = threading.Thread(target=self._work, name="lines", daemon=True)
+        self._thread.start()
+
+    def close(self, within: float = LAST_S) -> None:
+        """Stop the thread; what is left, and whatever it is at, is given ``within`` seconds."""
+        self._closing.set()
+        self.wake()
+        if self._thread is not None:
+            self._thread.join(within)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        left = False
+        while not self._closing.is_set():
+            if not left:
+                self._wakes.get()
+            self._closing.wait(FLUSH_S)
+            with self._writing:
+                left = self._pass_on(FLUSH_S)
+        self.flush()
+
+    def _pass_on(self, wait: float) -> bool:
+        """Whether something is left."""
+        with self._noting:
+            self._due = False
             lines, self._lines = self._lines, bytearray()
-            self._wanted = False
-            if self.dropped:
-                lines += self._notice(self.dropped)
-                self.dropped = 0
-            await trio.to_thread.run_sync(self._write_all, bytes(lines), abandon_on_cancel=True)
-
-    def _write_all(self, lines: bytes) -> None:
-        with self._writing:  # an abandoned write goes before the last one
-            self._write(lines)
+            dropped, self.dropped = self.dropped, 0
+        if rest := self._write(bytes(lines), wait):
+            with self._noting:
+                self._lines[:0] = rest
+                self.dropped += dropped
+        elif dropped and (notice := self._notice(dropped)):
+            self.add(notice)
+        return bool(self._lines)
 
 
 class Stamp:

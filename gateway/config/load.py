@@ -36,8 +36,8 @@ CONFIG_KEYS = ("gatewayConfiguration", "schedulerConfiguration", "routerConfigur
 _FILE_MEMBERS = frozenset(
     ("apiKeysFile", "caFile", "certFile", "clientCAFile", "clientSecretFile", "headersFile", "keyFile", "passwordFile")
 )
-_FILES = re.compile(r"\$\.(?:tokenizers\[\d+\]|usage)\.file")
-_WRITTEN = "$.usage.file"
+_FILES = re.compile(r"\$\.(?:tokenizers\[\d+\]|usage|accessLog)\.file")
+_WRITTEN = frozenset(("$.usage.file", "$.accessLog.file"))
 
 
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
@@ -378,7 +378,7 @@ def _located(tree: Tree, folder: str, path: str, found: dict[str, str]) -> Tree:
         here = f"{path}.{key}"
         if isinstance(value, str) and value and (key in _FILE_MEMBERS or _FILES.fullmatch(here)):
             made[key] = posixpath.join(folder, value)
-            if here != _WRITTEN:
+            if here not in _WRITTEN:
                 found[here] = made[key]
         else:
             made[key] = _located(value, folder, here, found)
