@@ -28,7 +28,7 @@ _MEMBER: Final = re.compile(
 )
 _STATE_MAX: Final = 512
 _MEMBERS_MAX: Final = 32
-_KEPT: Final = 64 * 1024
+_KEPT: Final = 256 * 1024
 _LOW: Final = (1 << 64) - 1
 
 
@@ -138,7 +138,7 @@ class Trace:
         self.steps: list[Step] = []
         self.request: InferenceRequest | None = None
         self.method = "POST"
-        self.said = b""
+        self.said = bytearray()
         self._random = random
 
     @property
@@ -155,7 +155,7 @@ class Trace:
     def say(self, out: bytes) -> None:
         """Keep what the client is sent, as far as there is room."""
         if len(self.said) < _KEPT:
-            self.said += out[:_KEPT]
+            self.said += out[: _KEPT - len(self.said)]
 
     def headers(self, headers: Headers, step: Step | None) -> Headers:
         """A request's fields on their way to an endpoint, as sent by ``step``. What a caller says of a trace that is
