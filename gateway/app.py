@@ -63,6 +63,7 @@ from gateway.sources.kube.options import Options as ClusterOptions
 from gateway.state import State
 from gateway.status import Status
 from gateway.tokenizer import Tokenizers
+from gateway.tracing import Tracing
 from gateway.types import ANONYMOUS, Endpoint, Identity, InferenceRequest, ModelCard, Operation, UpstreamRequest
 from gateway.usage import UsageLog
 from protocols.admin import server as admin_server
@@ -145,7 +146,8 @@ class Program:
         self.draining = False
         self._rng = random.Random()
         self._adapters = _adapters(self._settings)
-        _refuse_unguarded(self._settings, options.listen)
+        self.tracing = Tracing()
+        self.check(self._settings)
         if options.pool:
             _refuse_pool(options.pool, options, self._configured)
 
@@ -166,6 +168,7 @@ class Program:
         self._warn()
         with self.usage, self.access_log:
             await self._run()
+        await self.tracing.close()
         return OK
 
     async def _run(self) -> None:
@@ -233,7 +236,7 @@ class Program:
 
     def _warn(self) -> None:
         snapshot = self._configured
-        for warning in snapshot.warnings:
+        for warning in (*snapshot.warnings, *self.tracing.warnings):
             _log.warning("%s", warning)
         for path in snapshot.inert:
             _log.warning("%s has no effect in this version", path)
@@ -371,6 +374,8 @@ class Program:
         self.pools.profile = self._profiles(settings.scheduler)
         detector = settings.scheduler.saturation
         self.pools.saturation = detector if detector != Saturation() else None  # the gate's own thresholds are better
+        self.tracing.apply(settings.tracing)
+        self.gateway.tracer = self.tracing.tracer
         self.state.apply(settings.state.redis)
         self.gateway.store = self.state.store
 
@@ -384,6 +389,7 @@ class Program:
 
     def check(self, settings: Settings) -> None:
         _refuse_unguarded(settings, self.options.listen)
+        self.tracing.check(settings.tracing)
 
     async def followed(self, snapshot: Snapshot) -> None:
         before = frozenset(self._configured.warnings)
