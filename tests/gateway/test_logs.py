@@ -1,4 +1,5 @@
 import io
+import json
 import logging
 from collections.abc import Iterator
 
@@ -61,6 +62,8 @@ def test_a_traceback_is_kept(output: io.StringIO) -> None:
         "x-api-key: abcdef123456",
         "clientSecret=abcdef123456&x=1",
         "no such key sk-abcdef123456",
+        "redis://:abcdef123456@host:6379/0",
+        "https://ann:abcdef123456@host",
     ],
 )
 def test_secrets_are_blotted_out(output: io.StringIO, text: str) -> None:
@@ -90,3 +93,50 @@ def test_a_flood_of_one_logger_is_cut_and_counted_and_others_are_heard() -> None
     handler.handle(flood)
     assert "8001 messages were left out" in stream.getvalue()
     assert stream.getvalue().endswith("flood\n")
+
+
+def test_a_traceback_cannot_forge_a_line_and_tells_no_secret(output: io.StringIO) -> None:
+    try:
+        raise ValueError("x\n2026-01-01T00:00:00.000Z ERROR forged\x1b[2J token=abcdef123456")
+    except ValueError:
+        logging.getLogger("infer_gateway").exception("failed")
+    first, *rest = output.getvalue().splitlines()
+    assert first.endswith("failed")
+    assert all(row.startswith("    ") for row in rest)
+    assert "\x1b" not in output.getvalue()
+    assert "abcdef123456" not in output.getvalue()
+
+
+def test_a_message_is_of_bounded_length(output: io.StringIO) -> None:
+    logging.getLogger("infer_gateway").warning("%s", "x" * 1_000_000)
+    assert len(output.getvalue()) < 5_000
+    assert "… (996000 more)" in output.getvalue()
+
+
+def test_a_message_may_be_json() -> None:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    logs.configure("info", stream, "json")
+    try:
+        logging.getLogger("infer_gateway.x").warning("a\n%s \x9b\u2028 token=abcdef123456", "\ud800")
+        try:
+            raise KeyError("bug")
+        except KeyError:
+            logging.getLogger("infer_gateway").exception("failed")
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.getLogger("infer_gateway").setLevel(logging.NOTSET)
+    told, failed = map(json.loads, stream.getvalue().splitlines())
+    assert told.pop("time").endswith("Z")
+    message = r"a\n\ud800 \x9b\u2028 token=***"
+    assert told == {"level": "warning", "logger": "infer_gateway.x", "message": message}
+    assert failed["traceback"].splitlines()[-1] == "KeyError: 'bug'"
+
+
+@pytest.mark.parametrize("text", ["://" * 1300, "token=" * 700, "Bearer " * 600, "sk-" * 1300, "a:b@" * 1000])
+def test_looking_for_secrets_takes_no_time_to_speak_of(output: io.StringIO, text: str) -> None:
+    for _ in range(100):  # quadratic would be minutes
+        logging.getLogger("infer_gateway").warning("%s", text)
+    assert output.getvalue().count("\n") == 100
