@@ -171,14 +171,16 @@ def _inflate(coding: bytes) -> Callable[[bytes], bytes]:
 
 
 class HTTPTransport:
-    """ports.Transport over TCP and TLS. ``connect`` is the seam for tests: an endpoint in, any Trio stream out."""
+    """ports.Transport over TCP and TLS. ``connect`` is the seam for tests: an endpoint in, any Trio stream out.
+    ``opened`` counts connections made, ``busy`` those with a request now.
+    """
 
     def __init__(self, settings: TransportSettings | None = None, connect: Connect | None = None) -> None:
         self.settings = settings or TransportSettings()
         self._connect = connect or self._dial
         self._hosts: dict[Endpoint, _Host] = {}
         self._contexts: dict[tuple[bool, str], ssl.SSLContext] = {}
-        self.opened = 0
+        self.opened = self.busy = 0
         self.turn = turn()
 
     def send(self, endpoint: Endpoint, request: UpstreamRequest) -> _Send:
@@ -196,6 +198,11 @@ class HTTPTransport:
                         host.expire(now)
         finally:
             self.close_idle()
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for another request; a walk over the endpoints."""
+        return sum(len(host.idle) for host in self._hosts.values())
 
     def close_idle(self) -> None:
         for host in self._hosts.values():
@@ -348,6 +355,7 @@ class _Send:
         except BaseException:
             upstream.close()
             raise
+        self._transport.busy += 1
         return upstream
 
     def abort(self) -> None:
@@ -362,6 +370,7 @@ class _Send:
         upstream = self._upstream
         if upstream is None:
             return
+        self._transport.busy -= 1
         if upstream.reusable and not self._aborted:
             self._host.keep(upstream, self._transport.turn.now)
         else:

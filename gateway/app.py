@@ -28,7 +28,7 @@ import trio
 
 from adapters import registry
 from adapters.transport import HTTPTransport, TransportSettings
-from gateway import logs, stdio
+from gateway import gauges, logs, stdio
 from gateway.access_log import AccessLog
 from gateway.auth import allowed
 from gateway.authenticate import Authenticator
@@ -179,7 +179,7 @@ class Program:
             self._background.start_soon(self.discovery.run)
             self._background.start_soon(self._scrapes.run)
             self._background.start_soon(self.gateway.run)
-            self._background.start_soon(self._transport.expire)
+            self._background.start_soon(self.transport.expire)
             self._background.start_soon(self._authenticator.run)
             self._background.start_soon(self.state.run)
             self._background.start_soon(self._origin.run, self, self.totals.restarts)
@@ -195,19 +195,19 @@ class Program:
     def _build(self) -> None:
         settings = self._settings
         adapters = self._adapters
-        self._transport = HTTPTransport(TransportSettings(connect_timeout=settings.timeouts.connect))
+        self.transport = HTTPTransport(TransportSettings(connect_timeout=settings.timeouts.connect))
         self.usage = UsageLog(settings.usage.file)
         self.access_log = AccessLog(settings.access_log, everything=self.options.access_log)
         self.pools = pools = Pools(adapters, self._profiles(settings.scheduler), self._rng)
         self.state = State(pools)
         self.gateway = Gateway(
             self.pools,
-            self._transport,
+            self.transport,
             self._route,
             observer=Observers(self.totals, self.access_log.log, self.usage.log),
         )
         self.discovery = Discovery(
-            self._transport,
+            self.transport,
             adapters,
             lambda endpoint: self.fleet.answered(endpoint),
             detect=registry.detect,
@@ -215,11 +215,12 @@ class Program:
             fields=registry.FIELDS,
         )
         self._scrapes = Scrapes(
-            self._transport,
+            self.transport,
             loaded=pools.loaded,
             lost=pools.unloaded,
             restarted=pools.restarted,
             refused=lambda endpoint: self.fleet.unreachable(endpoint),
+            failed=pools.unheard,
             polled=pools.polled,
             busy=pools.busy,
             interval=settings.scraping.interval,
@@ -365,6 +366,7 @@ class Program:
             self._authenticator.apply(configured.settings.auth, claims)
 
     def _settle(self, settings: Settings) -> None:
+        self.totals.tiers = gauges.tiers(settings)
         self.gateway.keep_alive_s = settings.streaming.keep_alive
         self.gateway.budget.ratio = settings.retry.budget
         wanted = settings.scheduler.debug_header
@@ -385,7 +387,7 @@ class Program:
 
     def _left(self, member: Member) -> None:
         self.totals.forget(member.pool, member.id)
-        self._transport.forget(member.endpoint)
+        self.transport.forget(member.endpoint)
 
     def check(self, settings: Settings) -> None:
         _refuse_unguarded(settings, self.options.listen)

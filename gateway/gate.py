@@ -42,7 +42,9 @@ class Leave(enum.IntEnum):
 
 
 class GateStatistics(msgspec.Struct, frozen=True):
-    """``slots``: what the endpoints are known to run at once, None while that is not known of all of them."""
+    """``slots``: what the endpoints are known to run at once, None while that is not known of all of them. ``tiers``:
+    how many wait of each.
+    """
 
     queued: int
     queued_bytes: int
@@ -51,6 +53,7 @@ class GateStatistics(msgspec.Struct, frozen=True):
     refused: int
     wait_s: float
     slots: float | None
+    tiers: dict[str, int] = {}
 
 
 class Gate:
@@ -76,6 +79,7 @@ class Gate:
         self._shut = False
         self._named: dict[str, Place] = {}
         self._listed: Sequence[Place] = ()
+        self._tiers: dict[str, int] = {}
 
     def apply(self, settings: Fairness, saturation: Saturation | Concurrency | None = None) -> None:
         """A new configuration. Who waits goes on waiting. While ``saturation`` is 1 or more nobody is let in."""
@@ -119,9 +123,10 @@ class Gate:
         if not order:
             self._releases.clear()
             self._rate = 0.0  # how a queue of long ago moved says nothing of this one
-        ticket = Ticket(waiting(), ask, estimate, limit)
+        ticket = Ticket(waiting(), ask, estimate, limit, tier)
         ticket.waiter = Waiter(flow, terms, self._cost(estimate), size, now, ticket)
         order.push(ticket.waiter, now)
+        self._tiers[tier] = self._tiers.get(tier, 0) + 1
         self._soonest = min(self._soonest, limit)
         if not self._shut:
             self.pump(now)
@@ -223,8 +228,7 @@ class Gate:
 
     def _release(self, waiter: Waiter, now: float) -> None:
         self._count(now)
-        ticket = _ticket(waiter)
-        ticket.waiter = None
+        ticket = self._ended(waiter)
         ticket.ask.now = now
         ticket.waiting.granted(self._permit(waiter.flow, waiter.terms, ticket.estimate, now - waiter.since))
 
@@ -239,7 +243,7 @@ class Gate:
         """Whoever waited does not any more."""
         if ticket.waiter is not None:
             self.order.remove(ticket.waiter)
-            ticket.waiter = None
+            self._ended(ticket.waiter)
 
     def closed(self, permit: Permit, correction: float, now: float) -> None:
         """A permit has come back."""
@@ -272,9 +276,16 @@ class Gate:
 
     def _refuse(self, waiter: Waiter, error: Overloaded) -> None:
         self.refused += 1
-        ticket = _ticket(waiter)
+        self._ended(waiter).waiting.refused(error)
+
+    def _ended(self, waiter: Waiter) -> Ticket:
+        """The ticket of one that does not wait any more."""
+        ticket, tiers = _ticket(waiter), self._tiers
         ticket.waiter = None
-        ticket.waiting.refused(error)
+        tiers[ticket.tier] -= 1
+        if not tiers[ticket.tier]:
+            del tiers[ticket.tier]
+        return ticket
 
     def _later(self, waiter: Waiter) -> float:
         """When to come again, in seconds."""
@@ -397,6 +408,7 @@ class Gate:
             refused=self.refused,
             wait_s=len(self.order) / self._rate if self._rate else 0.0,
             slots=slots if slots < math.inf else None,
+            tiers=dict(self._tiers),
         )
 
 

@@ -23,6 +23,8 @@ FAILING: Final = "failing"
 """Failed several times in a row."""
 HUNG: Final = "hung"
 """Answers nothing at all, polls included."""
+RECOVERED, UP, DOWN = "recovered", "up", "down"
+"""Other changes than being set aside."""
 
 _OUTLYING: Final = frozenset({ERRING, SLOW, STUCK})
 _OPEN_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -44,12 +46,13 @@ class Health:
     ``heard`` is for the readers of answers to write: when something last showed that it generates. ``why`` is empty
     while the circuit is closed. ``blocked_until`` is all that `usable` looks at: infinity where only an event ends it.
     Until ``aside_until`` it is full, eased in, to be tried, or has few tokens left of its provider's ration.
+    ``changes`` counts, for a whole pool if it is so shared, how often it was set aside, by why, RECOVERED, UP, DOWN.
     """
 
     __slots__ = (
         "_awake_since", "_bar", "_closed_at", "_gap", "_opened_at", "_polled", "_ramp_until", "_stranded", "_watched",
-        "aside_until", "blocked_until", "consecutive", "cool_until", "draining", "figures", "full_until", "heard",
-        "open_until", "openings", "probes", "requests_left", "requests_until", "settings", "tokens_left",
+        "aside_until", "blocked_until", "changes", "consecutive", "cool_until", "draining", "figures", "full_until",
+        "heard", "open_until", "openings", "probes", "requests_left", "requests_until", "settings", "tokens_left",
         "tokens_until", "up", "why",
     )  # fmt: skip
 
@@ -58,6 +61,7 @@ class Health:
         self.settings = settings
         self.figures = Figures()
         self.up: bool | None = None
+        self.changes: dict[str, int] = {}
         self.draining = False
         self.why = ""
         self.consecutive = self.openings = self.probes = 0
@@ -232,6 +236,8 @@ class Health:
             self.open_until = min(self.open_until, now)
         if back or (up and self._ramp_until == math.inf):
             self._ramp(now)
+        if up is not None and up is not self.up:
+            self._changed(UP if up else DOWN)
         self.up = up
         self._settle()
 
@@ -256,6 +262,7 @@ class Health:
         step = self.openings + (_OUTLYING_SKIPS if why in _OUTLYING else 0)
         rest = math.inf if why == HUNG else _OPEN_S[min(step, len(_OPEN_S) - 1)]
         self.openings += 1
+        self._changed(why)
         self.why = why
         self._stranded = stranded
         self._opened_at = now
@@ -269,12 +276,16 @@ class Health:
         self._settle()
 
     def _close(self, now: float) -> None:
+        self._changed(RECOVERED)
         self.why = ""
         self._stranded = False
         self._bar = math.inf
         self._closed_at = now
         self._ramp(now)
         self._half_open(now)
+
+    def _changed(self, what: str) -> None:
+        self.changes[what] = self.changes.get(what, 0) + 1
 
     def _ramp(self, now: float) -> None:
         if self.settings.slow_start < math.inf:

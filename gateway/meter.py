@@ -1,30 +1,43 @@
 """What a request's life is summed up in, and its cheap aggregation into counters and histograms. (P)
 
-`Totals.finished` is on the path of every request and takes about 1 µs (1.4 for a tenant's that came through a queue):
-labels are looked up once, buckets are lists of ints. Rendering them for Prometheus happens elsewhere, when somebody
-asks. The number of label sets is bounded whatever clients and engines send: past a cap, everything new is counted under
-"other".
+`Totals.finished` is on the path of every request and takes about 2 µs: labels are looked up once, buckets are lists of
+ints. Rendering them for Prometheus happens elsewhere, when somebody asks. The number of label sets is bounded whatever
+clients and engines send: past a cap, everything new is counted under "other"; and so is their length.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, TypeVar, cast
 
 import msgspec
 
-UNKNOWN = "unknown"
-OTHER = "other"
+from gateway.labels import label
+from gateway.tally import (
+    DURATION_BOUNDS,
+    QUEUE_BOUNDS,
+    TPOT_BOUNDS,
+    TTFT_BOUNDS,
+    Flow,
+    Histogram,
+    Placed,
+    Share,
+    Traffic,
+)
 
-DURATION_BOUNDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-TTFT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
-QUEUE_BOUNDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
-TPOT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
-"""Upper bounds in seconds, inclusive. They span a cached embedding to half an hour, densest around usual objectives."""
+__all__ = [
+    "CLIENT_GONE", "DURATION_BOUNDS", "OTHER", "QUEUE_BOUNDS", "TPOT_BOUNDS", "TTFT_BOUNDS", "UNKNOWN", "Flow",
+    "Histogram", "Record", "Share", "Totals", "Traffic",
+]  # fmt: skip
 
-CLIENT_GONE = 499
+UNKNOWN: Final = "unknown"
+OTHER: Final = "other"
+CLIENT_GONE: Final = 499
 """The status of a request whose client left before an answer began (nginx's convention)."""
+
+K = TypeVar("K", bound=tuple[str, ...])
+V = TypeVar("V")
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -85,69 +98,15 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return math.nan
 
 
-class Histogram:
-    """Counts per bucket (the last one is above every bound) and the sum of the values."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-
-class Flow:
-    """Everything counted under one (model, pool, operation, protocol)."""
-
-    __slots__ = ("duration", "outcomes", "tokens_cached", "tokens_in", "tokens_out", "tpot", "ttft")
-
-    def __init__(self) -> None:
-        self.outcomes: dict[tuple[int, str], int] = {}
-        self.duration = Histogram(DURATION_BOUNDS)
-        self.ttft = Histogram(TTFT_BOUNDS)
-        self.tpot = Histogram(TPOT_BOUNDS)
-        self.tokens_in = 0
-        self.tokens_out = 0
-        self.tokens_cached = 0
-
-
-class Share:
-    """What a tenant's requests of one tier came to, in tokens."""
-
-    __slots__ = ("tokens_in", "tokens_out")
-
-    def __init__(self) -> None:
-        self.tokens_in = 0
-        self.tokens_out = 0
-
-
-class Traffic:
-    """What became of the requests that a route sent one way: ``failed`` are 5xx and streams that broke, ``refused`` all
-    others that got no answer of an engine's.
-    """
-
-    __slots__ = ("failed", "ok", "refused")
-
-    def __init__(self) -> None:
-        self.ok = self.refused = self.failed = 0
-
-    @property
-    def requests(self) -> int:
-        return self.ok + self.refused + self.failed
-
-
 class Totals:
-    """Counts since the process began. Read by scrapes, written by requests; both run in one thread.
+    """Counts since the process began (`ports.Observer`). Read by scrapes, written by requests; both run in one thread.
 
     ``max_flows`` bounds (model, pool, operation, protocol), ``max_outcomes`` bounds (status, reason) in each of them,
     ``max_attempts`` bounds (pool, endpoint, outcome), ``max_tenants`` bounds (tenant, tier), ``max_ways`` bounds
-    (route, pool, target), ``max_names`` whatever else is counted by one name. ``generation`` counts configurations put
-    in force, ``in_force_since`` is when the last one was, on Trio's clock. ``restarts`` counts restarts of supervised
-    tasks by name, ``strangers`` requests whose credentials were not accepted, by reason: whoever finds out counts there.
+    (route, pool, target), ``max_names`` whatever else is counted by one name or a few. Of ``tiers``, which are to be
+    those that the configuration knows, waits and refusals are told apart. ``generation`` counts configurations put in
+    force, ``in_force_since`` is when the last one was, on Trio's clock. ``restarts`` counts restarts of supervised
+    tasks by name, ``strangers`` requests whose credentials were not accepted, by reason: who finds out counts there.
     """
 
     def __init__(
@@ -163,23 +122,29 @@ class Totals:
         self._max_flows = max_flows
         self._max_outcomes = max_outcomes
         self._max_attempts = max_attempts
-        self._flows: dict[tuple[str, str, str, str], Flow] = {}
-        self._attempts: dict[tuple[str, str, str], int] = {}
         self._max_tenants = max_tenants
         self._max_names = max_names
         self._max_ways = max_ways
+        self._flows: dict[tuple[str, str, str, str], Flow] = {}
+        self._attempts: dict[tuple[str, str, str], int] = {}
         self._tenants: dict[tuple[str, str], Share] = {}
-        self._queues: dict[str, Histogram] = {}
+        self._queues: dict[tuple[str, str], Histogram] = {}
         self._routes: dict[tuple[str, str, str], Traffic] = {}
-        self._limits: dict[str, int] = {}
+        self._limits: dict[tuple[str], int] = {}
         self._rewrites: dict[tuple[str, str, str], int] = {}
-        self._gaps = Histogram(TPOT_BOUNDS)
+        self._failovers: dict[tuple[str, str], int] = {}
+        self._refusals: dict[tuple[str, str, str], int] = {}
+        self._placed: dict[str, Placed] = {}
+        self._gaps: dict[str, Histogram] = {}
+        self.tiers: Collection[str] = frozenset()
         self.strangers: dict[str, int] = {}
         self.restarts: dict[str, int] = {}
         self.reloads = {"success": 0, "failure": 0}
         self.last_reload_successful = True
         self.generation = 0
         self.in_force_since = math.nan
+
+    # -- what was counted -----------------------------------------------------------------------------------------
 
     @property
     def flows(self) -> Mapping[tuple[str, str, str, str], Flow]:
@@ -197,12 +162,12 @@ class Totals:
         return self._tenants
 
     @property
-    def queues(self) -> Mapping[str, Histogram]:
-        """Seconds waited for room, by pool."""
+    def queues(self) -> Mapping[tuple[str, str], Histogram]:
+        """Seconds waited for room, by (pool, tier)."""
         return self._queues
 
     @property
-    def limits(self) -> Mapping[str, int]:
+    def limits(self) -> Mapping[tuple[str], int]:
         """Requests refused, by limit."""
         return self._limits
 
@@ -212,6 +177,37 @@ class Totals:
         word). Requests that came to no pool are in none.
         """
         return self._routes
+
+    @property
+    def rewrites(self) -> Mapping[tuple[str, str, str], int]:
+        """Requests answered by another model than was asked for, by (object that says so, model asked for, model)."""
+        return self._rewrites
+
+    @property
+    def failovers(self) -> Mapping[tuple[str, str], int]:
+        """Endpoints tried because another one had failed, by (pool, reason of the failure)."""
+        return self._failovers
+
+    @property
+    def refusals(self) -> Mapping[tuple[str, str, str], int]:
+        """Requests that admission refused, by (pool, tier, why)."""
+        return self._refusals
+
+    @property
+    def placed(self) -> Mapping[str, Placed]:
+        """What was placed, by pool."""
+        return self._placed
+
+    @property
+    def between(self) -> Mapping[str, Histogram]:
+        """Seconds between two pieces of a stream, by pool."""
+        return self._gaps
+
+    def tier(self, name: str) -> str:
+        """As whom requests of a tier are counted: those that the configuration does not know are many in one."""
+        return name if not name or name in self.tiers else OTHER
+
+    # -- counting -------------------------------------------------------------------------------------------------
 
     def finished(self, record: Record) -> None:
         """Count a finished request."""
@@ -224,121 +220,152 @@ class Totals:
         if outcome in outcomes:
             outcomes[outcome] += 1
         else:
-            self._new_outcome(outcomes, outcome)
+            outcome = self._new_outcome(outcomes, outcome)
         duration = record.ended - record.started
         flow.duration.observe(duration)
-        flow.tokens_in += record.tokens_in
-        flow.tokens_cached += record.tokens_cached
-        tokens_out = record.tokens_out
-        flow.tokens_out += tokens_out
+        tokens_in, tokens_out = record.tokens_in, record.tokens_out
+        if tokens_in or tokens_out:
+            flow.prompts.observe(tokens_in)
+            flow.answers.observe(tokens_out)
+            flow.tokens_cached += record.tokens_cached
         ttft = record.ttft_s
         if ttft == ttft:  # not NaN
             flow.ttft.observe(ttft)
             if record.stream and tokens_out > 1:
                 flow.tpot.observe((duration - ttft) / (tokens_out - 1))
-        if record.tenant or record.tier:
-            owner = (record.tenant, record.tier)
-            share = self._tenants.get(owner)
-            if share is None:
-                share = self._new_share(owner)
-            share.tokens_in += record.tokens_in
-            share.tokens_out += tokens_out
         if record.pool:
-            way = (record.route, record.pool, record.target)
-            traffic = self._routes.get(way)
-            if traffic is None:
-                traffic = self._new_traffic(way)
-            if not record.reason:
-                traffic.ok += 1
-            elif record.status >= 500 or record.status == 200:
-                traffic.failed += 1
-            else:
-                traffic.refused += 1
+            self._went(record)
+        if record.tenant or record.tier:
+            self._owed(record)
+        if record.reason:
+            flow.failed.setdefault(outcome[1], Histogram(DURATION_BOUNDS)).observe(duration)
+        if record.sampled:
+            flow.duration.exemplify(duration, record.trace_id, record.ended)
+            if ttft == ttft:
+                flow.ttft.exemplify(ttft, record.trace_id, record.ended)
+
+    def _went(self, record: Record) -> None:
+        way = (record.route, record.pool, record.target)
+        traffic = self._routes.get(way) or _opened(self._routes, way, Traffic, self._max_ways)
+        if not record.reason:
+            traffic.ok += 1
+        elif record.status >= 500 or record.status == 200:
+            traffic.failed += 1
+        else:
+            traffic.refused += 1
         waited = record.queue_s
         if waited == waited:  # not NaN
-            queue = self._queues.get(record.pool)
+            line = (record.pool, record.tier)
+            queue = self._queues.get(line)
             if queue is None:
-                queue = self._new_queue(record.pool)
+                line = (record.pool, self.tier(record.tier))
+                queue = _opened(self._queues, line, _waits, self._max_names)
             queue.observe(waited)
+
+    def _owed(self, record: Record) -> None:
+        owner = (record.tenant, record.tier)
+        share = self._tenants.get(owner) or _opened(self._tenants, owner, Share, self._max_tenants)
+        share.tokens_in += record.tokens_in
+        share.tokens_out += record.tokens_out
 
     def attempted(self, pool: str, endpoint: str, outcome: str) -> None:
         """Count one endpoint tried; ``outcome`` is "ok" or an error's reason."""
-        key = (pool, endpoint, outcome)
-        if key not in self._attempts and len(self._attempts) >= self._max_attempts:
-            key = (OTHER, OTHER, OTHER)
-        self._attempts[key] = self._attempts.get(key, 0) + 1
+        _count(self._attempts, (pool, endpoint, outcome), self._max_attempts)
 
     def forget(self, pool: str, endpoint: str) -> None:
         """Drop the series of an endpoint that is gone, so that replicas that come and go don't use up the cap."""
-        for key in [key for key in self._attempts if key[0] == pool and key[1] == endpoint]:
+        gone = label(pool), label(endpoint)
+        for key in [key for key in self._attempts if key[:2] == gone]:
             del self._attempts[key]
 
     def failed_over(self, pool: str, reason: str) -> None:
         """Count an endpoint tried because another one had failed."""
+        _count(self._failovers, (pool, reason), self._max_names)
 
     def turned_away(self, pool: str, tier: str, why: str) -> None:
         """Count a request that admission refused."""
+        _count(self._refusals, (pool, self.tier(tier), why), self._max_names)
 
     def decided(self, pool: str, seconds: float, tokens: float, hits: float) -> None:
         """Count a placement."""
+        placed = self._placed.get(pool)
+        if placed is None:
+            placed = _opened_name(self._placed, pool, Placed, self._max_names)
+        placed.seconds.observe(seconds)
+        placed.tokens += tokens
+        placed.hits += hits
 
     def gaps(self, pool: str) -> Histogram:
         """Of the seconds between two pieces of a stream; for whoever streams to keep as long as it does."""
-        return self._gaps
+        return self._gaps.get(pool) or _opened_name(self._gaps, pool, _gaps, self._max_names)
 
     def limited(self, limit: str) -> None:
         """Count a request that a limit refused; ``limit`` names it and nobody's account."""
-        self._count(self._limits, limit)
-
-    @property
-    def rewrites(self) -> Mapping[tuple[str, str, str], int]:
-        """Requests answered by another model than was asked for, by (object that says so, model asked for, model)."""
-        return self._rewrites
+        _count(self._limits, (limit,), self._max_names)
 
     def rewrote(self, by: str, model: str, target: str) -> None:
         """Count a decision; ``model`` is "" where only the client knows it."""
-        key = (by, model or UNKNOWN, target)
-        if key not in self._rewrites and len(self._rewrites) >= self._max_names:
-            key = (OTHER, OTHER, OTHER)
-        self._rewrites[key] = self._rewrites.get(key, 0) + 1
-
-    def _count(self, counts: dict[str, int], name: str) -> None:
-        if name not in counts and len(counts) >= self._max_names:
-            name = OTHER
-        counts[name] = counts.get(name, 0) + 1
-
-    def in_force(self, now: float) -> None:
-        """A configuration has been put in force, the first or another one; ``now`` is on Trio's clock."""
-        self.generation += 1
-        self.in_force_since = now
+        _count(self._rewrites, (by, model or UNKNOWN, target), self._max_names)
 
     def reloaded(self, successful: bool) -> None:
         """Count an attempt to load a changed configuration."""
         self.reloads["success" if successful else "failure"] += 1
         self.last_reload_successful = successful
 
+    def in_force(self, now: float) -> None:
+        """A configuration has been put in force, the first or another one; ``now`` is on Trio's clock."""
+        self.generation += 1
+        self.in_force_since = now
+
+    # -- what is seen for the first time --------------------------------------------------------------------------
+
     def _new_flow(self, key: tuple[str, str, str, str]) -> Flow:
         key = (key[0] or UNKNOWN, *key[1:])
-        if key not in self._flows and len(self._flows) >= self._max_flows:
-            key = (OTHER, OTHER, OTHER, key[3])
-        return self._flows.setdefault(key, Flow())
+        other = (OTHER, OTHER, OTHER, label(key[3]))
+        return _opened(self._flows, key, Flow, self._max_flows, other)
 
-    def _new_share(self, owner: tuple[str, str]) -> Share:
-        if len(self._tenants) >= self._max_tenants:
-            owner = (OTHER, OTHER)
-        return self._tenants.setdefault(owner, Share())
-
-    def _new_traffic(self, way: tuple[str, str, str]) -> Traffic:
-        if len(self._routes) >= self._max_ways:
-            way = (OTHER, OTHER, OTHER)
-        return self._routes.setdefault(way, Traffic())
-
-    def _new_queue(self, pool: str) -> Histogram:
-        if len(self._queues) >= self._max_names:
-            pool = OTHER
-        return self._queues.setdefault(pool, Histogram(QUEUE_BOUNDS))
-
-    def _new_outcome(self, outcomes: dict[tuple[int, str], int], outcome: tuple[int, str]) -> None:
-        if len(outcomes) >= self._max_outcomes:
+    def _new_outcome(self, outcomes: dict[tuple[int, str], int], outcome: tuple[int, str]) -> tuple[int, str]:
+        outcome = (outcome[0], label(outcome[1]))
+        if outcome not in outcomes and len(outcomes) >= self._max_outcomes:
             outcome = (0, OTHER)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        return outcome
+
+
+def _opened(table: dict[K, V], key: K, make: Callable[[], V], most: int, other: K | None = None) -> V:
+    """What is counted under these labels, or under those of all others where there are too many."""
+    key = cast(K, tuple(map(label, key)))
+    if key not in table and len(table) >= most:
+        key = other or cast(K, (OTHER,) * len(key))
+    found = table.get(key)
+    if found is None:
+        found = table[key] = make()
+    return found
+
+
+def _opened_name(table: dict[str, V], name: str, make: Callable[[], V], most: int) -> V:
+    name = label(name)
+    if name not in table and len(table) >= most:
+        name = OTHER
+    found = table.get(name)
+    if found is None:
+        found = table[name] = make()
+    return found
+
+
+def _count(table: dict[K, int], key: K, most: int) -> None:
+    if key in table:
+        table[key] += 1
+        return
+    key = cast(K, tuple(map(label, key)))
+    if key not in table and len(table) >= most:
+        key = cast(K, (OTHER,) * len(key))
+    table[key] = table.get(key, 0) + 1
+
+
+def _waits() -> Histogram:
+    return Histogram(QUEUE_BOUNDS)
+
+
+def _gaps() -> Histogram:
+    return Histogram(TPOT_BOUNDS)

@@ -63,13 +63,14 @@ class Ticket:
     moment ago.
     """
 
-    __slots__ = ("ask", "estimate", "expires", "held", "held_until", "waiter", "waiting")
+    __slots__ = ("ask", "estimate", "expires", "held", "held_until", "tier", "waiter", "waiting")
 
-    def __init__(self, waiting: Waiting, ask: Ask, estimate: Estimate, expires: float) -> None:
+    def __init__(self, waiting: Waiting, ask: Ask, estimate: Estimate, expires: float, tier: str = "") -> None:
         self.waiting = waiting
         self.ask = ask
         self.estimate = estimate
         self.expires = expires
+        self.tier = tier
         self.waiter: Waiter | None = None
         self.held: Mapping[str, float] = {}
         self.held_until = -math.inf

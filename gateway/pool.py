@@ -37,12 +37,13 @@ class Pool:
     Learned are ``uncached`` (prompt tokens a request has computed), ``others`` (the part of the
     time that an endpoint serves others, too) and how fast endpoints are. ``inflight``: requests at any of them.
     ``gate``: where requests wait for room, if anywhere. ``told`` is whom placements are told, for other replicas.
-    ``bare`` as in `PoolSpec`.
+    ``bare`` as in `PoolSpec`. Counted since the pool began are ``scrapes``, with ``scrape_errors`` beside them, and
+    what ``changes`` its members' health has gone through (`Health.changes`).
     """
 
     __slots__ = (
-        "_listing", "_squares", "bare", "estimator", "gate", "inflight", "members", "name", "others", "pace", "policy",
-        "profile", "residual", "rng", "told", "uncached",
+        "_listing", "_squares", "bare", "changes", "estimator", "gate", "inflight", "members", "name", "others", "pace",
+        "policy", "profile", "residual", "rng", "scrape_errors", "scrapes", "told", "uncached",
     )  # fmt: skip
 
     def __init__(
@@ -63,7 +64,8 @@ class Pool:
         self.gate: Gate | None = None
         self.told: Told | None = None
         self.bare = False
-        self.inflight = 0
+        self.inflight = self.scrapes = self.scrape_errors = 0
+        self.changes: dict[str, int] = {}
         self._listing = Listing(())
         self.others = 0.0
         self.uncached = self.residual = 1000.0
@@ -71,6 +73,7 @@ class Pool:
         self.pace = Pace()
         for member in members:
             member.speed = Speed(self.pace)
+            member.health.changes = self.changes
 
     def ask(self, request: InferenceRequest, model: str, now: float) -> Ask:
         return Ask(request, model, now, self.estimator.ratio(request.model))
@@ -154,6 +157,7 @@ class Pool:
 
     def loaded(self, member: Member, load: Load) -> None:
         """An endpoint said how it is doing. What it has more of than we sent came from others."""
+        self.scrapes += 1
         former, member.load = member.load, load
         if former is not None and (former.prompt_tokens, former.generated_tokens) != (
             load.prompt_tokens,

@@ -217,6 +217,7 @@ class Pools:
         for member in members:
             if member.speed.pace is not pool.pace:
                 member.speed = Speed(pool.pace)
+            member.health.changes = pool.changes
         pool.members, pool.policy, pool.profile = members, spec.policy, profile
         pool.bare = spec.bare
         return pool
@@ -236,6 +237,11 @@ class Pools:
     def loaded(self, endpoint: Endpoint, load: Load) -> None:
         for pool, member in self._placed.get(endpoint, ()):
             pool.loaded(member, load)
+
+    def unheard(self, endpoint: Endpoint) -> None:
+        """A question for its load came to nothing."""
+        for pool, _ in self._placed.get(endpoint, ()):
+            pool.scrape_errors += 1
 
     def unloaded(self, endpoint: Endpoint) -> None:
         """Its last load is too old to be believed."""

@@ -80,9 +80,9 @@ class _Asked:
 class Scrapes:
     """Calls back in this thread, with the endpoint: ``loaded`` with each new load, ``restarted`` before the first load
     of another engine process, ``lost`` once when the last load is older than ``stale`` seconds (default: five
-    intervals, two seconds at least), ``refused`` when a connection is refused or breaks and did not do so before;
-    ``polled`` with the seconds to the next question when one was answered, whatever the answer, and with None when it
-    is not asked any more, or hardly ever.
+    intervals, two seconds at least), ``refused`` when a connection is refused or breaks and did not do so before,
+    ``failed`` with each question that came to nothing; ``polled`` with the seconds to the next question when one was
+    answered, whatever the answer, and with None when it is not asked any more, or hardly ever.
 
     ``interval`` is the time between two questions in seconds, give or take a tenth, ``timeout`` the time for an answer;
     both may be set while it runs. Who needs longer is given longer: a page that is slow to come is no sign of death.
@@ -98,6 +98,7 @@ class Scrapes:
         lost: Callable[[Endpoint], object],
         restarted: Callable[[Endpoint], object] = lambda endpoint: None,
         refused: Callable[[Endpoint], object] = lambda endpoint: None,
+        failed: Callable[[Endpoint], object] = lambda endpoint: None,
         polled: Callable[[Endpoint, float | None], object] = lambda endpoint, period: None,
         busy: Callable[[int], Iterable[Endpoint]] = lambda most: (),
         interval: float = 0.2,
@@ -110,6 +111,7 @@ class Scrapes:
         self._lost = lost
         self._restarted = restarted
         self._refused = refused
+        self._question_failed = failed
         self._polled = polled
         self._busy_now = busy
         self.interval = interval
@@ -244,6 +246,7 @@ class Scrapes:
     def _without_page(self, asked: _Asked, why: str) -> float:
         if why != asked.why:
             _log.info("%s does not tell its load: %s; asked again every %.0f s", asked.endpoint.url, why, _NO_PAGE_S)
+        self._question_failed(asked.endpoint)
         self._polled(asked.endpoint, None)
         asked.why, asked.refused = why, False
         return _NO_PAGE_S
@@ -252,6 +255,7 @@ class Scrapes:
         news = refused and not asked.refused
         asked.why, asked.refused = why, refused
         asked.failures += 1
+        self._question_failed(asked.endpoint)
         if news and asked.watched:
             self._refused(asked.endpoint)
         return max(asked.period, min(self.interval * 2.0 ** min(asked.failures - 1, 10), _SLOWEST_S))

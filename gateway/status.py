@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import trio
 
-import gateway
+from gateway import gauges
+from gateway.config.settings import AdminListener
 from gateway.config.snapshot import Snapshot
 from gateway.core import Gateway
-from gateway.gate import GateStatistics
 from gateway.live import Live
 from gateway.member import Member
 from gateway.meter import Totals
@@ -24,10 +24,11 @@ from gateway.supervise import supervise
 from gateway.usage import UsageLog
 
 if TYPE_CHECKING:
+    from gateway.telemetry import Telemetry
     from gateway.telemetry_around import Following, Watch
 
 
-class Parts(Protocol):
+class Parts(gauges.Parts, Protocol):
     """What of the program is looked at."""
 
     @property
@@ -52,7 +53,7 @@ class Status:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._telemetry: object = None
+        self._telemetry: Telemetry | None = None
         self._rules: object = None
         self._detectors: dict[str, Callable[[Sequence[Member]], float]] = {}
         self.reload_problems: tuple[str, ...] = ()
@@ -64,6 +65,10 @@ class Status:
 
     def ready(self) -> bool:
         return self._parts.ready()
+
+    @property
+    def listener(self) -> AdminListener:
+        return self._parts.snapshot.settings.listeners.admin
 
     async def watch(self) -> None:
         """Keep the live feed going, until cancelled."""
@@ -114,29 +119,13 @@ class Status:
     def decisions(self, limit: int, request: str) -> object:
         return self._parts.gateway.decisions.newest(limit, request)
 
-    async def metrics(self) -> tuple[bytes, str]:
-        """(exposition, content type). prometheus_client is imported by the first scrape."""
+    async def metrics(self, accept: str = "") -> tuple[bytes, str]:
+        """(exposition, content type), as ``accept`` asks. What writes it is imported by the first scrape."""
         from gateway.telemetry import Telemetry
 
-        if not isinstance(self._telemetry, Telemetry):
-            parts = self._parts
-            self._telemetry = Telemetry(
-                parts.totals,
-                parts.pools,
-                parts.connections,
-                gateway.__version__,
-                self.saturation,
-                queues=self._queues,
-                store=parts.state.limits,
-                replicas=parts.state.replicas,
-                usage_lost=lambda: parts.usage.lost,
-                cluster=lambda: parts.cluster,
-            )
-        return await self._telemetry.render()
-
-    def _queues(self) -> dict[str, GateStatistics]:
-        pools = self._parts.pools.by_name()
-        return {name: pool.gate.statistics() for name, pool in pools.items() if pool.gate is not None}
+        if self._telemetry is None:
+            self._telemetry = Telemetry(gauges.sources(self._parts, self.saturation))
+        return await self._telemetry.render(accept)
 
     def drain(self, endpoint_id: str) -> bool:
         return self._parts.pools.drain(endpoint_id)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import msgspec
 
 from gateway.ports import Candidate, Filter, Picker, Scorer
+from gateway.prefix import Holdings, PrefixIndex
 from gateway.schedule.affinity import Sessions
 from gateway.schedule.ask import Ask
 from gateway.types import Usage
@@ -61,6 +62,8 @@ class Profile:
         plugins: list[object] = [part.filter for part in self.filters]
         plugins += [part.scorer for part in self.scorers]
         plugins += [picker, sessions]
+        indexes = (getattr(plugin, "index", None) for plugin in plugins)
+        self._indexes = [index for index in indexes if isinstance(index, PrefixIndex)]
         self._knows: Callable[[Ask], Mapping[str, float]] | None = next(
             (part.scorer.held for part in self.scorers if hasattr(part.scorer, "held")), None
         )
@@ -102,6 +105,15 @@ class Profile:
                 return left
             candidates = left
         return candidates
+
+    def holdings(self) -> Holdings:
+        """How much its plugins believe to be where, for metrics: a walk over the endpoints."""
+        held = [index.holdings for index in self._indexes]
+        return Holdings(
+            max((each.endpoints for each in held), default=0),
+            sum(each.blocks for each in held),
+            sum(each.bytes for each in held),
+        )
 
     def hits(self, ask: Ask) -> Mapping[str, float]:
         """Prompt tokens each endpoint is believed to hold, as the first scorer that knows has it."""

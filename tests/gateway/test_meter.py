@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import meter
+from gateway.labels import label
 from gateway.meter import Histogram, Record, Totals
+from gateway.tally import Exemplar
 
 CHAT = "/v1/chat/completions"
 
@@ -65,8 +67,9 @@ def test_waits_are_counted_where_somebody_might_wait() -> None:
     for waited in (0.0, 2.0, math.nan):
         totals.finished(Record(pool="main", queue_s=waited))
     totals.finished(Record(pool="open"))
-    assert list(totals.queues) == ["main"]
-    assert (sum(totals.queues["main"].counts), totals.queues["main"].sum) == (2, 2.0)
+    assert list(totals.queues) == [("main", "")]
+    waits = totals.queues["main", ""]
+    assert (waits.count, waits.sum) == (2, 2.0)
 
 
 def test_no_model_is_counted_as_unknown() -> None:
@@ -79,9 +82,17 @@ def test_no_model_is_counted_as_unknown() -> None:
 @given(names=st.lists(st.text(max_size=3), max_size=60), statuses=st.lists(st.integers(100, 599), max_size=60))
 @settings(max_examples=50)
 def test_label_sets_are_bounded_and_nothing_is_lost(names: list[str], statuses: list[int]) -> None:
-    totals = Totals(max_flows=5, max_outcomes=4, max_attempts=6, max_tenants=3, max_names=2)
+    totals = Totals(max_flows=5, max_outcomes=4, max_attempts=6, max_tenants=3, max_names=2, max_ways=4)
     for name in names:
-        totals.finished(Record(model=name, operation=CHAT, tier=f"of {name}", tokens_in=1, pool=name, queue_s=0.0))
+        pool, tier = f"at {name}", f"of {name}"
+        totals.tiers = {*totals.tiers, tier}
+        totals.finished(
+            Record(model=name, operation=CHAT, tier=tier, tokens_in=1, pool=pool, queue_s=0.0, route=name, target=name)
+        )
+        totals.turned_away(pool, tier, name)
+        totals.failed_over(pool, name)
+        totals.decided(pool, 0.0, 1.0, 0.5)
+        totals.gaps(pool).observe(0.01)
         totals.limited(name)
         totals.rewrote(name, "m", "n")
         totals.attempted("pool", name, "ok")
@@ -97,10 +108,14 @@ def test_label_sets_are_bounded_and_nothing_is_lost(names: list[str], statuses: 
     assert sum(share.tokens_in for share in totals.tenants.values()) == len(names)
     assert len(totals.queues) <= 3
     assert sum(sum(waits.counts) for waits in totals.queues.values()) == len(names)
-    assert len(totals.limits) <= 3
-    assert sum(totals.limits.values()) == len(names)
-    assert len(totals.rewrites) <= 3
-    assert sum(totals.rewrites.values()) == len(names)
+    assert len(totals.routes) <= 5
+    assert sum(traffic.requests for traffic in totals.routes.values()) == len(names)
+    for counts in (totals.limits, totals.rewrites, totals.refusals, totals.failovers):
+        assert len(counts) <= 3
+        assert sum(counts.values()) == len(names)
+    assert max(len(totals.placed), len(totals.between)) <= 3
+    assert sum(placed.hits for placed in totals.placed.values()) == len(names) / 2
+    assert sum(gaps.count for gaps in totals.between.values()) == len(names)
 
 
 def test_a_series_once_open_keeps_counting_past_the_cap() -> None:
@@ -162,3 +177,72 @@ def test_configurations_in_force_are_numbered() -> None:
     totals.in_force(1.0)
     totals.in_force(5.0)
     assert (totals.generation, totals.in_force_since) == (2, 5.0)
+
+
+def test_tiers_that_the_configuration_does_not_know_are_many_in_one() -> None:
+    totals = Totals()
+    totals.tiers = {"gold"}
+    for tier in ("", "gold", "made up", "so is this"):
+        totals.finished(Record(pool="main", tier=tier, queue_s=1.0))
+        totals.turned_away("main", tier, "queue_full")
+    assert {line: waits.count for line, waits in totals.queues.items()} == {
+        ("main", ""): 1,
+        ("main", "gold"): 1,
+        ("main", "other"): 2,
+    }
+    assert totals.refusals["main", "other", "queue_full"] == 2
+
+
+def test_what_can_be_looked_up_stands_beside_its_bucket() -> None:
+    totals = Totals()
+    for trace_id, ended in (("a" * 32, 3.0), ("b" * 32, 4.0), ("c" * 32, 0.004)):
+        totals.finished(Record(ended=ended, ttft_s=0.001, trace_id=trace_id, sampled=True))
+    totals.finished(Record(ended=4.5, trace_id="d" * 32))  # nobody has it
+    (flow,) = totals.flows.values()
+    assert flow.duration.exemplars == {
+        7: Exemplar(4.0, "b" * 32, 4.0),
+        0: Exemplar(0.004, "c" * 32, 0.004),
+    }
+    assert flow.ttft.exemplars == {0: Exemplar(0.001, "c" * 32, 0.004)}
+
+
+def test_durations_of_failures_are_kept_apart_and_counted_in() -> None:
+    totals = Totals()
+    for reason in ("", "overloaded", "overloaded"):
+        totals.finished(Record(reason=reason, ended=2.0))
+    (flow,) = totals.flows.values()
+    assert (flow.duration.count, flow.failed["overloaded"].count, list(flow.failed)) == (3, 2, ["overloaded"])
+    flow.duration.add(flow.failed["overloaded"], -1)
+    assert (flow.duration.count, flow.duration.sum) == (1, 2.0)
+
+
+HOSTILE = st.text(max_size=600) | st.sampled_from(["\ud800", "x" * 100_000, 'a"b', "a\nb", "\x1b[2J", "\u2028"])
+
+
+@given(HOSTILE)
+def test_a_label_is_short_printable_and_its_own_label(text: str) -> None:
+    shown = label(text)
+    assert len(shown) <= 256
+    assert shown.isprintable()
+    assert label(shown) == shown
+    shown.encode()  # no lone surrogates
+
+
+@given(HOSTILE, HOSTILE)
+def test_two_texts_are_two_labels(one: str, other: str) -> None:
+    assert (label(one) == label(other)) == (one == other)
+
+
+def test_thousands_of_hostile_names_are_a_few_short_ones() -> None:
+    totals = Totals()
+    for index in range(2_000):
+        name = f'{index}\n"' * 100
+        totals.finished(Record(model=name, pool=name, route=name, tenant=name, tier=name, reason=name, queue_s=0.0))
+        totals.attempted(name, name, name)
+        totals.turned_away(name, name, name)
+        totals.decided(name, 0.0, 0.0, 0.0)
+    assert len(totals.flows) == 501
+    keys = [*totals.flows, *totals.routes, *totals.tenants, *totals.queues, *totals.attempts, *totals.refusals]
+    assert all(len(part) <= 256 and part.isprintable() for key in keys for part in key)
+    assert max(map(len, totals.placed)) <= 256
+    assert totals.flows["other", "other", "other", "http"].duration.count == 1_500
