@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from itertools import chain
 
 import pytest
 import yaml
-from prometheus_client import Metric
 
-from gateway.meter import Totals
-from gateway.telemetry import Telemetry
+import gateway
+from gateway.families import Family
 from tests.monitoring.papers import RULES, TESTS, Tree, alerts, dashboards, metrics, queries, rules
 from tests.process import ROOT
 from tools import docs_check
 
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
-PROCESS = ("process_cpu_seconds", "process_max_fds", "process_open_fds", "process_resident_memory_bytes")
+ADDED = {"namespace", "job", "instance", "le"}
+"""Labels that scraping adds."""
 each_alert = pytest.mark.parametrize("alert", alerts().values(), ids=alerts())
 
 
-class Nobody:
-    def statistics(self) -> Iterator[Metric]:
-        return iter(())
-
-
-def known() -> set[str]:
-    """Metrics that the program has, as queries name them."""
-    found = {"process_start_time_seconds", *PROCESS} | {"process_cpu_seconds_total"}
-    for family in Telemetry(Totals(), Nobody(), dict, "1").collect():
-        found.add(f"{family.name}_total" if family.type == "counter" else family.name)
-    return found
+def known() -> dict[str, Family]:
+    """Metrics that the program has."""
+    modules = (importlib.import_module(f"gateway.{found.name}") for found in pkgutil.iter_modules(gateway.__path__)
+               if found.name.startswith("telemetry_"))  # fmt: skip
+    families = (each for module in modules for each in vars(module).values() if isinstance(each, Family))
+    return {family.name: family for family in families}
 
 
 def fired() -> list[Tree]:
@@ -94,14 +90,31 @@ def test_every_alert_is_explained() -> None:
         assert alert["annotations"]["runbook_url"].removeprefix("docs/") in section
 
 
-def test_rules_and_dashboards_ask_for_metrics_that_there_are() -> None:
-    asked = {(rule.get("alert") or rule["record"]): rule["expr"] for rule in rules()}
+def asked() -> dict[str, str]:
+    """All queries, by what they are for."""
+    found = {(rule.get("alert") or rule["record"]): rule["expr"] for rule in rules()}
     for dashboard in dashboards().values():
-        asked |= {title: expr for title, _, expr in queries(dashboard)}
-    names = known()
-    missing = {title: gone for title, expr in asked.items() if (gone := metrics(expr) - names)}
+        found |= {title: expr for title, _, expr in queries(dashboard)}
+    return found
+
+
+def test_rules_and_dashboards_ask_for_metrics_that_there_are() -> None:
+    names = known().keys()
+    missing = {title: gone for title, expr in asked().items() if (gone := metrics(expr) - names)}
     assert not missing
-    assert sum(len(metrics(expr)) for expr in asked.values()) > 100
+    assert sum(len(metrics(expr)) for expr in asked().values()) > 100
+
+
+def test_queries_name_labels_that_their_metrics_have() -> None:
+    families = known()
+    for title, expr in asked().items():
+        here = ADDED.union(*(families[name].labels for name in metrics(expr)))
+        here |= set(re.findall(r'"(\w+)", "\$1"', expr))
+        if ":" in re.sub(r'"[^"]*"|\[[^]]*\]', "", expr) or "ALERTS" in expr:
+            continue
+        named = re.findall(r"(\w+)\s*(?:=~|!=|!~|=)\s*\"", expr)
+        named += [label for group in re.findall(r"(?:by|on) \(([^)]*)\)", expr) for label in group.split(", ")]
+        assert set(named) <= here, title
 
 
 def test_recorded_metrics_are_recorded() -> None:
