@@ -95,16 +95,10 @@ def _name(followed: Followed, operation: str) -> str:
 
 
 def _own(followed: Followed, operation: str, failed: bool) -> dict[str, Value]:
-    record, trace = followed.record, followed.trace
-    found: dict[str, Value] = _protocol(followed) | {
-        "gen_ai.operation.name": operation,
-        "gen_ai.provider.name": _provider(record.engine) if operation else "",
-        "gen_ai.request.model": followed.model[:_NAME_MAX],
-        "gen_ai.response.model": _answering(trace) if record.status < 400 else "",
-        "gen_ai.usage.input_tokens": record.tokens_in,
-        "gen_ai.usage.output_tokens": record.tokens_out,
-        "gen_ai.usage.cache_read.input_tokens": record.tokens_cached,
-        "gen_ai.usage.reasoning.output_tokens": record.tokens_reasoning,
+    record = followed.record
+    found: dict[str, Value] = {
+        **_protocol(followed),
+        **(_generation(followed, operation) if operation else {}),
         "error.type": (record.reason or str(record.status)) if failed else "",
         "infer_gateway.request_id": record.id,
         "infer_gateway.route": record.route,
@@ -121,11 +115,23 @@ def _own(followed: Followed, operation: str, failed: bool) -> dict[str, Value]:
         found["infer_gateway.queue_seconds"] = record.queue_s
     if record.ttft_s == record.ttft_s:
         found["infer_gateway.ttft_seconds"] = record.ttft_s
-    if record.stream:
-        found["gen_ai.request.stream"] = True
-        if record.ttft_s == record.ttft_s:
-            found["gen_ai.response.time_to_first_chunk"] = record.ttft_s
     return found
+
+
+def _generation(followed: Followed, operation: str) -> dict[str, Value]:
+    record = followed.record
+    return {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": _provider(record.engine),
+        "gen_ai.request.model": followed.model[:_NAME_MAX],
+        "gen_ai.request.stream": record.stream,
+        "gen_ai.response.model": _answering(followed.trace) if record.status < 400 else "",
+        "gen_ai.response.time_to_first_chunk": record.ttft_s if record.stream and record.ttft_s > 0 else 0.0,
+        "gen_ai.usage.input_tokens": record.tokens_in,
+        "gen_ai.usage.output_tokens": record.tokens_out,
+        "gen_ai.usage.cache_read.input_tokens": record.tokens_cached,
+        "gen_ai.usage.reasoning.output_tokens": record.tokens_reasoning,
+    }
 
 
 def _protocol(followed: Followed) -> dict[str, Value]:
@@ -155,6 +161,8 @@ def _step(step: Step, parent_id: int, operation: str) -> Span:
         engine = str(attributes.pop("infer_gateway.engine", ""))
         if operation:
             attributes |= {"gen_ai.operation.name": operation, "gen_ai.provider.name": _provider(engine)}
+        else:
+            attributes.pop("gen_ai.request.model", None)
     return Span(
         step.name,
         "client" if step.name == "attempt" else "internal",
