@@ -174,7 +174,7 @@ class Program:
     async def _run(self) -> None:
         async with trio.open_nursery() as self._background:
             await self._background.start(self._signals)
-            await self._background.start(admin_server.serve, self._status, [self._doors.admin])
+            await self._background.start(admin_server.serve, self._status, self._doors.admin, self._doors.admin_named)
             self._background.start_soon(self._status.watch)
             self._background.start_soon(self.discovery.run)
             self._background.start_soon(self._scrapes.run)

@@ -89,11 +89,13 @@ class Statistics(Protocol):
 
 
 class Doors:
-    """``addresses`` are those that were had, by listener; the admin plane's is bound here, too, as ``admin``."""
+    """``addresses`` are those that were had, by listener. The admin plane's is bound here, too, as ``admin``;
+    ``admin_named`` is what its address was called.
+    """
 
     def __init__(self) -> None:
         self.addresses: dict[str, Address] = {}
-        self.admin: socket.socket | None = None
+        self.admin_named = ""
         self._listeners: dict[str, list[Listener]] = {}
         self._servers: dict[str, Server] = {}
         self._make: Callable[[int, list[Listener]], HttpServer] | None = None
@@ -103,13 +105,18 @@ class Doors:
         """Every address, before anything runs. Raises OSError naming the one that cannot be had."""
         for name, (host, port) in wanted.of(settings).items():
             if name == "admin":
-                self.admin = _bind_admin(host, port)
-                self.addresses[name] = self.admin.getsockname()[:2]
-                continue
-            listeners = self._listeners[name] = await open_listeners(host, port, context(name, settings))
+                self.admin_named = host
+                listeners = [Listener(_bind_admin(host, port), context(name, settings))]
+            else:
+                listeners = await open_listeners(host, port, context(name, settings))
+            self._listeners[name] = listeners
             self.addresses[name] = listeners[0].address
         if "health" in self.addresses:
             _log.info("health of the endpoint picker on %s", text(self.addresses["health"]))
+
+    @property
+    def admin(self) -> Listener:
+        return self._listeners["admin"][0]
 
     def build(self, core: Core, settings: Settings, pool: str | None = None) -> None:
         """The servers, with ``core`` behind them. ``pool``: the one to pick from, instead of that of the settings."""
@@ -195,7 +202,7 @@ def context(name: str, settings: Listeners) -> ssl.SSLContext | None:
     if tls is None:
         return _own(name, settings)
     made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    if name == "http":  # others say themselves what they speak
+    if name in ("http", "admin"):  # others say themselves what they speak
         made.set_alpn_protocols(["http/1.1"])
     try:
         made.load_cert_chain(tls.cert_file, tls.key_file)
@@ -223,7 +230,7 @@ def _own(name: str, settings: Listeners) -> ssl.SSLContext | None:
 def _files(name: str, settings: Listeners) -> TLS | None:
     if name == "ext_proc":
         return settings.ext_proc.tls if settings.ext_proc is not None else None
-    return {"http": settings.http.tls, "grpc": settings.grpc.tls}.get(name)
+    return {"http": settings.http.tls, "grpc": settings.grpc.tls, "admin": settings.admin.tls}.get(name)
 
 
 def _limits(settings: Settings) -> Limits:

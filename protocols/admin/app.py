@@ -1,4 +1,4 @@
-"""What operators and Kubernetes ask: metrics, health, readiness, the fleet as JSON, an overview page. (IO)
+"""What operators and Kubernetes ask: metrics, health, readiness, the fleet as JSON and as it changes, a page. (IO)
 
 A Quart-Trio application; nothing here decides or counts, everything comes from an `Admin`. Quart takes 100 ms and
 11 MiB to import: import this module from `protocols.admin.server`, which does so beside the traffic.
@@ -7,35 +7,34 @@ A Quart-Trio application; nothing here decides or counts, everything comes from 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Protocol
-from urllib.parse import urlsplit
+from contextlib import AbstractContextManager, ExitStack
+from typing import Final, Protocol
 
-import msgspec
 import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-Event = tuple[str, bytes]
-_EVENTS = "text/event-stream"
-_RETRY_MS = 2000
-_HEARTBEAT_S = 10.0
-_MAX_BODY = 65536
-_CODES = {403: "forbidden", 404: "not_found", 405: "method_not_allowed", 500: "internal_error"}
-_PAGE_HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "connect-src 'self'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-}
+from gateway.config.settings import AdminListener
+from gateway.live import Crowded, Event
+from protocols.admin.access import Rules
+from protocols.admin.answers import HEADERS, as_json, error, http_error, page
+from protocols.admin.debug import add_debug
+from protocols.admin.guard import Guard
+
+_MAX_BODY: Final = 65536
+_EVENTS: Final = "text/event-stream"
+_RETRY_MS: Final = 2000
+_HEARTBEAT_S: Final = 10.0
+Cut = Callable[[], object]
+"""Ends a connection at once."""
 
 
 class Feed(Protocol):
     """What is going on, as events."""
 
-    def watch(self, cut: Callable[[], object], /) -> AbstractContextManager[trio.MemoryReceiveChannel[Event]]:
-        """(name, JSON) from now on. ``cut`` is called when whoever watches falls behind. Raises where too many do."""
+    def watch(self, cut: Cut, /) -> AbstractContextManager[trio.MemoryReceiveChannel[Event]]:
+        """From now on. ``cut`` is called when whoever watches falls behind. Raises Crowded where too many do."""
 
 
 class Admin(Protocol):
@@ -44,6 +43,13 @@ class Admin(Protocol):
     @property
     def draining(self) -> bool:
         """True from the moment the process was asked to stop."""
+
+    @property
+    def listener(self) -> AdminListener:
+        """The section in force."""
+
+    @property
+    def live(self) -> Feed: ...
 
     def ready(self) -> bool:
         """Whether at least one endpoint is usable."""
@@ -60,27 +66,35 @@ class Admin(Protocol):
     def decisions(self, limit: int, request: str, /) -> object:
         """Why requests went where they did, the last ones first; with ``request``, of the request with that id."""
 
-    async def metrics(self) -> tuple[bytes, str]:
-        """(exposition, content type)."""
-
-    @property
-    def live(self) -> Feed: ...
+    async def metrics(self, accept: str, /) -> tuple[bytes, str]:
+        """(exposition, content type), as an Accept field asks."""
 
     def drain(self, endpoint_id: str, /) -> bool:
         """Place no new requests on the endpoint; those in flight finish. False if there is none of that id."""
 
 
-def make_app(admin: Admin, cut: Callable[[], Callable[[], object]]) -> QuartTrio:
-    """``cut`` tells how to end the connection that the running task answers."""
+def make_app(admin: Admin, rules: Rules, cut: Callable[[], Cut]) -> QuartTrio:
+    """``rules``: how the listener was opened. ``cut`` ends the connection that the running task answers."""
     app = QuartTrio(__name__, static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY
-    app.register_error_handler(HTTPException, _http_error)
-    app.before_request(_refuse_foreign_pages)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.register_error_handler(HTTPException, http_error)
+    app.after_request(_protect)
+    guard = Guard(lambda: admin.listener, rules)
+    guard.install(app)
     _add_health(app, admin)
     _add_views(app, admin)
-    _add_live(app, admin, cut)
+    _add_pages(app)
+    _add_live(app, admin.live, guard, cut)
     _add_actions(app, admin)
+    add_debug(app)
     return app
+
+
+async def _protect(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
 
 
 def _add_health(app: QuartTrio, admin: Admin) -> None:
@@ -98,7 +112,7 @@ def _add_health(app: QuartTrio, admin: Admin) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        text, content_type = await admin.metrics()
+        text, content_type = await admin.metrics(request.headers.get("accept", ""))
         return Response(text, content_type=content_type)
 
 
@@ -113,7 +127,7 @@ def _add_views(app: QuartTrio, admin: Admin) -> None:
 
     def add(name: str, view: Callable[[], object]) -> None:
         async def show() -> Response:
-            return _json(view())
+            return as_json(view())
 
         app.add_url_rule(f"/api/{name}", name, show)
 
@@ -123,28 +137,45 @@ def _add_views(app: QuartTrio, admin: Admin) -> None:
     @app.get("/api/decisions")
     async def decisions() -> Response:
         limit = request.args.get("limit", 50, type=int)
-        return _json(admin.decisions(max(0, limit), request.args.get("id", "")))
+        return as_json(admin.decisions(max(0, limit), request.args.get("id", "")))
 
+
+def _add_pages(app: QuartTrio) -> None:
     @app.get("/")
-    async def overview() -> Response:
-        page = Path(__file__).with_name("overview.html").read_bytes()
-        return Response(page, content_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+    async def dashboard() -> Response:
+        return page("index.html")
+
+    @app.get("/static/<name>")
+    async def static_file(name: str) -> Response:
+        return page(name)
 
 
-def _add_live(app: QuartTrio, admin: Admin, cut: Callable[[], Callable[[], object]]) -> None:
+def _add_live(app: QuartTrio, feed: Feed, guard: Guard, cut: Callable[[], Cut]) -> None:
     @app.get("/api/live")
     async def live() -> Response:
         if request.method == "HEAD":
             return Response(b"", content_type=_EVENTS)
-        response = Response(_told(admin.live, cut()), content_type=_EVENTS, headers={"cache-control": "no-store"})
+        stack = ExitStack()
+        try:
+            events = stack.enter_context(feed.watch(cut()))
+        except Crowded:
+            refused = error(503, "as many watch as may; try again later")
+            refused.headers["retry-after"] = "5"
+            return refused
+        asked = guard.asked()
+        told = _told(stack, events, lambda: guard.refusal(asked) is None)
+        response = Response(told, content_type=_EVENTS, headers={"cache-control": "no-store"})
         response.timeout = None
         return response
 
 
-async def _told(feed: Feed, cut: Callable[[], object]) -> AsyncIterator[bytes]:
-    with feed.watch(cut) as events:
+async def _told(
+    stack: ExitStack, events: trio.MemoryReceiveChannel[Event], allowed: Callable[[], bool]
+) -> AsyncIterator[bytes]:
+    """Server-sent events, until there are no more or whoever watches may not any longer."""
+    with stack:
         yield b"retry: %d\n\n" % _RETRY_MS
-        while True:
+        while allowed():
             line = b": still here\n\n"
             with trio.move_on_after(_HEARTBEAT_S):
                 try:
@@ -159,38 +190,5 @@ def _add_actions(app: QuartTrio, admin: Admin) -> None:
     @app.post("/api/endpoints/<path:endpoint_id>/drain")
     async def drain(endpoint_id: str) -> Response:
         if not admin.drain(endpoint_id):
-            return _error(404, f"there is no endpoint '{endpoint_id}'")
-        return _json({"endpoint": endpoint_id, "draining": True})
-
-
-async def _refuse_foreign_pages() -> Response | None:
-    """A page of another site open in an operator's browser can post here, and must not change anything.
-
-    Browsers name the page's origin with every POST (Fetch standard, §3.1); other clients send none.
-    """
-    origin = request.headers.get("origin")
-    if request.method in ("GET", "HEAD", "OPTIONS") or origin is None:
-        return None
-    if urlsplit(origin).netloc == request.host:
-        return None
-    return _error(403, "requests from pages of other origins are refused")
-
-
-async def _http_error(error: HTTPException) -> Response:
-    unknown = error.code == 404
-    message = f"there is nothing at {request.path}" if unknown else error.description or error.name
-    response = _error(error.code or 500, message)
-    allowed = getattr(error, "valid_methods", None)
-    if allowed:
-        response.headers["allow"] = ", ".join(sorted(allowed))
-    return response
-
-
-def _error(status: int, message: str) -> Response:
-    """In the shape that the OpenAI front end's errors have."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return _json({"error": {"message": message, "type": kind, "param": None, "code": _CODES.get(status)}}, status)
-
-
-def _json(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, content_type="application/json")
+            return error(404, f"there is no endpoint '{endpoint_id}'")
+        return as_json({"endpoint": endpoint_id, "draining": True})

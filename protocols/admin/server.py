@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+import ssl
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from gateway.listen import Listener
 from gateway.net import SocketStream
+from protocols.admin.access import UNGUARDED, Rules
 
 if TYPE_CHECKING:
     from protocols.admin.app import Admin
@@ -27,48 +30,78 @@ _MAX_CONNECTIONS = 256
 _IDLE_S = 75
 _CLOSED = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
-_answered: ContextVar[SocketStream] = ContextVar("answered")
+_answered: ContextVar[_Connection] = ContextVar("answered")
 """The connection that the running task serves."""
 
-Converse = Callable[[SocketStream], Awaitable[None]]
+Converse = Callable[[trio.abc.Stream], Awaitable[None]]
 """Speaks HTTP on one connection until it ends."""
+
+
+class _Connection(SocketStream):
+    """``active``: when bytes last came or went."""
+
+    __slots__ = ("active",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.active = trio.current_time()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = await super().receive_some(max_bytes)
+        self.active = trio.current_time()
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await super().send_all(data)
+        self.active = trio.current_time()
 
 
 async def serve(
     admin: Admin,
-    sockets: Sequence[socket.socket],
+    listener: Listener,
+    named: str = "",
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve HTTP on the listening ``sockets`` until cancelled; they are closed at the end.
+    """Serve HTTP on the ``listener``, with TLS if it has that, until cancelled; it is closed at the end. ``named``:
+    what its address was called.
 
     `started` is reported at once: connections are accepted by the kernel from then on and answered when the imports are
     done.
     """
-    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
-    connections: dict[SocketStream, None] = {}
+    listening = trio.SocketListener(trio.socket.from_stdlib_socket(listener.socket))
+    rules = Rules(listener.address[0], named, tls=listener.ssl_context is not None)
+    if not rules.loopback and not admin.listener.token_file:
+        _log.warning("the admin listener is on %s: %s", listener.address[0], UNGUARDED)
+    connections: dict[_Connection, None] = {}
     try:
         task_status.started()
-        converse = await trio.to_thread.run_sync(_load, admin)
+        converse = await trio.to_thread.run_sync(_load, admin, rules)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_close_when_cancelled, connections)
-            await trio.serve_listeners(partial(_connection, converse, connections), listeners, handler_nursery=nursery)
+            nursery.start_soon(_close_idle, connections)
+            taken = partial(_connection, converse, connections, listener.ssl_context)
+            await trio.serve_listeners(taken, [listening], handler_nursery=nursery)
     finally:
-        for listener in listeners:
-            listener.socket.close()
+        listening.socket.close()
 
 
-async def _connection(converse: Converse, connections: dict[SocketStream, None], accepted: trio.SocketStream) -> None:
+async def _connection(
+    converse: Converse,
+    connections: dict[_Connection, None],
+    tls: ssl.SSLContext | None,
+    accepted: trio.SocketStream,
+) -> None:
     # Trio's own send_eof is a checkpoint. hypercorn ends a `connection: close` response in a task that is being
     # cancelled, and so would never close the connection.
-    stream = SocketStream(socket.socket(fileno=accepted.socket.detach()))
+    stream = _Connection(socket.socket(fileno=accepted.socket.detach()))
     if len(connections) >= _MAX_CONNECTIONS:
         # The oldest gives way: clients that hold connections and do nothing cannot lock out a probe.
         next(iter(connections)).close()
     connections[stream] = None
     _answered.set(stream)
     try:
-        await converse(stream)
+        await converse(stream if tls is None else _secure(stream, tls))
     except* _CLOSED:
         pass  # by the client, or by this module
     except* Exception:  # noqa: BLE001 — the connection boundary: logged, and the other connections go on
@@ -78,7 +111,12 @@ async def _connection(converse: Converse, connections: dict[SocketStream, None],
         stream.close()
 
 
-async def _close_when_cancelled(connections: dict[SocketStream, None]) -> None:
+def _secure(stream: SocketStream, tls: ssl.SSLContext) -> trio.SSLStream[SocketStream]:
+    """Ended by closing, as browsers do."""
+    return trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+
+
+async def _close_when_cancelled(connections: dict[_Connection, None]) -> None:
     """hypercorn shields its writes from cancellation: only closing the socket ends one that waits for the client."""
     try:
         await trio.sleep_forever()
@@ -87,7 +125,16 @@ async def _close_when_cancelled(connections: dict[SocketStream, None]) -> None:
             stream.close()
 
 
-def _load(admin: Admin) -> Converse:
+async def _close_idle(connections: dict[_Connection, None]) -> None:
+    """hypercorn bounds only the wait for a request: whoever watches sends none, and whoever does not read is stuck."""
+    while True:
+        await trio.sleep(_IDLE_S / 5)
+        bar = trio.current_time() - _IDLE_S
+        for stream in [stream for stream in connections if stream.active < bar]:
+            stream.close()
+
+
+def _load(admin: Admin, rules: Rules) -> Converse:
     """Import what is heavy and bind the application to hypercorn's connection."""
     from hypercorn.config import Config
     from hypercorn.trio.tcp_server import TCPServer
@@ -103,14 +150,14 @@ def _load(admin: Admin) -> Converse:
     config.errorlog = _log
     config.loglevel = "WARNING"
     config.include_server_header = False
-    config.keep_alive_timeout = _IDLE_S
-    app: Any = make_app(admin, lambda: _answered.get().close)
+    config.read_timeout = None
+    app: Any = make_app(admin, rules, lambda: _answered.get().close)
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)
 
-    async def converse(stream: SocketStream) -> None:
+    async def converse(stream: trio.abc.Stream) -> None:
         state: LifespanState = {}
-        plain: Any = stream  # annotated as TLS only
-        await TCPServer(wrapped, config, context, ConnectionState(state), plain)
+        either: Any = stream  # annotated as TLS only
+        await TCPServer(wrapped, config, context, ConnectionState(state), either)
 
     return converse

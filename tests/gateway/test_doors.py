@@ -83,8 +83,7 @@ def test_ports_of_gateways_have_the_tls_of_the_programs_own_and_its_renewals(tmp
                     doors.renew(settings.listeners)
                 assert doors.connections().keys() == {"http", "gateways"}
                 doors.drain()
-        assert doors.admin is not None
-        doors.admin.close()
+        doors.admin.socket.close()
 
     trio.run(main)
 
@@ -115,8 +114,7 @@ def test_ports_of_gateways_have_the_limits_of_the_programs_own() -> None:
                 assert doors.busy == 0
         with pytest.raises(OSError):
             await trio.open_tcp_stream("127.0.0.1", port)
-        assert doors.admin is not None
-        doors.admin.close()
+        doors.admin.socket.close()
 
     trio.run(main)
 

@@ -5,15 +5,19 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import httpx
 import pytest
 import trio
 
+from gateway.config.settings import AdminListener
+from gateway.listen import Listener
+from gateway.live import Live
 from protocols.admin import server
 
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
-METRICS = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
+METRICS = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
 class FakeAdmin:
@@ -24,6 +28,8 @@ class FakeAdmin:
         self.usable = True
         self.drained: list[str] = []
         self.exposition = b"up 1\n"
+        self.listener = AdminListener()
+        self.live = Live(cast(Any, None))
 
     def ready(self) -> bool:
         return self.usable
@@ -46,7 +52,7 @@ class FakeAdmin:
     def decisions(self, limit: int, request: str, /) -> object:
         return [{"id": request, "limit": limit}]
 
-    async def metrics(self) -> tuple[bytes, str]:
+    async def metrics(self, accept: str, /) -> tuple[bytes, str]:
         return self.exposition, "text/plain; version=0.0.4; charset=utf-8"
 
     def drain(self, endpoint_id: str, /) -> bool:
@@ -70,7 +76,7 @@ def served(admin: FakeAdmin, visit: Callable[[httpx.AsyncClient], Awaitable[None
         host, port = sock.getsockname()
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
-                await nursery.start(server.serve, admin, [sock])
+                await nursery.start(server.serve, admin, Listener(sock))
                 async with httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
                     await visit(client)
                 nursery.cancel_scope.cancel()
@@ -188,7 +194,7 @@ def test_connections_wait_while_the_application_is_loaded() -> None:
         sock = listening()
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
-                await nursery.start(server.serve, FakeAdmin(), [sock])
+                await nursery.start(server.serve, FakeAdmin(), Listener(sock))
                 stream = await trio.open_tcp_stream(*sock.getsockname())
                 await stream.send_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
                 answer = b"".join([part async for part in stream])
@@ -209,7 +215,7 @@ def test_cancelling_cuts_idle_and_stuck_connections(caplog: pytest.LogCaptureFix
         streams = []
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
-                await nursery.start(server.serve, admin, [sock])
+                await nursery.start(server.serve, admin, Listener(sock))
                 for sent, received in ((HEALTHZ, b"HTTP/1.1 200"), (b"", b""), (METRICS, b"HTTP/1.1 200")):
                     stream = await trio.open_tcp_stream(*address)
                     streams.append(stream)
@@ -245,7 +251,7 @@ def test_the_oldest_connection_gives_way(monkeypatch: pytest.MonkeyPatch) -> Non
         sock = listening()
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
-                await nursery.start(server.serve, FakeAdmin(), [sock])
+                await nursery.start(server.serve, FakeAdmin(), Listener(sock))
                 streams = []
                 for _ in range(3):
                     stream = await trio.open_tcp_stream(*sock.getsockname())
@@ -267,7 +273,7 @@ def test_rubbish_is_refused_and_the_server_lives(caplog: pytest.LogCaptureFixtur
         sock = listening()
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
-                await nursery.start(server.serve, FakeAdmin(), [sock])
+                await nursery.start(server.serve, FakeAdmin(), Listener(sock))
                 for sent in (b"\x16\x03\x01\x00\xa5\r\n\r\n", b"GET / HTTP/1.1\r\ncontent-length: x\r\n\r\n"):
                     stream = await trio.open_tcp_stream(*sock.getsockname())
                     await stream.send_all(sent)
@@ -295,7 +301,7 @@ def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -
         sock = listening()
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
-                await nursery.start(server.serve, FakeAdmin(), [sock])
+                await nursery.start(server.serve, FakeAdmin(), Listener(sock))
                 used, unused = [await trio.open_tcp_stream(*sock.getsockname()) for _ in range(2)]
                 assert await healthy(used)
                 for stream in (used, unused):
