@@ -35,10 +35,8 @@ class Address(msgspec.Struct, frozen=True):
         try:
             url = httpx.URL(text.rstrip("/") + "/api/live")
         except httpx.InvalidURL as error:
-            raise UnreachableError(
-                f"this is no URL: {error}", "such as --admin http://127.0.0.1:9090"
-            ) from None
-        if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
+            raise UnreachableError(f"this is no URL: {error}", "such as --admin http://127.0.0.1:9090") from None
+        if url.scheme not in ("http", "https") or not url.host or url.userinfo or not 0 < (url.port or 80) < 65536:
             raise UnreachableError("this is no address of a gateway", "such as --admin http://127.0.0.1:9090")
         return url
 

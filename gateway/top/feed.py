@@ -35,15 +35,19 @@ class Events:
     """A stream's bytes, taken apart (WHATWG HTML, 9.2.6). Comments, ids and times to retry are passed over."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
         self._event, self._size = "", 0
         self._data: list[bytes] = []
 
     def feed(self, received: bytes) -> Iterator[tuple[str, bytes]]:
         """(event's name, data) of each that is whole. Raises `TooLongError`."""
-        *lines, self._rest = (self._rest + received).split(b"\n")
+        self._rest += received
         if len(self._rest) + self._size > MOST_BYTES:
             raise TooLongError
+        if b"\n" not in received:
+            return
+        *lines, rest = bytes(self._rest).split(b"\n")
+        self._rest = bytearray(rest)
         for line in lines:
             line = line.removesuffix(b"\r")
             if line:

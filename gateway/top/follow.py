@@ -79,8 +79,6 @@ class Link:
             ):
                 await self._check(answer)
                 await self._events(answer, heard)
-        except TooLongError:
-            raise UnreachableError("it sends an event that is too long", _IS_IT) from None
         except httpx.HTTPError as error:
             raise _unreachable(error) from None
         except UnicodeError:
@@ -89,10 +87,21 @@ class Link:
 
     async def _events(self, answer: httpx.Response, heard: Callable[[], None]) -> None:
         events = Events()
-        async for received in answer.aiter_raw():
-            for event, data in events.feed(received):
-                if self.feed.take(event, data):
-                    heard()
+        too_long = False
+
+        def take(received: bytes) -> bool:
+            nonlocal too_long
+            try:
+                for event, data in events.feed(received):
+                    if self.feed.take(event, data):
+                        heard()
+            except TooLongError:
+                too_long = True
+            return too_long
+
+        await _receive(answer, take)
+        if too_long:
+            raise UnreachableError("it sends an event that is too long", _IS_IT)
 
     async def _check(self, answer: httpx.Response) -> None:
         status = answer.status_code
@@ -110,13 +119,23 @@ class Link:
             raise UnreachableError("something else than a gateway's admin listener answers", _IS_IT)
 
 
+async def _receive(answer: httpx.Response, take: Callable[[bytes], bool]) -> None:
+    """To the end, or until ``take`` has had enough. By cancelling: httpx closes no iterator that is merely left."""
+    with trio.CancelScope() as scope:
+        async for received in answer.aiter_raw():
+            if not scope.cancel_called and take(received):
+                scope.cancel()
+
+
 async def _said(answer: httpx.Response) -> str:
     """The beginning of an error's message."""
-    read = b""
-    async for received in answer.aiter_raw():
-        read += received
-        if len(read) > 4096:
-            break
+    read = bytearray()
+
+    def take(received: bytes) -> bool:
+        read.extend(received)
+        return len(read) > 4096
+
+    await _receive(answer, take)
     try:
         return plain(json.loads(read)["error"]["message"])
     except (ValueError, KeyError, TypeError, RecursionError):

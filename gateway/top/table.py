@@ -17,6 +17,8 @@ from gateway.top.plain import fit
 
 _GAP: Final = 1
 _WIDEST: Final = 64
+_NAME: Final = 20
+"""Cells of a name that are worth more than the columns that give way first."""
 
 
 def chosen(panel: Panel, state: Node, filter: str, sort: str, reverse: bool) -> list[Node]:
@@ -64,18 +66,24 @@ def _room(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int)
     """(which column, its cells) of those that are shown, in order."""
     longest = [max((cell_len(row[at]) for row in texts), default=0) for at in range(len(columns))]
     kept = [at for at, column in enumerate(columns) if not column.drop or longest[at]]
-    while _least(columns, kept) > width:
-        last = max(kept, key=lambda at: columns[at].drop)
-        if not columns[last].drop:
-            break
-        kept.remove(last)
+    wide = [
+        max(column.width, min(longest[at], _NAME)) if column.grows else column.width
+        for at, column in enumerate(columns)
+    ]
+    _drop(columns, kept, wide, width, 2)
+    _drop(columns, kept, [column.width for column in columns], width, 1)
     cells = {at: columns[at].width for at in kept}
-    _grow(columns, longest, cells, width - _least(columns, kept))
+    _grow(columns, longest, cells, width - sum(cells.values()) - _GAP * (len(kept) - 1))
     return list(cells.items())
 
 
-def _least(columns: Sequence[Column], kept: Sequence[int]) -> int:
-    return sum(columns[at].width for at in kept) + _GAP * (len(kept) - 1)
+def _drop(columns: Sequence[Column], kept: list[int], wide: Sequence[int], width: int, least: int) -> None:
+    """Take those away that give way, from ``least`` up, until ``wide`` fits or none is left."""
+    while kept and sum(wide[at] + _GAP for at in kept) - _GAP > width:
+        last = max(kept, key=lambda at: columns[at].drop)
+        if columns[last].drop < least:
+            return
+        kept.remove(last)
 
 
 def _grow(columns: Sequence[Column], longest: Sequence[int], cells: dict[int, int], spare: int) -> None:
