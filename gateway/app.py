@@ -50,8 +50,8 @@ from gateway.fleet import Fleet
 from gateway.httproute import Way
 from gateway.ledger import Ledger
 from gateway.member import Member
-from gateway.meter import Record, Totals
-from gateway.observe import Observers
+from gateway.meter import Totals
+from gateway.observe import Observers, refusal
 from gateway.origin import Origin
 from gateway.pools import MakeProfile, Pools
 from gateway.ports import Exchange
@@ -64,7 +64,16 @@ from gateway.state import State
 from gateway.status import Status
 from gateway.tokenizer import Tokenizers
 from gateway.tracing import Tracing
-from gateway.types import ANONYMOUS, Endpoint, Identity, InferenceRequest, ModelCard, Operation, UpstreamRequest
+from gateway.types import (
+    ANONYMOUS,
+    Endpoint,
+    Headers,
+    Identity,
+    InferenceRequest,
+    ModelCard,
+    Operation,
+    UpstreamRequest,
+)
 from gateway.usage import UsageLog
 from protocols.admin import server as admin_server
 
@@ -273,22 +282,11 @@ class Program:
         error: GatewayError,
         request_id: str,
         identity: Identity | None,
+        headers: Headers = (),
         protocol: str = "http",
     ) -> None:
-        now, who = trio.current_time(), identity or ANONYMOUS
-        record = Record(
-            operation=operation,
-            status=error.status,
-            reason=error.reason,
-            started=now,
-            ended=now,
-            id=request_id,
-            user=who.user,
-            tenant=who.tenant,
-            tier=who.tier,
-            protocol=protocol,
-            why=error.why,
-        )
+        record = refusal(operation, error, request_id, identity or ANONYMOUS, protocol, trio.current_time())
+        record = self.tracing.refused(headers, record)
         self.totals.finished(record)
         self.access_log.log(record)
         if identity is not None:  # strangers fill no disk

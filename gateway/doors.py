@@ -25,7 +25,7 @@ from protocols.openai.serve import OpenAIApp
 if TYPE_CHECKING:
     from gateway import grpc_door, picker_door
     from gateway.errors import GatewayError
-    from gateway.types import Identity, Operation
+    from gateway.types import Headers, Identity, Operation
     from protocols.openai import serve
 
     class Core(serve.Core, grpc_door.Core, picker_door.Core, Protocol):
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
             error: GatewayError,
             request_id: str,
             identity: Identity | None,
+            headers: Headers,
             protocol: str = "http",
             /,
         ) -> None: ...

@@ -4,7 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gateway.errors import GatewayError
 from gateway.meter import Record, Totals
+from gateway.types import Identity, Operation
+
+
+def refusal(
+    operation: Operation, error: GatewayError, request_id: str, who: Identity, protocol: str, now: float
+) -> Record:
+    """Of a request that was answered before it could be served."""
+    return Record(
+        operation=operation,
+        status=error.status,
+        reason=error.reason,
+        started=now,
+        ended=now,
+        id=request_id,
+        user=who.user,
+        tenant=who.tenant,
+        tier=who.tier,
+        protocol=protocol,
+        why=error.why,
+    )
 
 
 class Observers:

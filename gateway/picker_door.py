@@ -42,7 +42,14 @@ class Core(Protocol):
         """Whether all that is configured is known, and we are not about to stop."""
 
     def refused(
-        self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, protocol: str, /
+        self,
+        operation: Operation,
+        error: GatewayError,
+        request_id: str,
+        identity: Identity | None,
+        headers: Headers,
+        protocol: str,
+        /,
     ) -> None: ...
 
 
@@ -57,8 +64,10 @@ class Picker:
         self.known = core.known
         self.identify = core.identify
 
-    def refused(self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, /) -> None:
-        self._core.refused(operation, error, request_id, identity, "ext_proc")
+    def refused(
+        self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, headers: Headers, /
+    ) -> None:
+        self._core.refused(operation, error, request_id, identity, headers, "ext_proc")
 
     def pick(self, request: InferenceRequest, pool: str | None = None, /) -> AbstractAsyncContextManager[Pick]:
         pool = pool or self.pool

@@ -82,7 +82,7 @@ class Follower:
         return request.body if trace.content and len(request.body) <= _CONTENT_MAX else b""
 
     def refused(self, headers: Headers, record: Record) -> Record:
-        """What became of a request that was none; followed if its caller is. The record knows of the trace then."""
+        """Of a request that was refused before it was a call; followed if its caller is, and the record says so."""
         trace = self._begun(headers)
         if trace.sampled and trace.parent is not None:
             record = msgspec.structs.replace(record, trace_id=trace.id, sampled=True)
@@ -118,6 +118,10 @@ class Tracing:
         fields(settings.headers_file)
         if not _installed() and (settings.enabled or settings.endpoint):
             raise ConfigError([_MISSING])
+
+    def refused(self, headers: Headers, record: Record) -> Record:
+        """What is known of a request that was refused before it was a call, with its trace."""
+        return record if self.tracer is None else self.tracer.refused(headers, record)
 
     def apply(self, settings: Settings) -> None:
         """Put them in force; what is queued for where traces went before is sent there. Never waits."""

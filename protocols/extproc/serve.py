@@ -80,7 +80,9 @@ class Core(Protocol):
     def pick(self, request: InferenceRequest, pool: str | None = None, /) -> AbstractAsyncContextManager[Pick]:
         """Entering waits for admission and chooses; raises GatewayError, and has noted it."""
 
-    def refused(self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, /) -> None:
+    def refused(
+        self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, headers: Headers, /
+    ) -> None:
         """Note a request that was answered before it could be served; None: it is not known whose."""
 
 
@@ -211,7 +213,7 @@ class _Exchange:
                 identity = await core.identify(headers, stream.peer_address, stream.subject)
             return inference(wanted, identified(identity, wanted.head), self._id)
         except GatewayError as error:
-            core.refused(operation(wanted.path, b"") or Operation.CHAT, error, self._id, identity)
+            core.refused(operation(wanted.path, b"") or Operation.CHAT, error, self._id, identity, headers)
             raise
 
     async def _follow(self, pick: Pick) -> None:

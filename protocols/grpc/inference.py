@@ -42,7 +42,14 @@ class Core(Protocol):
     async def identify(self, headers: Headers, peer: str, subject: str = "", /) -> Identity: ...
     def models(self, identity: Identity, /) -> Sequence[ModelCard]: ...
     def refused(
-        self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, protocol: str, /
+        self,
+        operation: Operation,
+        error: GatewayError,
+        request_id: str,
+        identity: Identity | None,
+        headers: Headers,
+        protocol: str,
+        /,
     ) -> None: ...
 
 
@@ -121,7 +128,7 @@ class Inference:
             exchange.request = _request(method, message, stream, exchange.id, identity)
             await self._core.serve(exchange)
         except GatewayError as error:
-            self._core.refused(method.operation, error, exchange.id, identity, "grpc")
+            self._core.refused(method.operation, error, exchange.id, identity, stream.headers, "grpc")
             raise
 
     async def _identity(self, stream: Stream) -> Identity:

@@ -148,7 +148,7 @@ class Forwarder:
             else:
                 await self._infer(exchange, way, reply, operation, path, request_id, identity, entrance)
         except GatewayError as error:
-            self._core.refused(operation or _ANY, error, request_id, identity)
+            self._core.refused(operation or _ANY, error, request_id, identity, http.request.headers)
             await exchange.fail(error)
         except _GONE:
             raise

@@ -65,7 +65,9 @@ class Core(Protocol):
     def ready(self) -> bool:
         """Whether any request could be served now."""
 
-    def refused(self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, /) -> None:
+    def refused(
+        self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, headers: Headers, /
+    ) -> None:
         """Note a request that was answered before it could be served; None: it is not known whose."""
 
 
@@ -114,7 +116,7 @@ class OpenAIApp:
             )
             await self._core.serve(exchange)
         except GatewayError as error:
-            self._core.refused(operation, error, request_id, identity)
+            self._core.refused(operation, error, request_id, identity, request.headers)
             await exchange.fail(error)
         except _GONE:
             raise

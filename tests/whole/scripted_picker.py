@@ -68,7 +68,9 @@ class Core:
     async def identify(self, headers: Headers, peer: str, subject: str = "", /) -> Identity:
         raise AssertionError
 
-    def refused(self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, /) -> None:
+    def refused(
+        self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, headers: Headers, /
+    ) -> None:
         self._note({"refused": error.reason})
 
     @contextlib.asynccontextmanager

@@ -76,7 +76,9 @@ class FakeCore:
         await trio.lowlevel.checkpoint()
         return Identity(user="found")
 
-    def refused(self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, /) -> None:
+    def refused(
+        self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, headers: Headers, /
+    ) -> None:
         self.refusals.append((operation, error.reason, identity))
 
     @contextlib.asynccontextmanager

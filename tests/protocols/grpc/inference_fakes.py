@@ -85,6 +85,13 @@ class FakeCore:
         return [card for card in self.cards if allowed(identity, card.id)]
 
     def refused(
-        self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, protocol: str, /
+        self,
+        operation: Operation,
+        error: GatewayError,
+        request_id: str,
+        identity: Identity | None,
+        headers: Headers,
+        protocol: str,
+        /,
     ) -> None:
         self.refusals.append((operation, error.reason, request_id, identity, protocol))

@@ -74,7 +74,9 @@ class FakeCore:
     def ready(self) -> bool:
         return self.is_ready
 
-    def refused(self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, /) -> None:
+    def refused(
+        self, operation: Operation, error: GatewayError, request_id: str, identity: Identity | None, headers: Headers, /
+    ) -> None:
         self.refusals.append((error.reason, identity))
 
 
