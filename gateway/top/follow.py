@@ -9,17 +9,19 @@ import json
 import random
 import ssl
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 import httpx
 import trio
 
 from gateway.top.address import TOKEN, Address, UnreachableError
-from gateway.top.feed import Events, Feed, TooLongError
+from gateway.top.feed import Events, Feed, TooLongError, nodes, number
 from gateway.top.plain import plain
 
 _CONNECT_S, _SILENT_S = 5.0, 10.0
 """The gateway says something every second."""
+_WHOLE_S = 3.0
 _RETRY_S: Final = (0.5, 10.0)
 _IS_IT = "--admin names the gateway's admin listener; is this it?"
 
@@ -36,12 +38,24 @@ class Link:
         self.why = ""
         self.since = 0.0
 
-    async def hello(self) -> None:
-        """Until something is known. Raises `UnreachableError`."""
+    async def hello(self, whole: bool = False) -> None:
+        """Until something is known; ``whole``: rates, too, which the gateway counts only while somebody watches.
+        Raises `UnreachableError`.
+        """
         with trio.move_on_after(_CONNECT_S + _SILENT_S), trio.CancelScope() as enough:
-            await self._read(enough.cancel)
+
+            def heard() -> None:
+                if not whole or self._whole():
+                    enough.cancel()
+                elif enough.deadline == inf:
+                    enough.deadline = trio.current_time() + _WHOLE_S
+
+            await self._read(heard)
         if not self.feed.state:
             raise UnreachableError("it says nothing of a gateway", _IS_IT)
+
+    def _whole(self) -> bool:
+        return all(number(pool, "rps") is not None for pool in nodes(self.feed.state, "pools"))
 
     async def follow(self) -> None:
         """For ever, with waits between failures. Cancel it."""

@@ -20,6 +20,14 @@ Key = tuple[bool, float, str]
 GOOD, WARN, BAD, DIM, PLAIN = "green", "yellow", "red", "dim", ""
 _STATES: Final = {"ready": GOOD, "slow-start": WARN, "half-open": WARN, "unknown": WARN, "draining": WARN}
 
+_REASONS: Final = {
+    "failing": "several failures in a row",
+    "erring": "far more failures than the others have",
+    "slow": "far slower than the others",
+    "stuck": "no first token, and nothing there moves",
+    "hung": "no answer to anything",
+}
+
 
 class Column(NamedTuple):
     """``width``: cells it has at least; ``grows``: it takes more where there is more to show."""
@@ -84,6 +92,15 @@ def _descending(value: float | None) -> Key:
 def _state(row: Node) -> Cell:
     state = word(row, "state")
     return state, _STATES.get(state, BAD)
+
+
+def reason(row: Node) -> str:
+    """Why an endpoint is as it is, in words."""
+    return _REASONS.get(word(row, "why"), word(row, "why"))
+
+
+def _why(row: Node) -> Cell:
+    return reason(row), WARN
 
 
 def _kv(row: Node) -> Cell:
@@ -187,9 +204,10 @@ ENDPOINTS: Final = Panel(
         _figure("age", 6, seconds, drop=3, warn=5.0),
         _figure("req/s", 6, count, "rps", drop=2),
         _figure("tok/s", 6, count, "tokens_out", drop=4),
-        _text("why", 8, style=WARN, drop=1),
+        Column("why", 8, _why, lambda row: (not reason(row), 0.0, reason(row)), grows=True, drop=1),
         Column("models", 8, _models, _nowhere, grows=True, drop=6),
     ),
+    "endpoints_left_out",
 )
 FLOWS: Final = Panel(
     "Flows",
@@ -250,5 +268,6 @@ POOLS: Final = Panel(
         _figure("p99", 6, seconds, "ttft_p99"),
         _figure("hit", 5, percent, "hit_ratio"),
     ),
+    "pools_left_out",
 )
 PANELS: Final = (ENDPOINTS, FLOWS, ROUTES, DECISIONS, POOLS)

@@ -49,7 +49,7 @@ def run(options: Options) -> int:
     link = Link(address)
     try:
         if options.once or options.json or not _can_paint():
-            trio.run(link.hello)
+            trio.run(link.hello, True)
             _print(link, options)
         else:
             trio.run(_live, link, options)

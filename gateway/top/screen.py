@@ -144,7 +144,9 @@ def _tabs(state: Node, view: View, width: int) -> Text:
     line = Text(no_wrap=True, end="")
     for at, panel in enumerate(PANELS):
         style = "reverse" if at == view.panel else DIM
-        line.append(f" {at + 1} {panel.title} {len(panel.rows(state))} ", style).append(" ")
+        unsent = number(state, panel.left_out) or 0
+        there = count(len(panel.rows(state)) + unsent)
+        line.append(f" {at + 1} {panel.title} {there} ", style).append(" ")
     return cut(line, width)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from gateway.top.feed import Node, Picture, holds, node, nodes, number, word, words
+from gateway.top.panels import reason
 from gateway.top.plain import count, percent, seconds
 
 WELL, WARN, BAD = 0, 1, 2
@@ -67,7 +68,7 @@ def _of_endpoints(state: Node) -> Iterator[tuple[int, str]]:
     out = [f"{states[name]} {name}" for name in _OUT if states[name]]
     if out:
         first = next(endpoint for endpoint in endpoints if word(endpoint, "state") in _OUT)
-        why = ": ".join(filter(None, (word(first, "id"), word(first, "why"))))
+        why = ": ".join(filter(None, (word(first, "id"), reason(first))))
         yield WARN, f"of {len(endpoints)} endpoints {', '.join(out)} ({why})"
     if states["unknown"]:
         yield WARN, f"{states['unknown']} not heard of yet"

@@ -37,7 +37,7 @@ def lists(known: dict[str, Any]) -> st.SearchStrategy[Any]:
     return GARBAGE | st.lists(mostly(known), max_size=3)
 
 
-TROUBLED = [endpoint("a", state="open", why="refused"), endpoint("b", state="hung"), endpoint("c")]
+TROUBLED = [endpoint("a", state="open", why="failing"), endpoint("b", state="hung"), endpoint("c")]
 FEEDS = st.fixed_dictionaries(
     {},
     optional={
@@ -195,7 +195,7 @@ def test_events_are_bounded(part: bytes) -> None:
         ({"ready": False}, verdict.BAD, "no endpoint is usable"),
         ({"draining": True, "ready": False}, verdict.WARN, "the gateway drains: it takes nothing new"),
         ({"problems": ["a.yaml: b"]}, verdict.WARN, "the last reload failed: a.yaml: b"),
-        ({"endpoints": TROUBLED}, verdict.WARN, "of 3 endpoints 1 hung, 1 open (a: refused)"),
+        ({"endpoints": TROUBLED}, verdict.WARN, "of 3 endpoints 1 hung, 1 open (a: several failures in a row)"),
         ({"endpoints": [endpoint("a", state="unknown")]}, verdict.WARN, "1 not heard of yet"),
         ({"pools": [{"name": "p", "ready": 0, "members": 2}]}, verdict.BAD, "pool p has no endpoint that is ready"),
         ({"pools": [{"name": "p", "ready": 2, "saturation": 1.2}]}, verdict.WARN, "pool p is saturated (120%)"),

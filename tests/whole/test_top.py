@@ -9,10 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from tests.gateway.topfeed import HEAD, Admin, decision, endpoint, event, hello, serving, state
-from tests.process import ROOT, run
+from tests.process import ROOT, InferGateway, run
 from tests.whole.terminal import Terminal
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\u202ename\r\n\x9b1m"
@@ -179,6 +180,26 @@ def test_output_to_no_terminal_is_one_snapshot(fake: Admin) -> None:
     assert all(line.isprintable() for line in lines)
     assert lines[1] == "● all is well: 2 endpoints in 1 pool"
     assert done.stdout.index("10.0.0.2:8000") < done.stdout.index("10.0.0.1:8000")
+
+
+def test_a_gateway_under_load(demo: InferGateway) -> None:
+    admin = f"http://{demo.ready['admin']}"
+    long = {"model": "demo-vllm", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2000, "stream": True}
+    with (
+        Terminal("top", "--admin", admin, columns=170, lines=50) as terminal,
+        httpx.stream("POST", f"{demo.url}/v1/chat/completions", json=long) as answer,
+    ):
+        lines = answer.iter_lines()
+        terminal.shows("all is well")
+        terminal.wait(
+            lambda: next(lines) is not None and "no. 1 of 2" in terminal.text and "streams 1" in terminal.text
+        )
+        terminal.press("q")
+        assert terminal.ended() == 0
+        assert_given_back(terminal)
+    done = run("top", "--json", "--admin", admin)
+    assert {pool["name"] for pool in json.loads(done.stdout)["state"]["pools"]} >= {"discovered/demo-vllm"}
+    assert all(pool["rps"] is not None for pool in json.loads(done.stdout)["state"]["pools"])
 
 
 def test_a_reader_that_leaves_is_no_error(fake: Admin) -> None:
