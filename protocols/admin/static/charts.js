@@ -20,7 +20,6 @@ const CHARTS = [
     title: "Time to first token",
     format: seconds,
     least: 0.1,
-    steps: "time",
     series: [{ column: POINT.p50, label: "p50", tone: "a", area: true }, { column: POINT.p99, label: "p99", tone: "b" }],
   },
   {
@@ -36,7 +35,7 @@ const CHARTS = [
     series: [{ column: POINT.tokensOut, label: "out", tone: "a", area: true }, { column: POINT.tokensIn, label: "in", tone: "b" }],
   },
   {
-    title: "In the house",
+    title: "Under way",
     format: amount,
     least: 4,
     whole: true,
@@ -58,11 +57,13 @@ function scale(most, least, integral) {
 }
 
 export class Charts {
-  constructor(parent, note) {
+  /** `note`: where the time under the cursor is said; `kinds`: what is drawn. */
+  constructor(parent, note, kinds = CHARTS) {
     this.points = [];
     this.cursor = null;
     this.note = note;
-    this.charts = CHARTS.map(kind => new Chart(kind, this));
+    this.kinds = kinds;
+    this.charts = kinds.map(kind => new Chart(kind, this));
     parent.append(...this.charts.map(chart => chart.element));
     const seen = new ResizeObserver(() => this.draw());
     for (const chart of this.charts) seen.observe(chart.plot);
@@ -125,7 +126,7 @@ export class Charts {
 
   /** The same figures as a table: every 15 seconds, the newest first. */
   table() {
-    const columns = CHARTS.flatMap(chart => chart.series.map(series => ({ chart, series })));
+    const columns = this.kinds.flatMap(chart => chart.series.map(series => ({ chart, series })));
     const head = el("tr", {}, el("th", { scope: "col" }, "Time"), ...columns.map(({ chart, series }) => el("th", { scope: "col", className: "right" }, `${chart.title}, ${series.label}`)));
     const rows = [];
     let before = Infinity;
@@ -217,7 +218,7 @@ class Chart {
   axis(pen) {
     let most = 0;
     for (const point of this.all.points) for (const series of this.kind.series) most = Math.max(most, point[series.column] ?? 0);
-    const [wanted, step] = scale(most, this.kind.least, this.kind.whole);
+    const [wanted, step] = this.kind.steps ? [Math.max(1, most), this.kind.steps] : scale(most, this.kind.least, this.kind.whole);
     const top = this.glide(wanted);
     const [high, wide] = [this.height - TOP - BOTTOM, this.width - LEFT - RIGHT];
     pen.font = this.font;

@@ -105,7 +105,8 @@ export class Configuration {
     if (this.value === null) return;
     const text = this.field.value.trim().toLowerCase();
     if (!text) {
-      const open = [...this.tree.querySelectorAll(":scope > ul > li > details[open] > summary > b")].map(each => each.textContent);
+      const first = this.tree.childElementCount === 0;
+      const open = first ? ["settings"] : [...this.tree.querySelectorAll(":scope > ul > li > details[open] > summary > b")].map(each => each.textContent);
       const rows = entries(this.value);
       this.tree.replaceChildren(rows);
       for (const each of rows.querySelectorAll(":scope > li > details")) if (open.includes(each.querySelector("b").textContent)) each.open = true;

@@ -58,6 +58,7 @@ class Page {
     this.pending = state;
     const totals = record(state.totals);
     this.charts.keep([state.at, totals.rps, totals.errors, totals.tokens_in, totals.tokens_out, totals.ttft_p50, totals.ttft_p99, totals.inflight, totals.queued]);
+    this.details.keep(state);
     if (!this.paused) this.due ??= requestAnimationFrame(() => this.show());
   }
 
@@ -84,14 +85,19 @@ class Page {
     put(at("verdict-text"), sentence);
     attribute(at("verdict"), "data-level", level);
     put(at("verdict").firstElementChild, VERDICTS[level]);
-    const shown = found.length > 1 ? found.slice(0, PROBLEMS) : [];
+    // the first is the sentence itself
+    const shown = found.slice(level === "idle" ? 0 : 1, PROBLEMS);
     hide(at("problems"), !shown.length);
-    const rest = found.length - shown.length;
+    const rest = Math.max(0, found.length - PROBLEMS);
     const last = shown.length && rest ? [["rest", { level: "idle", text: `and ${rest} more` }]] : [];
     this.troubles.show([...shown.map((problem, index) => [index, problem]), ...last]);
     const title = `${VERDICTS[level]} ${sentence} · infer-gateway`;
     if (document.title !== title) document.title = title;
     if (this.level !== level) this.tint((this.level = level));
+    // Whoever listens to the page is told when something changes, not every second
+    const changed = found.map(problem => problem.text).join("; ").replace(/\d+/g, "");
+    if (this.changed !== changed) put(at("told"), sentence);
+    this.changed = changed;
   }
 
   /** A line of the list of what is wrong; where it is about one endpoint or the configuration, it leads there. */

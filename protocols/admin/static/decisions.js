@@ -4,7 +4,7 @@ import { el, hide, name, put } from "./dom.js";
 import { get } from "./feed.js";
 import { clean, count, list, number, percent, record, seconds, several, some, whole } from "./text.js";
 
-const SHOWN = 12;
+const SHOWN = 8;
 const KEPT = 256;
 
 /** Where the request went last; "" if nowhere. */
@@ -28,7 +28,7 @@ function holds(decision, candidate) {
   const prompt = count(decision.promptTokens);
   if (!prompt) return null;
   const hit = Math.min(prompt, count(candidate.hitTokens));
-  return hit ? `holds ${whole(hit)} of ${whole(prompt)} prompt tokens` : `holds nothing of ${whole(prompt)} prompt tokens`;
+  return `holds ${hit ? whole(hit) : "none"} of ${whole(prompt)} prompt tokens`;
 }
 
 function scored(candidate) {
@@ -39,7 +39,8 @@ function scored(candidate) {
 
 const short = value => (number(value) === null ? "–" : String(Math.round(value * 1000) / 1000));
 
-function reasons(decision, candidate) {
+/** Clauses that say how a candidate looked. */
+function looked(decision, candidate) {
   const first = expected(decision, candidate);
   const parts = [
     first === null ? null : `first token expected after ${seconds(first)}`,
@@ -60,12 +61,14 @@ export function explain(decision) {
   const aside = without ? `${some(without, "endpoint")} left out beforehand. ` : "";
   if (!winner) return [`It went nowhere: ${candidates.length ? "no endpoint took it" : "there was no endpoint to choose from"}.`, aside];
   const before = list(decision.tried).slice(0, -1).filter(endpoint => endpoint !== winner);
-  const failed = before.length ? `After ${several(before)} failed: ` : "";
-  if (!taken) return [`${failed}there was nothing to weigh.`, aside];
-  if (!others.length) return [`${failed}the only one to choose from: ${reasons(decision, taken)}.`, aside];
+  const failed = before.length ? `${several(before)} failed first. ` : "";
+  if (!taken) return [`${failed}There was nothing to weigh.`, aside];
+  if (!others.length) return [`${failed}The only one to choose from; ${looked(decision, taken)}.`, aside];
   const next = others[0];
   const tie = count(next.score) === count(taken.score);
-  return [`${failed}${reasons(decision, taken)}.`, `${aside}${tie ? "Just as good" : "Next best"}: ${clean(next.endpoint, 60)}, ${reasons(decision, next)}.`];
+  const because = tie ? "Chosen among equals" : better(taken, next) < 0 ? "Chosen as the best" : "Chosen though another looked better";
+  const other = tie ? "As good" : better(taken, next) < 0 ? "Next best" : "Better";
+  return [`${failed}${because}: ${looked(decision, taken)}.`, `${aside}${other}: ${clean(next.endpoint, 60)} (${looked(decision, next)}).`];
 }
 
 /** The whole of it as a table, the best first. */
@@ -107,10 +110,9 @@ export function item(decision, told = () => undefined) {
   const summary = el(
     "summary",
     {},
-    el("span", { className: "line" }, el("code", {}, name(decision.id || "no id", 40)), el("bdi", { className: "tag" }, clean(decision.model, 40)), el("b", {}, "→ ", name(chosen(decision) || "nowhere", 60))),
+    el("span", { className: "line" }, el("code", {}, name(decision.id || "no id", 40)), el("bdi", { className: "tag" }, clean(decision.model, 40)), el("b", {}, "→ ", name(chosen(decision) || "nowhere", 60)), el("span", { className: "came" }, came === null ? "" : `first token came after ${seconds(came)}`)),
     el("span", { className: "why" }, why),
     el("span", { className: "next" }, next),
-    el("span", { className: "came" }, came === null ? "" : `first token came after ${seconds(came)}`),
   );
   const element = el("details", { className: "decision" }, summary);
   element.addEventListener("toggle", () => {

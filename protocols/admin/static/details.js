@@ -1,13 +1,25 @@
 // One endpoint, looked at closely: its figures, its models, the decisions that chose it, and a way to drain it.
 
-import { el, hide, name, put } from "./dom.js";
+import { Charts } from "./charts.js";
+import { el, name, put } from "./dom.js";
 import { chosen, item } from "./decisions.js";
 import { get, words } from "./feed.js";
 import { keyOf, badge } from "./fleet.js";
-import { amount, clean, count, list, number, percent, rate, record, seconds, whole } from "./text.js";
+import { amount, clean, count, list, number, part, percent, rate, record, seconds, whole } from "./text.js";
 import { reason, stateName, stateOf } from "./verdict.js";
 
 const SHOWN = 8;
+const KEPT_S = 300;
+const CHARTS = [
+  {
+    title: "Requests there",
+    format: amount,
+    least: 4,
+    whole: true,
+    series: [{ column: 1, label: "in flight", tone: "a", area: true }, { column: 2, label: "waiting", tone: "b" }],
+  },
+  { title: "KV cache", format: percent, least: 1, steps: 0.5, series: [{ column: 3, label: "in use", tone: "a", area: true }] },
+];
 
 const FIGURES = [
   ["Pool", endpoint => clean(endpoint.pool, 60)],
@@ -15,8 +27,8 @@ const FIGURES = [
   ["In flight", endpoint => whole(count(endpoint.inflight))],
   ["Running", endpoint => whole(endpoint.running)],
   ["Waiting there", endpoint => whole(endpoint.waiting)],
-  ["KV cache in use", endpoint => percent(endpoint.kv)],
-  ["Prefix hits", endpoint => percent(endpoint.hit)],
+  ["KV cache in use", endpoint => percent(part(endpoint.kv))],
+  ["Prefix hits", endpoint => percent(part(endpoint.hit))],
   ["Requests", endpoint => rate(endpoint.rps)],
   ["Tokens out", endpoint => rate(endpoint.tokens_out)],
   ["Figures are from", endpoint => (number(endpoint.age) === null ? "–" : `${seconds(Math.round(endpoint.age * 10) / 10)} ago`)],
@@ -31,6 +43,10 @@ export class Details {
     this.values = FIGURES.map(() => el("dd"));
     this.models = el("ul", { className: "models" });
     this.chose = el("div");
+    this.past = new Map();
+    const charts = el("div", { className: "charts" });
+    this.when = el("p", { className: "note" });
+    this.charts = new Charts(charts, this.when, CHARTS);
     this.drained = el("div", { className: "drain" });
     const close = el("button", { type: "button", className: "button quiet", ariaLabel: "Close" }, "Close");
     close.addEventListener("click", () => this.close());
@@ -38,6 +54,8 @@ export class Details {
       el("header", {}, this.title, close),
       this.state,
       el("dl", { className: "facts" }, ...FIGURES.map(([label], at) => el("div", {}, el("dt", {}, label), this.values[at]))),
+      charts,
+      this.when,
       el("h3", {}, "Models"),
       this.models,
       el("h3", {}, "Recent decisions for it"),
@@ -56,6 +74,7 @@ export class Details {
     this.shown = null;
     this.chose.replaceChildren();
     this.drained.replaceChildren();
+    this.charts.begin(this.past.get(this.key) ?? []);
     this.fill(endpoint);
     if (!this.dialog.open) this.dialog.show();
     this.dialog.querySelector("button").focus();
@@ -75,8 +94,25 @@ export class Details {
     this.from?.focus();
   }
 
+  /** What charts of an endpoint show is what this page has seen of it. */
+  keep(state) {
+    const at = number(state.at);
+    if (at === null) return;
+    const past = new Map();
+    for (const endpoint of list(state.endpoints)) {
+      if (record(endpoint) !== endpoint) continue;
+      const key = keyOf(endpoint);
+      const points = this.past.get(key) ?? [];
+      points.push([at, count(endpoint.inflight), endpoint.waiting, part(endpoint.kv)]);
+      if (points.length > KEPT_S) points.shift();
+      past.set(key, points);
+    }
+    this.past = past;
+  }
+
   update(state) {
     if (!this.key) return;
+    this.charts.add(this.past.get(this.key)?.at(-1));
     const endpoint = list(state.endpoints).find(each => record(each) === each && keyOf(each) === this.key);
     if (endpoint) this.fill(endpoint);
     else put(this.state, "It does not belong to the fleet any more.");
@@ -90,7 +126,7 @@ export class Details {
     if (this.state.key !== key) {
       this.state.key = key;
       this.state.shown = undefined;
-      this.state.replaceChildren(badge(stateName(endpoint)), el("b", {}, stateOf(endpoint).words), why ? `: ${why}` : "");
+      this.state.replaceChildren(badge(stateName(endpoint)), el("b", {}, stateOf(endpoint).words), why ? el("span", {}, why) : "");
     }
     FIGURES.forEach(([, of], at) => put(this.values[at], of(endpoint)));
     const models = list(endpoint.models).filter(model => typeof model === "string");

@@ -1,10 +1,12 @@
 // The fleet map: pools as groups, endpoints as tiles that are made once and changed in place.
 
-import { Keyed, attribute, el, fill, hide, name, put, say } from "./dom.js";
-import { amount, clean, count, list, number, percent, rate, record, seconds, some, whole } from "./text.js";
+import { Keyed, attribute, el, fill, hide, name, put } from "./dom.js";
+import { amount, clean, count, list, number, part, percent, record, seconds, some, whole } from "./text.js";
 import { STATES, reason, stateName, stateOf } from "./verdict.js";
 
 const MANY = 40;
+const MANY_ON_A_PHONE = 8;
+const narrow = matchMedia("(max-width: 720px)");
 const STALE_S = 5;
 const { compare } = new Intl.Collator("en", { numeric: true });
 
@@ -61,7 +63,9 @@ export class Fleet {
     if (this.only !== null && !counts.has(this.only)) this.only = null;
     const shown = Object.keys(STATES).filter(state => counts.has(state));
     this.chips.show(shown.map(state => [state, { state, count: counts.get(state) }]));
-    put(this.note, endpoints.length ? `${some(endpoints.length, "endpoint")} in ${some(this.groups.items.size, "pool")}` : "");
+    const serving = endpoints.filter(endpoint => stateOf(endpoint).serves).length;
+    const of = serving === endpoints.length ? some(serving, "endpoint") : `${whole(serving)} of ${some(endpoints.length, "endpoint")} serve,`;
+    put(this.note, endpoints.length ? `${of} in ${some(this.groups.items.size, "pool")}` : "");
   }
 
   chip({ state }) {
@@ -76,7 +80,7 @@ export class Fleet {
   }
 
   isSmall() {
-    return this.small ?? (this.all ?? []).length > MANY;
+    return this.small ?? (this.all ?? []).length > (narrow.matches ? MANY_ON_A_PHONE : MANY);
   }
 
   dense() {
@@ -120,7 +124,7 @@ export function badge(state) {
 class Pool {
   constructor(fleet, { pool }) {
     this.fleet = fleet;
-    this.title = el("h3", {}, name(pool.name, 60));
+    this.title = el("h3", {}, name(pool.name || "without a name", 60));
     this.serving = el("span", { className: "serving" });
     this.meter = el("i");
     this.saturation = el("span");
@@ -169,7 +173,7 @@ function figures(pool) {
   if (count(pool.rps)) parts.push(`${amount(pool.rps)} requests/s`);
   if (count(pool.tokens_out)) parts.push(`${amount(pool.tokens_out)} tokens/s`);
   if (number(pool.ttft_p50) !== null) parts.push(`first token ${seconds(pool.ttft_p50)}`);
-  if (number(pool.hit_ratio) !== null) parts.push(`${percent(pool.hit_ratio)} prefix hits`);
+  if (part(pool.hit_ratio) !== null) parts.push(`${percent(pool.hit_ratio)} prefix hits`);
   return parts.join(" · ");
 }
 
@@ -177,18 +181,19 @@ class Tile {
   constructor(fleet, endpoint) {
     this.badge = badge(stateName(endpoint));
     this.label = name(endpoint.id, 64, "b");
-    this.word = el("em");
+    this.age = el("em");
     this.kv = el("i");
     this.usage = el("span");
-    this.load = el("span", { className: "load" });
+    this.values = LOADS.map(() => el("b"));
+    const loads = LOADS.map(([label], at) => el("span", {}, this.values[at], label));
     this.more = el("span", { className: "more" });
     this.inflight = el("span", { className: "inflight", ariaHidden: "true" });
     this.element = el(
       "button",
       { type: "button", className: "tile" },
-      el("span", { className: "who" }, this.badge, this.label, this.word, this.inflight),
+      el("span", { className: "who" }, this.badge, this.label, this.age, this.inflight),
       el("span", { className: "kv" }, el("b", { ariaHidden: "true" }, this.kv), this.usage),
-      this.load,
+      el("span", { className: "load" }, ...loads),
       this.more,
     );
     this.element.addEventListener("click", () => fleet.chosen(this.endpoint));
@@ -207,16 +212,20 @@ class Tile {
       this.badge.className = `badge ${state}`;
       put(this.badge, letter);
       attribute(this.element, "data-state", state);
-      put(this.word, state === "ready" ? "" : words);
     }
-    const kv = number(endpoint.kv);
+    const kv = part(endpoint.kv);
     fill(this.kv, kv ?? 0);
     attribute(this.element, "data-kv", kv === null ? "none" : kv >= 0.9 ? "full" : "some");
     put(this.usage, kv === null ? "KV unknown" : `KV ${percent(kv)}`);
-    put(this.load, load(endpoint));
-    put(this.more, more(endpoint, state));
+    LOADS.forEach(([, of], at) => put(this.values[at], of(endpoint)));
+    const why = more(endpoint, state);
+    put(this.more, why);
+    hide(this.more, !why);
+    const age = number(endpoint.age);
+    put(this.age, age === null ? "" : age > STALE_S ? `${seconds(Math.round(age))} old` : tenths(age));
+    attribute(this.age, "data-stale", age !== null && age > STALE_S);
     put(this.inflight, amount(count(endpoint.inflight)));
-    const said = `${clean(endpoint.id, 80)}, ${words}, ${this.usage.shown}, ${this.load.shown}${state === "ready" ? "" : `, ${reason(endpoint)}`}`;
+    const said = `${clean(endpoint.id, 80)}: ${why || words}; ${this.usage.shown}; ${LOADS.map(([label], at) => `${this.values[at].shown} ${label}`).join(", ")}${age === null ? "" : `; figures ${this.age.shown.replace(" old", "")} old`}`;
     attribute(this.element, "aria-label", said);
     if (this.element.title !== said) this.element.title = said;
   }
@@ -228,19 +237,17 @@ class Tile {
   }
 }
 
-function load(endpoint) {
-  const parts = [`${whole(count(endpoint.inflight))} in flight`];
-  if (number(endpoint.running) !== null) parts.push(`${whole(endpoint.running)} running`);
-  if (number(endpoint.waiting) !== null) parts.push(`${whole(endpoint.waiting)} waiting`);
-  return parts.join(" · ");
-}
+const LOADS = [
+  ["in flight", endpoint => amount(count(endpoint.inflight))],
+  ["running", endpoint => amount(endpoint.running)],
+  ["waiting", endpoint => amount(endpoint.waiting)],
+  ["hits", endpoint => percent(part(endpoint.hit))],
+];
+const tenths = age => `${Math.max(0, age).toFixed(1)} s`;
 
+/** What is to be said of an endpoint besides its figures; "" if nothing. */
 function more(endpoint, state) {
-  if (state !== "ready") return reason(endpoint);
-  const parts = [];
-  if (number(endpoint.hit) !== null) parts.push(`${percent(endpoint.hit)} prefix hits`);
-  const age = number(endpoint.age);
-  if (age !== null) parts.push(age > STALE_S ? `figures ${seconds(age)} old` : `${seconds(Math.round(age * 10) / 10)} old`);
-  if (!parts.length) parts.push("says nothing of its load");
-  return parts.join(" · ");
+  const why = reason(endpoint);
+  if (state !== "ready") return why ? `${stateOf(endpoint).words}: ${why}` : stateOf(endpoint).words;
+  return number(endpoint.running) === null && number(endpoint.kv) === null ? "says nothing of its load" : why;
 }

@@ -1,7 +1,7 @@
 // Who is served, and how routes split: what each has against what it should have.
 
 import { Keyed, attribute, el, fill, hide, name, put } from "./dom.js";
-import { amount, clean, count, list, number, percent, rate, record, seconds, some, whole } from "./text.js";
+import { amount, clean, count, list, number, part, percent, rate, record, seconds, some, whole } from "./text.js";
 
 /** A bar for what is, with a mark where it should be. */
 class Share {
@@ -66,7 +66,7 @@ class Flow {
     this.share = new Share("Share of what is served");
     this.told = el("span", { className: "told" });
     this.waits = el("span", { className: "waits" });
-    this.element = el("li", {}, el("span", { className: "line" }, this.who, this.of, this.waits), this.share.element, this.told);
+    this.element = el("li", {}, el("span", { className: "line" }, this.who, this.of), this.share.element, el("span", { className: "line" }, this.told, this.waits));
   }
 
   update({ flow, most, several }) {
@@ -76,11 +76,11 @@ class Flow {
       this.ofShown = of.join("\n");
       this.of.replaceChildren(...of.map(part => el("bdi", { className: "tag" }, part)));
     }
-    const [share, fair] = [number(flow.share), number(flow.fair)];
+    const [share, fair] = [part(flow.share), part(flow.fair)];
     this.share.update(share, fair, most);
     put(this.told, `${percent(share)} of ${percent(fair)} fair · ${amount(count(flow.served))} tokens · ${whole(count(flow.inflight))} in flight`);
     const queued = count(flow.queued);
-    put(this.waits, queued ? `${whole(queued)} waiting${number(flow.wait) === null ? "" : `, ${seconds(flow.wait)}`}` : "");
+    put(this.waits, queued ? `${whole(queued)} waiting${number(flow.wait) === null ? "" : `, up to ${seconds(Math.round(flow.wait * 10) / 10)}`}` : "");
   }
 }
 
@@ -88,7 +88,7 @@ export class Routes {
   constructor() {
     this.note = document.getElementById("routes-note");
     const parent = document.getElementById("route-list");
-    this.empty = el("div", { className: "empty", hidden: true }, el("h3", {}, "No routes yet"), el("p", {}, "A route says which pool answers for which model. Models of engines named by --backend get theirs by themselves; others are told by a ModelRoute:"), el("pre", {}, el("code", {}, "kind: ModelRoute\nmetadata: {name: chat}\nspec:\n  modelName: chat\n  rules: [{targetModels: [{modelServerName: my-pool}]}]")));
+    this.empty = el("div", { className: "empty", hidden: true }, el("h3", {}, "No routes yet"), el("p", {}, "A route says which pool answers for which model. Models of engines named by --backend get theirs by themselves; others are told by a ModelRoute:"), el("pre", {}, el("code", {}, "kind: ModelRoute\nmetadata: {name: chat}\nspec:\n  modelName: chat\n  rules:\n  - targetModels:\n    - modelServerName: my-pool")));
     this.key = el("p", { className: "key", hidden: true }, el("span", { className: "share sample" }, el("i"), el("u")), "of the last minutes, and the mark of the configured weight");
     const rows = el("ul", { className: "routes" });
     this.rest = el("p", { className: "note", hidden: true });
@@ -147,7 +147,7 @@ class Target {
     const model = typeof target.model === "string" && target.model ? ` as ${clean(target.model, 48)}` : "";
     put(this.to, `→ ${clean(target.pool, 48)}${model}`);
     hide(this.share.element, alone);
-    const [weight, share] = [number(target.weight), number(target.share)];
+    const [weight, share] = [part(target.weight), part(target.share)];
     if (!alone) this.share.update(share, weight);
     const rps = count(target.rps) ? rate(target.rps) : "quiet";
     put(this.told, alone ? rps : `${share === null ? "nothing yet" : percent(share)} of ${percent(weight)} · ${rps}`);

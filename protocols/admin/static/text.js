@@ -5,10 +5,7 @@ const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\
 const LONE = /\p{Surrogate}/gu;
 const STACKED = /(\p{M}{3})\p{M}+/gu;
 
-const named = found => {
-  const code = found.codePointAt(0);
-  return code < 0x20 ? String.fromCodePoint(0x2400 + code) : `⟨${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
-};
+const named = found => `⟨${found.codePointAt(0).toString(16).toUpperCase().padStart(2, "0")}⟩`;
 
 /** One line of at most `limit` characters in which everything can be seen: controls and changes of direction by name. */
 export function clean(value, limit = 80) {
@@ -21,6 +18,8 @@ export function clean(value, limit = 80) {
 
 export const number = value => (typeof value === "number" && Number.isFinite(value) ? value : null);
 export const count = value => Math.max(0, number(value) ?? 0);
+/** 0 to 1, or null where it is no share. */
+export const part = value => (number(value) !== null && value >= 0 && value <= 1 ? value : null);
 export const list = value => (Array.isArray(value) ? value : []);
 export const record = value => (value !== null && typeof value === "object" && !Array.isArray(value) ? value : {});
 
@@ -36,13 +35,14 @@ export function amount(value) {
   value = number(value);
   if (value === null) return NONE;
   const size = Math.abs(value);
+  if (size >= 1e15) return value.toExponential(0);
   if (size >= 1e9) return `${fixed(value / 1e9, 1)} G`;
   if (size >= 1e6) return `${fixed(value / 1e6, size < 1e7 ? 2 : 1)} M`;
   if (size >= 1e4) return `${fixed(value / 1e3, size < 1e5 ? 1 : 0)} k`;
   return fixed(value, size < 1 ? 2 : size < 10 ? 1 : 0);
 }
 
-export const whole = value => (number(value) === null ? NONE : fixed(Math.round(value), 0));
+export const whole = value => (number(value) === null ? NONE : Math.abs(value) < 1e9 ? fixed(Math.round(value), 0) : amount(value));
 export const rate = value => (number(value) === null ? NONE : `${amount(value)}/s`);
 
 export function percent(value) {

@@ -6,9 +6,9 @@ import { clean, count, list, number, percent, record, several, some, amount } fr
 export const STATES = {
   ready: { letter: "", words: "ready", serves: true, level: "ok" },
   "slow-start": { letter: "S", words: "easing in", serves: true, level: "ok" },
-  unknown: { letter: "?", words: "not asked yet", serves: true, level: "idle" },
+  unknown: { letter: "?", words: "not heard of yet", serves: true, level: "idle" },
   draining: { letter: "D", words: "draining", serves: false, level: "idle" },
-  "half-open": { letter: "½", words: "tried again", serves: true, level: "warn" },
+  "half-open": { letter: "½", words: "on trial", serves: true, level: "warn" },
   open: { letter: "!", words: "set aside", serves: false, level: "warn" },
   hung: { letter: "H", words: "hung", serves: false, level: "bad" },
   down: { letter: "×", words: "down", serves: false, level: "bad" },
@@ -28,12 +28,11 @@ const REASONS = {
 /** Why an endpoint is as it is, in words that fit one and many. */
 export function reason(endpoint) {
   const why = endpoint.why;
-  if (typeof why === "string" && why) return Object.hasOwn(REASONS, why) ? REASONS[why] : clean(why, 160);
+  if (typeof why === "string" && why) return Object.hasOwn(REASONS, why) ? REASONS[why] : clean(why, 100);
   if (endpoint.state === "down") return "no answer";
   if (endpoint.state === "hung") return REASONS.hung;
-  if (endpoint.state === "draining") return "no new requests, those under way finish";
-  if (endpoint.state === "slow-start") return "just come up, gets more by and by";
-  if (endpoint.state === "unknown") return "nothing heard of it yet";
+  if (endpoint.state === "draining") return "no new requests";
+  if (endpoint.state === "slow-start") return "just came up";
   return "";
 }
 
@@ -86,7 +85,7 @@ function endpointProblems(endpoints) {
   return [...groups.values()].map(group => {
     const { words, level } = stateOf(group[0]);
     const why = reason(group[0]);
-    const text = `${several(group.map(endpoint => endpoint.id))} ${group.length > 1 ? "are" : "is"} ${words === "tried again" ? "being tried again" : words}`;
+    const text = `${several(group.map(endpoint => endpoint.id))} ${group.length > 1 ? "are" : "is"} ${words}`;
     return { level, endpoint: group[0], text: why ? `${text}: ${why}` : text };
   });
 }
