@@ -30,7 +30,9 @@ _REASONS: Final = {
 
 
 class Column(NamedTuple):
-    """``width``: cells it has at least; ``grows``: it takes more where there is more to show."""
+    """``width``: cells it has at least; ``grows``: it takes more where there is more to show; ``tail``: the end of a
+    text is worth more than its beginning.
+    """
 
     title: str
     width: int
@@ -39,6 +41,7 @@ class Column(NamedTuple):
     grows: bool = False
     right: bool = False
     drop: int = 0
+    tail: bool = False
 
 
 class Panel(NamedTuple):
@@ -59,6 +62,7 @@ def _text(title: str, width: int, member: str = "", style: str = PLAIN, drop: in
         lambda row: (not word(row, member), 0.0, word(row, member).casefold()),
         grows=True,
         drop=drop,
+        tail=title == "pool",  # namespace/name
     )
 
 

@@ -59,13 +59,15 @@ def _shown(character: str) -> str:
     return UNSHOWN if hidden else character
 
 
-def fit(text: str, width: int, right: bool = False) -> str:
-    """``text``, which is plain, in exactly ``width`` cells: cut with an ellipsis, or filled up with blanks."""
+def fit(text: str, width: int, right: bool = False, tail: bool = False) -> str:
+    """``text``, which is plain, in exactly ``width`` cells: cut with an ellipsis, before its ``tail`` if that is what
+    tells it from others, or filled up with blanks.
+    """
     if width <= 0:
         return ""
     wide = cell_len(text)
     if wide > width:
-        text = _cut(text, width - 1) + "…"
+        text = "…" + _cut(text[::-1], width - 1)[::-1] if tail else _cut(text, width - 1) + "…"
         wide = cell_len(text)
     blanks = " " * (width - wide)
     return blanks + text if right else text + blanks
@@ -141,7 +143,7 @@ def versus(share: float | None, fair: float | None, width: int) -> str:
     drawn = bar(share, width)
     if fair is None or not isfinite(fair):
         return drawn
-    at = min(width - 1, max(0, round(fair * width) - 1)) if fair >= 0 else 0
+    at = max(0, round(min(1.0, max(0.0, fair)) * width) - 1)
     return drawn[:at] + "┃" + drawn[at + 1 :]
 
 

@@ -50,7 +50,7 @@ def _line(columns: Sequence[Column], row: Sequence[tuple[str, str]], room: list[
     line = Text(no_wrap=True, end="")
     for at, cells in room:
         text, style = row[at]
-        line.append(fit(text, cells, columns[at].right), style or None)
+        line.append(fit(text, cells, columns[at].right, columns[at].tail), style or None)
         line.append(" " * _GAP)
     return cut(line, width)
 

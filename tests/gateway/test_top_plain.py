@@ -69,9 +69,9 @@ def test_what_is_long_is_cut() -> None:
     assert plain(10**5000) == "\ufffd"
 
 
-@given(HOSTILE, st.integers(-2, 40), st.booleans())
-def test_a_cell_is_as_wide_as_asked_for(text: str, width: int, right: bool) -> None:
-    assert cell_len(shown.fit(plain(text), width, right)) == max(0, width)
+@given(HOSTILE, st.integers(-2, 40), st.booleans(), st.booleans())
+def test_a_cell_is_as_wide_as_asked_for(text: str, width: int, right: bool, tail: bool) -> None:
+    assert cell_len(shown.fit(plain(text), width, right, tail)) == max(0, width)
 
 
 def test_a_cell_is_cut_between_characters() -> None:
@@ -79,6 +79,7 @@ def test_a_cell_is_cut_between_characters() -> None:
     assert shown.fit("日本語", 5) == "日本…"
     assert shown.fit("日本語", 4) == "日… "
     assert shown.fit("ab", 4, right=True) == "  ab"
+    assert shown.fit("default/日本", 6, tail=True) == "…/日本"
 
 
 @given(FIGURES)
