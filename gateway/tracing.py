@@ -168,7 +168,7 @@ class Tracing:
         endpoint = f"{settings.endpoint.rstrip('/')}/v1/traces" if settings.endpoint else None
         try:
             pipeline = Pipeline(endpoint, fields(settings.headers_file), settings.timeout, settings.service_name)
-        except ValueError as error:  # a variable of the environment
+        except (ValueError, RuntimeError, OSError) as error:  # a variable of the environment
             self.warnings = (f"no traces: {error}",)
             return None
         return Follower(pipeline, self._sampling(settings), content=settings.content, wall=self._wall)
