@@ -16,12 +16,17 @@ from gateway.flows import FlowStatistics
 from gateway.live_figures import rate, share
 from gateway.member import Member
 from gateway.route import Match, Route, Rule, TextMatch
+from gateway.tally import Traffic
 
 MODELS: Final = 8
 """As many are listed of an endpoint's."""
 FLOWS: Final = 50
 ROUTES: Final = 200
 Row = dict[str, Any]
+RouteRow = tuple[str, Row]
+"""A route's name, and a row for one of its rules."""
+Ways = dict[tuple[str, str], dict[str, tuple[int, int]]]
+"""By route and pool, then by target: requests, and those of them that failed."""
 
 
 class Meter(msgspec.Struct, frozen=True, gc=False):
@@ -110,9 +115,50 @@ def foremost(rows: Sequence[Row]) -> list[Row]:
 # --- routes -----------------------------------------------------------------------------------------------------------
 
 
-def routes(found: Iterable[Route]) -> list[Row]:
-    """A row for each rule. What is served by it is not known here."""
-    return [_rule(route, index) for route in found for index in range(len(route.rules))]
+def ways(counted: Mapping[tuple[str, str, str], Traffic]) -> Ways:
+    """What each way of a route has counted."""
+    found: Ways = {}
+    for (route, pool, target), traffic in counted.items():
+        found.setdefault((route, pool), {})[target] = traffic.requests, traffic.failed
+    return found
+
+
+def routes(found: Iterable[Route]) -> list[RouteRow]:
+    """A row for each rule, before anything is served by it."""
+    return [(route.name, _rule(route, index)) for route in found for index in range(len(route.rules))]
+
+
+def serving(found: Iterable[RouteRow], new: Ways, minutes: Ways, seconds: Ways, since: float) -> list[Row]:
+    """With what was served: shares since ``minutes``, rates since ``seconds``, which was so many seconds ago, 0 if
+    nobody looked. Rules of one route that lead to the same target are not told apart.
+    """
+    return [{**row, "targets": _carried(name, row["targets"], new, minutes, seconds, since)} for name, row in found]
+
+
+def _carried(route: str, targets: list[Row], new: Ways, minutes: Ways, seconds: Ways, since: float) -> list[Row]:
+    pools = Counter(target["pool"] for target in targets)
+    carried = []
+    for target in targets:
+        name = None if pools[target["pool"]] == 1 else target["model"] or ""
+        now, then, just = (_count(ways, (route, target["pool"]), name) for ways in (new, minutes, seconds))
+        carried.append((now[0] - then[0], now[0] - just[0], now[1] - just[1]))
+    whole = sum(lately for lately, _, _ in carried)
+    return [
+        {
+            **target,
+            "share": share(lately, whole),
+            "rps": max(0, requests) / since if since else None,
+            "errors": max(0, failed) / since if since else None,
+        }
+        for target, (lately, requests, failed) in zip(targets, carried, strict=True)
+    ]
+
+
+def _count(counted: Ways, key: tuple[str, str], target: str | None) -> tuple[int, int]:
+    """Requests, and those that failed, by one target of a route's way to a pool, None: by all of them."""
+    each = counted.get(key, {})
+    found = each.values() if target is None else [each[target]] if target in each else []
+    return sum(requests for requests, _ in found), sum(failed for _, failed in found)
 
 
 def _rule(route: Route, index: int) -> Row:

@@ -9,7 +9,7 @@ from typing import Final
 from quart import Response, request
 from werkzeug.exceptions import HTTPException
 
-from gateway.live import encode
+from gateway.live_json import encode
 
 STATIC: Final = Path(__file__).with_name("static")
 HEADERS: Final = {

@@ -1,0 +1,189 @@
+"""The state of the running gateway as one JSON object, made between requests. (T)
+
+Invariant: no slice takes much more than a millisecond, however many pools, endpoints and callers there are; so many of
+each are shown at most, and how many are not is said.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final, Protocol
+
+import msgspec
+import trio
+
+from gateway import live_view as view
+from gateway.config.snapshot import Snapshot
+from gateway.core import Gateway
+from gateway.flows import FlowStatistics
+from gateway.live_figures import Counted, Rates, counted, rates
+from gateway.live_json import encode
+from gateway.member import Member
+from gateway.meter import Totals
+from gateway.pool import Pool
+from gateway.pools import Pools
+from gateway.tally import Flow
+
+SHOWN: Final = 512
+"""As many endpoints, and pools, are sent."""
+_DECISIONS: Final = 20
+_SLICE: Final = 100
+_MEMBERS: Final = 400
+
+
+class Parts(Protocol):
+    """What of the program is looked at."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+
+    pools: Pools
+    gateway: Gateway
+    totals: Totals
+    draining: bool
+
+    def ready(self) -> bool: ...
+    def connections(self) -> dict[str, int]: ...
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """What was counted at one moment, by pool, by endpoint (its pool and id), by way of a route."""
+
+    at: float
+    pools: dict[str, Counted]
+    endpoints: dict[tuple[str, str], view.Meter]
+    ways: view.Ways
+
+
+class Picture:
+    """``window``: seconds that rates are of, at most, if it is taken once a second."""
+
+    def __init__(self, parts: Parts, window: int) -> None:
+        self._parts = parts
+        self._seen: deque[_Seen] = deque(maxlen=window)
+        self._routes: tuple[object, list[view.RouteRow]] = (None, [])
+
+    def forget(self) -> None:
+        """Nobody looks any more."""
+        self._seen.clear()
+
+    async def take(self, head: dict[str, object], totals: dict[str, object], before: view.Ways) -> bytes:
+        """``head`` and ``totals`` are known already. ``before``: what ways had counted some minutes ago."""
+        now = trio.current_time()
+        new = await self._look(now)
+        old = self._seen[0] if self._seen else None
+        self._seen.append(new)
+        shown = dict(head)
+        streams, pools = await self._pools(now, new, old)
+        shown["totals"] = encode({**totals, "streams": streams})
+        shown |= await _shown("pools", pools, SHOWN)
+        shown |= await self._endpoints(now, new, old)
+        flows = await self._flows(now)
+        shown |= await _shown("flows", view.foremost(flows), view.FLOWS, len(flows))
+        shown |= await _shown("routes", self._rows(new, old, before), view.ROUTES, len(self._routes[1]))
+        shown["decisions"] = encode(self._parts.gateway.decisions.newest(_DECISIONS))
+        return bytes(encode(shown))
+
+    async def _look(self, now: float) -> _Seen:
+        by_pool: dict[str, list[Flow]] = {}
+        totals = self._parts.totals
+        for (_, pool, _, _), flow in totals.flows.items():
+            by_pool.setdefault(pool, []).append(flow)
+        pools = {name: counted(flows) for name, flows in by_pool.items()}
+        await trio.lowlevel.checkpoint()
+        endpoints = {(member.pool, member.id): view.metered(member) for member in self._members()}
+        await trio.lowlevel.checkpoint()
+        return _Seen(now, pools, endpoints, view.ways(totals.routes))
+
+    def _members(self) -> Iterator[Member]:
+        """Those that are shown."""
+        members = (member for pool in list(self._parts.pools.by_name().values()) for member in pool.members)
+        return (member for member, _ in zip(members, range(SHOWN), strict=False))
+
+    async def _pools(self, now: float, new: _Seen, old: _Seen | None) -> tuple[int, list[view.Row]]:
+        """Requests whose answers are under way, and a row for each pool."""
+        rows: list[view.Row] = []
+        looked_at = streams = 0
+        level = self._parts.snapshot.settings.scheduler.saturation.level
+        for name, pool in list(self._parts.pools.by_name().items()):
+            ready, levels = 0, []
+            for member in pool.members:
+                ready += member.usable(now)
+                streams += member.inflight - member.pending
+                if (full := level(member)) is not None:
+                    levels.append(full)
+                looked_at += 1
+                if not looked_at % _MEMBERS:
+                    await trio.lowlevel.checkpoint()
+            looked_at += 10
+            saturation = sum(levels) / len(levels) if levels else None
+            rows.append(_pool(name, pool, ready, saturation, _served(name, new, old)))
+        return streams, rows
+
+    async def _endpoints(self, now: float, new: _Seen, old: _Seen | None) -> dict[str, object]:
+        rows: list[msgspec.Raw] = []
+        seconds = 1.0 if old is None else new.at - old.at
+        for member in list(self._members()):
+            key = member.pool, member.id
+            meter = new.endpoints.get(key)
+            if meter is None:
+                continue  # it came while we looked
+            before = None if old is None else old.endpoints.get(key)
+            rows.append(encode(view.endpoint(member, now, meter, before, seconds)))
+            if not len(rows) % _SLICE:
+                await trio.lowlevel.checkpoint()
+        there = sum(len(pool.members) for pool in self._parts.pools.by_name().values())
+        return {"endpoints": rows, "endpoints_left_out": max(0, there - len(rows))}
+
+    async def _flows(self, now: float) -> list[view.Row]:
+        rows: list[view.Row] = []
+        tiers = self._parts.snapshot.settings.fairness.tiers
+        for name, pool in list(self._parts.pools.by_name().items()):
+            if pool.gate is None:
+                continue
+            found: list[FlowStatistics] = []
+            for count, flow in enumerate(pool.gate.order.each(now), 1):
+                if flow.queued or flow.inflight or flow.served > 0.0:
+                    found.append(flow)
+                if not count % _SLICE:
+                    await trio.lowlevel.checkpoint()
+            rows += view.flows(name, found, tiers)
+        return rows
+
+    def _rows(self, new: _Seen, old: _Seen | None, before: view.Ways) -> list[view.Row]:
+        routes = self._parts.snapshot.routes.routes
+        if self._routes[0] is not routes:
+            self._routes = routes, view.routes(routes)
+        shown = self._routes[1][: view.ROUTES]
+        seconds = 0.0 if old is None else new.at - old.at
+        return view.serving(shown, new.ways, before, new.ways if old is None else old.ways, seconds)
+
+
+def _pool(name: str, pool: Pool, ready: int, saturation: float | None, served: Rates | None) -> view.Row:
+    return {
+        "name": name,
+        "saturation": saturation,
+        "ready": ready,
+        "members": len(pool.members),
+        "inflight": pool.inflight,
+        "queued": 0 if pool.gate is None else len(pool.gate.order),
+        "rps": None if served is None else served.rps,
+        "tokens_out": None if served is None else served.tokens_out,
+        "ttft_p50": None if served is None else served.ttft_p50,
+        "ttft_p99": None if served is None else served.ttft_p99,
+        "hit_ratio": None if served is None else served.hit_ratio,
+    }
+
+
+def _served(pool: str, new: _Seen, old: _Seen | None) -> Rates | None:
+    """What became of the pool's requests between two moments; None if nobody looked at the first one."""
+    if old is None or new.at <= old.at:
+        return None
+    return rates(new.pools.get(pool, Counted()), old.pools.get(pool, Counted()), new.at - old.at)
+
+
+async def _shown(name: str, rows: Sequence[view.Row], most: int, there: int | None = None) -> dict[str, object]:
+    await trio.lowlevel.checkpoint()
+    left_out = max(0, (len(rows) if there is None else there) - most)
+    return {name: encode(rows[:most]), f"{name}_left_out": left_out}
