@@ -101,14 +101,14 @@ EJECTIONS: Final = Family(
     "counter",
     "Times that an endpoint was set aside.",
     ("pool", "reason"),
-    note="reason is `failing`, `erring`, `slow`, `stuck` or `hung`",
+    note="`reason` is `failing`, `erring`, `slow`, `stuck` or `hung`",
 )
 CHANGES: Final = Family(
     "infer_gateway_endpoint_changes_total",
     "counter",
     "Other changes of endpoints' health.",
     ("pool", "change"),
-    note="change is `recovered` (from being set aside), `up` or `down` (it answers, or does not any more)",
+    note="`change` is `recovered` (from being set aside), `up` or `down` (it answers, or does not any more)",
 )
 SCRAPES: Final = Family(
     "infer_gateway_scrapes_total",

@@ -79,7 +79,7 @@ ROUTES: Final = Family(
     "counter",
     "Finished requests by where their route sent them; target is empty where it keeps the client's model.",
     ("route", "pool", "target", "outcome"),
-    note="outcome is `ok`, `failed` (5xx, broken streams) or `refused`; the split of a canary",
+    note="`outcome` is `ok`, `failed` (5xx, broken streams) or `refused`; the split of a canary",
 )
 DECISIONS: Final = Family(
     "infer_gateway_scheduler_decisions_total", "counter", "Times that an endpoint was chosen.", ("pool",)
@@ -115,8 +115,8 @@ ADMISSION: Final = Family(
     "counter",
     "Requests that were not let in.",
     ("pool", "tier", "why"),
-    note="why is `queue_full`, `queue_long`, `queue_timeout`, `too_large`, `sheddable`, `stopping`, or the scheduler's "
-    "filter that left nobody",
+    note="`why` is `queue_full`, `queue_long`, `queue_timeout`, `too_large`, `sheddable`, `stopping`, or the "
+    "scheduler's filter that left nobody",
 )
 LIMITS: Final = Family(
     "infer_gateway_limit_refusals_total", "counter", "Requests refused, by the limit that stood in the way.", ("limit",)

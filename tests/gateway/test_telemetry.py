@@ -1,9 +1,14 @@
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import pytest
 import trio
+from prometheus_client import Metric
+from prometheus_client.openmetrics import parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.labels import label
@@ -11,7 +16,14 @@ from gateway.member import MemberStatistics
 from gateway.meter import Record, Totals
 from gateway.prefix import Holdings
 from gateway.telemetry import Sources, Telemetry
+from gateway.telemetry_genai import providers
+from tools import generate_metrics
 
+openmetrics: Callable[[str], Iterator[Metric]] = parser.text_string_to_metric_families
+PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
+HOSTILE = ['a"b', "a\nb", "a\\", "\ud800", "\x00\x1b[2J", "\u2028", "}", "# EOF", "x" * 1_000_000, "", "é" * 300]
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CHAT = "/v1/chat/completions"
 
 
@@ -55,6 +67,10 @@ def telemetry(totals: Totals, *members: MemberStatistics, store: Shared | None =
             store=lambda: store,
         )
     )
+
+
+def families(text: str, om: bool) -> list[Metric]:
+    return list(openmetrics(text) if om else text_string_to_metric_families(text))
 
 
 def scrape(subject: Telemetry) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -238,3 +254,124 @@ def test_counting_does_not_import_prometheus_client() -> None:
     code = "import gateway.meter, gateway.supervise, sys; sys.exit('prometheus_client' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30, env=environment)
+
+
+def test_openmetrics_has_exemplars_for_who_asks() -> None:
+    totals = busy()
+    totals.finished(
+        Record(model="llama", pool="main", operation=CHAT, ended=2.0, ttft_s=0.3, trace_id=TRACE, sampled=True)
+    )
+    text, content_type = trio.run(
+        telemetry(totals, member("main", "a:1", "ready")).render, "application/openmetrics-text"
+    )
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    found = {
+        sample.name: sample.exemplar.value
+        for family in families(text.decode(), om=True)
+        for sample in family.samples
+        if sample.exemplar is not None and sample.exemplar.labels == {"trace_id": TRACE}
+    }
+    assert found == {
+        "infer_gateway_request_duration_seconds_bucket": 2.0,
+        "infer_gateway_time_to_first_token_seconds_bucket": 0.3,
+        "gen_ai_server_request_duration_seconds_bucket": 2.0,
+        "gen_ai_server_time_to_first_token_seconds_bucket": 0.3,
+    }
+
+
+def test_what_was_scheduled_and_what_health_went_through_is_shown() -> None:
+    samples = scrape(telemetry(busy(), member("main", "a:1", "slow-start")))
+    assert samples[key("infer_gateway_endpoint_state", pool="main", endpoint="a:1", state="slow-start")] == 1
+    assert samples[key("infer_gateway_failovers_total", pool="main", reason="upstream_error")] == 1
+    assert samples[key("infer_gateway_scheduler_decisions_total", pool="main")] == 1
+    assert samples[key("infer_gateway_scheduler_decision_seconds_bucket", pool="main", le="5e-05")] == 1
+    assert samples[key("infer_gateway_scheduled_prompt_tokens_total", pool="main")] == 100
+    assert samples[key("infer_gateway_scheduled_prefix_hit_tokens_total", pool="main")] == 40
+    assert samples[key("infer_gateway_inter_token_latency_seconds_bucket", pool="main", le="0.02")] == 1
+    assert samples[key("infer_gateway_ejections_total", pool="main", reason="slow")] == 2
+    assert samples[key("infer_gateway_endpoint_changes_total", pool="main", change="recovered")] == 1
+    assert samples[key("infer_gateway_scrapes_total", pool="main", outcome="failed")] == 3
+    assert samples[key("infer_gateway_prefix_index_blocks", pool="main")] == 30
+    assert key("infer_gateway_prefix_index_blocks", pool="idle") not in samples
+    route = {"route": "", "pool": "main", "target": ""}
+    assert samples[key("infer_gateway_route_requests_total", **route, outcome="ok")] == 1
+    assert samples[key("infer_gateway_route_requests_total", **route, outcome="failed")] == 1
+    assert samples[key("infer_gateway_requests_in_flight", protocol="http")] == 5
+    assert samples[key("infer_gateway_streams", protocol="http")] == 3
+    assert samples[key("infer_gateway_upstream_connections", state="idle")] == 6
+    assert samples[key("infer_gateway_config_generation")] == 1
+    since = samples[key("infer_gateway_config_last_success_timestamp_seconds")]
+    assert since > 0
+
+
+def test_names_of_the_conventions_for_generative_ai() -> None:
+    totals = busy()
+    totals.finished(Record(model="m", pool="public", operation="/v1/responses", ended=1.0))
+    totals.finished(Record(model="m", pool="mixed", operation="/tokenize", ended=1.0))
+    fleet = (member("main", "a:1", "ready"), member("public", "b:1", "ready", engine="Gemini"))
+    samples = scrape(telemetry(totals, *fleet))
+    ours = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "vllm", "gen_ai_request_model": "llama"}
+    name = "gen_ai_server_request_duration_seconds"
+    assert samples[key(f"{name}_count", **ours, error_type="")] == 1
+    assert samples[key(f"{name}_sum", **ours, error_type="")] == 3
+    assert samples[key(f"{name}_count", **ours, error_type="no_endpoints")] == 1
+    assert samples[key("gen_ai_server_time_to_first_token_seconds_sum", **ours)] == 1
+    assert samples[key("gen_ai_server_time_per_output_token_seconds_sum", **ours)] == 0.5
+    assert samples[key("gen_ai_client_token_usage_bucket", **ours, gen_ai_token_type="input", le="256.0")] == 1
+    assert samples[key("gen_ai_client_token_usage_sum", **ours, gen_ai_token_type="output")] == 5
+    unknown = {**ours, "gen_ai_provider_name": "infer_gateway", "gen_ai_request_model": ""}
+    assert samples[key(f"{name}_count", **unknown, error_type="model_not_found")] == 1
+    gemini = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "gcp.gemini", "gen_ai_request_model": "m"}
+    assert samples[key(f"{name}_count", **gemini, error_type="")] == 1
+    assert not [labels for _, labels in samples if ("gen_ai_operation_name", "tokenize") in labels]
+
+
+def test_engines_that_differ_are_no_one_provider() -> None:
+    fleet = (member("a", "a:1", "ready"), member("a", "b:1", "ready", engine="sglang"), member("b", "c:1", "ready"))
+    assert providers(fleet) == {"a": "_OTHER", "b": "vllm"}
+
+
+def hostile() -> Telemetry:
+    totals = Totals(max_flows=20)
+    for name in HOSTILE:
+        for other in HOSTILE[:3]:
+            record = Record(
+                model=name, pool=other, route=name, target=other, tenant=name, tier=other, operation=CHAT, reason=name,
+                protocol=name, queue_s=0.1, ttft_s=0.1, ended=1.0, tokens_in=3, trace_id=TRACE, sampled=True, user=name,
+            )  # fmt: skip
+            totals.finished(record)
+        totals.attempted(name, name, name)
+        totals.turned_away(name, name, name)
+        totals.failed_over(name, name)
+        totals.limited(name)
+        totals.rewrote(name, name, name)
+        totals.decided(name, 0.1, 1.0, 0.5)
+        totals.gaps(name).observe(0.1)
+        totals.restarts[name] = totals.strangers[name] = 1
+    return telemetry(totals, *(member(name, name, name, engine=name) for name in HOSTILE))
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text"])
+def test_hostile_names_leave_a_page_that_can_be_read(accept: str) -> None:
+    text, _ = trio.run(hostile().render, accept)
+    found = families(text.decode(), om=bool(accept))
+    samples = [(s.name, frozenset(s.labels.items())) for family in found for s in family.samples]
+    assert len(samples) == len(set(samples)) > 500
+    assert all(len(value) <= 256 and value.isprintable() for _, labels in samples for _, value in labels)
+    assert len(text) < 3_000_000
+
+
+@needs_promtool
+@pytest.mark.parametrize("subject", ["busy", "hostile"])
+def test_promtool_has_nothing_to_say(subject: str) -> None:
+    shown = hostile() if subject == "hostile" else telemetry(busy(), member("main", "a:1", "ready", kv_usage=0.5))
+    text, _ = trio.run(shown.render)
+    assert PROMTOOL is not None
+    said = subprocess.run([PROMTOOL, "check", "metrics"], input=text, capture_output=True, timeout=30, check=False)
+    assert (said.returncode, said.stdout, said.stderr) == (0, b"", b"")
+
+
+def test_every_family_that_is_declared_is_on_the_page() -> None:
+    text, _ = trio.run(telemetry(busy()).render)
+    shown = {line.split()[2].decode() for line in text.splitlines() if line.startswith(b"# TYPE")}
+    assert shown == {family.name for _, declared in generate_metrics.sections() for family in declared}
