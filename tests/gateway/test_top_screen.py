@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.top import verdict
-from gateway.top.feed import Events, Feed, Picture, TooLongError
+from gateway.top.feed import Events, Feed, Picture, TooLongError, number
 from gateway.top.panels import PANELS
 from gateway.top.screen import frame, snapshot
 from gateway.top.verdict import judge
@@ -170,6 +170,13 @@ def test_one_string_that_is_no_unicode_hides_no_other() -> None:
     feed = Feed()
     assert feed.take("state", b'{"at": NaN, "problems": ["\\ud800", "\xff"], "ready": true}')
     assert judge(Picture(state=feed.state)).text == "the last reload failed: \ufffd"
+
+
+def test_a_number_is_finite_or_none() -> None:
+    feed = Feed()
+    sent = b'{"a": 1e999, "b": -Infinity, "c": true, "d": "1", "e": 1' + b"0" * 400 + b', "f": 2}'
+    assert feed.take("state", sent)
+    assert [number(feed.state, name) for name in "abcdefg"] == [None] * 5 + [2.0, None]
 
 
 @given(st.data())
