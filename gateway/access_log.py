@@ -34,7 +34,7 @@ _log: Final = logging.getLogger("infer_gateway.access_log")
 
 
 class Line(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A line as JSON. Times are in seconds; members that say nothing are left out."""
+    """A line as JSON. Times are in seconds; members that say nothing are left out. ``model`` is what was asked for."""
 
     time: str
     id: str
@@ -132,7 +132,7 @@ def _plain_json(now: str, record: Record) -> bytes:
         now,
         record.id,
         record.operation,
-        record.model,
+        record.model or record.asked,
         record.status,
         round(record.ended - record.started, 6),
         record.reason,
@@ -201,7 +201,7 @@ def _words(now: str, record: Record) -> str:
     queue = f"{record.queue_s:.6f}" if record.queue_s > 0 else "-"
     failures = ",".join([f"{endpoint}={reason}" for endpoint, reason in record.failures]) if record.failures else "-"
     return (
-        f"{now} {record.id or '-'} {record.operation or '-'} {record.model or '-'} {record.status}"
+        f"{now} {record.id or '-'} {record.operation or '-'} {record.model or record.asked or '-'} {record.status}"
         f" {record.reason or '-'} {record.ended - record.started:.6f} {ttft}"
         f" {record.tokens_in}/{record.tokens_cached}/{record.tokens_out} {record.pool or '-'} {record.endpoint or '-'}"
         f" {record.attempts} {record.user or '-'} {record.protocol or '-'} {record.tenant or '-'} {record.tier or '-'}"
@@ -234,7 +234,7 @@ _HALVES: Final = re.compile("[\ud800-\udfff]")
 
 def _tells(record: Record) -> bool:
     """Whether a value that clients choose looks like a credential."""
-    return shaped(f"{record.id} {record.model} {record.user}") is not None
+    return shaped(f"{record.id} {record.model or record.asked} {record.user}") is not None
 
 
 def _tamed(write: Callable[[str, Record], bytes], now: str, record: Record) -> bytes:

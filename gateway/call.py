@@ -455,8 +455,9 @@ class Call:
             told = error if isinstance(error, GatewayError) else GatewayError
             status, reason = told.status, told.reason
         usage = decoder.usage if decoder is not None else None
+        model = self._known_model()
         return Record(
-            model=self._known_model(),
+            model=model,
             pool=self.pool,
             endpoint=self.endpoint,
             operation=request.operation,
@@ -483,6 +484,7 @@ class Call:
             failures=self.failures,
             trace_id="" if self.trace is None else self.trace.id,
             sampled=self.trace is not None and self.trace.sampled,
+            asked="" if model else request.model,
             target=self.target,
         )
 

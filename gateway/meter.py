@@ -44,7 +44,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     """One finished request, whatever came of it.
 
     ``model`` is a name the configuration or an engine knows, or "" (a name only a client knows must not become a
-    label). ``pool`` and ``endpoint`` are "" if none was chosen; ``endpoint`` is the last one tried. ``operation`` is
+    label; ``asked`` is that name, any text, for logs alone). ``pool`` and ``endpoint`` are "" if none was chosen; ``endpoint`` is the last one tried. ``operation`` is
     the OpenAI path, or "". ``status`` is what the client was answered; ``reason`` a short constant, "" when all went
     well, and set beside a 200 when a stream broke after it began. ``started`` and ``ended`` are seconds on one
     monotonic clock. ``ttft_s`` is counted from ``started``, NaN when no token was seen. ``attempts`` is 0 if no engine
@@ -85,6 +85,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     trace_id: str = ""
     sampled: bool = False
     target: str = ""
+    asked: str = ""
 
     @property
     def duration_s(self) -> float:

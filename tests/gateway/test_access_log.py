@@ -115,6 +115,12 @@ def test_whose_it_was_where_it_went_and_why_is_said_where_known() -> None:
     assert "queue" not in let_in
 
 
+def test_a_model_that_nobody_knows_is_called_what_it_was_asked_for_by() -> None:
+    unknown = msgspec.structs.replace(REFUSED, asked="lama")
+    assert msgspec.json.decode(as_json("now", unknown))["model"] == "lama"
+    assert as_text("now", unknown).split(b" ")[3] == b"lama"
+
+
 def test_a_text_line_has_fixed_fields() -> None:
     assert b"".join(written(TEXT, KNOWN, FAILED)).decode().splitlines() == [
         "2026-01-01T00:00:00.250Z req-1 /v1/chat/completions llama 200 - 1.500000 0.250000 100/10/50"
@@ -153,7 +159,7 @@ seconds = st.floats(0, 1e9) | st.just(math.nan)
 records = st.builds(
     Record,
     **dict.fromkeys(("model", "pool", "endpoint", "operation", "reason", "user", "id", "tenant", "tier"), texts),
-    **dict.fromkeys(("route", "protocol", "why", "engine", "trace_id"), texts),
+    **dict.fromkeys(("route", "protocol", "why", "engine", "trace_id", "asked"), texts),
     **dict.fromkeys(("tokens_in", "tokens_out", "tokens_cached", "attempts"), numbers),
     status=st.integers(100, 599),
     stream=st.booleans(),
@@ -215,7 +221,7 @@ def _character(escaped: str) -> str:
 
 
 @pytest.mark.parametrize("write", [as_json, as_text])
-@pytest.mark.parametrize("name", ["id", "model", "user"])
+@pytest.mark.parametrize("name", ["id", "model", "asked", "user"])
 @pytest.mark.parametrize(
     ("told", "secret"),
     [
@@ -227,7 +233,7 @@ def _character(escaped: str) -> str:
     ],
 )
 def test_what_looks_like_a_credential_is_not_told(write: Any, name: str, told: str, secret: str) -> None:
-    line = value(write("now", msgspec.structs.replace(DONE, **{name: told})))
+    line = value(write("now", msgspec.structs.replace(DONE, **{"model": "", name: told})))
     assert secret not in line
     assert "***" in line
 
