@@ -26,7 +26,7 @@ Schema = dict[str, Any]
 LEFT_OUT = {
     HttpListener: ("address", "tls"),
     GrpcListener: ("address", "tls"),
-    AdminListener: ("address",),
+    AdminListener: ("address", "tls", "tokenFile", "anonymousMetrics"),
     ExtProcListener: ("address", "healthAddress", "pool", "tls", "selfSigned"),
 }
 """What other values say."""

@@ -23,6 +23,7 @@ ALL_ON: Tree = {
         "scheduler": {"profiles": {"batch": {"picker": "power-of-two"}}},
         "timeouts": {"request": 0, "connect": "1.5s"},
         "drainTimeout": "1m30s",
+        "tracing": {"endpoint": "http://collector:4318", "sampleRatio": 0.1},
     },
     "apiKeys": {"secretName": "keys"},
     "kubernetes": {
@@ -41,7 +42,7 @@ ALL_ON: Tree = {
     ],
     "service": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8"], "annotations": {"a/b": "true"}},
     "grpc": {"service": {"headless": True}},
-    "accessLog": {"enabled": True},
+    "accessLog": {"enabled": True, "format": "text"},
     "endpointPicker": {
         "enabled": True,
         "tls": "secret",
@@ -69,7 +70,13 @@ ALL_ON: Tree = {
         "http": [{"namespaceSelector": {"matchLabels": {"a": "b"}}}],
         "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
     },
-    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "serviceMonitor": {
+        "enabled": True,
+        "labels": {"release": "prometheus"},
+        "scrapeProtocols": ["OpenMetricsText1.0.0"],
+    },
+    "prometheusRule": {"enabled": True, "alertLabels": {"team": "ml"}, "runbookUrl": "https://git.example/llm/"},
+    "admin": {"tls": True, "anonymousMetrics": False, "token": {"key": "secret"}},
     "dashboard": {"enabled": True, "annotations": {"folder": "LLM"}},
     "valkey": {"enabled": True, "persistence": {"enabled": True, "storageClass": "fast"}},
     "certManager": {"enabled": True},
@@ -90,7 +97,7 @@ ALL_ON: Tree = {
 ALL_OFF: Tree = {
     "kubernetes": {"enabled": False},
     "grpc": {"enabled": False},
-    "admin": {"service": {"enabled": False}},
+    "admin": {"service": {"enabled": False}, "token": {"create": False}, "anonymousMetrics": False},
     "networkPolicy": {"enabled": False},
     "serviceAccount": {"create": False},
     "rbac": {"create": False},
@@ -133,6 +140,7 @@ CASES: dict[str, Case] = {
             "service": {"annotations": {"note": HOSTILE}},
             "podAnnotations": {"note": HOSTILE},
             "serviceAccount": {"annotations": {"note": HOSTILE}},
+            "prometheusRule": {"enabled": True, "runbookUrl": HOSTILE, "alertLabels": {"note": HOSTILE}},
             "extraArgs": ["--log-level", "debug"],
             "extraEnv": [{"name": "NOTE", "value": HOSTILE}],
             "tests": {"model": HOSTILE, "select": HOSTILE},

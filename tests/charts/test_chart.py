@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import subprocess
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from gateway import cli
 from gateway.config.document import parse
 from gateway.config.exposure import exposed
 from gateway.config.load import load
+from gateway.config.settings import AdminListener
 from gateway.config.snapshot import Snapshot
 from gateway.sources.check import check
 from gateway.sources.kube.kinds import GATEWAY_API, PICKER
@@ -28,7 +30,10 @@ from tests.process import run as infer_gateway
 
 OLDEST, NEWEST = "1.28.0", "1.37.0"
 FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {
-    "monitoring.coreos.com/v1": {"ServiceMonitor": ("endpoints", "namespaceSelector", "selector")},
+    "monitoring.coreos.com/v1": {
+        "PrometheusRule": ("groups",),
+        "ServiceMonitor": ("endpoints", "namespaceSelector", "scrapeProtocols", "selector"),
+    },
     "keda.sh/v1alpha1": {
         "ScaledObject": (
             "cooldownPeriod", "maxReplicaCount", "minReplicaCount", "pollingInterval", "scaleTargetRef", "triggers",
@@ -412,11 +417,12 @@ def test_scaling_leaves_the_number_of_replicas_alone() -> None:
 
 def test_a_password_is_nobodys_but_valkeys() -> None:
     given = CASES["everything"]
-    password = only(given, "Secret")["data"]["password"]
+    password = only(given, "Secret", "-valkey")["data"]["password"]
     assert len(password) > 40
     others = [tree for tree in render(given) if tree["kind"] != "Secret"]
     assert password not in json.dumps(others)
-    assert not of_kind(CASES["Valkey of somebody"], "Secret")
+    names = [tree["metadata"]["name"] for tree in of_kind(CASES["Valkey of somebody"], "Secret")]
+    assert names == ["r-infer-gateway-admin"]
 
 
 def test_the_admin_port_is_for_this_namespace_and_for_prometheus() -> None:
@@ -431,6 +437,87 @@ def test_the_admin_port_is_for_this_namespace_and_for_prometheus() -> None:
     assert admitted(case()) == [here]
     assert admitted(case({"serviceMonitor": {"enabled": True}})) == [here, there]
     assert admitted(case({"networkPolicy": {"admin": [there]}})) == [there]
+
+
+# -- who looks at it
+
+
+def admin(given: Case) -> AdminListener:
+    return loaded(given).settings.listeners.admin
+
+
+def test_the_admin_port_has_a_token_of_its_own() -> None:
+    given = case()
+    secret = only(given, "Secret", "-admin")
+    assert len(b64decode(secret["data"]["token"])) == 40
+    assert (admin(given).token_file, admin(given).anonymous_metrics) == ("/etc/infer-gateway-admin/token", True)
+    (volume,) = [each["secret"] for each in pod(given)["spec"]["volumes"] if each["name"] == "admin"]
+    assert volume == {"secretName": secret["metadata"]["name"], "items": [{"key": "token", "path": "token"}]}
+    others = [tree for tree in render(given) if tree != secret]
+    assert secret["data"]["token"] not in json.dumps(others)
+
+
+def test_the_token_may_be_somebodys_or_nobodys() -> None:
+    given = case({"admin": {"token": {"existingSecret": "mine", "key": "a"}}})
+    assert not of_kind(given, "Secret")
+    assert {"secretName": "mine", "items": [{"key": "a", "path": "token"}]} in [
+        each.get("secret") for each in pod(given)["spec"]["volumes"]
+    ]
+    nobody = case({"admin": {"token": {"create": False}}})
+    assert not of_kind(nobody, "Secret")
+    assert admin(nobody).token_file == ""
+    assert admin(nobody).anonymous_metrics
+
+
+def test_prometheus_shows_the_token_where_metrics_demand_it() -> None:
+    def endpoint(given: Case) -> Tree:
+        found: Tree = only(given, "ServiceMonitor")["spec"]["endpoints"][0]
+        return found
+
+    assert endpoint(case({"serviceMonitor": {"enabled": True}})).keys() == {
+        "port", "path", "interval", "scrapeTimeout",
+    }  # fmt: skip
+    seen = endpoint(CASES["everything"])
+    assert admin(CASES["everything"]).tls is not None
+    assert seen["authorization"] == {"credentials": {"name": "r-infer-gateway-admin", "key": "secret"}}
+    assert seen["scheme"] == "https"
+    assert seen["tlsConfig"]["serverName"] in only(CASES["everything"], "Certificate")["spec"]["dnsNames"]
+    assert only(CASES["everything"], "Service", "-admin")["spec"]["ports"][0]["appProtocol"] == "https"
+
+
+def rules_of(**values: object) -> dict[str, Tree]:
+    given = case({"prometheusRule": {"enabled": True, **values}})
+    groups = only(given, "PrometheusRule")["spec"]["groups"]
+    return {rule.get("alert") or rule["record"]: rule for group in groups for rule in group["rules"]}
+
+
+def test_alerts_are_those_of_the_file_until_values_change_them() -> None:
+    written = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+    assert only(case({"prometheusRule": {"enabled": True}}), "PrometheusRule")["spec"] == written
+    name = "InferGatewayKVCacheNearlyFull"
+    change = {"threshold": 0.9, "for": "1h", "severity": "page", "labels": {"team": "gpu"}}
+    changed = rules_of(
+        alerts={name: change, "InferGatewayDown": {"enabled": False}},
+        alertLabels={"team": "ml", "region": "eu"},
+        errorBudget=0.01,
+        runbookUrl="https://git.example/",
+    )
+    rule, before = changed[name], rules_of()[name]
+    assert rule["expr"] == before["expr"].replace("0.95", "0.9") != before["expr"]
+    assert (rule["for"], rule["labels"]) == ("1h", {"severity": "page", "team": "gpu", "region": "eu"})
+    assert rule["annotations"]["runbook_url"] == f"https://git.example/{before['annotations']['runbook_url']}"
+    assert changed["InferGatewayPoolSaturated"]["labels"] == {"severity": "warning", "team": "ml", "region": "eu"}
+    assert changed["infer_gateway:error_budget:ratio"]["expr"] == "vector(0.01)"
+    assert rules_of().keys() - changed.keys() == {"InferGatewayDown"}
+
+
+def test_a_log_and_traces_are_as_the_values_say() -> None:
+    settings = loaded(CASES["everything"]).settings
+    assert (settings.access_log.requests, settings.access_log.format) == ("all", "text")
+    assert (settings.tracing.endpoint, settings.tracing.sample_ratio) == ("http://collector:4318", 0.1)
+    assert loaded(case()).settings.access_log == type(settings.access_log)()
+    over = case({"accessLog": {"enabled": True}, "config": {"accessLog": {"requests": "off"}}})
+    assert loaded(over).settings.access_log.requests == "off"
 
 
 # -- the rest of the chart
@@ -448,18 +535,12 @@ def test_a_kubernetes_that_is_too_old_is_refused() -> None:
     assert "1.28" in done.stderr
 
 
-def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
-    known = set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
-    (data,) = only(CASES["everything"], "ConfigMap", "-dashboards")["data"].values()
-    dashboard = json.loads(data)
-    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    queries += [variable["definition"] for variable in dashboard["templating"]["list"] if "definition" in variable]
-    assert len(queries) > 20
-    for query in queries:
-        for name in re.findall(r"\b((?:infer_gateway|inference|process)_\w+)", query):
-            base = re.sub(r"_(bucket|sum|count)$", "", name)
-            assert name in known or base in known or name.startswith("process_"), name
-    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+def test_dashboards_are_delivered_as_they_are() -> None:
+    delivered = only(CASES["everything"], "ConfigMap", "-dashboards")
+    assert delivered["data"] == {path.name: path.read_text() for path in (CHART / "dashboards").glob("*.json")}
+    assert delivered["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert delivered["metadata"]["annotations"] == {"folder": "LLM"}
+    assert sum(map(len, delivered["data"].values())) < 900_000  # a ConfigMap holds a MiB
 
 
 def test_the_package_has_what_it_needs(tmp_path: Path) -> None:
@@ -477,7 +558,7 @@ def test_everything_that_the_matrix_turns_on_does_something(name: str) -> None:
     if name == "kubernetes":
         less |= {"gatewayClass": {}, "gateway": {}}
     if name == "inferGateway":
-        less |= {"certManager": {}, "endpointPicker": ALL_ON["endpointPicker"] | {"tls": "off"}}
+        less |= {"certManager": {}, "endpointPicker": ALL_ON["endpointPicker"] | {"tls": "off"}, "admin": {}}
     if name == "endpointPicker":
         less |= {"config": {}}
     assert without_password(render(case(less))) != without_password(render(CASES["everything"]))

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.config.decode import Decoder
 from gateway.config.settings import Settings
+from gateway.config.sharing import Fairness
 from tests.charts.chart import CHART, Case, Tree, asked, case, example, examples, refusal
 from tests.charts.matrix import ALL_ON, CASES, PICKER, TLS
 from tools import docs_check, generate_values_schema
@@ -36,6 +38,15 @@ TYPOS: list[tuple[Tree, str]] = [
     ({"resources": [{"kind": "ModelServer"}]}, "/resources/0"),
     ({"endpointPicker": {"inferencePool": {"failureMode": "Open"}}}, "failureMode"),
     ({"networkPolicy": {"http": {}}}, "/networkPolicy/http"),
+    ({"inferGateway": {"fairness": {"windowSize": "30s"}}}, "/inferGateway/fairness/windowSize"),
+    ({"inferGateway": {"fairness": {"windowSize": "61m"}}}, "/inferGateway/fairness/windowSize"),
+    ({"inferGateway": {"fairness": {"windowSize": "2h"}}}, "/inferGateway/fairness/windowSize"),
+    ({"accessLog": {"format": "xml"}}, "/accessLog/format"),
+    ({"admin": {"token": {"key": "a/b"}}}, "/admin/token/key"),
+    ({"prometheusRule": {"errorBudget": 1}}, "/prometheusRule/errorBudget"),
+    ({"prometheusRule": {"alerts": {"InferGatewayDown": {"treshold": 1}}}}, "treshold"),
+    ({"serviceMonitor": {"scrapeProtocols": ["http"]}}, "/serviceMonitor/scrapeProtocols/0"),
+    ({"config": {"listeners": {"admin": {"tokenFile": "/a"}}}}, "tokenFile"),
 ]
 CONTRADICTIONS: list[tuple[Tree, str]] = [
     ({"config": {"auth": {"required": True}}}, "config.auth.required: true, but nobody could be let in"),
@@ -73,6 +84,16 @@ CONTRADICTIONS: list[tuple[Tree, str]] = [
     ({"ports": {"http": 9090}}, "is ports.admin already"),
     ({"terminationGracePeriodSeconds": 20}, "stopping takes up to 40"),
     ({"serviceMonitor": {"enabled": True}, "admin": {"service": {"enabled": False}}}, "admin.service"),
+    (
+        {"serviceMonitor": {"enabled": True}, "admin": {"anonymousMetrics": False, "token": {"create": False}}},
+        "/metrics demands a token and there is none",
+    ),
+    ({"admin": {"tls": True}}, "admin.tls: its certificate"),
+    ({"prometheusRule": {"enabled": True, "alerts": {"Down": {}}}}, "alerts.Down: there is no such alert"),
+    (
+        {"prometheusRule": {"enabled": True, "alerts": {"InferGatewayDown": {"threshold": 1}}}},
+        "InferGatewayDown.threshold: it has none",
+    ),
 ]
 
 
@@ -91,6 +112,15 @@ def test_what_is_not_in_the_schema_is_refused_by_its_path(values: Tree, where: s
 @pytest.mark.parametrize(("values", "why"), CONTRADICTIONS, ids=str)
 def test_what_cannot_be_meant_is_refused_in_words(values: Tree, why: str) -> None:
     assert why in refusal(case(values))
+
+
+@pytest.mark.parametrize("window", ["1m", "60s", "90s", "1m30s", "59m59s", "60m", "1h", "3600s"])
+def test_windows_of_a_minute_to_an_hour_are_taken(window: str) -> None:
+    properties = json.loads((CHART / "values.schema.json").read_text())["properties"]["inferGateway"]["properties"]
+    assert re.search(properties["fairness"]["properties"]["windowSize"]["pattern"], window)
+    decoder = Decoder()
+    decoder.build({"windowSize": window}, Fairness)
+    assert not decoder.problems
 
 
 @pytest.mark.parametrize("listener", ["http", "grpc", "admin"])
@@ -180,6 +210,8 @@ def test_notes_say_what_to_do_next() -> None:
     assert "kind: ModelRoute" in said
     assert "port-forward service/r-infer-gateway 8080:80" in said
     assert "helm test r -n models" in said
+    assert "get secret r-infer-gateway-admin -o" in said
+    assert "though you come by way of the pod's loopback" in said
     assert "WARNING: no authentication is configured" in said
     assert "Secrets are not read" in said
     assert "replicas do not share" not in said
@@ -191,7 +223,13 @@ def test_notes_say_what_to_do_next() -> None:
         ({"inferGateway": {"enabled": False}}, "nothing is installed"),
         ({"inferGateway": {"replicas": 2}}, "replicas do not share"),
         ({"service": {"type": "LoadBalancer"}}, "THAT MAY BE THE INTERNET"),
-        ({"networkPolicy": {"enabled": False}}, "the admin port asks nobody"),
+        ({"networkPolicy": {"enabled": False}}, "every pod of the cluster can read the"),
+        ({"admin": {"token": {"create": False}}}, "IT LETS NOBODY IN (403)"),
+        (
+            {"admin": {"token": {"existingSecret": "mine", "key": "k"}}},
+            '{{index .data "k" | base64decode',
+        ),
+        (TLS | {"admin": {"tls": True}}, "https://127.0.0.1:9090"),
         ({"kubernetes": {"enabled": False}}, "THERE IS NOTHING TO SERVE"),
         ({"kubernetes": {"enabled": False}, "backends": ["vllm=http://a"]}, "It serves what `backends`"),
         ({"kubernetes": {"namespaces": ["a", "b"]}}, "in a, b"),
@@ -199,7 +237,7 @@ def test_notes_say_what_to_do_next() -> None:
         ({"kubernetes": {"gatewayAPI": True}}, "infer-gateway.dev/gateway"),
         ({"inferGateway": {"image": {"tag": "7"}}}, "infer-gateway:7 has to be on the nodes already"),
         ({"crds": {"install": False}}, "drop fields that are ours"),
-        ({"valkey": {"enabled": True}}, "GitOps"),
+        ({"valkey": {"enabled": True}}, "give valkey.existingSecret"),
         ({"endpointPicker": PICKER}, "TLS, a certificate that nobody has signed"),
         (TLS, "curl -k https://"),
     ],

@@ -30,6 +30,13 @@
 {{- include "infer-gateway.fullname" . }}-config
 {{- end -}}
 
+{{/* The Secret that holds the admin port's token; "": there is none. */}}
+{{- define "infer-gateway.adminSecret" -}}
+{{- if .Values.admin.token.existingSecret -}}{{ .Values.admin.token.existingSecret }}
+{{- else if .Values.admin.token.create -}}{{ include "infer-gateway.fullname" . }}-admin
+{{- end -}}
+{{- end -}}
+
 {{- define "infer-gateway.poolName" -}}
 {{- default (include "infer-gateway.fullname" .) .Values.endpointPicker.inferencePool.name -}}
 {{- end -}}
@@ -133,6 +140,11 @@ capabilities: {drop: [ALL]}
 {{- $_ := set $listeners.http "tls" $pair -}}
 {{- if .Values.grpc.enabled -}}{{- $_ := set $listeners.grpc "tls" $pair -}}{{- end -}}
 {{- end -}}
+{{- if include "infer-gateway.adminSecret" . -}}
+{{- $_ := set $listeners.admin "tokenFile" "/etc/infer-gateway-admin/token" -}}
+{{- end -}}
+{{- if .Values.admin.anonymousMetrics -}}{{- $_ := set $listeners.admin "anonymousMetrics" true -}}{{- end -}}
+{{- if .Values.admin.tls -}}{{- $_ := set $listeners.admin "tls" $pair -}}{{- end -}}
 {{- if .Values.endpointPicker.enabled -}}
 {{- $picker := dict "address" $at.extProc "healthAddress" $at.extProcHealth -}}
 {{- $tls := include "infer-gateway.pickerTLS" . -}}
@@ -150,6 +162,10 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 {{- if include "infer-gateway.open" . -}}{{- $_ := set $auth "required" false -}}{{- end -}}
 {{- $made := dict "listeners" $listeners "fairness" $fairness -}}
+{{- $log := dict -}}
+{{- if .Values.accessLog.enabled -}}{{- $_ := set $log "requests" "all" -}}{{- end -}}
+{{- if ne .Values.accessLog.format "json" -}}{{- $_ := set $log "format" .Values.accessLog.format -}}{{- end -}}
+{{- if $log -}}{{- $_ := set $made "accessLog" $log -}}{{- end -}}
 {{- if $auth -}}{{- $_ := set $made "auth" $auth -}}{{- end -}}
 {{- if .Values.valkey.enabled -}}
 {{- $url := printf "redis://%s-valkey:6379/0" (include "infer-gateway.fullname" .) -}}
@@ -186,6 +202,17 @@ capabilities: {drop: [ALL]}
 {{- if hasKey (default dict (get $listeners .)) "tls" -}}
 {{- fail (printf "config.listeners.%s.tls: probes and Services follow inferGateway.tls; set that, and mount another certificate there" .) -}}
 {{- end -}}
+{{- end -}}
+{{- range list "tls" "tokenFile" "anonymousMetrics" -}}
+{{- if hasKey (default dict $listeners.admin) . -}}
+{{- fail (printf "config.listeners.admin.%s: the Service and its scraper follow admin; say it there" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.admin.tls (not $v.inferGateway.tls.enabled) -}}
+{{- fail "admin.tls: its certificate is that of inferGateway.tls, which is not enabled" -}}
+{{- end -}}
+{{- if and $v.serviceMonitor.enabled (not $v.admin.anonymousMetrics) (not (include "infer-gateway.adminSecret" .)) -}}
+{{- fail "serviceMonitor.enabled: /metrics demands a token and there is none; give admin.token or admin.anonymousMetrics" -}}
 {{- end -}}
 {{- $taken := dict -}}
 {{- range $name, $port := $v.ports -}}
