@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -193,10 +194,19 @@ def test_the_end_does_not_wait_for_a_reader_that_stalls(engine: InferGateway) ->
         served(gateway, 50)
 
 
+def taken_over(gateway: InferGateway, redirection: str) -> list[str]:
+    """What of the process stands where it was started with nothing."""
+    closed = [{"<": "0", ">": "1"}.get(each, each) for each in re.findall(r"(2|[<>])>?&-", redirection)]
+    assert len(closed) == redirection.count("&-")
+    open_ = (os.readlink(f"/proc/{gateway.process.pid}/fd/{descriptor}") for descriptor in closed)
+    return [to for to in open_ if to != os.devnull]
+
+
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&- <&-"])
 def test_a_stderr_that_takes_nothing_stops_nothing(engine: InferGateway, redirection: str) -> None:
     with Heard(*backend(engine), *LOUD, redirection=redirection) as gateway:
         served(gateway)
+        assert not taken_over(gateway, redirection)
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full", ">&- 2>&-"])
@@ -213,6 +223,7 @@ def test_a_stdout_that_takes_nothing_stops_nothing(tmp_path: Path, engine: Infer
         gateway.ready["http"] = "{}:{}".format(*address)
         assert eventually(lambda: _answers(gateway), within_s=20)
         served(gateway)
+        assert not taken_over(gateway, redirection)
         gateway.signal(signal.SIGTERM)
         assert gateway.wait() == 0
     finally:
