@@ -141,9 +141,12 @@ def test_connections_are_reused_last_in_first_out() -> None:
     async def scenario(transport: HTTPTransport, net: Net) -> None:
         for _ in range(5):
             assert await ask(transport) == b"ok"
+            assert (transport.busy, transport.idle, transport.opened) == (0, 1, 1)
         assert net.connections == 1
+        async with transport.send(ENDPOINT, POST):
+            assert (transport.busy, transport.idle) == (1, 0)
 
-    run(answering(*[OK] * 5), scenario)
+    run(answering(*[OK] * 6), scenario)
 
 
 def test_a_reused_connection_that_died_is_replaced_silently() -> None:
@@ -172,6 +175,7 @@ def test_a_reused_connection_that_began_to_answer_is_not_replaced() -> None:
         with pytest.raises(UpstreamError):
             await ask(transport)
         assert net.connections == 1
+        assert (transport.busy, transport.idle) == (0, 0)
 
     run(answering(OK, b"HTTP/1.1 2"), scenario)
 

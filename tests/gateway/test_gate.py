@@ -489,6 +489,9 @@ class Histories(RuleBasedStateMachine):
         assert gate.coming == 0
         assert len(gate.order) == len(self.waiting)
         assert gate.order.size == 10 * len(self.waiting)
+        tiers = gate.statistics().tiers
+        assert sum(tiers.values()) == len(self.waiting)
+        assert all(tiers.values())
         assert self.arrivals == self.refusals + self.gone + self.over + len(self.waiting) + len(self.inside)
 
     @invariant()

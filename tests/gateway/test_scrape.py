@@ -85,6 +85,7 @@ class Fleet:
         self.loads: list[Load] = []
         self.log: list[str] = []
         self.busy: list[Endpoint] = []
+        self.failed: list[str] = []
         self.sent: list[FakeSending] = []
         self.periods: dict[str, float | None] = {}
         self.scrapes = Scrapes(
@@ -93,6 +94,7 @@ class Fleet:
             lost=lambda endpoint: self.log.append(f"lost {endpoint.host}"),
             restarted=lambda endpoint: self.log.append(f"restarted {endpoint.host}"),
             refused=lambda endpoint: self.log.append(f"refused {endpoint.host}"),
+            failed=lambda endpoint: self.failed.append(endpoint.host),
             polled=lambda endpoint, period: self.periods.__setitem__(endpoint.host, period),
             busy=lambda most: self.busy,
             rng=random.Random(1),
@@ -245,6 +247,7 @@ def test_a_refused_connection_is_told_of_once_in_a_row_and_tried_every_second() 
         assert await fleet.news(10) == ["refused a", "lost a"]
         assert fleet.log.count("refused a") == 1
         assert 9 <= len(fleet.times("a")) <= 14
+        assert fleet.failed == ["a"] * len(fleet.times("a"))
         fleet.answers["a"] = b"1 0"
         await fleet.news(2)
         fleet.answers["a"] = UpstreamError("refused")
@@ -263,7 +266,7 @@ def test_without_a_page_an_endpoint_is_asked_seldom(answer: Answer, caplog: pyte
         fleet.answers["a"] = answer
         fleet.scrapes.watch({A: adapter})
         assert await fleet.news(100) == []
-        assert len(fleet.asked) == 4
+        assert len(fleet.asked) == len(fleet.failed) == 4
         assert len(caplog.records) == 1
         fleet.answers["a"] = b"1 0"
         assert await fleet.news(34) == ["loaded a"]
