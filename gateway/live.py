@@ -59,7 +59,7 @@ class Live:
         self._clock = clock
         self._started = clock()
         self._history: deque[list[float | None]] = deque(maxlen=_HISTORY)
-        self._counted: deque[tuple[float, Counted]] = deque(maxlen=_WINDOW + 1)
+        self._counted: deque[tuple[float, Counted]] = deque(maxlen=_WINDOW)
         self._picture = Picture(parts, _WINDOW)
         self._ways: deque[Ways] = deque([{}], maxlen=_MINUTES * 60 // _WAYS_EVERY)
         self._samples = 0

@@ -24,13 +24,13 @@ def connect(address: tuple[str, int]) -> socket.socket:
 def post(path: str, body: object, *headers: str) -> bytes:
     """A whole request; ``body`` is JSON unless bytes already."""
     payload = body if isinstance(body, bytes) else json.dumps(body).encode()
-    fields = ["host: gateway", "content-type: application/json", f"content-length: {len(payload)}", *headers]
+    fields = ["host: localhost", "content-type: application/json", f"content-length: {len(payload)}", *headers]
     lines = [f"POST {path} HTTP/1.1", *fields, "", ""]
     return "\r\n".join(lines).encode() + payload
 
 
 def get(path: str, *headers: str) -> bytes:
-    return "\r\n".join([f"GET {path} HTTP/1.1", "host: gateway", *headers, "", ""]).encode()
+    return "\r\n".join([f"GET {path} HTTP/1.1", "host: localhost", *headers, "", ""]).encode()
 
 
 class Answer(NamedTuple):
