@@ -171,12 +171,11 @@ def _add_addresses(command: argparse.ArgumentParser) -> None:
 
 
 def _add_logs(command: argparse.ArgumentParser, level: str) -> None:
-    levels = ("debug", "info", "warning", "error")
     command.add_argument(
         "--access-log", action="store_true", help="log every request, not only failed ones, whatever the file says"
     )
-    command.add_argument("--log-level", default=level, choices=levels, help="least of what is logged (%(default)s)")
-    command.add_argument("--log-format", default="text", choices=["text", "json"], help="of messages (%(default)s)")
+    command.add_argument("--log-level", default=level, choices=LEVELS, help="least of what is logged")
+    command.add_argument("--log-format", default="text", choices=["text", "json"], help="how messages are written")
 
 
 def _add_demo(command: argparse.ArgumentParser) -> None:
