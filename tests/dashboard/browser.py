@@ -150,6 +150,10 @@ class Page:
         chosen = [{"name": name, "value": value} for name, value in wishes.items() if still or "motion" not in name]
         self.ask("Emulation.setEmulatedMedia", features=chosen)
 
+    def allow(self, *permissions: str) -> None:
+        """What the user would be asked for."""
+        self._browser.ask("Browser.grantPermissions", permissions=permissions)
+
     def go(self, url: str) -> None:
         """Open the URL and wait until the document is parsed and its modules ran."""
         self.ask("Page.navigate", url=url)
@@ -162,8 +166,9 @@ class Page:
         return result["result"].get("value")
 
     def until(self, expression: str, within_s: float = 15.0) -> None:
-        """Wait for something that comes to hold."""
-        assert eventually(lambda: bool(self.js(expression)), within_s), f"not so: {expression}\n{self.text()[:3000]}"
+        """Wait for something that comes to hold; what cannot be said yet, of a page that is being loaded, does not."""
+        asked = f"(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()"
+        assert eventually(lambda: self.js(asked) is True, within_s), f"not so: {expression}\n{self.text()[:3000]}"
 
     def text(self, selector: str = "body") -> str:
         return str(self.js(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''"))
@@ -173,12 +178,11 @@ class Page:
 
     def click(self, selector: str) -> None:
         """With the mouse, in the middle of what is there, as a person would."""
-        where = self.js(
-            f"(() => {{ const it = document.querySelector({json.dumps(selector)}); it.scrollIntoView({{block: 'center'}});"
-            " const box = it.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; })()"
-        )
+        it = f"document.querySelector({json.dumps(selector)})"
+        self.js(f"{it}.scrollIntoView({{block: 'center'}})")
+        box = self.js(f"(box => [box.x + box.width / 2, box.y + box.height / 2])({it}.getBoundingClientRect())")
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
-            self.ask("Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1)
+            self.ask("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
     def type(self, text: str) -> None:
         """Into what has the focus."""

@@ -212,5 +212,21 @@ function themes() {
   told();
 }
 
+/** Where a token is demanded there is a way out again. The session itself is nothing that a page can see. */
+async function leaving() {
+  const button = at("logout");
+  button.addEventListener("click", async () => {
+    await fetch("/logout", { method: "POST" });
+    location.replace("/login");
+  });
+  try {
+    const answer = await fetch("/login", { redirect: "manual", cache: "no-store" });
+    hide(button, answer.type === "opaqueredirect" || !answer.ok);
+  } catch {
+    // not reachable, which is being shown
+  }
+}
+
 const page = new Page();
 themes();
+leaving();

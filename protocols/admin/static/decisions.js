@@ -43,7 +43,7 @@ const short = value => (number(value) === null ? "–" : String(Math.round(value
 function looked(decision, candidate) {
   const first = expected(decision, candidate);
   const parts = [
-    first === null ? null : `first token expected after ${seconds(first)}`,
+    first === null ? null : first < 0.0005 ? "first token expected at once" : `first token expected after ${seconds(first)}`,
     holds(decision, candidate),
     `${whole(count(candidate.inFlight))} in flight`,
     scored(candidate),

@@ -26,7 +26,8 @@ export class Fleet {
     this.nothing = el("p", { className: "empty", hidden: true }, "No endpoint is like that.");
     const pools = document.getElementById("pools");
     const groups = el("div", { className: "pools" });
-    pools.append(this.empty, this.nothing, groups);
+    this.rest = el("p", { className: "note", hidden: true });
+    pools.append(this.empty, this.nothing, groups, this.rest);
     this.groups = new Keyed(groups, pool => new Pool(this, pool));
     this.chips = new Keyed(document.getElementById("states"), state => this.chip(state));
     document.getElementById("filter").addEventListener("input", event => {
@@ -51,6 +52,9 @@ export class Fleet {
     const names = [...byPool.keys()].sort(compare);
     this.groups.show(names.map(key => [key, byPool.get(key)]));
     for (const [key, tile] of this.tiles) if (!tile.element.isConnected) this.tiles.delete(key);
+    const left = count(state.endpoints_left_out);
+    hide(this.rest, !left);
+    put(this.rest, `and ${some(left, "endpoint")} more: /api/endpoints has all of them`);
     this.states(endpoints);
     hide(this.empty, endpoints.length > 0 || byPool.size > 0);
     this.dense();
@@ -141,6 +145,7 @@ class Pool {
     const ordered = endpoints.toSorted((a, b) => compare(String(a.id), String(b.id)));
     this.keyed.show(ordered.map(endpoint => [keyOf(endpoint), endpoint]));
     hide(this.none, endpoints.length > 0);
+    attribute(this.element, "data-size", endpoints.length > 8 ? "large" : endpoints.length > 2 ? "middle" : "small");
     const ready = number(pool.ready) ?? endpoints.filter(endpoint => stateOf(endpoint).serves).length;
     const members = number(pool.members) ?? endpoints.length;
     put(this.serving, ready === members ? some(ready, "serves", "serve") : `${whole(ready)} of ${whole(members)} serve`);

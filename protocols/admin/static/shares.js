@@ -149,8 +149,9 @@ class Target {
     hide(this.share.element, alone);
     const [weight, share] = [part(target.weight), part(target.share)];
     if (!alone) this.share.update(share, weight);
-    const rps = count(target.rps) ? rate(target.rps) : "quiet";
-    put(this.told, alone ? rps : `${share === null ? "nothing yet" : percent(share)} of ${percent(weight)} · ${rps}`);
+    const rps = number(target.rps) === null ? "" : target.rps > 0 ? rate(target.rps) : "quiet";
+    const split = `${share === null ? "none yet" : percent(share)} of ${percent(weight)}`;
+    put(this.told, alone ? rps : rps ? `${split} · ${rps}` : split);
     put(this.errors, count(target.errors) ? `${rate(target.errors)} fail` : "");
   }
 }
