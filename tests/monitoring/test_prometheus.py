@@ -64,7 +64,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         found = stack.enter_context(prometheus(folder, RULES, gateway.ready["admin"]))
         threads = stack.enter_context(ThreadPoolExecutor(16))
         codes: set[int] = set()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not enough(found):
             codes.update(threads.map(lambda number: ask(gateway, number), range(48)))
             assert time.monotonic() < deadline
