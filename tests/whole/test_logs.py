@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,36 @@ def test_why_somebody_was_refused_is_said(tmp_path: Path, engine: InferGateway) 
     assert (limited["reason"], limited["user"], limited["tenant"]) == ("rate_limited", "ann", "acme")
     assert limited["why"] == "requests per day"
     assert (stranger["reason"], stranger.get("user")) == ("unauthorized", None)
+
+
+LINES = """
+{"time":"t","level":"info","logger":"infer_gateway","message":"configuration reloaded"}
+{"time":"t","id":"req-1","status":200,"duration":1.5,"ttft":0.25,"model":"m","endpoint":"b:1","tokens_out":5,"tenant":"a"}
+{"time":"t","id":"req-2","status":503,"duration":0,"reason":"overloaded","why":"queue_full"}
+{"time":"t","id":"req-3","status":429,"duration":0,"reason":"rate_limited","why":"requests per day","tenant":"a"}
+{"time":"t","id":"req-4","status":200,"duration":1,"endpoint":"b:1","failures":[["a:1","upstream_error"]],"tokens_out":2}
+{"time":"t","id":"req-5","status":200,"duration":1,"endpoint":"b:1","reason":"upstream_error"}
+"""
+SAID = [
+    "overloaded",
+    "a\t\trequests per day",
+    "req-4\tb:1\ta:1\tupstream_error",
+    "0.25\t0\tm\tb:1\treq-1",
+    "t\tb:1\tupstream_error",
+    "-\t2\na\t5",
+    "req-1",
+]
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_the_filters_of_the_documentation_find_what_they_say() -> None:
+    block = (ROOT / "docs" / "logs.md").read_text().partition("```jq\n")[2].partition("```")[0]
+    filters = [row for row in block.splitlines() if not row.startswith("#")]
+    for filter_, said in zip(filters, SAID, strict=True):
+        inputs = "-rn" if "inputs" in filter_ else "-r"
+        done = subprocess.run(["jq", inputs, filter_], input=LINES, capture_output=True, text=True, check=True)
+        rows = sorted(done.stdout.splitlines())
+        assert "\n".join(rows) == said or json.loads(done.stdout)["id"] == said, filter_
 
 
 # -- whoever reads it --
