@@ -8,6 +8,7 @@ little, so they are also shown per second of processor time.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import statistics
@@ -16,14 +17,14 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clients import Clients, Load
 from fronts import PEERS, Front, canned_engine, engine, fronts, gateway, has_nginx
-from processes import ENGINE_CORE, FRONT_CORE, HERE, ROOT, Failed, compiled, core_busy_s, pin
+from processes import ENGINE_CORE, FRONT_CORE, HERE, ROOT, Failed, Program, compiled, core_busy_s, pin
 from rpc import Calls
 
 
@@ -350,6 +351,51 @@ def kubernetes(bench: Bench) -> None:
     bench.show(Row("5,000 pods asked, no request", "gateway", 100 * cores, "%", cores=cores, **verdict))
 
 
+def observing(bench: Bench) -> None:
+    """(n) What counting, logging and tracing a request costs: each by itself, then gateways that do more and more."""
+    argv = pin(FRONT_CORE, [sys.executable, str(HERE / "observing.py"), "--json"])
+    most = {"metrics, access log, sampled out": 20, "trace, sampled out": 5}
+    for what, value in json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout).items():
+        bound = most.get(what)
+        verdict = {"target": f"<= {bound} µs", "met": value <= bound} if bound else {}
+        bench.show(Row(what, "by itself", value, "µs", **verdict))
+    cheapest = canned_engine(bench.folder) if has_nginx() else engine(bench.engine)
+    with cheapest as upstream, _observed(bench, upstream) as running:
+        taken = bench.alternate(running, lambda front: bench.clients.plain(front.port, 32, bench.args.seconds))
+    cost = {
+        name: statistics.median(1e6 * each.cores / each.load.answers_per_s for each in samples)
+        for name, samples in taken.items()
+    }
+    for name, samples in taken.items():
+        rate = statistics.median(each.load.answers_per_s for each in samples)
+        note = ", ".join([f"{rate:,.0f} req/s", *filter(None, [remarks(samples)])])
+        bench.show(Row("CPU of a plain request", name, cost[name], "µs", cost[name] / cost["nothing"], note=note))
+
+
+@contextlib.contextmanager
+def _observed(bench: Bench, upstream: int) -> Iterator[list[Front]]:
+    """Gateways that are told to log and to trace, the first one neither."""
+    quiet = {"requests": "off"}
+    with Program("sink", [sys.executable, str(HERE / "observing.py"), "--sink"], ENGINE_CORE) as sink:
+        traced = {"endpoint": f"http://{sink.word('http')}"}
+        variants: dict[str, dict[str, object]] = {
+            "nothing": {"accessLog": quiet},
+            "log": {"accessLog": {"requests": "all", "file": "/dev/null"}},
+            "no sample": {"accessLog": quiet, "tracing": {**traced, "sampleRatio": 0}},
+            "1 in 100": {"accessLog": quiet, "tracing": {**traced, "sampleRatio": 0.01}},
+            "every one": {"accessLog": quiet, "tracing": {**traced, "sampleRatio": 1}},
+        }
+        with contextlib.ExitStack() as stack:
+            running = []
+            for name, sections in variants.items():
+                config = bench.folder / f"{name}.yaml"
+                head = {"apiVersion": "infer-gateway.dev/v1alpha1", "kind": "GatewayConfiguration"}
+                config.write_text(json.dumps({**head, **sections}))
+                front = stack.enter_context(gateway(None, upstream, "-c", str(config)))
+                running.append(Front(name, front.port, front.program))
+            yield running
+
+
 def _bytes_under(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
@@ -368,6 +414,7 @@ MEASURES: Mapping[str, Callable[[Bench], None]] = {
     "scheduling": scheduling,
     "install": install,
     "kubernetes": kubernetes,
+    "observing": observing,
 }
 
 
