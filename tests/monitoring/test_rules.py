@@ -116,6 +116,22 @@ def test_queries_name_labels_that_their_metrics_have() -> None:
         assert set(named) <= here, title
 
 
+def test_papers_name_metrics_that_there_are() -> None:
+    recorded = {
+        name for rule in rules() if "record" in rule for name in re.findall(r"infer_gateway_\w+", rule["record"])
+    }
+    names = known().keys() | recorded
+    pages = [*docs_check.documents(ROOT), *(ROOT / "charts").rglob("*.yaml"), *(ROOT / "charts").rglob("*.tpl")]
+    for page in (*pages, *(ROOT / "examples").rglob("*.y*ml")):
+        said = set(
+            re.findall(
+                r"(?<![\w/.-])(?:infer_gateway|inference_pool|inference_model)_[a-z_]+[a-z]\b(?![*.])", page.read_text()
+            )
+        )
+        gone = {name for name in said if re.sub(r"_(bucket|count|sum)$", "", name) not in names}
+        assert not gone, page
+
+
 def test_recorded_metrics_are_recorded() -> None:
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     exprs = [rule["expr"] for rule in rules()]
