@@ -109,6 +109,10 @@ def _line(now: str, record: Record) -> bytes:
         record.protocol,
     )
     try:
-        return _encode(event) + b"\n"
+        line = _encode(event)
+        if (line.isascii() and b"\x7f" not in line) or line.decode().isprintable():
+            return line + b"\n"
     except UnicodeEncodeError:  # half a surrogate pair in what a token says
-        return json.dumps(msgspec.to_builtins(event)).encode() + b"\n"
+        pass
+    # what is not printable would end lines for some readers (U+0085, U+2028), or steer a terminal (U+009B)
+    return json.dumps(msgspec.to_builtins(event)).replace("\x7f", "\\u007f").encode() + b"\n"

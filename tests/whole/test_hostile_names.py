@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
-from tests.process import InferGateway, run, serve, simulate
+from tests.process import InferGateway, eventually, run, serve, simulate
 from tests.whole import raw
 from tests.whole.fleet import CHAT, admin, pool, settings, written
 
@@ -41,10 +41,11 @@ KEYS = tuple(f"sk-hostile-{at}" for at in range(len(TOLD)))
 
 
 class Shown(NamedTuple):
-    """A gateway that has been through it, and the access log."""
+    """A gateway that has been through it, the access log, and the usage events."""
 
     gateway: InferGateway
     log: Path
+    usage: Path
 
 
 def key(at: int, name: str) -> dict[str, object]:
@@ -93,11 +94,12 @@ def status(answer: raw.Answer | None) -> int:
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     directory = tmp_path_factory.mktemp("hostile")
-    log = directory / "access.log"
+    log, usage = directory / "access.log", directory / "usage.log"
     sections = settings(
         fairness={"enabled": True, "tiers": {name: {"weight": 2} for name in TOLD[5:8]}},
         auth={"required": False, "apiKeys": [key(at, name) for at, name in enumerate(TOLD)]},
         accessLog={"requests": "all", "file": str(log)},
+        usage={"file": str(usage)},
         limits=[{"match": {"user": "*", "model": "*"}, "requestsPerMinute": 1_000_000}],
     )
     with simulate("vllm", "m", "--ttft", "0.001", "--itl", "0.001") as engine:
@@ -105,7 +107,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
         file = written(directory, pool("m", [engine]), *map(_unpaired, (*routes, sections)))
         with serve("-c", file) as gateway:
             offend(gateway)
-            yield Shown(gateway, log)
+            yield Shown(gateway, log, usage)
 
 
 def offend(gateway: InferGateway) -> None:
@@ -129,10 +131,7 @@ def offend(gateway: InferGateway) -> None:
 
 
 def asked(gateway: InferGateway, path: str, *headers: str) -> raw.Answer:
-    with raw.connect(admin(gateway)) as connection, raw.Reader(connection) as reader:
-        lines = [f"GET {path} HTTP/1.1", "host: localhost", "connection: close", *headers, "", ""]
-        connection.sendall("\r\n".join(lines).encode())
-        answer = reader.answer()
+    answer = raw.exchange(admin(gateway), raw.get(path, "connection: close", *headers))
     assert answer is not None
     assert answer.status == 200, answer
     return answer
@@ -166,24 +165,18 @@ def test_what_the_admin_plane_tells_is_json(shown: Shown, path: str) -> None:
     assert len(answer.body) < 4 << 20
 
 
-def test_the_access_log_has_one_object_a_line(shown: Shown) -> None:
+def test_logs_have_one_object_a_line(shown: Shown) -> None:
     with raw.connect(shown.gateway.address) as connection, raw.Reader(connection) as reader:
         assert status(sent(connection, reader, body("m"), x_request_id=b"the-last")) == 200
-    lines = _log(shown.log)
-    entries = [json.loads(line) for line in lines]
-    assert all(isinstance(entry, dict) for entry in entries)
-    assert len(entries) > MODELS
-    assert all(line.decode().isprintable() for line in lines), "for a terminal, too"
-    assert max(map(len, lines)) < 32_768
-    assert not [line for line in lines if b"sk-hostile" in line]
-
-
-def _log(file: Path) -> list[bytes]:
-    from tests.process import eventually
-
-    assert eventually(lambda: b"the-last" in file.read_bytes())
-    assert file.read_bytes().endswith(b"\n")
-    return file.read_bytes().split(b"\n")[:-1]
+    for file, least in ((shown.log, MODELS), (shown.usage, len(HOSTILE))):
+        assert eventually(lambda file=file: b"the-last" in file.read_bytes())
+        assert file.read_bytes().endswith(b"\n")
+        lines = file.read_bytes().split(b"\n")[:-1]
+        assert len(lines) > least
+        assert all(isinstance(json.loads(line), dict) for line in lines)
+        assert not [line for line in lines if not line.decode().isprintable()], "for a terminal, too"
+        assert max(map(len, lines)) < 32_768
+        assert not [line for line in lines if b"sk-hostile" in line]
 
 
 def test_answers_hold_no_lines_of_the_client(shown: Shown) -> None:
