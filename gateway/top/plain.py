@@ -22,6 +22,8 @@ _SELECTORS: Final = range(0xFE00, 0xFE10)
 _FLAGS: Final = range(0x1F1E6, 0x1F200)
 _TONES: Final = range(0x1F3FB, 0x1F400)
 """Regional indicators and skin tones: how wide two of them are depends on the terminal."""
+_LIGATURES: Final = range(0xFDF0, 0xFE00)
+"""Whole Arabic phrases as a character, far wider than the one cell they are said to take."""
 
 
 def plain(value: object, most: int = LONGEST) -> str:
@@ -54,6 +56,7 @@ def _shown(character: str) -> str:
         or unicodedata.bidirectional(character) in _RIGHT_TO_LEFT
         or code in _FLAGS
         or code in _TONES
+        or code in _LIGATURES
         or not get_character_cell_size(character)
     )
     return UNSHOWN if hidden else character

@@ -55,6 +55,7 @@ def test_what_is_not_is_marked() -> None:
     assert plain("a\nb\x1b[2Jc") == "a\ufffdb\ufffd[2Jc"
     assert plain("\u202egpj.exe") == "\ufffdgpj.exe"
     assert plain("\ud800") == "\ufffd"
+    assert plain("\ufdfd") == "\ufffd"
     assert plain("שלום") == "\ufffd" * 4
 
 
