@@ -179,8 +179,17 @@ class Page:
     def click(self, selector: str) -> None:
         """With the mouse, in the middle of what is there, as a person would."""
         it = f"document.querySelector({json.dumps(selector)})"
-        self.js(f"{it}.scrollIntoView({{block: 'center'}})")
-        box = self.js(f"(box => [box.x + box.width / 2, box.y + box.height / 2])({it}.getBoundingClientRect())")
+        self.until(it)
+        box: list[float] = []
+
+        def still() -> bool:
+            """What is clicked stands where it stood a frame ago, with nothing over it."""
+            before = box[:]
+            self.js(f"{it}.scrollIntoView({{block: 'center'}}); new Promise(requestAnimationFrame)")
+            box[:] = self.js(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({it}.getBoundingClientRect())")
+            return box == before and self.js(f"{it}.contains(document.elementFromPoint({box[0]}, {box[1]}))") is True
+
+        assert eventually(still), f"{selector} cannot be clicked"
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 

@@ -227,10 +227,10 @@ class Tile {
     put(this.more, why);
     hide(this.more, !why);
     const age = number(endpoint.age);
-    put(this.age, age === null ? "" : age > STALE_S ? `${seconds(Math.round(age))} old` : tenths(age));
+    put(this.age, age === null ? "" : age > STALE_S ? `${seconds(Math.round(age))} ago` : tenths(age));
     attribute(this.age, "data-stale", age !== null && age > STALE_S);
     put(this.inflight, amount(count(endpoint.inflight)));
-    const said = `${clean(endpoint.id, 80)}: ${why || words}; ${this.usage.shown}; ${LOADS.map(([label], at) => `${this.values[at].shown} ${label}`).join(", ")}${age === null ? "" : `; figures ${this.age.shown.replace(" old", "")} old`}`;
+    const said = `${clean(endpoint.id, 80)}: ${why || words}; ${this.usage.shown}; ${LOADS.map(([label], at) => `${this.values[at].shown} ${label}`).join(", ")}${age === null ? "" : `; figures of ${this.age.shown}`}`;
     attribute(this.element, "aria-label", said);
     if (this.element.title !== said) this.element.title = said;
   }
@@ -248,7 +248,7 @@ const LOADS = [
   ["waiting", endpoint => amount(endpoint.waiting)],
   ["hits", endpoint => percent(part(endpoint.hit))],
 ];
-const tenths = age => `${Math.max(0, age).toFixed(1)} s`;
+const tenths = age => `${Math.max(0, age).toFixed(1)} s ago`;
 
 /** What is to be said of an endpoint besides its figures; "" if nothing. */
 function more(endpoint, state) {
