@@ -112,8 +112,11 @@ def test_health_is_counted_by_pool_whoever_leaves() -> None:
     pool.members[1].health.reached(2.0, False)
     pools.put(msgspec.structs.replace(P, endpoints=(B,)))
     pool.members[0].health.reached(3.0, True)
+    pools.put(msgspec.structs.replace(P, endpoints=(A, B)))
+    for _ in range(3):
+        pool.members[0].failed(4.0)
     changes = {what: count - before.get(what, 0) for what, count in pool.changes.items()}
-    assert changes == {UP: 1, FAILING: 1, DOWN: 2}
+    assert changes == {UP: 1, FAILING: 2, DOWN: 2}
     pools["q"].members[0].failed(1.0)
     assert FAILING not in pools["q"].changes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from prometheus_client import Metric
@@ -12,6 +13,7 @@ from prometheus_client.openmetrics import parser
 
 from tests.process import InferGateway, serve, simulate, together
 from tests.whole import raw
+from tests.whole.collector import collector
 from tests.whole.fleet import CHAT, pool, settings, written
 
 PROMTOOL = shutil.which("promtool")
@@ -39,12 +41,10 @@ def page(gateway: InferGateway, *headers: str) -> raw.Answer:
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferGateway]:
     """One that has served and failed over, each request within a trace."""
     engines = [simulate("vllm", "m"), simulate("vllm", "m"), simulate("vllm", "m", "--fail", "503")]
-    sections = {
-        "fairness": {"enabled": True, "tiers": {"gold": {"weight": 2}}},
-        "tracing": {"enabled": True, "endpoint": "http://127.0.0.1:9", "sampleRatio": 0},
-    }
     folder = tmp_path_factory.mktemp("metrics")
-    with together(*engines), serve("-c", written(folder, pool("m", engines), settings(**sections))) as gateway:
+    with collector() as traces, together(*engines), ExitStack() as stack:
+        sections = {"fairness": {"enabled": True}, "tracing": {"endpoint": traces.url, "sampleRatio": 0}}
+        gateway = stack.enter_context(serve("-c", written(folder, pool("m", engines), settings(**sections))))
         for number in range(12):
             assert ask(gateway, stream=number % 2 == 0) == 200
         yield gateway
