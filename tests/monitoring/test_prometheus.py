@@ -15,6 +15,7 @@ from tests.monitoring.papers import RULES, dashboards, queries, rules
 from tests.monitoring.prometheus import Prometheus, needs_prometheus, prometheus
 from tests.process import InferGateway, eventually, serve, simulate, together
 from tests.whole import raw
+from tests.whole.envoy import unused_address
 from tests.whole.fleet import CHAT, pool, settings, written
 
 pytestmark = needs_prometheus
@@ -56,6 +57,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     sections = {
         "auth": {"apiKeys": KEYS},
         "fairness": {"enabled": True, "maxConcurrent": 4, "maxQueued": 6},
+        "tracing": {"endpoint": f"http://{unused_address()}"},
         "limits": [{"match": {"user": "bob"}, "requestsPerMinute": 3}],
     }
     with ExitStack() as stack:
@@ -113,3 +115,13 @@ def test_what_is_scraped_is_what_is_documented(seen: Prometheus) -> None:
     assert len(names) > 30
     types = seen.get("metadata")
     assert all(types[name.removesuffix("_total")][0]["help"] for name in types if name.startswith("infer_gateway"))
+
+
+def test_points_of_latency_lead_to_traces(seen: Prometheus) -> None:
+    asked = {
+        "query": "infer_gateway_time_to_first_token_seconds_bucket",
+        "start": time.time() - 300,
+        "end": time.time(),
+    }
+    (series, *_) = seen.get("query_exemplars", **asked)
+    assert re.fullmatch(r"[0-9a-f]{32}", series["exemplars"][0]["labels"]["trace_id"])
