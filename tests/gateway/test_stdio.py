@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -22,10 +23,8 @@ def pipe() -> Iterator[Pipe]:
     reader, writer = os.pipe()
     yield reader, writer
     for end in (reader, writer):
-        try:
+        with suppress(OSError):
             os.close(end)
-        except OSError:
-            pass
 
 
 def read(reader: int) -> bytes:
