@@ -136,7 +136,7 @@ class Attempt:
     def _trace(self, step: Step, outcome: str) -> None:
         member, call = self.member, self.call
         step.ended = trio.current_time()
-        if call.request.stream and call.first_token >= step.started:  # not of one that was tried before
+        if call.request.stream and call.first_token >= step.started:  # nan: it never came
             step.events = (("first token", call.first_token),)
         step.attributes |= {
             "infer_gateway.pool": member.pool,

@@ -17,7 +17,7 @@ from gateway.trace import Context, Trace
 from gateway.types import Operation
 
 CHAT = Operation.CHAT.value
-anything = st.text(st.characters(exclude_categories=()), max_size=20)
+anything = st.text(st.characters() | st.characters(categories=["Cs"]), max_size=20)
 """Lone surrogates, control characters and all."""
 
 

@@ -90,6 +90,13 @@ def test_nothing_to_go_by(headers: Headers) -> None:
     assert parse(headers) is None
 
 
+@pytest.mark.parametrize("state", ["a=1,a=2", "a=1,b", ",".join(f"k{n}=v" for n in range(33)), "a=" + "x" * 511])
+def test_all_that_vendors_say_is_left_out_if_it_makes_no_sense(state: str) -> None:
+    found = parse([(b"traceparent", PARENT), (b"tracestate", state.encode())])
+    assert found is not None
+    assert found.state == b""
+
+
 def test_a_key_may_begin_with_a_digit_as_of_level_2() -> None:
     found = parse([(b"traceparent", PARENT), (b"tracestate", b"1a@b=c")])
     assert found is not None
