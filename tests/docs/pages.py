@@ -11,7 +11,7 @@ from typing import NamedTuple
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SHELL = ("sh", "bash", "shell")
 _HEREDOC = re.compile(r"<<-?\s*'?(\w+)'?")
-_TYPED = re.compile(r"(\$ )?(infer-gateway|make|curl|kubectl|helm|pip|docker|python3?) ")
+_TYPED = re.compile(r"(\$ )?(infer-gateway [a-z]+ -|(make|curl|kubectl|helm|pip|docker|python3?) \S)")
 
 
 class Step(NamedTuple):

@@ -15,16 +15,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.process import ROOT
+from tests.whole.parrot_engine import install
 
 SERVER = re.compile(r"infer-gateway (serve|demo|simulate)\b")
 _AT = re.compile(r"127\.0\.0\.1:(\d+)")
 _PORT = re.compile(r"--port (\d+)")
+_LISTENS = re.compile(r"(?:--port |--(?:http|grpc|admin|ext-proc) 127\.0\.0\.1:)(\d+)")
 _LISTENERS = {"http": "8080", "grpc": "50051", "admin": "9090"}
 _READY_S, _COMMAND_S = 30.0, 60.0
 _HIDDEN = (".venv", ".git", ".cache", "examples")
@@ -39,10 +41,18 @@ class Reader:
 
     def __init__(self, home: Path, ports: Mapping[str, str], words: Mapping[str, str]) -> None:
         self.home, self.ports, self.words = home, dict(ports), words
+        self.after: dict[str, Callable[[], object]] = {}
+        """What others do when a command has been typed."""
+        self._shared = set(ports)
         self._servers: list[subprocess.Popen[bytes]] = []
         path = f"{home / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
         settings = {"PATH": path, "HOME": str(home), "CURL_HOME": str(home), "PYTHONUNBUFFERED": "1"}
-        self.environment = {**os.environ, **settings, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+        self.environment = {
+            **os.environ,
+            **settings,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{home / 'site'}",
+            "COLUMNS": "100",
+        }
         _furnish(home)
 
     # --- what is typed ------------------------------------------------------------------------------------------------
@@ -65,7 +75,9 @@ class Reader:
             text = text.replace(word, instead)
         if SERVER.search(text):
             return self._start(re.sub(r"\s+#[^'\"\n]*$", "", text).rstrip().removesuffix("&"))
-        return self._run(["bash", "-eo", "pipefail", "-c", self.here(text)])
+        said = self._run(["bash", "-eo", "pipefail", "-c", self.here(text)])
+        self.after.get(text, str)()
+        return said
 
     def run_python(self, code: str) -> str:
         return self._run([sys.executable, "-c", self.here(code)])
@@ -88,16 +100,21 @@ class Reader:
 
     def _start(self, text: str) -> str:
         """Where no address is given it listens wherever there is room, and is what the usual ports mean from now on."""
+        for port in _LISTENS.findall(text):  # what the page starts is its own
+            if port in self._shared:
+                self._shared.discard(port)
+                self.ports.pop(port)
         own = [name for name in _LISTENERS if "simulate" not in text and f"--{name} " not in text]
         if "simulate" not in text:
             for name in own:
                 self.ports.pop(_LISTENERS[name], None)
             text += "".join(f" --{name} 127.0.0.1:0" for name in own)
         here = self.here(text)
-        process = subprocess.Popen(
-            ["bash", "-c", f"exec {here.strip()}"], cwd=self.home, env=self.environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=(self.home / "server.log").open("ab"),
-        )  # fmt: skip
+        with (self.home / "server.log").open("ab") as log:
+            process = subprocess.Popen(
+                ["bash", "-c", f"exec {here.strip()}"], cwd=self.home, env=self.environment, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=log,
+            )  # fmt: skip
         self._servers.append(process)
         for name, at in self._ready(process, here).items():
             if name in own:
@@ -147,4 +164,6 @@ def _furnish(home: Path) -> None:
     for name, words in (("python", ""), ("python3", ""), ("infer-gateway", "-m gateway.cli")):
         (bin_ / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
         (bin_ / name).chmod(0o755)
+    (home / "site").mkdir()
+    install(home / "site")
     (home / ".curlrc").write_text("fail\nshow-error\nmax-time = 30\n")

@@ -19,15 +19,17 @@ import pytest
 from tests.charts.chart import program
 from tests.docs.pages import Step, commands, steps, unmarked
 from tests.docs.reader import Failed, Reader
-from tests.kube.cluster import Cluster, pod
+from tests.kube.cluster import Cluster, Tree, pod, thing
 from tests.kube.fleet import engine, shared_port
 from tests.process import ROOT, serve, simulate, together
+from tests.whole.parrot_engine import perched
 from tools.docs_check import documents
 
 ELSEWHERE = {
     r"pip install ": "needs an index; the environment of the tests is what it would make",
     r"grpcurl ": "a program of others that is not to be had here; reflection is tested in tests/whole",
-    r"docker |podman ": "needs a daemon and a registry",
+    r"kubectl scale ": "the fake API server scales nothing",
+    r"kubectl .*port-forward ": "the fake API server's pods run nowhere",
     r"make bench": "minutes of benchmarks, which have tests of their own",
 }
 """Commands that cannot be run here, and why. What could be run has no place in it."""
@@ -41,13 +43,22 @@ FRAGMENTS = {
 
 SHORTER = (
     (r"--duration \d+", "--duration 0.5"),
-    (r"--requests \d+", "--requests 40"),
+    (r"--requests \d+", "--requests 20"),
     (r"--connections \d+", "--connections 4"),
-    (r"bench limits\b", "bench limits --only store --seconds 0.2"),
+    (r"bench limits\b", "bench limits --only cost --seconds 2"),
     (r"bench fairness\b", "bench fairness --quick --only weights"),
-    (r"replay (\S+) --suite --quick", r"replay \1 --requests 40"),
+    (r" --suite( --quick)?", " --requests 20"),
+    (r"conformance (?!.*--select)", "conformance --select 'openai.chat.*' "),
+    (r"infer-gateway top(?!.*--admin)", "infer-gateway top --admin http://127.0.0.1:9090"),
+    (
+        r"helm install picker |helm upgrade --install infer-gateway (?=[^#]*(?:serviceMonitor|prometheusRule))",
+        "helm template picker ",
+    ),
+    (r" --ca-file ca.pem", ""),
+    (r"^(prometheus .*)", r"timeout 4 \1 || test $? = 124"),
+    (r" --plot \S+", ""),
 )
-"""The same in less time."""
+"""The same in less time, without what needs matplotlib, an authority, or definitions of others' operators."""
 
 WORDS = {
     "make demo": "infer-gateway demo",
@@ -56,6 +67,8 @@ WORDS = {
     "//b:8000": "//127.0.0.1:8003",
     "//b:30000": "//127.0.0.1:30000",
     "//c:30000": "//127.0.0.1:30000",
+    "10.0.0.7:8000": "127.0.0.1:8003",
+    "https://gateway.example:9090": "http://127.0.0.1:9090",
     "https://api.openai.com/v1": "http://127.0.0.1:8000",
     "https://api.example.com/v1": "http://127.0.0.1:8080",
 }
@@ -69,7 +82,9 @@ TRACE = "".join(
 FILES = {
     "conversation.jsonl": TRACE,
     "clients.csv": "user,timestamp,input_tokens,output_tokens\n" + "".join(f"u{n % 4},{n},90,9\n" for n in range(80)),
-    "scheduler.yaml": "scheduler: {plugins: {Score: {enabled: [least-request]}}}\n",
+    "token": "a-token-of-the-tests\n",
+    "scheduler.yaml": "apiVersion: infer-gateway.dev/v1alpha1\nkind: GatewayConfiguration\n"
+    "scheduler: {plugins: {Score: {enabled: [least-request]}}}\n",
 }
 """What a reader brings along."""
 
@@ -94,14 +109,16 @@ def shared() -> Iterator[dict[str, str]]:
     a = simulate("vllm", "demo-vllm", "--model", "llama")
     b = simulate("vllm", "demo-vllm", "--model", "llama")
     c = simulate("sglang", "demo-sglang", "--model", "llama")
-    with together(a, b, c):
+    with together(a, b, c), perched() as parrot:
         backends = [word for each in (a, b) for word in ("--backend", f"vllm={each.url}")]
         with serve(*backends, "--backend", f"sglang={c.url}") as gateway:
             found = {"8000": a, "8003": b, "30000": c}
             listeners = {"8080": "http", "50051": "grpc", "9090": "admin"}
-            yield {port: each.ready["http"].rpartition(":")[2] for port, each in found.items()} | {
-                port: gateway.ready[name].rpartition(":")[2] for port, name in listeners.items()
-            }
+            yield (
+                {port: each.ready["http"].rpartition(":")[2] for port, each in found.items()}
+                | {"9000": parrot.rpartition(":")[2]}
+                | {port: gateway.ready[name].rpartition(":")[2] for port, name in listeners.items()}
+            )
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +136,23 @@ def a_cluster(stack: ExitStack, reader: Reader, port: int) -> None:
     if (helm := program()).startswith("!"):
         pytest.skip(helm[1:])
     cluster = stack.enter_context(Cluster(tls=True))
-    for n, host in enumerate(HOSTS):
-        cluster.create(pod(f"llama-{n}", host, {"app": "llama"}, port, namespace="models"))
+    pods = [pod(f"llama-{n}", host, {"app": "llama"}, port, namespace="models") for n, host in enumerate(HOSTS)]
+    cluster.apply(*kthena())
+    reader.after["kubectl create namespace models"] = lambda: cluster.create(*pods)
     (reader.home / ".venv" / "bin" / "helm").symlink_to(helm)
     models = reader.home / "examples" / "kubernetes" / "models.yaml"
     models.write_text(models.read_text().replace("8000", str(port)))
     reader.environment["KUBECONFIG"] = str(cluster.kubeconfig)
+
+
+def kthena() -> list[Tree]:
+    """What whoever migrates has."""
+    spec = {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}}}
+    hook = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration"}
+    return [
+        {**hook, "metadata": {"name": "kthena-router-webhook"}},
+        thing("apps/v1", "Deployment", "kthena-router", spec, namespace="kthena-system"),
+    ]
 
 
 def follow(reader: Reader, todo: list[Step]) -> None:
@@ -146,7 +174,7 @@ def follow(reader: Reader, todo: list[Step]) -> None:
 def lay_out(home: Path, text: str, shown: str) -> None:
     """The files that a command reads: brought along, or shown before it."""
     for name, content in FILES.items():
-        if name in text:
+        if re.search(rf"(?<![\w./-]){name}(?![\w-])", text):
             (home / name).write_text(content)
     for name in re.findall(r"(?<![/\w>-])[\w-]+\.yaml\b", text.partition(">")[0]):
         if not (home / name).exists() and shown:

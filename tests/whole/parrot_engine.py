@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from tests.process import ROOT
+
+EXAMPLE = ROOT / "examples" / "adapter"
 
 
 class Parrot(BaseHTTPRequestHandler):
@@ -62,6 +68,17 @@ class Parrot(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def install(site: Path) -> None:
+    """The example's module in ``site``, and what its pyproject makes an installer write down."""
+    (site / "parrot.py").write_text((EXAMPLE / "parrot.py").read_text())
+    info = site / "infer_gateway_parrot-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: infer-gateway-parrot\nVersion: 1.0\n")
+    points = re.search(r'entry-points\."([\w.]+)"\]\n(\w+) = "([\w.:]+)"', (EXAMPLE / "pyproject.toml").read_text())
+    assert points is not None
+    (info / "entry_points.txt").write_text("[{}]\n{} = {}\n".format(*points.groups()))
 
 
 @contextmanager

@@ -11,10 +11,9 @@ import pytest
 from openai import OpenAI
 
 from tests.process import InferGateway, run, serve
-from tests.whole.parrot_engine import perched
+from tests.whole.parrot_engine import EXAMPLE, install, perched
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "adapter"
 PAGE = (ROOT / "docs" / "writing-an-adapter.md").read_text()
 
 
@@ -22,13 +21,7 @@ PAGE = (ROOT / "docs" / "writing-an-adapter.md").read_text()
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The example's module, and what its pyproject makes an installer write down, where every process finds them."""
     site = tmp_path_factory.mktemp("site")
-    (site / "parrot.py").write_text((EXAMPLE / "parrot.py").read_text())
-    info = site / "infer_gateway_parrot-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: infer-gateway-parrot\nVersion: 1.0\n")
-    points = re.search(r'entry-points\."([\w.]+)"\]\n(\w+) = "([\w.:]+)"', (EXAMPLE / "pyproject.toml").read_text())
-    assert points is not None
-    (info / "entry_points.txt").write_text("[{}]\n{} = {}\n".format(*points.groups()))
+    install(site)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(site))
         yield
