@@ -59,7 +59,7 @@ export function explain(decision) {
   const others = candidates.filter(candidate => candidate !== taken).sort(better);
   const without = Object.keys(record(decision.leftOut)).length;
   const aside = without ? `${some(without, "endpoint")} left out beforehand. ` : "";
-  if (!winner) return [`It went nowhere: ${candidates.length ? "no endpoint took it" : "there was no endpoint to choose from"}.`, aside];
+  if (!winner) return [candidates.length ? "Endpoints were weighed, and none has got it yet." : "Nothing was weighed yet: it waits its turn, or no endpoint can take it.", aside];
   const before = list(decision.tried).slice(0, -1).filter(endpoint => endpoint !== winner);
   const failed = before.length ? `${several(before)} failed first. ` : "";
   if (!taken) return [`${failed}There was nothing to weigh.`, aside];
@@ -110,7 +110,7 @@ export function item(decision, told = () => undefined) {
   const summary = el(
     "summary",
     {},
-    el("span", { className: "line" }, el("code", {}, name(decision.id || "no id", 40)), el("bdi", { className: "tag" }, clean(decision.model, 40)), el("b", {}, "→ ", name(chosen(decision) || "nowhere", 60)), el("span", { className: "came" }, came === null ? "" : `first token came after ${seconds(came)}`)),
+    el("span", { className: "line" }, el("code", {}, name(decision.id || "no id", 40)), el("bdi", { className: "tag" }, clean(decision.model, 40)), el("b", {}, "→ ", name(chosen(decision) || "not placed yet", 60)), el("span", { className: "came" }, came === null ? "" : `first token came after ${seconds(came)}`)),
     el("span", { className: "why" }, why),
     el("span", { className: "next" }, next),
   );
@@ -148,9 +148,8 @@ export class Decisions {
 
   update(state) {
     const newest = list(state.decisions).map(record);
-    const known = new Set(this.seen.slice(0, 64).map(sign));
-    this.seen.unshift(...newest.filter(decision => !known.has(sign(decision))));
-    this.seen.length = Math.min(this.seen.length, KEPT);
+    const ids = new Set(newest.map(decision => decision.id));
+    this.seen = [...newest, ...this.seen.filter(decision => !ids.has(decision.id))].slice(0, KEPT);
     hide(this.empty, this.seen.length > 0);
     const still = this.recent.childElementCount > 0 && this.reading();
     put(this.note, still ? "kept still while you read" : "");

@@ -37,8 +37,11 @@ export class Flows {
 
   /** `fair`: whether fairness is configured, null if that is not known. */
   update(state, fair) {
-    const flows = list(state.flows).map(record);
-    const several = new Set(flows.map(flow => clean(flow.pool))).size > 1;
+    const pools = [...new Set(list(state.flows).map(flow => clean(record(flow).pool)))];
+    const several = pools.length > 1;
+    const place = flow => pools.indexOf(clean(flow.pool));
+    // shares are of what a pool served, so its callers stand together
+    const flows = list(state.flows).map(record).sort((a, b) => place(a) - place(b));
     const most = Math.max(0.01, ...flows.map(flow => Math.max(count(flow.share), count(flow.fair)))) * 1.04;
     const keys = new Set();
     const items = [];
@@ -140,7 +143,7 @@ class Target {
     this.share = new Share("Share of the route's requests");
     this.told = el("span", { className: "told" });
     this.errors = el("span", { className: "errors" });
-    this.element = el("li", {}, el("span", { className: "line" }, this.to, this.told, this.errors), this.share.element);
+    this.element = el("li", {}, el("span", { className: "line" }, this.to, el("span", { className: "fares" }, this.told, this.errors)), this.share.element);
   }
 
   update({ target, alone }) {
