@@ -808,7 +808,7 @@ class TestStatistics:
         (seen,) = order.flows(20)
         assert msgspec.structs.asdict(seen) == {
             "tenant": "x", "caller": "a", "queued": 1, "inflight": 3, "served": 30.0, "excess": 15.0,
-            "tenant_excess": 15.0, "oldest_wait": 8.0,
+            "tenant_excess": 15.0, "oldest_wait": 8.0, "weight": 2.0, "priority": 0,
         }  # fmt: skip
 
     @given(seed=seeds)
