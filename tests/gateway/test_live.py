@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+import gateway
 from gateway import live
 from gateway.config.sharing import Tier
 from gateway.config.snapshot import PoolSpec, Snapshot
@@ -97,7 +98,7 @@ def test_one_who_comes_gets_everything_and_then_what_changes() -> None:
         await trio.sleep(400)
         with never_cut(told) as events:
             hello = await event(events, "hello")
-            assert (hello["version"], hello["started"], hello["interval"]) == (live.gateway.__version__, 1000.0, 1.0)
+            assert (hello["version"], hello["started"], hello["interval"]) == (gateway.__version__, 1000.0, 1.0)
             assert len(hello["history"]) == 300
             assert {len(row) for row in hello["history"]} == {9}
             assert hello["history"] == sorted(hello["history"], key=lambda row: row[0])

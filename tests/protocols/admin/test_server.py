@@ -29,7 +29,7 @@ class FakeAdmin:
         self.drained: list[str] = []
         self.exposition = b"up 1\n"
         self.listener = AdminListener()
-        self.live = Live(cast(Any, None))
+        self.live: Any = Live(cast(Any, None))
 
     def ready(self) -> bool:
         return self.usable
