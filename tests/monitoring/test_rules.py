@@ -48,6 +48,14 @@ def test_prometheus_takes_the_rules() -> None:
 
 
 @needs_promtool
+def test_prometheus_takes_the_example_that_loads_them() -> None:
+    file = ROOT / "examples" / "monitoring" / "prometheus.yml"
+    assert (file.parent / yaml.safe_load(file.read_text())["rule_files"][0]).resolve() == RULES
+    done = subprocess.run([PROMTOOL, "check", "config", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
 def test_alerts_fire_when_they_should_and_only_then() -> None:
     done = subprocess.run([PROMTOOL, "test", "rules", TESTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
