@@ -234,10 +234,9 @@ class Chart {
       pen.fillText(value ? this.kind.format(value) : "0", LEFT - 6, at);
     }
     pen.textBaseline = "alphabetic";
-    const every = wide < 220 ? 2 : 1;
-    for (let minute = 0; minute <= 5; minute += every) {
+    for (let minute = 0; minute <= 5; minute += 1) {
       pen.textAlign = minute === 0 ? "right" : "center";
-      const text = minute === 0 ? "now" : `−${minute} min`;
+      const text = minute === 0 ? "now" : minute === 5 ? "−5 min" : `−${minute}`;
       const at = LEFT + wide * (1 - minute / 5);
       pen.fillText(text, minute === 5 ? at + 6 : at, this.height - 4);
     }

@@ -37,6 +37,7 @@ export class Fleet {
     this.density.addEventListener("click", () => {
       this.small = !this.isSmall();
       this.dense();
+      this.arrange();
     });
   }
 
@@ -52,6 +53,7 @@ export class Fleet {
     const names = [...byPool.keys()].sort(compare);
     this.groups.show(names.map(key => [key, byPool.get(key)]));
     for (const [key, tile] of this.tiles) if (!tile.element.isConnected) this.tiles.delete(key);
+    this.arrange();
     const left = count(state.endpoints_left_out);
     hide(this.rest, !left);
     put(this.rest, `and ${some(left, "endpoint")} more: /api/endpoints has all of them`);
@@ -81,6 +83,15 @@ export class Fleet {
     });
     const update = ({ count: n }) => put(text, `${n} ${STATES[state].words}`);
     return { element, update, state };
+  }
+
+  /** Small pools share a row; one that is left over has its own. */
+  arrange() {
+    const groups = [...this.groups.items.values()];
+    const shares = this.isSmall() ? ["small", "middle"] : ["small"];
+    const halves = groups.filter(group => shares.includes(group.size));
+    const alone = halves.length % 2 ? halves.at(-1) : null;
+    for (const group of groups) attribute(group.element, "data-half", halves.includes(group) && group !== alone);
   }
 
   isSmall() {
@@ -145,7 +156,7 @@ class Pool {
     const ordered = endpoints.toSorted((a, b) => compare(String(a.id), String(b.id)));
     this.keyed.show(ordered.map(endpoint => [keyOf(endpoint), endpoint]));
     hide(this.none, endpoints.length > 0);
-    attribute(this.element, "data-size", endpoints.length > 8 ? "large" : endpoints.length > 2 ? "middle" : "small");
+    this.size = endpoints.length > 8 ? "large" : endpoints.length > 2 ? "middle" : "small";
     const ready = number(pool.ready) ?? endpoints.filter(endpoint => stateOf(endpoint).serves).length;
     const members = number(pool.members) ?? endpoints.length;
     put(this.serving, ready === members ? some(ready, "serves", "serve") : `${whole(ready)} of ${whole(members)} serve`);
