@@ -6,10 +6,10 @@ import { Decisions } from "./decisions.js";
 import { Details } from "./details.js";
 import { Keyed, attribute, el, hide, put } from "./dom.js";
 import { Feed } from "./feed.js";
-import { Fleet, badge } from "./fleet.js";
+import { Fleet } from "./fleet.js";
 import { Flows, Routes } from "./shares.js";
 import { amount, clean, clock, count, list, number, percent, rate, record, seconds, whole } from "./text.js";
-import { judge, stateName } from "./verdict.js";
+import { judge } from "./verdict.js";
 
 const at = id => document.getElementById(id);
 const QUEUE_S = 30;
