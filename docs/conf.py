@@ -24,6 +24,7 @@ extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
 root_doc = "index"
 nitpicky = True  # a reference that leads nowhere is a warning, and warnings are errors in `make docs`
+suppress_warnings = ["misc.highlighting_failure"]  # a language that Pygments does not know is shown plain
 
 myst_heading_anchors = 4
 

@@ -58,7 +58,7 @@ def anchor(heading: str) -> str:
 
 def broken_links(path: Path, text: str) -> Iterator[str]:
     """Relative targets that do not exist. Links to other sites are not followed."""
-    for target in LINK.findall(FENCE.sub("", text)):
+    for target in LINK.findall(INLINE.sub("", FENCE.sub("", text))):
         if re.match(r"[a-z]+:", target):
             continue
         file, _, fragment = target.partition("#")
@@ -128,7 +128,7 @@ def commands(text: str) -> Iterator[list[str]]:
     lines = [line for lang, code in FENCE.findall(text) if lang in SHELL
              for line in code.replace("\\\n", " ").splitlines()]  # fmt: skip
     for line in lines + INLINE.findall(FENCE.sub("", text)):
-        found = re.search(r"(?:^|[/\s])infer-gateway\s+(.*)", line.split(" #")[0])
+        found = re.search(r"(?:^\s*|[/$&|;]\s*)infer-gateway\s+(.*)", line.split(" #")[0])
         if found:
             words = shlex.split(re.split(r"[|;]|&&?|[<>]", found[1])[0].replace("…", ""))
             yield [word.strip("[].") for word in words]

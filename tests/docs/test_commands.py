@@ -21,7 +21,7 @@ from tests.docs.pages import Step, commands, steps, unmarked
 from tests.docs.reader import Failed, Reader
 from tests.kube.cluster import Cluster, Tree, pod, thing
 from tests.kube.fleet import engine, shared_port
-from tests.process import ROOT, serve, simulate, together
+from tests.process import ROOT, run, serve, simulate, together
 from tests.whole.parrot_engine import perched
 from tools.docs_check import documents
 
@@ -112,6 +112,7 @@ def shared() -> Iterator[dict[str, str]]:
     with together(a, b, c), perched() as parrot:
         backends = [word for each in (a, b) for word in ("--backend", f"vllm={each.url}")]
         with serve(*backends, "--backend", f"sglang={c.url}") as gateway:
+            run("bench", "--url", gateway.url, "--model", "llama", "--requests", "4")  # something to be seen
             found = {"8000": a, "8003": b, "30000": c}
             listeners = {"8080": "http", "50051": "grpc", "9090": "admin"}
             yield (

@@ -32,6 +32,11 @@ def test_commands_are_read_from_blocks_and_backticks(text: str, words: list[str]
     assert list(docs_check.commands(text)) == [words]
 
 
+def test_a_namespace_is_no_command() -> None:
+    text = "```sh\nkubectl -n infer-gateway get secret -o go-template='{{.a | b}}'\na && infer-gateway check x\n```"
+    assert list(docs_check.commands(text)) == [["check", "x"]]
+
+
 def test_prose_and_python_hold_no_commands() -> None:
     assert list(docs_check.commands("infer-gateway is a gateway\n```python\n# infer-gateway nothing\n```\n")) == []
 

@@ -40,7 +40,7 @@ _RESOURCES = """# Resources
 
 Every field of the objects that say where requests go, in files or in a cluster. What they do together is told in
 [Configuration](../configuration.md#modelroute), and what is said of those in a cluster in
-[Kubernetes](../kubernetes.md#statuses).
+[Kubernetes](../kubernetes.md#status).
 
 """
 
