@@ -43,7 +43,6 @@ class Journal:
         self.lines.wake()
 
     def _missed(self, dropped: int) -> bytes:
-        self._lost += dropped
         self._log.warning("%d %s were lost: they came faster than they could be written", dropped, self._what)
         return b""
 
@@ -59,7 +58,7 @@ class Journal:
             return self._fail(path, lines, getattr(error, "strerror", None) or str(error))
         if self._failing is not None and len(rest) < len(lines):
             self._failing = None
-            self._log.warning("%s are written to %r again; %d were lost so far", self._what, path, self._lost)
+            self._log.warning("%s are written to %r again; %d were lost so far", self._what, path, self.lost)
         return rest
 
     def _fail(self, path: str, lines: bytes, why: str) -> bytes:

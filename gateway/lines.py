@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Final, Self
 
 FLUSH_S: Final = 0.1
@@ -22,7 +23,8 @@ LAST_S: Final = 1.0
 class Lines:
     """``write(lines, wait)`` takes bytes, waits about ``wait`` seconds if it must and can, and returns those it could
     not write yet; it is called by one thread at a time and raises nothing. ``dropped`` counts lines for which there was
-    no room since they were last told of by ``notice``, which may make a line of their number. Any thread notes lines.
+    no room; of how many more ``notice`` is told once lines are taken again, and may make a line of it. Any thread notes
+    lines.
 
     As a context, a thread writes meanwhile.
     """
@@ -31,6 +33,7 @@ class Lines:
         self, write: Callable[[bytes, float], bytes], notice: Callable[[int], bytes] = lambda dropped: b""
     ) -> None:
         self.dropped = 0
+        self._told = 0
         self._write = write
         self._notice = notice
         self._lines = bytearray()
@@ -109,24 +112,32 @@ class Lines:
         left = False
         while not self._closing.is_set():
             if not left:
-                self._wakes.get()
+                self._wait()
             self._closing.wait(FLUSH_S)
             with self._writing:
                 left = self._pass_on(FLUSH_S)
         self.flush()
+
+    def _wait(self) -> None:
+        """Until there is something to do; whoever pushes wakes this thread in vain, and more often than it looks."""
+        self._wakes.get()
+        with suppress(Empty):
+            while True:
+                self._wakes.get_nowait()
 
     def _pass_on(self, wait: float) -> bool:
         """Whether something is left."""
         with self._noting:
             self._due = False
             lines, self._lines = self._lines, bytearray()
-            dropped, self.dropped = self.dropped, 0
+            dropped = self.dropped
         if rest := self._write(bytes(lines), wait):
             with self._noting:
                 self._lines[:0] = rest
-                self.dropped += dropped
-        elif dropped and (notice := self._notice(dropped)):
-            self.add(notice)
+        elif untold := dropped - self._told:
+            self._told = dropped
+            if notice := self._notice(untold):
+                self.add(notice)
         return bool(self._lines)
 
 

@@ -57,7 +57,7 @@ class Stderr:
         return bytes(rest)
 
     def _missed(self, dropped: int) -> bytes:
-        self._lose(dropped)
+        self._untold += dropped
         return self._tell()
 
     def _lose(self, lines: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from gateway import lines
 from gateway.lines import Lines
+from tests.process import eventually
 
 
 class Sink:
@@ -89,7 +90,38 @@ def test_beyond_what_is_kept_lines_are_dropped_and_told_of_once(monkeypatch: pyt
     assert (len(noted), noted.dropped) == (4, 8)
     sink.room = None
     noted.flush()
-    assert (sink.written, noted.dropped) == (b"a\na\n8 dropped\n", 0)
+    assert (sink.written, noted.dropped) == (b"a\na\n8 dropped\n", 8)
+    noted.add(b"b\n")
+    noted.flush()
+    assert sink.written.endswith(b"8 dropped\nb\n")  # once
+
+
+def test_what_was_dropped_is_counted_while_a_writer_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_BUFFER", 2)
+    counted: list[int] = []
+
+    def write(given: bytes, wait: float) -> bytes:
+        counted.append(noted.dropped)
+        return given
+
+    noted = Lines(write)
+    noted.add(b"a\n")
+    for _ in range(3):
+        assert not noted.room()
+        noted.push()
+    assert counted == [1, 2, 3]
+
+
+def test_pushing_piles_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "FLUSH_S", 0.02)
+    sink = Sink()
+    with Lines(sink) as noted:
+        with sink.stalled:
+            noted.add(b"a\n")
+            assert sink.called.wait(10)
+            for _ in range(1000):
+                noted.wake()
+        assert eventually(lambda: noted._wakes.empty(), 5.0)
 
 
 def test_a_stalled_writer_is_not_waited_for_for_ever() -> None:
