@@ -486,6 +486,6 @@ def _refuse_pool(name: str, options: Options, snapshot: Snapshot) -> None:
 
 def _refuse_unguarded(settings: Settings, wanted: Wanted) -> None:
     """Raises ConfigError."""
-    hosts = (host for host, _ in wanted.of(settings.listeners).values())
+    hosts = (host for name, (host, _) in wanted.of(settings.listeners).items() if name != "admin")
     if problem := exposed(settings, hosts):
         raise ConfigError([problem])

@@ -241,8 +241,9 @@ class Health:
         self.up = up
         self._settle()
 
-    def drain(self) -> None:
-        self.draining = True
+    def drain(self, draining: bool = True) -> None:
+        """Whether it is left alone because somebody said so."""
+        self.draining = draining
         self._settle()
 
     # -- inside -------------------------------------------------------------------------------------------------------

@@ -302,11 +302,11 @@ class Pools:
         now = trio.current_time()
         return any(member.up and member.usable(now) for pool in self._pools.values() for member in pool.members)
 
-    def drain(self, endpoint_id: str) -> bool:
-        """Place nothing new on an endpoint; what runs there finishes. False if nobody knows it."""
+    def drain(self, endpoint_id: str, draining: bool = True) -> bool:
+        """Place nothing new on an endpoint, or something again; what runs there finishes. False if nobody knows it."""
         found = [member for member in self.members() if member.id == endpoint_id]
         for member in found:
-            member.health.drain()
+            member.health.drain(draining)
         return bool(found)
 
     def by_name(self) -> Mapping[str, Pool]:

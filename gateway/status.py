@@ -127,8 +127,8 @@ class Status:
             self._telemetry = Telemetry(gauges.sources(self._parts, self.saturation))
         return await self._telemetry.render(accept)
 
-    def drain(self, endpoint_id: str) -> bool:
-        return self._parts.pools.drain(endpoint_id)
+    def drain(self, endpoint_id: str, draining: bool) -> bool:
+        return self._parts.pools.drain(endpoint_id, draining)
 
 
 def _watch(watch: Watch, now: float) -> dict[str, object]:

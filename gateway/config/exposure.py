@@ -9,7 +9,9 @@ from gateway.config.url import is_loopback
 
 
 def exposed(settings: Settings, hosts: Iterable[str]) -> str:
-    """What is wrong with listening on ``hosts``: open doors are opened knowingly. "" if nothing is."""
+    """What is wrong with listening on ``hosts``: open doors are opened knowingly. "" if nothing is. The admin plane's
+    is no such door: beyond loopback it asks for a token of its own.
+    """
     auth = settings.auth
     if auth.required is False or auth.configured:
         return ""

@@ -186,8 +186,8 @@ class Listeners(Section, frozen=True):
 
     @property
     def hosts(self) -> list[str]:
-        """Where those that are wanted listen."""
-        given = (self.http, self.grpc, self.admin, self.ext_proc)
+        """Where those that are wanted listen, but for the admin plane, which has a token of its own."""
+        given = (self.http, self.grpc, self.ext_proc)
         hosts = [each.host for each in given if each is not None and each.address != OFF]
         return hosts if self.ext_proc is None else [*hosts, self.ext_proc.health[0]]
 

@@ -69,8 +69,10 @@ class Admin(Protocol):
     async def metrics(self, accept: str, /) -> tuple[bytes, str]:
         """(exposition, content type), as an Accept field asks."""
 
-    def drain(self, endpoint_id: str, /) -> bool:
-        """Place no new requests on the endpoint; those in flight finish. False if there is none of that id."""
+    def drain(self, endpoint_id: str, draining: bool, /) -> bool:
+        """Place no new requests on the endpoint, or some again; those in flight finish. False if there is none of that
+        id.
+        """
 
 
 def make_app(admin: Admin, rules: Rules, cut: Callable[[], Cut]) -> QuartTrio:
@@ -187,8 +189,9 @@ async def _told(
 
 
 def _add_actions(app: QuartTrio, admin: Admin) -> None:
-    @app.post("/api/endpoints/<path:endpoint_id>/drain")
+    @app.route("/api/endpoints/<path:endpoint_id>/drain", methods=["POST", "DELETE"])
     async def drain(endpoint_id: str) -> Response:
-        if not admin.drain(endpoint_id):
+        draining = request.method == "POST"
+        if not admin.drain(endpoint_id, draining):
             return error(404, f"there is no endpoint '{endpoint_id}'")
-        return as_json({"endpoint": endpoint_id, "draining": True})
+        return as_json({"endpoint": endpoint_id, "draining": draining})

@@ -168,13 +168,16 @@ def test_an_endpoint_is_drained_by_keyboard_and_click(browser: Browser, house: I
         name = page.text("#details-title")
         page.click(".drain button")
         page.until("document.querySelectorAll('.drain button').length === 2")
-        assert "until the gateway is started again" in page.text(".drain")
+        assert "until it is to be used again" in page.text(".drain")
         assert endpoints()[name] == "ready"
         page.click(".drain .danger")
         page.until("document.querySelector('.tile[data-state=draining]')")
         assert endpoints()[name] == "draining"
-        page.until("document.querySelector('.drain').textContent.includes('being drained')")
-        page.until("document.getElementById('fleet-note').textContent.includes('2 of 3 endpoints serve')")
+        page.until("document.querySelector('.drain').textContent.includes('Use it again')")
+        page.click(".drain button")
+        page.until("!document.querySelector('.tile[data-state=draining]')")
+        assert endpoints()[name] != "draining"
+        page.until("document.getElementById('fleet-note').textContent.startsWith('3 endpoint')")
 
 
 def test_beyond_loopback_one_logs_in(browser: Browser, tmp_path: Path) -> None:

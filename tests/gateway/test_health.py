@@ -157,6 +157,8 @@ def test_a_draining_one_gets_nothing_whatever_else_it_is() -> None:
     health.drain()
     health.reached(5.0, True)
     assert (health.usable(50.0), health.state(50.0), health.reluctance(50.0)) == (False, "draining", math.inf)
+    health.drain(False)
+    assert health.usable(50.0)
 
 
 def test_where_nobody_is_usable_the_least_unlikely_is_asked() -> None:

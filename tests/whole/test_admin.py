@@ -77,7 +77,10 @@ def test_a_token_opens_the_door_and_its_successor_shuts_it(engine: InferGateway,
             {"origin": "http://localhost:1"},
         ):
             assert client.post(drain, headers=headers).status_code == 403
-        assert client.post(drain, headers=own).status_code == 200
+            assert client.delete(drain, headers=headers).status_code == 403
+        for ask, state in ((client.post, "draining"), (client.delete, "ready")):
+            assert ask(drain, headers=own).status_code == 200
+            assert {each["state"] for each in client.get("/api/endpoints").json()} == {state}
         with client.stream("GET", "/api/live") as watched:
             told = events(watched)
             assert next(told)[0] == "hello"

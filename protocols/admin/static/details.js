@@ -154,14 +154,16 @@ export class Details {
     const step = endpoint.state === "draining" ? "draining" : (this.asked ?? "offer");
     if (this.drained.firstChild && this.drained.step === step) return;
     this.drained.step = step;
-    if (step === "draining") this.drained.replaceChildren(el("p", { className: "note" }, "It is being drained: nothing new is placed on it, what runs there finishes."));
-    else if (step === "offer") this.drained.replaceChildren(this.button("Drain this endpoint…", "button", () => this.ask("ask")));
+    if (step === "draining") {
+      const back = this.button("Use it again", "button", () => this.drain(endpoint, false));
+      this.drained.replaceChildren(el("p", { className: "note" }, "It is being drained: nothing new is placed on it, what runs there finishes."), back);
+    } else if (step === "offer") this.drained.replaceChildren(this.button("Drain this endpoint…", "button", () => this.ask("ask")));
     else if (step === "ask") {
       const yes = this.button("Drain it", "button danger", () => this.drain(endpoint));
       const no = this.button("Keep it", "button", () => this.ask(null));
       const inflight = count(endpoint.inflight);
       const finish = inflight ? ` ${amount(inflight)} in flight finish.` : "";
-      this.drained.replaceChildren(el("p", {}, "No new request will be placed on it, in any pool, until the gateway is started again.", finish), el("p", { className: "answers" }, yes, no));
+      this.drained.replaceChildren(el("p", {}, "No new request will be placed on it, in any pool, until it is to be used again or the gateway is started anew.", finish), el("p", { className: "answers" }, yes, no));
       no.focus();
     } else this.drained.replaceChildren(el("p", { className: "said", role: "alert" }, clean(step, 300)), this.button("Try again", "button", () => this.ask("ask")));
   }
@@ -176,21 +178,21 @@ export class Details {
     if (step === null) this.drained.querySelector("button")?.focus();
   }
 
-  async drain(endpoint) {
+  async drain(endpoint, draining = true) {
     const key = this.key;
     let said = null;
     try {
-      const answer = await fetch(`/api/endpoints/${encodeURIComponent(endpoint.id)}/drain`, { method: "POST" });
+      const answer = await fetch(`/api/endpoints/${encodeURIComponent(endpoint.id)}/drain`, { method: draining ? "POST" : "DELETE" });
       if (answer.status === 401) return void location.replace("/login");
-      if (!answer.ok) said = `It was not drained: ${await words(answer)}`;
+      if (!answer.ok) said = `Nothing was changed: ${await words(answer)}`;
     } catch {
-      said = "It was not drained: the gateway cannot be reached.";
+      said = "Nothing was changed: the gateway cannot be reached.";
     }
     if (key !== this.key) return;
     if (said === null) {
       this.asked = null;
-      this.drained.step = "draining";
-      this.drained.replaceChildren(el("p", { className: "note", role: "status" }, "It is being drained."));
+      this.drained.step = "said";
+      this.drained.replaceChildren(el("p", { className: "note", role: "status" }, draining ? "It is being drained." : "It gets requests again."));
     } else this.ask(said);
   }
 }

@@ -17,7 +17,7 @@ KIND = "apiVersion: infer-gateway.dev/v1alpha1\nkind: GatewayConfiguration\n"
     [
         ('listeners: {http: {address: "0.0.0.0:1"}}', "0.0.0.0"),
         ('listeners: {grpc: {address: "[::]:1"}}', "::"),
-        ('listeners: {admin: {address: "10.0.0.1:1"}}', "10.0.0.1"),
+        ('listeners: {admin: {address: "10.0.0.1:1"}}', ""),
         ('listeners: {extProc: {address: ":9002"}}', "0.0.0.0"),
         ('listeners: {extProc: {healthAddress: ":9003"}}', "0.0.0.0"),
         ('listeners: {http: {address: "0.0.0.0:1"}}\nauth: {required: false}', ""),

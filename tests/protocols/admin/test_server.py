@@ -55,10 +55,10 @@ class FakeAdmin:
     async def metrics(self, accept: str, /) -> tuple[bytes, str]:
         return self.exposition, "text/plain; version=0.0.4; charset=utf-8"
 
-    def drain(self, endpoint_id: str, /) -> bool:
+    def drain(self, endpoint_id: str, draining: bool, /) -> bool:
         if endpoint_id not in ("10.0.0.1:8000", "api.example.com:443/v1beta/openai"):
             return False
-        self.drained.append(endpoint_id)
+        (self.drained.append if draining else self.drained.remove)(endpoint_id)
         return True
 
 
@@ -147,9 +147,11 @@ def test_an_endpoint_is_drained_by_its_id() -> None:
         wrong = await client.get("/api/endpoints/10.0.0.1:8000/drain")
         assert wrong.status_code == 405
         assert "POST" in wrong.headers["allow"]
+        again = await client.delete("/api/endpoints/api.example.com:443/v1beta/openai/drain")
+        assert again.json() == {"endpoint": "api.example.com:443/v1beta/openai", "draining": False}
 
     served(admin, visit)
-    assert admin.drained == ["10.0.0.1:8000", "api.example.com:443/v1beta/openai"]
+    assert admin.drained == ["10.0.0.1:8000"]
 
 
 def test_pages_of_other_sites_change_nothing() -> None:
