@@ -1,7 +1,7 @@
 """How the documentation becomes a site (`make docs`): plain Markdown in, files that need no network out. (IO)
 
-The lists on index.md are the table of contents: a heading is a part of it, a link in a list below is a page. A link to a
-file outside docs/ leads to that file's place under $DOCS_SOURCE_URL where that is set, else to a copy in the site.
+The lists on index.md are the table of contents: a heading is a part of it, a link in a list below is a page. A link to
+a file outside docs/ leads to its place under $DOCS_SOURCE_URL where that is set, else to a copy in the site.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def outside(text: str, folder: Path) -> str:
     """``text`` with links out of docs/ turned into links that a site can have."""
 
     def turned(link: re.Match[str]) -> str:
-        words, target, _ = link.groups()
+        words, target, place = link.groups(default="")
         path = (folder / target).resolve()
         if path.is_relative_to(DOCS) or not path.exists():
             return link[0]
         if SOURCE_URL:
-            return f"[{words}]({SOURCE_URL}/{path.relative_to(ROOT).as_posix()})"
+            return f"[{words}]({SOURCE_URL}/{path.relative_to(ROOT).as_posix()}{place})"
         if path.is_dir():  # of which there is no copy
             return f"{words} (`{path.relative_to(ROOT).as_posix()}`)"
         return f"[{words}](path:{target})"

@@ -6,6 +6,7 @@ takes its place. Servers run until the page ends.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -19,14 +20,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.request import urlopen
 
 from tests.process import ROOT
 from tests.whole.parrot_engine import install
 
 SERVER = re.compile(r"infer-gateway (serve|demo|simulate)\b")
+ENDPOINT = "10.0.0.7:8000"
+"""As pages call any endpoint."""
 _AT = re.compile(r"127\.0\.0\.1:(\d+)")
 _PORT = re.compile(r"--port (\d+)")
 _LISTENS = re.compile(r"(?:--port |--(?:http|grpc|admin|ext-proc) 127\.0\.0\.1:)(\d+)")
+_VARIABLE = re.compile(r"(?:export )?([A-Z_]+)=(\S*)")
 _LISTENERS = {"http": "8080", "grpc": "50051", "admin": "9090"}
 _READY_S, _COMMAND_S = 30.0, 60.0
 _HIDDEN = (".venv", ".git", ".cache", "examples")
@@ -73,6 +78,11 @@ class Reader:
         """What the command says. A server is started and waited for. Raises Failed."""
         for word, instead in self.words.items():
             text = text.replace(word, instead)
+        if ENDPOINT in text:
+            text = text.replace(ENDPOINT, self._endpoint())
+        if variable := _VARIABLE.fullmatch(text.strip()):
+            self.environment[variable[1]] = variable[2]
+            return ""
         if SERVER.search(text):
             return self._start(re.sub(r"\s+#[^'\"\n]*$", "", text).rstrip().removesuffix("&"))
         said = self._run(["bash", "-eo", "pipefail", "-c", self.here(text)])
@@ -81,6 +91,13 @@ class Reader:
 
     def run_python(self, code: str) -> str:
         return self._run([sys.executable, "-c", self.here(code)])
+
+    def _endpoint(self) -> str:
+        """One that the gateway on the page has."""
+        with urlopen(f"http://127.0.0.1:{self.ports['9090']}/api/endpoints", timeout=10) as answer:
+            found: str = json.load(answer)[-1]["endpoint"]
+        self.ports.setdefault(found.rpartition(":")[2], found.rpartition(":")[2])
+        return found
 
     def _run(self, argv: list[str]) -> str:
         out = subprocess.PIPE
@@ -166,4 +183,4 @@ def _furnish(home: Path) -> None:
         (bin_ / name).chmod(0o755)
     (home / "site").mkdir()
     install(home / "site")
-    (home / ".curlrc").write_text("fail\nshow-error\nmax-time = 30\n")
+    (home / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\nmax-time = 30\n")
