@@ -28,6 +28,7 @@ _HISTORY: Final = 300
 _BEHIND: Final = 4
 """Events that may be on their way to a watcher that does not take them."""
 _MINUTES: Final = 3
+_QUEUE_S: Final = 30
 _WAYS_EVERY: Final = 10
 _LAST_S: Final = 0.2
 
@@ -79,7 +80,7 @@ class Live:
                 self._sample()
                 state = b""
             self._joined = trio.Event()
-            if self._watchers:
+            if self._watchers and not self._ended:
                 fresh = not state
                 state = state or await self._state()
                 self._send(state, fresh)
@@ -196,4 +197,5 @@ class Live:
         }
         figures = msgspec.to_builtins(self._rates)
         totals = {"inflight": inflight, "queued": queued, **figures, "connections": parts.connections()}
-        return await self._picture.take(head, totals, self._ways[0])
+        before = self._history[-_QUEUE_S][-1] if len(self._history) >= _QUEUE_S else None
+        return await self._picture.take(head, totals, self._ways[0], before)

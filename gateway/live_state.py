@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import msgspec
 import trio
 
+from gateway import live_verdict
 from gateway import live_view as view
 from gateway.config.snapshot import Snapshot
 from gateway.core import Gateway
@@ -68,18 +69,25 @@ class Picture:
         """Nobody looks any more."""
         self._seen.clear()
 
-    async def take(self, head: dict[str, object], totals: dict[str, object], before: view.Ways) -> bytes:
-        """``head`` and ``totals`` are known already. ``before``: what ways had counted some minutes ago."""
+    async def take(
+        self, head: view.Row, totals: view.Row, before: view.Ways, queued_before: float | None = None
+    ) -> bytes:
+        """``head`` and ``totals`` are known already. ``before``: what ways had counted some minutes ago;
+        ``queued_before``: how many waited half a minute ago.
+        """
         now = trio.current_time()
         new = await self._look(now)
         old = self._seen[0] if self._seen else None
         self._seen.append(new)
-        shown = dict(head)
+        shown: view.Row = dict(head)
         streams, pools = await self._pools(now, new, old)
         shown["totals"] = encode({**totals, "streams": streams})
         shown |= await _shown("pools", pools, SHOWN)
-        shown |= await self._endpoints(now, new, old)
+        out: list[view.Row] = []
+        shown |= await self._endpoints(now, new, old, out)
         flows = await self._flows(now)
+        seen = live_verdict.Seen(head, totals, pools, out, flows, queued_before)
+        shown["verdict"] = encode(live_verdict.judge(seen))
         shown |= await _shown("flows", view.foremost(flows), view.FLOWS, len(flows))
         shown |= await _shown("routes", self._rows(new, old, before), view.ROUTES, len(self._routes[1]))
         shown["decisions"] = encode(self._parts.gateway.decisions.newest(_DECISIONS))
@@ -121,7 +129,8 @@ class Picture:
             rows.append(_pool(name, pool, ready, saturation, _served(name, new, old)))
         return streams, rows
 
-    async def _endpoints(self, now: float, new: _Seen, old: _Seen | None) -> dict[str, object]:
+    async def _endpoints(self, now: float, new: _Seen, old: _Seen | None, out: list[view.Row]) -> dict[str, object]:
+        """Those with something the matter go to ``out``, too."""
         rows: list[msgspec.Raw] = []
         seconds = 1.0 if old is None else new.at - old.at
         for member in list(self._members()):
@@ -130,7 +139,10 @@ class Picture:
             if meter is None:
                 continue  # it came while we looked
             before = None if old is None else old.endpoints.get(key)
-            rows.append(encode(view.endpoint(member, now, meter, before, seconds)))
+            row = view.endpoint(member, now, meter, before, seconds)
+            rows.append(encode(row))
+            if row["state"] in live_verdict.TROUBLE:
+                out.append(row)
             if not len(rows) % _SLICE:
                 await trio.lowlevel.checkpoint()
         there = sum(len(pool.members) for pool in self._parts.pools.by_name().values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from gateway.live_verdict import REASONS
 from gateway.top.feed import Node, node, nodes, number, word, words
 from gateway.top.plain import bar, count, percent, plain, seconds, versus
 
@@ -19,14 +20,6 @@ Key = tuple[bool, float, str]
 
 GOOD, WARN, BAD, DIM, PLAIN = "green", "yellow", "red", "dim", ""
 _STATES: Final = {"ready": GOOD, "slow-start": WARN, "half-open": WARN, "unknown": WARN, "draining": WARN}
-
-_REASONS: Final = {
-    "failing": "several failures in a row",
-    "erring": "far more failures than the others have",
-    "slow": "far slower than the others",
-    "stuck": "no first token, and nothing there moves",
-    "hung": "no answer to anything",
-}
 
 
 class Column(NamedTuple):
@@ -100,7 +93,7 @@ def _state(row: Node) -> Cell:
 
 def reason(row: Node) -> str:
     """Why an endpoint is as it is, in words."""
-    return _REASONS.get(word(row, "why"), word(row, "why"))
+    return REASONS.get(word(row, "why"), word(row, "why"))
 
 
 def _why(row: Node) -> Cell:

@@ -105,6 +105,8 @@ def test_one_who_comes_gets_everything_and_then_what_changes() -> None:
             state = hello["state"]
             assert (state["ready"], state["draining"], state["problems"]) == (True, False, ["bad"])
             assert state["pools"][0]["rps"] is None, "nobody looked before"
+            said = "The last change of the configuration was refused: bad"
+            assert state["verdict"] == [{"level": "warn", "about": "configuration", "text": said}]
             good = Record(model="m", pool="p", stream=True, tokens_in=40, tokens_cached=10, tokens_out=20, ttft_s=0.3)
             parts.totals.finished(msgspec.structs.replace(good, ended=2.0))
             parts.totals.finished(Record(model="m", pool="p", status=502, reason="upstream_error"))
@@ -123,6 +125,24 @@ def test_one_who_comes_gets_everything_and_then_what_changes() -> None:
             for _ in range(12):
                 state = await event(events, "state")
             assert (state["totals"]["rps"], state["totals"]["ttft_p50"], state["pools"][0]["rps"]) == (0, None, 0)
+
+    watching(parts, visit)
+
+
+def test_endpoints_that_are_out_and_a_queue_that_grows_are_told_of() -> None:
+    parts = FakeParts(spec("p", 2), spec("q"))
+    for member in parts.pools["p"].members[:1]:
+        member.up = False
+
+    async def visit(told: Live) -> None:
+        await trio.sleep(40)
+        told._history[-30][-1] = 0
+        told._under_way = lambda: (0, 50)  # type: ignore[method-assign]
+        with never_cut(told) as events:
+            verdict = (await event(events, "hello"))["state"]["verdict"]
+        assert [(problem["about"], problem.get("endpoint")) for problem in verdict] == [
+            ("configuration", None), ("requests", None), ("endpoint", "p:1")
+        ]  # fmt: skip
 
     watching(parts, visit)
 

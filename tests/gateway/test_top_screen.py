@@ -37,13 +37,12 @@ def lists(known: dict[str, Any]) -> st.SearchStrategy[Any]:
     return GARBAGE | st.lists(mostly(known), max_size=3)
 
 
-TROUBLED = [endpoint("a", state="open", why="failing"), endpoint("b", state="hung"), endpoint("c")]
 FEEDS = st.fixed_dictionaries(
     {},
     optional={
         "at": st.just(AT) | GARBAGE,
         "ready": GARBAGE,
-        "problems": GARBAGE,
+        "verdict": lists({"level": "bad", "text": "p is down"}),
         "totals": mostly(state()["totals"]),
         "pools": lists(state()["pools"][0]),
         "endpoints": lists(endpoint("a")),
@@ -168,8 +167,8 @@ def test_events_that_are_none_change_nothing(data: bytes) -> None:
 
 def test_one_string_that_is_no_unicode_hides_no_other() -> None:
     feed = Feed()
-    assert feed.take("state", b'{"at": NaN, "problems": ["\\ud800", "\xff"], "ready": true}')
-    assert judge(Picture(state=feed.state)).text == "the last reload failed: \ufffd"
+    assert feed.take("state", b'{"at": NaN, "verdict": [{"text": "\\ud800"}, {"text": "\xff"}], "ready": true}')
+    assert judge(Picture(state=feed.state)).text == "\ufffd · \ufffd"
 
 
 def test_a_number_is_finite_or_none() -> None:
@@ -195,32 +194,22 @@ def test_events_are_bounded(part: bytes) -> None:
         deque(read for _ in range(300) for read in events.feed(part))
 
 
-@pytest.mark.parametrize(
-    ("members", "level", "text"),
-    [
-        ({}, verdict.WELL, "all is well: 2 endpoints in 1 pool"),
-        ({"ready": False}, verdict.BAD, "no endpoint is usable"),
-        ({"draining": True, "ready": False}, verdict.WARN, "the gateway drains: it takes nothing new"),
-        ({"problems": ["a.yaml: b"]}, verdict.WARN, "the last reload failed: a.yaml: b"),
-        ({"endpoints": TROUBLED}, verdict.WARN, "of 3 endpoints 1 hung, 1 open (a: several failures in a row)"),
-        ({"endpoints": [endpoint("a", state="unknown")]}, verdict.WARN, "1 not heard of yet"),
-        ({"pools": [{"name": "p", "ready": 0, "members": 2}]}, verdict.BAD, "pool p has no endpoint that is ready"),
-        ({"pools": [{"name": "p", "ready": 2, "saturation": 1.2}]}, verdict.WARN, "pool p is saturated (120%)"),
-        ({"totals": {"rps": 100.0, "errors": 2.0}}, verdict.WARN, "2% of requests fail (2/s)"),
-        ({"totals": {"rps": 10.0, "errors": 2.0}}, verdict.BAD, "20% of requests fail (2/s)"),
-        ({"totals": {"rps": 1000.0, "errors": 2.0}}, verdict.WELL, "all is well: 2 endpoints in 1 pool"),
-        ({"flows": [flow("a", wait=12.0)]}, verdict.WARN, "requests wait for up to 12.0s"),
-    ],
-)
-def test_what_is_the_matter(members: dict[str, object], level: int, text: str) -> None:
-    quiet = {"flows": [], **members}
-    judged = judge(told(("hello", hello(state(**quiet)))))
-    assert (judged.level, judged.text) == (level, text)
+def test_what_the_gateway_says_is_the_matter_is_said() -> None:
+    down = {"level": "warn", "about": "endpoint", "text": "a is down", "pool": "p", "endpoint": "a"}
+    judged = [
+        judge(told(("hello", hello(state(verdict=found)))))
+        for found in ([], [down], [{"level": "bad", "text": "No endpoint yet"}, down], [{"level": [1], "text": 2}])
+    ]
+    assert [(each.level, each.text) for each in judged] == [
+        (verdict.WELL, "all is well: 2 endpoints in 1 pool"),
+        (verdict.WARN, "a is down"),
+        (verdict.BAD, "No endpoint yet · a is down"),
+        (verdict.WARN, "2"),
+    ]
 
 
-def test_the_worst_is_said_first_and_being_away_before_all() -> None:
-    picture = told(("hello", hello(state(problems=["x"], ready=False))))
-    assert judge(picture).text == "no endpoint is usable; the last reload failed: x"
-    away = Picture(state=picture.state, away="nothing listens there", away_s=14.0, away_since="12:00:00")
+def test_being_away_is_said_before_all() -> None:
+    shown = told(("hello", hello(state(verdict=[{"level": "warn", "text": "a is down"}]))))
+    away = Picture(state=shown.state, away="nothing listens there", away_s=14.0, away_since="12:00:00")
     assert judge(away).text == "no news since 12:00:00 (14.0s): nothing listens there"
     assert judge(away).level == verdict.BAD
