@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -29,6 +29,12 @@ UNGUARDED: Final = (
 )
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 _OWN: Final = ("", "same-origin", "none")
+_PORTS: Final = {"http": 80, "https": 443}
+_LABEL: Final = r"[\w~-]{1,63}"
+_HOST: Final = re.compile(
+    rf"(?:\[(?P<v6>[0-9a-f:.]+(?:%25[\w.~-]+)?)\]|(?P<name>{_LABEL}(?:\.{_LABEL})*)\.?)(?::(?P<port>\d{{0,5}}))?",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -110,35 +116,39 @@ def _known_here(host: str, named: str) -> bool:
 
 def hostname(host: str) -> str:
     """Of a Host field's value, in lower case, without port and brackets; "" where it is none."""
-    try:
-        parts = urlsplit(f"//{host}")
-        name = parts.hostname or ""
-        parts.port  # noqa: B018 — raises where it is none
-    except ValueError:
-        return ""
-    return "" if parts.path or parts.query or parts.fragment or parts.username is not None else name.removesuffix(".")
+    return _authority(host)[0]
+
+
+def _authority(host: str) -> tuple[str, int | None]:
+    """Name and port, ("", None) where it is neither."""
+    found = _HOST.fullmatch(host)
+    if found is None or (port := int(found["port"] or -1)) > 65535:
+        return "", None
+    return (found["v6"] or found["name"]).lower(), None if port < 0 else port
 
 
 def _foreign(asked: Asked) -> Refusal | None:
     """A page of another origin sends this. Browsers say so (Fetch Metadata; Fetch standard, §3.1), other clients say
-    nothing. To follow a link here is no harm.
+    nothing. To follow a link here is no harm. A proxy may ask by another name than the browser did: the browser's own
+    word on the origin comes first.
     """
     safe = asked.method in _SAFE
     followed = safe and asked.fetch_mode == "navigate" and asked.fetch_dest == "document"
     other = asked.fetch_site not in _OWN and not followed
-    if not safe:
+    if not safe and asked.fetch_site != "same-origin":
         other |= bool(asked.origin) and not same_origin(asked.origin, asked.host)
         other |= bool(asked.session) and not asked.authorization and not asked.origin
     return Refusal(HTTPStatus.FORBIDDEN, "requests from pages of other origins are refused") if other else None
 
 
 def same_origin(origin: str, host: str) -> bool:
-    """Whether an Origin's host and port are those that were asked. Schemes are not compared: a proxy may speak TLS."""
-    try:
-        parts = urlsplit(origin)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower() != ""
+    """Whether an Origin's host and port are those that were asked. Schemes are not compared: a proxy may speak TLS, and
+    leave out that scheme's port or say it.
+    """
+    scheme, _, rest = origin.partition("://")
+    usual = _PORTS.get(scheme)
+    (theirs, port), (ours, asked) = _authority(rest), _authority(host)
+    return usual is not None and ours != "" and (theirs, port or usual) == (ours, asked or usual)
 
 
 def _unconfigured(rules: Rules) -> Refusal:

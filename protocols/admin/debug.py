@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from quart import Response, request
@@ -13,9 +12,11 @@ from gateway.task_tree import tree
 from protocols.admin.answers import as_json, error
 
 _LONGEST_S: Final = 60.0
+_SLOWEST: Final = 1.0
 _FASTEST: Final = 1000.0
 _EXPECTED: Final = (
-    f"expected seconds up to {_LONGEST_S:g}, hz up to {_FASTEST:g}, format collapsed (the default) or speedscope"
+    f"expected seconds up to {_LONGEST_S:g}, hz from {_SLOWEST:g} to {_FASTEST:g}, "
+    "format collapsed (the default) or speedscope"
 )
 
 
@@ -24,7 +25,7 @@ def add_debug(app: QuartTrio) -> None:
 
     @app.get("/debug/profile")
     async def profile() -> Response:
-        seconds, hz = _number("seconds", 5.0, _LONGEST_S), _number("hz", 100.0, _FASTEST)
+        seconds, hz = _number("seconds", 5.0, 0.0, _LONGEST_S), _number("hz", 100.0, _SLOWEST, _FASTEST)
         form = request.args.get("format", "collapsed")
         if seconds is None or hz is None or form not in ("collapsed", "speedscope"):
             return error(400, _EXPECTED)
@@ -42,10 +43,10 @@ def add_debug(app: QuartTrio) -> None:
         return as_json(await tree())
 
 
-def _number(name: str, default: float, most: float) -> float | None:
-    """Above 0 and at most ``most``; None if it is anything else."""
+def _number(name: str, default: float, least: float, most: float) -> float | None:
+    """Above 0, and within these; None if it is anything else."""
     try:
         value = float(request.args.get(name, default))
     except ValueError:
         return None
-    return value if 0.0 < value <= most and math.isfinite(value) else None
+    return value if value > 0.0 and least <= value <= most else None

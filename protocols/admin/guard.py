@@ -108,7 +108,7 @@ class Guard:
             session(token, time.time()),
             max_age=SESSION_S,
             path="/",
-            secure=rules.tls,
+            secure=rules.tls or request.headers.get("origin", "").startswith("https://"),
             httponly=True,
             samesite="Strict",
         )

@@ -20,6 +20,7 @@ import trio
 from gateway.listen import Listener
 from gateway.net import SocketStream
 from protocols.admin.access import UNGUARDED, Rules
+from protocols.admin.front import front
 
 if TYPE_CHECKING:
     from protocols.admin.app import Admin
@@ -33,18 +34,27 @@ _CLOSED = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 _answered: ContextVar[_Connection] = ContextVar("answered")
 """The connection that the running task serves."""
 
+
+def _cut() -> Callable[[], object]:
+    """Whoever asks for it has been let in and stays: others give way first."""
+    connection = _answered.get()
+    connection.stays = True
+    return connection.close
+
+
 Converse = Callable[[trio.abc.Stream], Awaitable[None]]
 """Speaks HTTP on one connection until it ends."""
 
 
 class _Connection(SocketStream):
-    """``active``: when bytes last came or went."""
+    """``active``: when bytes last came or went. ``stays``: it is watched by somebody who may."""
 
-    __slots__ = ("active",)
+    __slots__ = ("active", "stays")
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self.active = trio.current_time()
+        self.stays = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         data = await super().receive_some(max_bytes)
@@ -97,7 +107,7 @@ async def _connection(
     stream = _Connection(socket.socket(fileno=accepted.socket.detach()))
     if len(connections) >= _MAX_CONNECTIONS:
         # The oldest gives way: clients that hold connections and do nothing cannot lock out a probe.
-        next(iter(connections)).close()
+        next((each for each in connections if not each.stays), next(iter(connections))).close()
     connections[stream] = None
     _answered.set(stream)
     try:
@@ -134,6 +144,10 @@ async def _close_idle(connections: dict[_Connection, None]) -> None:
             stream.close()
 
 
+async def _as_it_is(_: object) -> None:
+    """In place of a look at what else a client would speak."""
+
+
 def _load(admin: Admin, rules: Rules) -> Converse:
     """Import what is heavy and bind the application to hypercorn's connection."""
     from hypercorn.config import Config
@@ -145,19 +159,28 @@ def _load(admin: Admin, rules: Rules) -> Converse:
     import gateway.telemetry  # noqa: F401 — so that the first scrape need not
     from protocols.admin.app import make_app
 
+    class Server(TCPServer):
+        """HTTP/1.1, whatever else the client offers: streams of HTTP/2 would share what is bounded by connection."""
+
+        async def _read_data(self) -> None:
+            protocol: Any = self.protocol.protocol
+            protocol._check_protocol = _as_it_is
+            await super()._read_data()
+
     config = Config()
     config.accesslog = None
     config.errorlog = _log
     config.loglevel = "WARNING"
     config.include_server_header = False
     config.read_timeout = None
-    app: Any = make_app(admin, rules, lambda: _answered.get().close)
-    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+    app: Any = make_app(admin, rules, _cut)
+    asked: Any = front(app)
+    wrapped = wrap_app(asked, config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)
 
     async def converse(stream: trio.abc.Stream) -> None:
         state: LifespanState = {}
         either: Any = stream  # annotated as TLS only
-        await TCPServer(wrapped, config, context, ConnectionState(state), either)
+        await Server(wrapped, config, context, ConnectionState(state), either)
 
     return converse

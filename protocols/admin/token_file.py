@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -29,19 +31,36 @@ class TokenFile:
 
     def _read(self) -> str:
         try:
-            with Path(self.path).open("rb") as file:
-                token = file.read(_MOST + 1).decode().strip()
+            token = _content(self.path).decode().strip()
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is no text"
             _log.error("listeners.admin.tokenFile: cannot read %s: %s; nobody is let in", self.path, why)
             return ""
-        if not token or len(token) > _MOST:
-            what = "is empty" if not token else f"holds more than {_MOST} bytes"
-            _log.error("listeners.admin.tokenFile: %s %s; nobody is let in", self.path, what)
+        if wrong := _wrong(token):
+            _log.error("listeners.admin.tokenFile: %s %s; nobody is let in", self.path, wrong)
             return ""
         if len(token) < _SHORT:
             _log.warning("listeners.admin.tokenFile: a token of %d characters can be guessed", len(token))
         return token
+
+
+def _content(path: str) -> bytes:
+    """A little more than may be. Whoever opens a pipe waits for its writer: only plain files are read. Raises OSError,
+    or ValueError where that cannot be a path.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(0, "it is no plain file")
+        return file.read(_MOST + 1)
+
+
+def _wrong(token: str) -> str:
+    """What cannot be shown in a header field is no token."""
+    if not token:
+        return "is empty"
+    if len(token) > _MOST:
+        return f"holds more than {_MOST} bytes"
+    return "" if token.isascii() and token.isprintable() else "holds more than one line of printable ASCII"
 
 
 def _version(path: str) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import msgspec
@@ -43,7 +44,8 @@ def test_whoever_connects_on_loopback_may_ask(host: str) -> None:
     "host",
     ["", "evil.example", "evil.example:9090", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1:9090",
      "localhost@evil.example", "evil.example#localhost", "[::1", "localhost:x", "[::2]:9090", "localhost/..",
-     "0.0.0.0"],
+     "0.0.0.0", "localhost#", "localhost?x", "[::1]evil", "localhost..", "localhost:99999", "2130706433", "127.1",
+     "[::ffff:127.0.0.1]"],
 )  # fmt: skip
 def test_names_that_others_may_point_here_are_not_answered(host: str) -> None:
     """DNS rebinding: the browser takes us for the other site."""
@@ -127,6 +129,31 @@ def test_changes_come_from_the_same_origin() -> None:
     assert status(but(POST, host="")) == 421
 
 
+@pytest.mark.parametrize(
+    ("origin", "host", "same"),
+    [
+        ("https://admin.example", "admin.example", True),
+        ("https://admin.example", "admin.example:443", True),
+        ("http://admin.example:80", "admin.example", True),
+        ("http://[::1]:9090", "[::1]:9090", True),
+        ("https://admin.example", "admin.example:80", False),
+        ("https://admin.example:8443", "admin.example", False),
+        ("https://admin.example/", "admin.example", False),
+        ("https://u@admin.example", "admin.example", False),
+        ("ftp://admin.example", "admin.example", False),
+    ],
+)
+def test_origins_are_compared_behind_proxies_as_well(origin: str, host: str, same: bool) -> None:
+    assert same_origin(origin, host) is same
+
+
+def test_a_browsers_own_word_goes_before_a_proxys_name_for_us() -> None:
+    asked = but(POST, host="upstream:9090", origin="https://admin.example", session=session(TOKEN, NOW))
+    assert status(asked, OUTSIDE, TOKEN) == 403
+    assert status(but(asked, fetch_site="same-origin"), OUTSIDE, TOKEN) == 200
+    assert status(but(asked, fetch_site="same-site"), OUTSIDE, TOKEN) == 403
+
+
 def test_a_change_by_a_cookie_says_where_it_comes_from() -> None:
     asked = but(POST, session=session(TOKEN, NOW))
     assert status(asked, OUTSIDE, TOKEN) == 403
@@ -163,7 +190,10 @@ def test_the_token_is_read_again_when_its_file_changes(tmp_path: Path, caplog: p
     (tmp_path / "next").rename(file)
     assert held.token() == "another one, just as long"
     caplog.clear()
-    for bad, why in ((b"", "is empty"), (b" \n", "is empty"), (b"\xff\xfe", "no text"), (b"x" * 5000, "more than")):
+    for bad, why in (
+        (b"", "is empty"), (b" \n", "is empty"), (b"\xff\xfe", "no text"), (b"x" * 5000, "more than"),
+        (b"two\nlines", "one line"), ("pässwörter".encode(), "ASCII"),
+    ):  # fmt: skip
         file.write_bytes(bad)
         assert (held.token(), held.token()) == ("", "")
         assert caplog.text.count(why) == 1
@@ -175,3 +205,10 @@ def test_the_token_is_read_again_when_its_file_changes(tmp_path: Path, caplog: p
     held.path = ""
     assert held.token() == ""
     assert TOKEN not in caplog.text
+
+
+def test_a_pipe_in_place_of_the_token_keeps_nobody_waiting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        assert TokenFile(str(path)).token() == ""
+    assert caplog.text.count("nobody is let in") == 3

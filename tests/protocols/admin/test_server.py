@@ -4,7 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import httpx
@@ -285,6 +286,98 @@ def test_rubbish_is_refused_and_the_server_lives(caplog: pytest.LogCaptureFixtur
                 await stream.send_all(HEALTHZ)
                 assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
                 await stream.aclose()
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        (b"GET http://evil/api/pools HTTP/1.1\r\nhost: localhost", b"400"),
+        (b"GET ?x HTTP/1.1\r\nhost: localhost", b"400"),
+        (b"OPTIONS * HTTP/1.1\r\nhost: localhost", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nhost: localhost..", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nhost: u@localhost", b"400"),
+        (b"GET /healthz HTTP/1.0", b"200"),
+        (b"GET /healthz HTTP/1.1\r\nhost: a_b.svc.:9090", b"200"),
+        (
+            b"GET /api/pools HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+            b"403",
+        ),
+        (
+            b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nupgrade: h2c\r\nconnection: upgrade, http2-settings\r\n"
+            b"http2-settings: AAMAAABkAAQAAP__",
+            b"200",
+        ),
+        (b"GET /debug/profile?seconds=1e-300&hz=1e-300 HTTP/1.1\r\nhost: localhost", b"400"),
+        (b"GET /debug/profile?seconds=0.01&hz=0.5 HTTP/1.1\r\nhost: localhost", b"400"),
+    ],
+)
+def test_only_plain_requests_for_paths_here_are_answered(
+    asked: bytes, answered: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        sock = listening()
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.serve, FakeAdmin(), Listener(sock))
+                async with await trio.open_tcp_stream(*sock.getsockname()) as stream:
+                    await stream.send_all(asked + b"\r\n\r\n")
+                    assert (await stream.receive_some(12)) == b"HTTP/1.1 " + answered
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert "Traceback" not in caplog.text
+
+
+def test_http2_is_not_spoken() -> None:
+    async def main() -> None:
+        sock = listening()
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.serve, FakeAdmin(), Listener(sock))
+                async with await trio.open_tcp_stream(*sock.getsockname()) as stream:
+                    await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+                    assert b"\x00" not in b"".join([part async for part in stream])
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_watchers_stay_while_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 2)
+    admin = FakeAdmin()
+    watching = trio.Event()
+    send, receive = trio.open_memory_channel[Any](1)
+
+    @contextmanager
+    def watch(cut: object) -> Iterator[trio.MemoryReceiveChannel[Any]]:
+        watching.set()
+        with send:
+            yield receive
+
+    monkeypatch.setattr(admin.live, "watch", watch)
+
+    async def main() -> None:
+        sock = listening()
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.serve, admin, Listener(sock))
+                streams = [await trio.open_tcp_stream(*sock.getsockname())]
+                await streams[0].send_all(b"GET /api/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                await watching.wait()
+                for _ in range(3):
+                    streams.append(await trio.open_tcp_stream(*sock.getsockname()))
+                    assert await healthy(streams[-1])
+                assert await streams[1].receive_some() == b""
+                send.send_nowait(("state", b"still"))
+                while (part := await streams[0].receive_some()) and b"still" not in part:
+                    pass
+                assert part, "it was not cut"
+                for stream in streams:
+                    await stream.aclose()
                 nursery.cancel_scope.cancel()
 
     trio.run(main)
