@@ -32,7 +32,9 @@ class Taker(Protocol):
     """Who puts configurations in force."""
 
     def check(self, settings: Settings, /) -> None:
-        """Raises ConfigError where these settings cannot be put in force by a running process."""
+        """Raises ConfigError where these settings cannot be put in force by a running process. Called in a thread: it
+        may block, and import what they need.
+        """
 
     def reloaded(self, snapshot: Snapshot, /) -> None:
         """Files, or what stands for them, have changed. Must not wait."""
@@ -110,14 +112,10 @@ class Origin:
             first=self._reading,
             kubernetes=self.cluster is not None,
             others=self._documents,
+            check=lambda snapshot: taker.check(snapshot.settings),
         )
 
     def _renewed(self, taker: Taker, snapshot: Snapshot) -> None:
-        try:
-            taker.check(snapshot.settings)
-        except ConfigError as error:
-            self._failed(taker, error)
-            return
         self._base = snapshot
         if self.cluster is not None:
             self.cluster.settle(snapshot.settings, self._taken())

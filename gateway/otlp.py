@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
+from urllib.parse import urlsplit, urlunsplit
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -57,7 +58,7 @@ class Pipeline:
         sender = OTLPSpanExporter(endpoint=endpoint, headers=dict(fields), timeout=timeout)
         self._queue = queue = _number(*_QUEUE)
         self._added = self._overflown = 0
-        self._out = _Out(sender, _resource(service), self._heard)
+        self._out = _Out(sender, _resource(service), self._heard, _collector(endpoint, os.environ))
         self._processor = BatchSpanProcessor(
             self._out, queue, _number(*_DELAY_MS), max_export_batch_size=min(_BATCH, queue)
         )
@@ -87,8 +88,9 @@ class Pipeline:
 class _Out(SpanExporter):
     """What the SDK's thread sends by. Its counters are written by that thread alone."""
 
-    def __init__(self, sender: SpanExporter, resource: Resource, heard: _Heard) -> None:
+    def __init__(self, sender: SpanExporter, resource: Resource, heard: _Heard, collector: str) -> None:
         self.taken = self.lost = 0
+        self._collector = collector
         self._sender = sender
         self._resource = resource
         self._heard = heard
@@ -110,7 +112,8 @@ class _Out(SpanExporter):
         if not sent:
             self.lost += requests
             if not self._failing:
-                _log.error("traces cannot be sent, they are lost: %s", self._heard.last or "no reason given")
+                why = self._heard.last or "no reason given"
+                _log.error("traces cannot be sent to %s, they are lost: %s", self._collector, why)
         elif self._failing:
             _log.warning("traces are sent again; those of %d requests were lost", self.lost)
         self._failing = not sent
@@ -156,6 +159,14 @@ def _made(queued: Queued, resource: Resource) -> list[ReadableSpan]:
         )
         for span in spans.of(queued.followed)
     ]
+
+
+def _collector(endpoint: str | None, environment: Mapping[str, str]) -> str:
+    """Where traces go, without what may be a credential."""
+    given = endpoint or environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    base = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318").rstrip("/")
+    parts = urlsplit(given or f"{base}/v1/traces")
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _number(name: str, default: int) -> int:

@@ -34,8 +34,11 @@ CONFIG_KEYS = ("gatewayConfiguration", "schedulerConfiguration", "routerConfigur
 """Members of a ConfigMap that hold a GatewayConfiguration, by product generation."""
 
 _FILE_MEMBERS = frozenset(
-    ("apiKeysFile", "caFile", "certFile", "clientCAFile", "clientSecretFile", "headersFile", "keyFile", "passwordFile")
-)
+    (
+        "apiKeysFile", "caFile", "certFile", "clientCAFile", "clientSecretFile", "headersFile", "keyFile",
+        "passwordFile", "tokenFile",
+    )
+)  # fmt: skip
 _FILES = re.compile(r"\$\.(?:tokenizers\[\d+\]|usage|accessLog)\.file")
 _WRITTEN = frozenset(("$.usage.file", "$.accessLog.file"))
 

@@ -149,6 +149,13 @@ def _folders(path: Path) -> Iterator[str]:
         path = link.parent / os.readlink(link) / path.relative_to(link)
 
 
+Check = Callable[[Snapshot], None]
+"""Raises ConfigError for what has validated and cannot be put in force all the same."""
+
+
+def _no_check(snapshot: Snapshot) -> None: ...
+
+
 async def watch(
     paths: Sequence[str | Path],
     apply: Callable[[Snapshot], None],
@@ -158,15 +165,16 @@ async def watch(
     first: Reading | None = None,
     kubernetes: bool = False,
     others: Callable[[], Sequence[Document]] = tuple,
+    check: Check = _no_check,
     poll_s: float = _POLL_S,
 ) -> None:
     """Call ``apply`` with a new snapshot after every change, ``failed`` with what is wrong with a bad one. Never ends.
 
     ``first`` is what is in force already (nothing: the first reading is applied at once). An item on ``reload`` reads
-    and applies even if nothing changed. ``others`` gives documents that are in no file. The callbacks run in this task
-    and must not wait. Cancellation is immediate.
+    and applies even if nothing changed. ``others`` gives documents that are in no file. ``check`` is called in a thread
+    and may raise ConfigError; the other callbacks run in this task and must not wait. Cancellation is immediate.
     """
-    watching = _Watching(paths, apply, failed, kubernetes=kubernetes, current=first, others=others)
+    watching = _Watching(paths, apply, failed, kubernetes=kubernetes, current=first, others=others, check=check)
     async with trio.open_nursery() as nursery:
         if reload is not None:
             nursery.start_soon(watching.on_request, reload)
@@ -190,6 +198,7 @@ class _Watching:
         kubernetes: bool,
         current: Reading | None,
         others: Callable[[], Sequence[Document]],
+        check: Check,
     ) -> None:
         self.paths = paths
         self.apply = apply
@@ -197,6 +206,7 @@ class _Watching:
         self.kubernetes = kubernetes
         self.current = current
         self.others = others
+        self.check = check
         self.lock = trio.Lock()
 
     @property
@@ -219,7 +229,13 @@ class _Watching:
                 self.failed(reading.error)
 
     def _read(self, others: Sequence[Document]) -> Reading:
-        return attempt(self.paths, kubernetes=self.kubernetes, others=others)
+        reading = attempt(self.paths, kubernetes=self.kubernetes, others=others)
+        try:
+            if reading.snapshot is not None:
+                self.check(reading.snapshot)
+        except ConfigError as error:
+            return msgspec.structs.replace(reading, snapshot=None, error=error)
+        return reading
 
 
 async def _follow(watching: _Watching, folders: Sequence[str], poll_s: float) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.meter import Record
-from gateway.otlp import Pipeline
+from gateway.otlp import Pipeline, _collector
 from gateway.spans import Followed
 from gateway.trace import Context, Trace
 from tests.process import eventually
@@ -117,6 +117,21 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapture
     assert eventually(lambda: made.dropped == 1)
     made.close()
     assert [record.levelno for record in told(caplog)] == [logging.ERROR]
+    assert told(caplog)[0].getMessage().startswith(f"traces cannot be sent to {url}, they are lost: ")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "environment", "shown"),
+    [
+        ("https://us:secret@c:4318/v1/traces?key=secret", {}, "https://c:4318/v1/traces"),
+        (None, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://us:secret@c/in"}, "http://c/in"),
+        (None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}, "http://c:4318/v1/traces"),
+    ],
+)
+def test_a_collector_is_named_without_credentials(
+    endpoint: str | None, environment: dict[str, str], shown: str
+) -> None:
+    assert _collector(endpoint, environment) == shown
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "١", ""])

@@ -6,8 +6,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,9 +17,9 @@ from hypothesis import strategies as st
 from gateway.config.decode import Duration, Limit
 from gateway.config.document import ConfigError, Document, parse
 from gateway.config.envelope import KINDS
-from gateway.config.load import load, no_files
+from gateway.config.load import _FILE_MEMBERS, load, no_files
 from gateway.config.resources import ENGINES
-from gateway.config.settings import Ejection, HealthSettings
+from gateway.config.settings import Ejection, HealthSettings, Settings
 from gateway.config.snapshot import Policy, PoolSpec, Snapshot
 from gateway.types import Endpoint
 
@@ -849,6 +851,8 @@ drainTimeout: 1m30s
         ),
         ("state: {redis: {url: 'http://x'}}", "$.state.redis.url: expected a URL that begins with redis://"),
         ("state: {redis: {url: 'redis://x', passwordFile: none}}", "$.state.redis.passwordFile: cannot read none"),
+        ("listeners: {admin: {tokenFile: none}}", "$.listeners.admin.tokenFile: cannot read none"),
+        ("tracing: {headersFile: none}", "$.tracing.headersFile: cannot read none"),
         (
             "state: {redis: {url: 'redis://x', caFile: none}}",
             "$.state.redis.caFile: needs a URL that begins with rediss",
@@ -1097,3 +1101,29 @@ def documents(draw: st.DrawFn) -> Any:
 def test_any_tree_loads_or_is_refused(found: list[Any]) -> None:
     with contextlib.suppress(ConfigError):
         load([Document("g.yaml", number, tree) for number, tree in enumerate(found, 1)])
+
+
+def test_every_setting_that_names_a_file_to_be_read_is_relative_to_the_file_that_names_it() -> None:
+    named = {name for struct in _structs(Settings) for name in struct.__struct_encode_fields__ if name.endswith("File")}
+    assert named <= _FILE_MEMBERS
+    assert "tokenFile" in named
+
+
+def _structs(struct: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
+    """It and all that its members hold."""
+    seen, todo = {struct}, [struct]
+    while todo:
+        each = todo.pop()
+        yield each
+        for field in msgspec.structs.fields(each):
+            for found in _within(field.type):
+                if found not in seen:
+                    seen.add(found)
+                    todo.append(found)
+
+
+def _within(kind: Any) -> Iterator[type[msgspec.Struct]]:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        yield kind
+    for inner in get_args(kind):
+        yield from _within(inner)

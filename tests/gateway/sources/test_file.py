@@ -151,6 +151,27 @@ def watched(paths: list[Path], script: Callable[[Seen, trio.MemorySendChannel[ob
     trio.run(main)
 
 
+def test_what_cannot_be_put_in_force_is_found_in_a_thread_and_reported(tmp_path: Path) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(server("one"))
+    checked: list[int] = []
+
+    def check(snapshot: Snapshot) -> None:
+        checked.append(threading.get_ident())
+        raise ConfigError(["no room for it"])
+
+    async def main() -> None:
+        seen = Seen()
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: watch([path], seen.put, seen.put, check=check))
+                assert (await seen.error()).problems == ["no room for it"]
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert threading.get_ident() not in checked
+
+
 def test_changes_are_applied_and_bad_ones_reported(tmp_path: Path) -> None:
     path = tmp_path / "g.yaml"
     path.write_text(server("one"))
