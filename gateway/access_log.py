@@ -22,6 +22,7 @@ from gateway import stdio
 from gateway.config.observing import AccessLog as Settings
 from gateway.journal import Journal
 from gateway.lines import Lines, Stamp
+from gateway.live_json import visible
 from gateway.logs import blot, shaped
 from gateway.meter import Record
 
@@ -158,17 +159,7 @@ def _plain_json(now: str, record: Record) -> bytes:
 
 
 def _visible_json(now: str, record: Record) -> bytes:
-    text = _plain_json(now, record).decode()[:-1]
-    return (text if text.isprintable() else "".join(map(_json_character, text))).encode() + b"\n"
-
-
-def _json_character(character: str) -> str:
-    if character.isprintable():
-        return character
-    point = ord(character)
-    if point < 0x10000:
-        return f"\\u{point:04x}"
-    return f"\\u{0xD7C0 + (point >> 10):04x}\\u{0xDC00 + (point & 0x3FF):04x}"
+    return visible(_plain_json(now, record)[:-1]) + b"\n"
 
 
 # -- text ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 import gateway
 from gateway import live
@@ -334,9 +336,16 @@ def test_routes_are_put_into_words_with_what_they_carry() -> None:
 def test_hostile_names_are_text() -> None:
     rows = flows(HOSTILE, [flow(HOSTILE, HOSTILE, 1.0)], {})
     text = bytes(encode({HOSTILE: rows, "nan": float("nan")})).decode()
-    assert "\n" not in text
-    assert "\x1b" not in text
+    assert text.isprintable()
     decoded = json.loads(text)
     (key, *_) = decoded
     assert decoded[key][0]["caller"] == HOSTILE.replace("\ud800", "\\ud800")
     assert decoded["nan"] is None
+
+
+@given(st.text(), st.text())
+def test_json_shows_everything_and_says_the_same(key: str, value: str) -> None:
+    found = bytes(encode({"\x7f\x9b\u202e\U000e0041\U0001f600" + key: [value], "inner": encode([value])})).decode()
+    assert found.isprintable()
+    if not any("\ud800" <= character <= "\udfff" for character in key + value):
+        assert list(json.loads(found).values()) == [[value], [value]]
