@@ -52,7 +52,7 @@ from gateway.ledger import Ledger
 from gateway.member import Member
 from gateway.meter import Totals
 from gateway.observe import Observers, refusal
-from gateway.origin import Origin
+from gateway.origin import Origin, Source
 from gateway.pools import MakeProfile, Pools
 from gateway.ports import Exchange
 from gateway.schedule.build import for_pool
@@ -300,6 +300,11 @@ class Program:
     @property
     def cluster(self) -> Cluster | None:
         return self._origin.cluster
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        backends = (Source("--backend", f"{each.engine}={each.url}") for each in self._backends)
+        return [*self._origin.sources, *backends]
 
     def connections(self) -> dict[str, int]:
         """Open client connections by listener."""

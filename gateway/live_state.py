@@ -64,6 +64,7 @@ class Picture:
         self._parts = parts
         self._seen: deque[_Seen] = deque(maxlen=window)
         self._routes: tuple[object, list[view.RouteRow]] = (None, [])
+        self._entrances: object = None
 
     def forget(self) -> None:
         """Nobody looks any more."""
@@ -164,9 +165,13 @@ class Picture:
         return rows
 
     def _rows(self, new: _Seen, old: _Seen | None, before: view.Ways) -> list[view.Row]:
-        routes = self._parts.snapshot.routes.routes
-        if self._routes[0] is not routes:
-            self._routes = routes, view.routes(routes)
+        snapshot = self._parts.snapshot
+        routes, entrances = snapshot.routes.routes, snapshot.entrances
+        if self._routes[0] is not routes or self._entrances is not entrances:
+            tables = () if entrances is None else entrances.http.values()
+            http = {id(route): route for table in tables for route in table.routes}  # one may stand at several ports
+            self._entrances = entrances
+            self._routes = routes, [*view.routes(routes), *view.http_routes(http.values())]
         shown = self._routes[1][: view.ROUTES]
         seconds = 0.0 if old is None else new.at - old.at
         return view.serving(shown, new.ways, before, new.ways if old is None else old.ways, seconds)

@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.config.sharing import Tier
 from gateway.flows import FlowStatistics
+from gateway.httproute import HttpMatch, HttpRoute, HttpRule
 from gateway.live_figures import rate, share
 from gateway.member import Member
 from gateway.route import Match, Route, Rule, TextMatch
@@ -128,6 +129,19 @@ def routes(found: Iterable[Route]) -> list[RouteRow]:
     return [(route.name, _rule(route, index)) for route in found for index in range(len(route.rules))]
 
 
+def http_routes(found: Iterable[HttpRoute]) -> list[RouteRow]:
+    """The same of HTTPRoutes; redirects and backends that cannot be used lead to no pool."""
+    return [
+        (route.name, {
+            "name": route.name if len(route.rules) == 1 else f"{route.name}/{rule.name or index}",
+            "match": _asked(route, rule),
+            "targets": _targets(rule),
+        })
+        for route in found
+        for index, rule in enumerate(route.rules)
+    ]  # fmt: skip
+
+
 def serving(found: Iterable[RouteRow], new: Ways, minutes: Ways, seconds: Ways, since: float) -> list[Row]:
     """With what was served: shares since ``minutes``, rates since ``seconds``, which was so many seconds ago, 0 if
     nobody looked. Rules of one route that lead to the same target are not told apart.
@@ -170,7 +184,7 @@ def _rule(route: Route, index: int) -> Row:
     }
 
 
-def _targets(rule: Rule) -> list[Row]:
+def _targets(rule: Rule | HttpRule) -> list[Row]:
     whole = sum(share.weight for share in rule.shares)
     nothing = {"share": None, "rps": None, "errors": None}
     return [
@@ -184,6 +198,20 @@ def _words(route: Route, rule: Rule) -> str:
     more = f" and {len(names) - MODELS} more" if len(names) > MODELS else ""
     words = [f"model {', '.join(names[:MODELS])}{more}" if names else "any model"]
     return " · ".join([*words, *(_conditions(rule.match) if rule.match is not None else ())])
+
+
+def _asked(route: HttpRoute, rule: HttpRule) -> str:
+    hosts = [name or "any host" for name in route.hostnames]
+    more = f" and {len(hosts) - MODELS} more" if len(hosts) > MODELS else ""
+    matches = " or ".join(" and ".join(_parts(match)) for match in rule.matches[:MODELS])
+    return f"host {', '.join(hosts[:MODELS])}{more} · {matches or 'any path'}"
+
+
+def _parts(match: HttpMatch) -> list[str]:
+    kind = {"exact": "is", "prefix": "begins with", "regex": "matches"}[match.path.kind]
+    fields = [("header", each) for each in match.headers] + [("query", each) for each in match.query]
+    named = [f"{what} {each.name} {'is' if each.regex is None else 'matches'} {each.value}" for what, each in fields]
+    return [*([match.method] if match.method else ()), f"path {kind} {match.path.value}", *named]
 
 
 def _conditions(match: Match) -> list[str]:

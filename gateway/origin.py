@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 import trio
 
 from gateway.config.document import ConfigError, Document
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     from gateway.kubernetes import Cluster
 
 _log = logging.getLogger("infer_gateway")
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Something that the configuration comes from. ``kind``: "file", "ConfigMap" or "--backend"."""
+
+    kind: str
+    name: str
 
 
 class Taker(Protocol):
@@ -82,6 +90,14 @@ class Origin:
             return
         with contextlib.suppress(trio.WouldBlock):
             self._reload.send_nowait(None)
+
+    @property
+    def sources(self) -> list[Source]:
+        """Files (or directories of these) as they were named; in a cluster the ConfigMap, if there is one."""
+        found = [Source("file", str(path)) for path in self._paths]
+        if self.cluster is not None:
+            found += [Source("ConfigMap", "/".join(self.cluster.config_map)) for _ in self.cluster.documents]
+        return found
 
     @property
     def synced(self) -> bool:

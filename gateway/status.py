@@ -24,6 +24,7 @@ from gateway.supervise import supervise
 from gateway.usage import UsageLog
 
 if TYPE_CHECKING:
+    from gateway.origin import Source
     from gateway.telemetry import Telemetry
     from gateway.telemetry_around import Following, Watch
 
@@ -43,6 +44,8 @@ class Parts(gauges.Parts, Protocol):
 
     @property
     def cluster(self) -> Following | None: ...
+    @property
+    def sources(self) -> Sequence[Source]: ...
 
     def ready(self) -> bool: ...
     def connections(self) -> dict[str, int]: ...
@@ -75,8 +78,14 @@ class Status:
         await supervise(self.live.run, name="live feed", counts=self._parts.totals.restarts)
 
     def config(self) -> object:
-        shown = {**self._parts.snapshot.public(), "reloadProblems": list(self.reload_problems)}
-        cluster = self._parts.cluster
+        parts = self._parts
+        shown = {
+            "generation": parts.totals.generation,
+            "sources": msgspec.to_builtins(parts.sources),
+            **parts.snapshot.public(),
+            "reloadProblems": list(self.reload_problems),
+        }
+        cluster = parts.cluster
         if cluster is not None:
             watches = {name: _watch(watch, trio.current_time()) for name, watch in cluster.watches()}
             shown["cluster"] = {"leading": cluster.leading, "watches": watches}
