@@ -42,10 +42,10 @@ def read(counts: Counts | None, before: Usage | None = None) -> Usage | None:
         return before
     before = before or _NONE
     found = Usage(
-        prompt=_prompt(counts) or before.prompt,
-        completion=_whole(counts.completion_tokens) or _whole(counts.output_tokens) or before.completion,
-        cached=_cached(counts) or before.cached,
-        reasoning=_reasoning(counts) or before.reasoning,
+        _prompt(counts) or before.prompt,
+        _first(counts.completion_tokens, counts.output_tokens) or before.completion,
+        _cached(counts) or before.cached,
+        _reasoning(counts) or before.reasoning,
     )
     return None if found == _NONE else found
 
@@ -58,9 +58,12 @@ def loose(document: object) -> Counts | None:
         return None
 
 
-def _whole(count: _Count) -> int:
-    """0 for what is below it, infinite or no number."""
-    return int(count) if count and 0 < count < _MOST else 0
+def _first(*counts: _Count) -> int:
+    """The first that says something, 0 if none does: what is below 1, infinite or no number says nothing."""
+    for count in counts:
+        if count and 1 <= count < _MOST:
+            return int(count)
+    return 0
 
 
 _MOST = 1e15
@@ -71,19 +74,19 @@ def _prompt(counts: Counts) -> int:
     """Anthropic leaves cached and newly cached tokens out of ``input_tokens``; everyone else counts them in. Of what
     has no answer (vLLM's rerank) some only say the total.
     """
-    apart = _whole(counts.cache_read_input_tokens) + _whole(counts.cache_creation_input_tokens)
+    apart = _first(counts.cache_read_input_tokens) + _first(counts.cache_creation_input_tokens)
     answered = counts.completion_tokens is not None or counts.output_tokens is not None
-    prompt = _whole(counts.prompt_tokens) or _whole(counts.input_tokens)
-    return (prompt or (0 if answered else _whole(counts.total_tokens))) + apart
+    total = None if answered else counts.total_tokens
+    return _first(counts.prompt_tokens, counts.input_tokens, total) + apart
 
 
 def _cached(counts: Counts) -> int:
     details = counts.prompt_tokens_details or counts.input_tokens_details
     nested = details.cached_tokens if details is not None else None
-    return _whole(nested) or _whole(counts.prompt_cache_hit_tokens) or _whole(counts.cache_read_input_tokens)
+    return _first(nested, counts.prompt_cache_hit_tokens, counts.cache_read_input_tokens)
 
 
 def _reasoning(counts: Counts) -> int:
     details = counts.completion_tokens_details or counts.output_tokens_details
     nested = (details.reasoning_tokens or details.thinking_tokens) if details is not None else None
-    return _whole(nested) or _whole(counts.reasoning_tokens)
+    return _first(nested, counts.reasoning_tokens)

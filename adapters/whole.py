@@ -31,7 +31,8 @@ class _Choice(msgspec.Struct):
     def odd(self) -> bool:
         if self.finish_reason is not None and chunk.finish_reason(self.finish_reason) != self.finish_reason:
             return True
-        return self.message is not None and any(map(chunk.odd_call, chunk.dicts(self.message.tool_calls)))
+        calls = None if self.message is None else self.message.tool_calls
+        return calls is not None and any(map(chunk.odd_call, chunk.dicts(calls)))
 
 
 class Answer(msgspec.Struct):
@@ -54,7 +55,10 @@ class Answer(msgspec.Struct):
     @property
     def odd(self) -> bool:
         """Whether an SDK or a typed client would stumble over it."""
-        return any(choice.odd for choice in self.choices or ())
+        for choice in self.choices or ():  # noqa: SIM110  any() would cost as much again
+            if choice.odd:
+                return True
+        return False
 
 
 class _LooseAnswer(Answer):
@@ -137,18 +141,22 @@ class AnswerDecoder(WholeDecoder):
 
     def _passed(self, body: bytes, answer: Answer) -> bytes:
         if not answer.bare:
-            return _with_nulls(super()._passed(body, answer), answer)
+            return _with_nulls(chunk.mend_whole(body) if answer.odd else body, answer)
         return mender(self._request, self._headers).mend(body)
 
 
 def _with_nulls(body: bytes, answer: Answer) -> bytes:
     """Every other byte stays. A quote in a text is escaped, so that no text holds what is searched for."""
-    choices = answer.choices or []
-    if not choices or any(choice.message is None for choice in choices):
-        return body
-    lead = b'"logprobs":null,' if all(choice.logprobs is _ABSENT for choice in choices) else b""
-    inside = b'"refusal":null,' if all(c.message is not None and c.message.refusal is _ABSENT for c in choices) else b""
-    if (lead or inside) and body.count(b'"message"') == len(choices):
+    lead, inside = b'"logprobs":null,', b'"refusal":null,'
+    choices = answer.choices or ()
+    for choice in choices:
+        if choice.message is None:
+            return body
+        if choice.logprobs is not _ABSENT:
+            lead = b""
+        if choice.message.refusal is not _ABSENT:
+            inside = b""
+    if choices and (lead or inside) and body.count(b'"message"') == len(choices):
         for key in (b'"message":{', b'"message": {'):
             if body.count(key + b'"') == len(choices):
                 return body.replace(key + b'"', lead + key + inside + b'"')
