@@ -59,7 +59,8 @@ class _Means(Generic[_Key]):
         if len(means) >= self._most:
             del means[next(iter(means))]
         seen += 1.0
-        means[key] = mean + max(self._part, 1.0 / seen) * (value - mean), seen
+        part = self._part if self._part * seen > 1.0 else 1.0 / seen
+        means[key] = mean + part * (value - mean), seen
 
 
 class Estimator:

@@ -144,14 +144,15 @@ class Member:
     @property
     def owed(self) -> float:
         """Seconds of computing that the prompts still unanswered should take, other replicas' among them."""
-        peers, speed = self.peers, self.speed
-        return (self.pending + peers.pending) * speed.step + (self.backlog + peers.backlog) * speed.prefill
+        peers = self.peers
+        return self.speed.takes(self.backlog + peers.backlog, self.pending + peers.pending)
 
     @property
-    def unseen_owed(self) -> float:
-        """The same of prompts whose answers come whole: when they were computed nobody sees."""
-        peers, speed = self.peers, self.speed
-        return (self.unstreamed + peers.unstreamed) * speed.step + (self.unseen + peers.unseen) * speed.prefill
+    def owed_in_all(self) -> float:
+        """The same with prompts whose answers come whole: when they were computed nobody sees."""
+        peers = self.peers
+        tokens = self.backlog + peers.backlog + self.unseen + peers.unseen
+        return self.speed.takes(tokens, self.pending + peers.pending + self.unstreamed + peers.unstreamed)
 
     @property
     def streams(self) -> float:

@@ -21,7 +21,8 @@ SLOW: Final = "slow"
 STUCK: Final = "stuck"
 """Is there, but a first token is long overdue and nothing else moves either."""
 
-_WINDOW: Final = (1 << 50) - 1
+_KEPT: Final = 50
+_WINDOW: Final = (1 << _KEPT) - 1
 _ANSWERS: Final = 5
 _RECENT: Final = 0.2
 _IDLE_S: Final = 60.0
@@ -65,7 +66,8 @@ class Figures:
     def outcome(self, now: float, failed: bool) -> None:
         self._refresh(now)
         self._failed = (self._failed << 1 | failed) & _WINDOW
-        self._count = min(self._count + 1, _WINDOW.bit_length())
+        if self._count < _KEPT:
+            self._count += 1
 
     def answered(self, now: float, observed: float, expected: float) -> None:
         """A first token came ``observed`` seconds after dispatch, ``expected`` were predicted then."""

@@ -80,7 +80,7 @@ def _counts(members: Sequence[Member]) -> dict[str, Count]:
 def _elsewhere(pool: Pool, member: Member, count: Count, now: float) -> None:
     answered = count.pending < member.peers.pending
     member.elsewhere(count)
-    due = now + member.owed + member.unseen_owed + pool.foreign_owed(member)
+    due = now + member.owed_in_all + pool.foreign_owed(member)
     if answered or due < member.until:  # what was expected before first tokens came is known better now
         member.until = due
 

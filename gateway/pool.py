@@ -99,7 +99,7 @@ class Pool:
             groups = self._grouped(ask, left)
         for group in groups:
             for member in self.profile.order(ask, group) if group else ():
-                if member.usable(now):
+                if member.health.blocked_until <= now:
                     yield member
 
     def _grouped(self, ask: Ask, members: Sequence[Member]) -> tuple[Sequence[Member], ...]:
@@ -175,11 +175,11 @@ class Pool:
             member.outside_pending = max(0.0, pending - peers.pending - peers.unstreamed)
             if member.outside_pending:
                 # whose turn comes when is not known, nor how far the first one is: ours and theirs, as a whole
-                member.until = load.at + member.owed + member.unseen_owed + self.foreign_owed(member)
+                member.until = load.at + member.owed_in_all + self.foreign_owed(member)
         member.foreign = member.outside + peers.requests
         member.foreign_pending = member.outside_pending + peers.pending
         if others and not member.outside_pending:
-            member.until = min(member.until, load.at + member.owed + member.unseen_owed)
+            member.until = min(member.until, load.at + member.owed_in_all)
         if not member.inflight:
             member.speed.fade()
         if former is not None and load.queried_tokens and self.others >= _ALONE:
@@ -247,7 +247,7 @@ class Placement:
             pool.told(pool.name, member.id, ask)
         self.uncached = uncached = ask.uncached(member.id)
         pool.prompted(uncached)
-        work = member.speed.step + uncached * member.speed.prefill
+        work = member.speed.takes(uncached)
         owed = max(member.until - now, 0.0)
         self.expected = owed + work
         late = now - member.until if member.pending else 0.0
@@ -288,7 +288,7 @@ class Placement:
             speed.served(uncached, now - max(self.at, member.answered_at))
         member.answered_at = now
         member.until = now + member.owed
-        member.computed_s += speed.step + uncached * speed.prefill
+        member.computed_s += speed.takes(uncached)
         self.company, self.computed_s = member.streams, member.computed_s
         gate = self.pool.gate
         if gate is not None and gate.order:
@@ -307,7 +307,7 @@ class Placement:
             member.pending -= 1
             member.backlog -= self.uncached
         if not (self.stream and answered):
-            member.until = min(member.until, now + member.owed + member.unseen_owed)
+            member.until = min(member.until, now + member.owed_in_all)
         if usage is None and answered:
             usage = Usage(completion=tokens)
         if usage is not None:

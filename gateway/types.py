@@ -112,7 +112,7 @@ none that is known is `PLAIN`: whoever gave its address knows that it serves.
 UNKNOWN = (AUTO, ANY)
 
 
-class Endpoint(msgspec.Struct, frozen=True):
+class Endpoint(msgspec.Struct, frozen=True, cache_hash=True):
     """One addressable engine replica (or one public provider).
 
     ``base_path`` is put before every path the adapter asks for ("" or "/v1beta/openai" — no trailing slash).

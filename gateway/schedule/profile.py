@@ -6,7 +6,7 @@ Invariant: `rank` yields every candidate that the filters leave, once, best firs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -82,19 +82,19 @@ class Profile:
     def order(self, ask: Ask, left: Sequence[C]) -> Iterable[C]:
         """Those that the filters left, best first."""
         if len(left) < 2 and ask.explanation is None:
-            ranked: Iterable[Candidate] = left
+            ranked: Iterable[Any] = left  # what plugins are given they give back
         else:
             ranked = self.picker(left, self._scores(ask, left)) if left else left
         home = None if self.sessions is None else self.sessions.home(ask, left)
         if home is not None:
             ranked = _first(left[home], ranked)
-        return cast(Iterable[C], ranked)  # what plugins are given they give back
+        return ranked
 
     def filtered(self, ask: Ask, candidates: Sequence[C]) -> Sequence[C]:
         """Those that no filter leaves out."""
         for part in self.filters:
             try:
-                left = cast(Sequence[C], part.filter(ask, candidates))
+                left: Sequence[Any] = part.filter(ask, candidates)
             except Exception as error:
                 error.add_note(f"raised by the filter {part.name} of the profile {self.name}")
                 raise

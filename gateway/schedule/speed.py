@@ -116,6 +116,10 @@ class Speed:
         """Seconds that any prompt takes beside."""
         return self.pace.step * self.factor
 
+    def takes(self, tokens: float, prompts: float = 1.0) -> float:
+        """Seconds to compute so many tokens, those of so many prompts."""
+        return (prompts * self.pace.step + tokens * self.pace.prefill) * self.factor
+
     def served(self, tokens: float, seconds: float) -> None:
         """A prompt of which ``tokens`` were computed took the endpoint ``seconds``, waiting for others not counted."""
         pace = self.pace

@@ -97,10 +97,10 @@ def test_of_answers_that_come_whole_the_prompts_are_expected_to_be_computed_in_t
     two.hear(one, 0.0)
     busy = two.members[0]
     assert (busy.foreign, busy.foreign_pending, busy.owed) == (1.0, 0.0, 0.0)
-    assert busy.until == pytest.approx(busy.unseen_owed) != 0.0
+    assert busy.until == pytest.approx(busy.owed_in_all) != 0.0
     one.placement.left(0.1, None)
     two.hear(one, 0.1)
-    assert (busy.foreign, busy.until, busy.unseen_owed) == (0.0, 0.1, 0.0)
+    assert (busy.foreign, busy.until, busy.owed_in_all) == (0.0, 0.1, 0.0)
 
 
 def test_who_is_here_and_who_came_from_outside_is_told_apart() -> None:
