@@ -111,8 +111,7 @@ class Gateway:
 
     def rewritten(self, request: InferenceRequest, target: Target) -> Target:
         """``target``, asked for the models that rewrites of its pools put in place of the client's."""
-        model = request.named or request.model
-        if not model or not self.directives.rewrites:
+        if not self.directives.rewrites or not (model := request.named or request.model):
             return target
         parts = []
         for part in (target, *target.fallbacks):
@@ -129,7 +128,7 @@ class Gateway:
         ``target``: where it goes, whatever routes say. ``raw``: what an endpoint is sent, whatever its engine; the
         answer then passes as it is.
         """
-        async with Call(self, exchange) as call:
+        with Call(self, exchange) as call:
             try:
                 await call.admit(target)
                 for attempt in call.attempts():

@@ -171,15 +171,14 @@ async def pick(
         named = [endpoint for pool in gateway.pools.by_name().values() for endpoint in pool.listing.named]
         meant = await addresses.among(named, request.only) if named else ()
         request = msgspec.structs.replace(request, only=(*request.only, *meant))
-    with suppress(ClientGone):
-        async with Call(gateway, Forwarded(request)) as call:
-            try:
-                picked = await _chosen(call, pool, addresses, fallbacks)
-            except GatewayError as error:
-                gateway.failed(call, error)
-                raise
-            with picked:
-                yield picked
+    with suppress(ClientGone), Call(gateway, Forwarded(request)) as call:
+        try:
+            picked = await _chosen(call, pool, addresses, fallbacks)
+        except GatewayError as error:
+            gateway.failed(call, error)
+            raise
+        with picked:
+            yield picked
 
 
 def _direct(gateway: Gateway, request: InferenceRequest, pool: str) -> Target:

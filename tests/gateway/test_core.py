@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 
 import msgspec
@@ -14,7 +15,8 @@ from gateway.config.snapshot import Policy, PoolSpec
 from gateway.errors import GatewayError, UpstreamError
 from gateway.outliers import ERRING, STUCK
 from gateway.route import Target
-from tests.gateway.scripted import A, B, C, FakeExchange, Step, World, run, with_watch
+from gateway.types import Identity, Usage
+from tests.gateway.scripted import A, B, C, FakeDecoder, FakeExchange, Step, World, run, with_watch
 
 
 def test_a_stream_passes_through_and_everything_is_given_back() -> None:
@@ -29,6 +31,57 @@ def test_a_stream_passes_through_and_everything_is_given_back() -> None:
         assert (record.ttft_s, record.duration_s) == (0.0, 1.0)
         assert [member.inflight for member in world.pools["p"].members] == [0, 1]
         assert not world.gateway.calls
+
+    run(scenario)
+
+
+def test_the_record_of_a_request_has_each_thing_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Telling(FakeDecoder):
+        def finish(self) -> bytes:
+            out = super().finish()
+            self.usage = Usage(prompt=30, completion=20, cached=10, reasoning=5)
+            return out
+
+    async def scenario() -> None:
+        world = World({A: [(503, [b"busy"])], B: [(200, [1.0, b"one", 2.0, b"two!"])]})
+        world.prefer(A)
+        monkeypatch.setattr(world.adapter, "decoder", lambda *_: Telling())
+        world.gateway.route = lambda request: Target("p", "theirs", (), "route")
+        exchange = FakeExchange()
+        identity = Identity(user="user", tenant="tenant", tier="tier")
+        exchange.request = msgspec.structs.replace(exchange.request, id="id", protocol="grpc", identity=identity)
+        await world.ask(exchange)
+        assert msgspec.structs.asdict(world.records[0]) == {
+            "model": exchange.request.model,
+            "pool": "p",
+            "endpoint": B.id,
+            "operation": exchange.request.operation,
+            "status": 200,
+            "reason": "",
+            "stream": exchange.request.stream,
+            "started": 0.0,
+            "ended": 3.0,
+            "ttft_s": 1.0,
+            "tokens_in": 30,
+            "tokens_out": 20,
+            "tokens_cached": 10,
+            "attempts": 2,
+            "user": "user",
+            "id": "id",
+            "tenant": "tenant",
+            "tier": "tier",
+            "route": "route",
+            "queue_s": pytest.approx(math.nan, nan_ok=True),
+            "tokens_reasoning": 5,
+            "protocol": "grpc",
+            "why": "",
+            "engine": "fake",
+            "failures": ((A.id, "upstream_error"),),
+            "trace_id": "",
+            "sampled": False,
+            "target": "theirs",
+            "asked": "",
+        }
 
     run(scenario)
 
