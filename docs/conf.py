@@ -33,14 +33,15 @@ html_title = f"infer-gateway {version}"
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_baseurl = os.environ.get("DOCS_BASE_URL", "")
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
 SOURCE_URL = os.environ.get("DOCS_SOURCE_URL", "").rstrip("/")
 _PART = re.compile(r"^## (.+)$", re.MULTILINE)
-_PAGE = re.compile(r"^- \[[^\]]+\]\(([\w/-]+)\.md\)", re.MULTILINE)
+_PAGE = re.compile(r"^- \[([^\]]+)\]\(([\w/-]+)\.md\)", re.MULTILINE)
 _OUTSIDE = re.compile(r"\[([^\]]*)\]\((\.\./[^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -49,9 +50,9 @@ def contents(index: str) -> str:
     _, *parts = _PART.split(index)
     pages = {title: _PAGE.findall(text) for title, text in zip(parts[::2], parts[1::2], strict=True)}
     return "".join(
-        f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + "\n".join(names) + "\n```\n"
-        for title, names in pages.items()
-        if names
+        f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + "\n".join(f"{name} <{page}>" for name, page in listed) + "\n```\n"
+        for title, listed in pages.items()
+        if listed
     )
 
 

@@ -25,13 +25,13 @@ def conf() -> ModuleType:
 
 def test_lists_of_the_index_are_the_contents(conf: ModuleType) -> None:
     index = "# T\n\n- [no](no.md)\n\n## A\n\n- [x](x.md): words\n- [y](r/y.md)\n\n## B\n\nwords [z](z.md)\n"
-    assert conf.contents(index) == "\n```{toctree}\n:hidden:\n:caption: A\n\nx\nr/y\n```\n"
+    assert conf.contents(index) == "\n```{toctree}\n:hidden:\n:caption: A\n\nx <x>\ny <r/y>\n```\n"
 
 
 def test_every_page_is_in_the_contents(conf: ModuleType) -> None:
     listed = conf.contents((DOCS / "index.md").read_text())
     pages = [path.relative_to(DOCS).with_suffix("").as_posix() for path in documents(ROOT) if DOCS in path.parents]
-    assert [page for page in pages if page != "index" and f"\n{page}\n" not in listed] == []
+    assert [page for page in pages if page != "index" and f" <{page}>\n" not in listed] == []
 
 
 def test_links_out_of_the_pages(conf: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
