@@ -11,11 +11,9 @@ from typing import Final
 
 import msgspec
 
-from gateway.errors import Forbidden, Overloaded, RateLimited, Unauthorized
-from gateway.meter import CLIENT_GONE, TPOT_BOUNDS, TTFT_BOUNDS, Flow
+from gateway.outcome import is_error, is_refusal
+from gateway.tally import TPOT_BOUNDS, TTFT_BOUNDS, Flow
 
-_REFUSALS: Final = frozenset(error.reason for error in (RateLimited, Overloaded, Forbidden, Unauthorized))
-_LEFT: Final = "client_gone"
 _NO_TTFT: Final = (0,) * (len(TTFT_BOUNDS) + 1)
 _NO_TPOT: Final = (0,) * (len(TPOT_BOUNDS) + 1)
 
@@ -51,18 +49,6 @@ class Rates(msgspec.Struct, frozen=True, gc=False):
     ttft_p99: float | None
     tpot_p50: float | None
     hit_ratio: float | None
-
-
-def is_error(status: int, reason: str) -> bool:
-    """Whether a request that ended so failed by a server's fault."""
-    if status >= 500:
-        return reason not in _REFUSALS
-    return 0 < status < 400 and reason not in ("", _LEFT)
-
-
-def is_refusal(status: int, reason: str) -> bool:
-    """Whether a request that ended so was turned away though nothing was wrong with it."""
-    return status >= 400 and status != CLIENT_GONE and reason in _REFUSALS
 
 
 def counted(flows: Iterable[Flow]) -> Counted:

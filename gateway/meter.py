@@ -14,6 +14,7 @@ from typing import Final, TypeVar, cast
 import msgspec
 
 from gateway.labels import label
+from gateway.outcome import CLIENT_GONE, is_error
 from gateway.tally import (
     DURATION_BOUNDS,
     QUEUE_BOUNDS,
@@ -33,8 +34,6 @@ __all__ = [
 
 UNKNOWN: Final = "unknown"
 OTHER: Final = "other"
-CLIENT_GONE: Final = 499
-"""The status of a request whose client left before an answer began (nginx's convention)."""
 
 K = TypeVar("K", bound=tuple[str, ...])
 V = TypeVar("V")
@@ -43,14 +42,15 @@ V = TypeVar("V")
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One finished request, whatever came of it.
 
-    ``model`` is a name the configuration or an engine knows, or "" (a name only a client knows must not become a
-    label; ``asked`` is that name, any text, for logs alone). ``pool`` and ``endpoint`` are "" if none was chosen; ``endpoint`` is the last one tried. ``operation`` is
-    the OpenAI path, or "". ``status`` is what the client was answered; ``reason`` a short constant, "" when all went
-    well, and set beside a 200 when a stream broke after it began. ``started`` and ``ended`` are seconds on one
-    monotonic clock. ``ttft_s`` is counted from ``started``, NaN when no token was seen. ``attempts`` is 0 if no engine
-    was asked. ``queue_s`` is how long the request waited for room, 0 if it was let in at once, NaN where nobody waits.
-    ``tokens_reasoning`` is the part of ``tokens_out`` that is not the answer. ``tenant`` and ``tier`` are verified or
-    "". ``user`` and ``id`` (the request's) go to logs, never into a label. ``protocol`` is what the request came in by.
+    ``model`` is a name the configuration or an engine knows, or "" (a name only a client knows must not become a label;
+    ``asked`` is that name, any text, for logs alone). ``pool`` and ``endpoint`` are "" if none was chosen; ``endpoint``
+    is the last one tried. ``operation`` is the OpenAI path, or "". ``status`` is what the client was answered;
+    ``reason`` a short constant, "" when all went well, and set beside a 200 when a stream broke after it began.
+    ``started`` and ``ended`` are seconds on one monotonic clock. ``ttft_s`` is counted from ``started``, NaN when no
+    token was seen. ``attempts`` is 0 if no engine was asked. ``queue_s`` is how long the request waited for room, 0 if
+    it was let in at once, NaN where nobody waits. ``tokens_reasoning`` is the part of ``tokens_out`` that is not the
+    answer. ``tenant`` and ``tier`` are verified or "". ``user`` and ``id`` (the request's) go to logs, never into a
+    label. ``protocol`` is what the request came in by.
     ``why`` says more precisely than ``reason`` what refused it: a limit's name, a constant of admission, a filter.
     ``engine`` is the kind of the last endpoint tried. ``failures``: (endpoint, reason) of each attempt that failed.
     ``trace_id`` (32 hexadecimal digits, "" without tracing) is known to whoever collects traces if it was ``sampled``.
@@ -250,7 +250,7 @@ class Totals:
         traffic = self._routes.get(way) or _opened(self._routes, way, Traffic, self._max_ways)
         if not record.reason:
             traffic.ok += 1
-        elif record.status >= 500 or record.status == 200:
+        elif is_error(record.status, record.reason):
             traffic.failed += 1
         else:
             traffic.refused += 1

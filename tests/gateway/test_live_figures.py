@@ -8,8 +8,9 @@ from bisect import bisect_left
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.live_figures import Counted, counted, is_error, is_refusal, percentile, rates
+from gateway.live_figures import Counted, counted, percentile, rates
 from gateway.meter import TTFT_BOUNDS, Record, Totals
+from gateway.outcome import is_error, is_refusal
 
 SECONDS = st.floats(0.0, 200.0, allow_subnormal=False)
 OUTCOMES = st.sampled_from(
