@@ -15,6 +15,7 @@ from gateway.config import duration
 from gateway.config.decode import Duration, Hidden
 from gateway.config.resources import PDGroup, SessionSticky, TrafficPolicy
 from gateway.config.settings import Settings
+from gateway.config.url import shown
 from gateway.directives import Objective, Rewrite
 from gateway.entrance import Entrances
 from gateway.route import Route, RouteTable
@@ -143,7 +144,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     def public(self) -> dict[str, Any]:
         """As JSON-ready values for operators' eyes: secrets, and header values, which may be ones, read as ***."""
         return {
-            "settings": msgspec.to_builtins(self.settings, enc_hook=_encode),
+            "settings": _without_credentials(msgspec.to_builtins(self.settings, enc_hook=_encode)),
             "routes": [_route(route) for route in self.routes.routes],
             "pools": [_pool(pool) for pool in self.pools],
             "routeLimits": msgspec.to_builtins(self.route_limits),
@@ -160,6 +161,15 @@ def _encode(value: object) -> str:
     if isinstance(value, Duration):
         return duration.render(value)
     raise NotImplementedError(f"{type(value).__name__} has no public form")
+
+
+def _without_credentials(value: Any) -> Any:
+    """In URLs, that is; everything else is as it was."""
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, dict):
+        return {name: _without_credentials(each) for name, each in value.items()}
+    return [_without_credentials(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _route(route: Route) -> dict[str, Any]:

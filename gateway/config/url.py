@@ -26,6 +26,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+_PARTS = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/?#]*@)?([^?#]*)([?#].+)?", re.IGNORECASE | re.DOTALL)
+
+
+def shown(url: str) -> str:
+    """``url`` for logs and eyes: without its user, its query as ***, since both may be credentials. What is none is
+    itself.
+    """
+    parts = _PARTS.fullmatch(url)
+    return url if parts is None else f"{parts[1]}{parts[2]}{'?***' if parts[3] else ''}"
+
+
 _METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200")))
 """Where clouds give away credentials of a machine, besides 169.254.169.254."""
 

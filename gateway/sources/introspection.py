@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from gateway.config.access import OAuth
+from gateway.config.url import shown
 from gateway.sources.https import Client, opened
 
 _OPEN: Final = 32
@@ -34,7 +35,7 @@ class Introspection:
 
     @property
     def name(self) -> str:
-        return f"introspection at {self.oauth.introspection_url}"
+        return f"introspection at {shown(self.oauth.introspection_url)}"
 
     async def run(self) -> None:
         """Keeps connections to the server until cancelled. Raises OSError for authorities that cannot be read."""

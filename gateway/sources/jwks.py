@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from gateway.config.access import Issuer, file_of
+from gateway.config.url import shown
 from gateway.sources.https import opened
 from gateway.tokens import Key, key_set
 
@@ -48,7 +49,7 @@ class KeySet:
 
     @property
     def name(self) -> str:
-        return f"key set {self.uri}"
+        return f"key set {shown(self.uri)}"
 
     async def run(self) -> None:
         """Fetch, and again when what was fetched is stale or somebody wants it. Raises OSError and ValueError."""
@@ -85,7 +86,7 @@ class KeySet:
             keys = key_set(body)
         except (OSError, ValueError) as error:
             self.failed = True
-            raise OSError(f"{self.uri}: {error}") from None
+            raise OSError(f"{shown(self.uri)}: {error}") from None
         else:
             self.failed = False
             if [key.id for key in keys] != [key.id for key in self.keys]:
