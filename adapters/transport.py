@@ -114,7 +114,16 @@ class Upstream:
                 data = self._inflated(data)
             if data or parser.complete:
                 return data
-            await self._read()
+            try:
+                received = await self._stream.receive_some()
+                if received:
+                    parser.feed(bytes(received))
+                else:
+                    parser.feed_eof()
+            except _GONE as error:
+                raise UpstreamError(f"the engine's connection broke: {error}", retryable=True) from error
+            except h1.ProtocolError as error:
+                raise UpstreamError(f"the engine's answer broke off: {error.message}", retryable=True) from error
 
     def _inflated(self, data: bytes) -> bytes:
         assert self._inflate is not None
@@ -122,18 +131,6 @@ class Upstream:
             return self._inflate(data)
         except zlib.error as error:
             raise UpstreamError(f"the engine's compressed answer is damaged: {error}", retryable=True) from error
-
-    async def _read(self) -> None:
-        try:
-            received = await self._stream.receive_some()
-            if received:
-                self._parser.feed(bytes(received))
-            else:
-                self._parser.feed_eof()
-        except _GONE as error:
-            raise UpstreamError(f"the engine's connection broke: {error}", retryable=True) from error
-        except h1.ProtocolError as error:
-            raise UpstreamError(f"the engine's answer broke off: {error.message}", retryable=True) from error
 
     def _broken(self, started: bool, why: str) -> UpstreamError:
         if self.reused and not started:

@@ -330,7 +330,7 @@ class Call:
             await self._commit()
         if self.trace is not None and self.trace.content:
             self.trace.say(out)
-        await self.exchange.send(self._with_preamble(out))
+        await self.exchange.send(self._with_preamble(out) if self._held else out)
 
     async def finish(self, out: bytes) -> None:
         self.answered(self.gateway.turn.now)

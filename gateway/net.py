@@ -117,7 +117,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
     def send_soon(self, data: bytes) -> bool:
         """Send when this turn of the scheduler ends, after what is queued already. Never waits; see ``stuck_since``.
 
-        True says that enough is queued for now: `flush` and let others run.
+        True says that enough is queued for now, or that the peer does not read: `give_way`, or `flush`.
         """
         if self._broken is not None:
             raise _translated(self._broken)
@@ -125,11 +125,16 @@ class SocketStream(trio.abc.HalfCloseableStream):
             self._outbox.add(self)
         self._queue.append(data)
         self._queued += len(data)
-        return self._queued > READ_SIZE
+        return self._queued > READ_SIZE or self.stuck_since is not None
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Waits while the peer does not read what it is sent."""
         if self.send_soon(bytes(data)):
+            await self.give_way()
+
+    async def give_way(self) -> None:
+        """Let the peer take what is queued, and others run; waits while the peer does not read."""
+        if self.stuck_since is None:
             self.flush()
             await checkpoint()
         if self.stuck_since is not None:

@@ -142,8 +142,8 @@ class Connection:
             await self._write_locked(framed, chunk)
             return
         data = framed(chunk)
-        if data:
-            await self._raw.send_all(data)
+        if data and self._raw.send_soon(data):
+            await self._raw.give_way()
 
     async def _write_locked(self, framed: Callable[[bytes], bytes], chunk: bytes) -> None:
         assert self._lock is not None

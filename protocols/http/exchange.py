@@ -6,7 +6,8 @@ of unknown length is chunked (HTTP/1.1) or ends with the connection (HTTP/1.0).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from gateway.types import Headers
 from gateway.wire import h1
@@ -54,13 +55,13 @@ class HttpExchange:
             self._silent = self._sized = True
         self._held = h1.response_head(status, headers) + self._connection.server.date_field
 
-    async def send(self, chunk: bytes) -> None:
+    def send(self, chunk: bytes) -> Coroutine[Any, Any, None]:
         """Body bytes, written at once. ``b""`` writes the head alone."""
-        await self._connection.write(self._framed, chunk)
+        return self._connection.write(self._framed, chunk)
 
-    async def finish(self, chunk: bytes = b"") -> None:
+    def finish(self, chunk: bytes = b"") -> Coroutine[Any, Any, None]:
         """The last body bytes (maybe none) and the end of the message, in one write."""
-        await self._connection.write(self._framed_last, chunk)
+        return self._connection.write(self._framed_last, chunk)
 
     async def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """A whole answer at once."""
