@@ -20,8 +20,9 @@ REASONS: Final = {
     "slow": "far slower than the others",
     "stuck": "no first token, and nothing there moves",
     "hung": "no answer to anything",
+    "down": "no answer",
 }
-"""Why an endpoint was set aside, in words."""
+"""Why an endpoint is as it is, in words."""
 _NAMES: Final = 3
 _NAME: Final = 60
 _TEXT: Final = 300
@@ -95,7 +96,8 @@ def _endpoints(out: Sequence[Row]) -> Iterable[Problem]:
     for state, words in TROUBLE.items():
         for (of, why), group in groups.items():
             if of == state:
-                because = f": {_cut(REASONS.get(why, why), _TEXT)}" if why else ""
+                told = REASONS.get(why or state, why)
+                because = f": {_cut(told, _TEXT)}" if told else ""
                 is_so = f"{'is' if len(group) == 1 else 'are'} {words}{because}"
                 first = group[0]
                 names = _listed([endpoint["id"] for endpoint in group])

@@ -62,7 +62,8 @@ def state(endpoints: list[Any], **more: object) -> State:
     ]
     made = {
         "at": time.time(), "uptime": 93.0, "ready": True, "draining": False, "generation": 1, "problems": [],
-        "totals": TOTALS, "pools": pools, "endpoints": endpoints, "flows": [], "routes": [], "decisions": [],
+        "verdict": [], "totals": TOTALS, "pools": pools, "endpoints": endpoints, "flows": [],
+        "routes": [], "decisions": [],
     }  # fmt: skip
     return {**made, **more}
 

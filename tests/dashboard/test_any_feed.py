@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
+from gateway.live_verdict import TROUBLE, Seen, judge
 from tests.dashboard.browser import Browser, Page
 from tests.dashboard.made_up import STATES, STATIC, State, decision, endpoint, served, state
 from tests.process import ROOT
@@ -82,21 +84,24 @@ def troubled() -> State:
         {"pool": "pool-1", "model": "canary", "weight": 0.1, "share": None, "rps": None, "errors": None},
     ]
     made = state(ends, flows=[flow], flows_left_out=2, routes=[{"name": "r", "match": "model r", "targets": targets}])
-    totals = {**made["totals"], "errors": 9.0}
-    return {**made, "totals": totals, "problems": ["a.yaml:1: wrong"], "decisions": [decision(at) for at in range(20)]}
+    more = {"totals": {**made["totals"], "errors": 9.0}, "problems": ["a.yaml:1: wrong"]}
+    made |= more | {"decisions": [decision(at) for at in range(20)]}
+    out = [each for each in ends if each["state"] in TROUBLE]
+    verdict = judge(Seen(made, made["totals"], made["pools"], out, made["flows"]))
+    return {**made, "verdict": msgspec.to_builtins(verdict)}
 
 
 def test_what_is_wrong_stands_first(browser: Browser) -> None:
     with served(troubled) as url:
         page = live(browser, url)
         assert page.js("document.getElementById('verdict').dataset.level") == "bad"
-        assert "is hung: no answer to anything" in page.text("#verdict")
+        assert "26 % of requests fail" in page.text("#verdict")
         said = page.text("#problems")
         for part in (
+            "is hung: no answer to anything",
             "is down",
             "is set aside: several failures in a row",
             "was refused: a.yaml:1",
-            "26 % of requests fail",
         ):
             assert part in said, said
         assert page.js("[...document.querySelectorAll('.tile')].map(tile => tile.dataset.state).sort()") == sorted(
@@ -153,7 +158,7 @@ def nonsense() -> list[State]:
     """States in which one thing after the other is something else than it should be."""
     good = troubled()
     made: list[State] = [{**good, name: value} for name in good for value in NONSENSE if name != "at"]
-    for name in ("endpoints", "pools", "flows", "routes", "decisions"):
+    for name in ("endpoints", "pools", "flows", "routes", "decisions", "verdict"):
         row = good[name][0]
         made += [{**good, name: [{**row, member: value} for value in NONSENSE]} for member in row]
     made += [{**good, "routes": [{"name": "r", "targets": [{"pool": value}]}]} for value in NONSENSE]

@@ -49,7 +49,7 @@ CASES = [
     (seen(totals={"queued": 20}, queued_before=18.0), "", ""),
     (seen(totals={"queued": 20}), "", ""),
     (seen(out=[out("a", "open", "failing")]), "warn", "a is set aside: several failures in a row"),
-    (seen(out=[out("a", "down"), out("b", "down")]), "warn", "a and b are down"),
+    (seen(out=[out("a", "down"), out("b", "down")]), "warn", "a and b are down: no answer"),
     (seen(out=[out("a", "half-open")]), "warn", "a is on trial"),
 ]
 

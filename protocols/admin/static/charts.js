@@ -117,13 +117,6 @@ export class Charts {
     this.draw();
   }
 
-  /** The figure of a column as it was about `ago` seconds before the newest. */
-  past(column, ago) {
-    const now = this.points.at(-1)?.[0];
-    if (now === undefined || now - this.points[0][0] < ago - 2) return null;
-    return this.nearest(now - ago)?.[column] ?? null;
-  }
-
   /** The same figures as a table: every 15 seconds, the newest first. */
   table() {
     const columns = this.kinds.flatMap(chart => chart.series.map(series => ({ chart, series })));

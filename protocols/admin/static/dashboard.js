@@ -1,6 +1,6 @@
 // The page: what the feed says goes to each part of it, at most once a frame, in the order they stand on the page.
 
-import { Charts, POINT } from "./charts.js";
+import { Charts } from "./charts.js";
 import { Configuration, problems, reloadProblems } from "./config.js";
 import { Decisions } from "./decisions.js";
 import { Details } from "./details.js";
@@ -12,7 +12,6 @@ import { amount, clean, clock, count, list, number, percent, rate, record, secon
 import { judge } from "./verdict.js";
 
 const at = id => document.getElementById(id);
-const QUEUE_S = 30;
 const PROBLEMS = 6;
 const VERDICTS = { ok: "✓", warn: "!", bad: "×", idle: "·" };
 const TINTS = { ok: "#1a7f45", warn: "#b26a00", bad: "#cc2936", idle: "#6b7480" };
@@ -81,7 +80,7 @@ class Page {
   }
 
   judge(state) {
-    const { level, sentence, problems: found } = judge(state, this.charts.past(POINT.queued, QUEUE_S));
+    const { level, sentence, problems: found } = judge(state);
     put(at("verdict-text"), sentence);
     attribute(at("verdict"), "data-level", level);
     put(at("verdict").firstElementChild, VERDICTS[level]);

@@ -1,6 +1,6 @@
-// Is the fleet well? One sentence, and what is wrong, the worst first. (P)
+// Is the fleet well? One sentence, and what is wrong, the worst first, as the gateway says. (P)
 
-import { clean, count, list, number, percent, record, several, some, amount } from "./text.js";
+import { amount, clean, count, list, record, some } from "./text.js";
 
 /** By state: its letter, its words, whether it gets requests, and how bad it is. */
 export const STATES = {
@@ -36,21 +36,22 @@ export function reason(endpoint) {
   return "";
 }
 
-const GRAVITY = { bad: 0, warn: 1, ok: 2, idle: 2 };
+const PROBLEMS = 50;
 
-/** {level, sentence, problems: [{level, text, endpoint?, pool?}]} of a state; `before`: the queue half a minute ago. */
-export function judge(state, before = null) {
+/** {level, sentence, problems: [{level, text, endpoint?, config?}]} of a state. */
+export function judge(state) {
   const endpoints = list(state.endpoints).map(record);
-  const problems = [
-    ...poolProblems(list(state.pools).map(record)),
-    ...endpointProblems(endpoints),
-    ...gatewayProblems(state, before),
-  ].sort((a, b) => GRAVITY[a.level] - GRAVITY[b.level]);
-  if (!endpoints.length) return { level: "idle", sentence: "No endpoint yet", problems };
-  if (!problems.length) return { level: "ok", sentence: well(state, endpoints), problems };
+  const problems = list(state.verdict).slice(0, PROBLEMS).map(found => problem(record(found), endpoints));
+  if (!problems.length) return endpoints.length ? { level: "ok", sentence: well(state, endpoints), problems } : { level: "idle", sentence: "No endpoint yet", problems };
   const others = problems.length - 1;
   const sentence = problems[0].text + (others ? ` · and ${some(others, "more thing")} to look at` : "");
-  return { level: problems[0].level, sentence, problems };
+  return { level: problems.some(each => each.level === "bad") ? "bad" : "warn", sentence, problems };
+}
+
+function problem(found, endpoints) {
+  const level = found.level === "bad" ? "bad" : "warn";
+  const endpoint = found.endpoint ? endpoints.find(each => each.id === found.endpoint && each.pool === found.pool) : undefined;
+  return { level, text: clean(found.text, 600), endpoint, config: found.about === "configuration" };
 }
 
 function well(state, endpoints) {
@@ -59,54 +60,4 @@ function well(state, endpoints) {
   const who = all ? (serving === 1 ? "The one endpoint serves" : `All ${serving} endpoints serve`) : `${serving} of ${endpoints.length} endpoints serve`;
   const rps = count(record(state.totals).rps);
   return `${who} · ${rps ? `${amount(rps)} ${rps === 1 ? "request" : "requests"} a second` : "no requests right now"}`;
-}
-
-function poolProblems(pools) {
-  const found = [];
-  for (const pool of pools) {
-    const label = clean(pool.name, 60);
-    if (count(pool.ready) > 0) {
-      if (count(pool.saturation) >= 1) found.push({ level: "warn", pool: pool.name, text: `Pool ${label} is saturated` });
-    } else if (count(pool.members) > 0)
-      found.push({ level: "bad", pool: pool.name, text: `Pool ${label} has no endpoint that serves` });
-    else found.push({ level: "warn", pool: pool.name, text: `Pool ${label} has no endpoints` });
-  }
-  return found;
-}
-
-function endpointProblems(endpoints) {
-  const groups = new Map();
-  for (const endpoint of endpoints) {
-    const { level } = stateOf(endpoint);
-    if (level !== "warn" && level !== "bad") continue;
-    const key = `${stateName(endpoint)} ${reason(endpoint)}`;
-    groups.has(key) ? groups.get(key).push(endpoint) : groups.set(key, [endpoint]);
-  }
-  return [...groups.values()].map(group => {
-    const { words, level } = stateOf(group[0]);
-    const why = reason(group[0]);
-    const text = `${several(group.map(endpoint => endpoint.id))} ${group.length > 1 ? "are" : "is"} ${words}`;
-    return { level, endpoint: group[0], text: why ? `${text}: ${why}` : text };
-  });
-}
-
-function gatewayProblems(state, before) {
-  const found = [];
-  const totals = record(state.totals);
-  if (state.draining === true) found.push({ level: "warn", text: "The gateway is stopping: it finishes what it has and takes nothing new" });
-  const refused = list(state.problems);
-  if (refused.length) {
-    const first = clean(refused[0], 200);
-    const rest = refused.length > 1 ? ` (and ${refused.length - 1} more)` : "";
-    found.push({ level: "warn", config: true, text: `The last change of the configuration was refused: ${first}${rest}` });
-  }
-  const errors = count(totals.errors);
-  const rps = count(totals.rps);
-  if (errors > 0 && rps > 0 && errors / rps >= 0.02)
-    found.push({ level: errors / rps >= 0.2 ? "bad" : "warn", text: `${percent(errors / rps)} of requests fail` });
-  const queued = count(totals.queued);
-  const then = number(before);
-  if (then !== null && queued >= 10 && queued > then * 1.3 + 5)
-    found.push({ level: "warn", text: `The queue grows: ${amount(queued)} wait, ${amount(then)} half a minute ago` });
-  return found;
 }
