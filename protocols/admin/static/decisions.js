@@ -42,7 +42,9 @@ const short = value => (number(value) === null ? "–" : String(Math.round(value
 /** Clauses that say how a candidate looked. */
 function looked(decision, candidate) {
   const first = expected(decision, candidate);
+  const cost = "cost" in record(candidate.scores) ? number(candidate.costSeconds) : null;
   const parts = [
+    cost === null ? null : `costs everybody ${seconds(cost)}`,
     first === null ? null : first < 0.0005 ? "first token expected at once" : `first token expected after ${seconds(first)}`,
     holds(decision, candidate),
     `${whole(count(candidate.inFlight))} in flight`,
