@@ -130,11 +130,16 @@ class Tracing:
         if wanted and not _installed():
             wanted, self.warnings = False, (_MISSING,)
         former = self.tracer
-        key = self._pipeline_key(settings) if wanted else None
+        try:
+            headers = fields(settings.headers_file) if wanted else {}
+        except ConfigError as error:  # it was there when it was checked
+            self.warnings = tuple(error.problems)
+            return
+        key = (settings.endpoint, headers, settings.timeout, settings.service_name) if wanted else None
         if former is not None and key == self._key:
             former.sampling, former.content = self._sampling(settings), settings.content
         else:
-            self.tracer = self._follower(settings) if wanted else None
+            self.tracer = self._follower(settings, headers) if wanted else None
         self._key = key
         if former is not None and former is not self.tracer:
             self._dropped += former.pipeline.dropped
@@ -159,15 +164,12 @@ class Tracing:
         names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
         return any(environment.get(name) for name in names)
 
-    def _pipeline_key(self, settings: Settings) -> object:
-        return settings.endpoint, fields(settings.headers_file), settings.timeout, settings.service_name
-
-    def _follower(self, settings: Settings) -> Follower | None:
+    def _follower(self, settings: Settings, headers: Mapping[str, str]) -> Follower | None:
         from gateway.otlp import Pipeline
 
         endpoint = f"{settings.endpoint.rstrip('/')}/v1/traces" if settings.endpoint else None
         try:
-            pipeline = Pipeline(endpoint, fields(settings.headers_file), settings.timeout, settings.service_name)
+            pipeline = Pipeline(endpoint, headers, settings.timeout, settings.service_name)
         except (ValueError, RuntimeError, OSError) as error:  # a variable of the environment
             self.warnings = (f"no traces: {error}",)
             return None

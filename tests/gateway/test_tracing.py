@@ -333,6 +333,15 @@ def test_what_changes_while_it_runs(pipes: Sequence[Pipe], tmp_path: Path) -> No
     assert made.dropped == 7
 
 
+def test_a_file_that_went_after_it_was_checked_changes_nothing(pipes: Sequence[Pipe], tmp_path: Path) -> None:
+    made = applied(Settings(endpoint=COLLECTOR))
+    former = made.tracer
+    made.apply(Settings(endpoint=COLLECTOR, headers_file=str(tmp_path / "gone")))
+    assert made.tracer is former
+    assert "cannot read" in made.warnings[0]
+    assert not pipes[0].closed.is_set()
+
+
 def test_what_is_left_is_sent_at_the_end_but_not_for_ever(
     pipes: Sequence[Pipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
