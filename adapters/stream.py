@@ -220,9 +220,12 @@ class StreamDecoder(EventDecoder):
     def _learned(self, data: bytes) -> int:
         """As `_plain`, by the shape that the first two events show."""
         two = data.find(b"\n\n", data.find(b"\n\n") + 2) + 2
-        if two < 2 or not self._simple or not self._alike.chances or self._whatever_their_shape(data[:two]) != 2:
+        if two < 2 or not self._simple or not self._alike.chances:
             return 0
-        self._alike.learn(data[:two])
+        first = data[:two]
+        if self._alike.events(first) or self._whatever_their_shape(first) != 2:  # known, or nothing to learn from
+            return 0
+        self._alike.learn(first)
         return self._alike.events(data)
 
     def _end_of_alike(self, data: bytes, at: int) -> int:

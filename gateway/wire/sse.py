@@ -55,6 +55,7 @@ class Splitter:
             if not self._start():
                 return []
             searched = 0
+        may_exceed = len(pending) > self._limit
         end = pending.rfind(b"\n\n", searched)
         blocks: list[bytes] = []
         if end >= 0:
@@ -62,7 +63,8 @@ class Splitter:
             del pending[: end + 2]
         if pending.startswith(b"\n"):  # one more blank line after an event, or before the first
             del pending[:1]
-        self._check(blocks)
+        if may_exceed:
+            self._check(blocks)
         return blocks
 
     def _lines(self, data: bytes) -> bytes:
