@@ -25,6 +25,7 @@ from gateway.lines import Lines, Stamp
 from gateway.live_json import visible
 from gateway.logs import blot, shaped
 from gateway.meter import Record
+from gateway.outcome import is_error
 
 LONGEST: Final = 4096
 """Bytes, the line end included: what pipes take whole."""
@@ -97,7 +98,7 @@ class AccessLog:
 
     def log(self, record: Record) -> None:
         """Note a finished request, if its kind is logged. Never waits."""
-        if (self._all or (self._failed and _failed(record))) and self._lines.room():
+        if (self._all or (self._failed and is_error(record.status, record.reason))) and self._lines.room():
             self._lines.add(self._encode(self._stamp.now(), record))
 
     def __enter__(self) -> Lines:
@@ -105,10 +106,6 @@ class AccessLog:
 
     def __exit__(self, *exception: object) -> None:
         self.journal.lines.close()
-
-
-def _failed(record: Record) -> bool:
-    return record.status >= 500 or (record.status < 400 and record.reason != "")
 
 
 # -- JSON ------------------------------------------------------------------------------------------------------------

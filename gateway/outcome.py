@@ -1,4 +1,4 @@
-"""What the end of a request counts as: a failure of a server's, a refusal, or neither. (P)"""
+"""What the end of a request counts as: a failure of a server's, a refusal, both or neither. (P)"""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _REFUSALS: Final = frozenset(error.reason for error in (RateLimited, Overloaded,
 
 
 def is_error(status: int, reason: str) -> bool:
-    """Whether a request that ended so failed by a server's fault, before or after its answer began."""
-    if status >= 500:
-        return reason not in _REFUSALS
-    return 0 < status < 400 and reason not in ("", _LEFT)
+    """Whether a request that ended so failed by a server's fault: it was answered 5xx, for want of room among others,
+    or its answer broke after it began. Alerts and dashboards say the same.
+    """
+    return status >= 500 or (0 < status < 400 and reason not in ("", _LEFT))
 
 
 def is_refusal(status: int, reason: str) -> bool:

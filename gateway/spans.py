@@ -13,7 +13,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from gateway.meter import CLIENT_GONE, Record
+from gateway.meter import Record
+from gateway.outcome import CLIENT_GONE, is_error
 from gateway.spoken import answered, asked
 from gateway.trace import Step, Trace
 from gateway.types import Operation
@@ -72,7 +73,7 @@ def of(followed: Followed) -> list[Span]:
     operation = OPERATIONS.get(record.operation, "")
     steps = [_step(step, trace.span_id, operation) for step in trace.steps]
     parent_id = 0 if trace.parent is None else trace.parent.span_id
-    failed = record.status >= 500 or (record.status < 400 and record.reason != "")
+    failed = is_error(record.status, record.reason)
     own = Span(
         _name(followed, operation),
         "server",

@@ -105,8 +105,8 @@ class Share:
 
 
 class Traffic:
-    """What became of the requests that a route sent one way: ``failed`` are those that failed by a server's fault, and
-    streams that broke; ``refused`` all others that were not answered to their end, their clients' doing included.
+    """What became of the requests that a route sent one way: ``failed`` are 5xx and streams that broke, ``refused`` all
+    others that were not answered to their end, their clients' doing included.
     """
 
     __slots__ = ("failed", "ok", "refused")

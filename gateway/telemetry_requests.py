@@ -79,8 +79,7 @@ ROUTES: Final = Family(
     "counter",
     "Finished requests by where their route sent them; target is empty where it keeps the client's model.",
     ("route", "pool", "target", "outcome"),
-    note="`outcome` is `ok`, `failed` (by a server's fault, broken streams) or `refused` (by limits, by admission, as "
-    "wrong; or the client left); the split of a canary",
+    note="`outcome` is `ok`, `failed` (5xx, broken streams) or `refused` (4xx; 499: the client left); a canary's split",
 )
 DECISIONS: Final = Family(
     "infer_gateway_scheduler_decisions_total", "counter", "Times that an endpoint was chosen.", ("pool",)

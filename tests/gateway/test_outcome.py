@@ -20,7 +20,7 @@ from gateway.outcome import is_error, is_refusal
         (429, "upstream_error", "wrong"),
         (429, "rate_limited", "refused"),
         (401, "unauthorized", "refused"),
-        (503, "overloaded", "refused"),
+        (503, "overloaded", "failed and refused"),
         (503, "no_endpoints", "failed"),
         (504, "upstream_timeout", "failed"),
         (500, "internal", "failed"),
@@ -28,10 +28,10 @@ from gateway.outcome import is_error, is_refusal
     ],
 )
 def test_whose_fault_it_is(status: int, reason: str, is_so: str) -> None:
-    assert (is_error(status, reason), is_refusal(status, reason)) == (is_so == "failed", is_so == "refused")
+    assert (is_error(status, reason), is_refusal(status, reason)) == ("failed" in is_so, "refused" in is_so)
     if status:
         totals = Totals()
         totals.finished(Record(pool="p", route="r", status=status, reason=reason))
         (traffic,) = totals.routes.values()
-        assert (traffic.ok, traffic.failed) == (is_so == "well", is_so == "failed")
+        assert (traffic.ok, traffic.failed) == (is_so == "well", "failed" in is_so)
         assert traffic.requests == 1

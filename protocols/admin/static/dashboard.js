@@ -174,7 +174,7 @@ const FACTS = [
   ["Prefix hits", totals => percent(totals.hit_ratio), "Share of prompt tokens that engines held already"],
   ["First token, p90", totals => seconds(totals.ttft_p90), "Nine of ten requests had their first token by then"],
   ["Per token, p50", totals => seconds(totals.tpot_p50), "Time from token to token"],
-  ["Refused", totals => rate(totals.refused), "By limits and admission, 4xx"],
+  ["Refused", totals => rate(totals.refused), "By limits, by admission, for want of credentials"],
   ["Streams", totals => whole(totals.streams), "Answers that are being streamed"],
   ["Connections", totals => connections(totals.connections), "By listener"],
   ["Uptime", (_, state) => (number(state.uptime) === null ? "–" : seconds(Math.floor(state.uptime))), "Since the gateway was started"],
