@@ -228,6 +228,7 @@ class Chart {
     }
     pen.textBaseline = "alphabetic";
     for (let minute = 0; minute <= 5; minute += 1) {
+      if (wide < 190 && (minute === 1 || minute === 4)) continue; // they would run into the words at the ends
       pen.textAlign = minute === 0 ? "right" : "center";
       const text = minute === 0 ? "now" : minute === 5 ? "−5 min" : `−${minute}`;
       const at = LEFT + wide * (1 - minute / 5);
