@@ -110,6 +110,7 @@ def test_numbers_are_written_as_both_formats_have_them() -> None:
         ("application/openmetrics-text; version=1.0.0; q=0.5,text/plain;q=0.2,*/*;q=0.1", True),
         ("Application/OpenMetrics-Text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75", True),
         ("application/openmetrics-text;q=0.1, text/plain;q=0.9", False),
+        ("text/plain;q=0.5, application/openmetrics-text;q=0.5", True),
         ("application/openmetrics-text;q=0", False),
         ("application/openmetrics-text;q=many", False),
         (";;,;q=,,=", False),

@@ -279,6 +279,19 @@ def test_the_end_is_told_and_waited_for() -> None:
     watching(FakeParts(), visit)
 
 
+def test_nobody_is_cut_off_while_the_end_is_on_its_way() -> None:
+    async def visit(told: Live) -> None:
+        with never_cut(told) as events:
+            await event(events, "hello")
+            await event(events, "state")
+            await trio.sleep(0.9)
+            await told.end()  # which waits for this one into the next second
+            with pytest.raises(trio.EndOfChannel):
+                await events.receive()
+
+    watching(FakeParts(), visit)
+
+
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 

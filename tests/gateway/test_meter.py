@@ -126,13 +126,15 @@ def test_a_series_once_open_keeps_counting_past_the_cap() -> None:
     assert totals.flows["other", "other", "other", "http"].outcomes == {(200, ""): 2}
 
 
-def test_forgetting_an_endpoint_frees_its_series() -> None:
-    totals = Totals(max_attempts=2)
+def test_forgetting_an_endpoint_frees_its_series_and_no_others() -> None:
+    totals = Totals(max_attempts=4)
     totals.attempted("p", "a", "ok")
     totals.attempted("p", "a", "upstream_timeout")
+    totals.attempted("p", "c", "ok")
+    totals.attempted("q", "a", "ok")
     totals.forget("p", "a")
     totals.attempted("p", "b", "ok")
-    assert dict(totals.attempts) == {("p", "b", "ok"): 1}
+    assert dict(totals.attempts) == {("p", "c", "ok"): 1, ("q", "a", "ok"): 1, ("p", "b", "ok"): 1}
 
 
 def test_reloads_keep_their_last_result() -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import msgspec
 import pytest
 import trio
 from prometheus_client import Metric
@@ -277,6 +278,22 @@ def test_openmetrics_has_exemplars_for_who_asks() -> None:
         "gen_ai_server_request_duration_seconds_bucket": 2.0,
         "gen_ai_server_time_to_first_token_seconds_bucket": 0.3,
     }
+
+
+def test_what_failed_is_no_exemplar_of_what_went_well() -> None:
+    totals = Totals()
+    good = Record(model="m", pool="p", operation=CHAT, ended=1.0, trace_id=TRACE, sampled=True)
+    totals.finished(good)
+    totals.finished(msgspec.structs.replace(good, status=504, reason="upstream_timeout", ended=50.0))
+    text, _ = trio.run(telemetry(totals).render, "application/openmetrics-text")
+    shown = {
+        (sample.labels["error_type"], sample.exemplar.value)
+        for family in families(text.decode(), om=True)
+        for sample in family.samples
+        if sample.name == "gen_ai_server_request_duration_seconds_bucket" and sample.exemplar is not None
+    }
+    assert ("", 50.0) not in shown
+    assert ("", 1.0) in shown
 
 
 def test_what_was_scheduled_and_what_health_went_through_is_shown() -> None:
