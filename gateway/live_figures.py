@@ -53,21 +53,31 @@ class Rates(msgspec.Struct, frozen=True, gc=False):
 
 def counted(flows: Iterable[Flow]) -> Counted:
     """What these have counted, together."""
-    requests = errors = refused = tokens_in = tokens_out = tokens_cached = 0
+    outcomes: dict[tuple[int, str], int] = {}
+    tokens_in = tokens_out = 0.0
+    tokens_cached = 0
     ttft: list[Sequence[int]] = [_NO_TTFT]
     tpot: list[Sequence[int]] = [_NO_TPOT]
     for flow in flows:
-        for (status, reason), count in flow.outcomes.items():
-            requests += count
-            if reason or status >= 500:
-                errors += count * is_error(status, reason)
-                refused += count * is_refusal(status, reason)
-        tokens_in += flow.tokens_in
-        tokens_out += flow.tokens_out
+        for outcome, count in flow.outcomes.items():
+            outcomes[outcome] = outcomes.get(outcome, 0) + count
+        if flow.ttft.sum:
+            ttft.append(flow.ttft.counts)
+        if flow.tpot.sum:
+            tpot.append(flow.tpot.counts)
+        tokens_in += flow.prompts.sum
+        tokens_out += flow.answers.sum
         tokens_cached += flow.tokens_cached
-        ttft.append(flow.ttft.counts)
-        tpot.append(flow.tpot.counts)
-    return Counted(requests, errors, refused, tokens_in, tokens_out, tokens_cached, _sums(ttft), _sums(tpot))
+    return Counted(
+        requests=sum(outcomes.values()),
+        errors=sum(count for outcome, count in outcomes.items() if is_error(*outcome)),
+        refused=sum(count for outcome, count in outcomes.items() if is_refusal(*outcome)),
+        tokens_in=int(tokens_in),
+        tokens_out=int(tokens_out),
+        tokens_cached=tokens_cached,
+        ttft=_sums(ttft),
+        tpot=_sums(tpot),
+    )
 
 
 def rates(new: Counted, old: Counted, seconds: float) -> Rates:
