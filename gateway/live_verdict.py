@@ -90,18 +90,22 @@ def _of_pools(level: Literal["bad", "warn"], names: Sequence[str], one: str, man
 
 
 def _endpoints(out: Sequence[Row]) -> Iterable[Problem]:
-    groups: dict[tuple[str, str], list[Row]] = {}
+    states: dict[str, dict[str, list[Row]]] = {}
     for endpoint in out:
-        groups.setdefault((endpoint["state"], endpoint["why"]), []).append(endpoint)
+        states.setdefault(endpoint["state"], {}).setdefault(endpoint["why"], []).append(endpoint)
     for state, words in TROUBLE.items():
-        for (of, why), group in groups.items():
-            if of == state:
-                told = REASONS.get(why or state, why)
-                because = f": {_cut(told, _TEXT)}" if told else ""
-                is_so = f"{'is' if len(group) == 1 else 'are'} {words}{because}"
-                first = group[0]
-                names = _listed([endpoint["id"] for endpoint in group])
-                yield Problem("warn", "endpoint", f"{names} {is_so}", first["pool"], first["id"])
+        groups = states.get(state, {})
+        if len(groups) > _NAMES:  # too many to tell apart
+            yield _of_endpoints([each for group in groups.values() for each in group], words, "")
+        else:
+            for why, group in groups.items():
+                yield _of_endpoints(group, words, REASONS.get(why or state, why))
+
+
+def _of_endpoints(group: Sequence[Row], words: str, why: str) -> Problem:
+    is_so = f"{'is' if len(group) == 1 else 'are'} {words}{': ' if why else ''}{_cut(why, _TEXT)}"
+    said = f"{_listed([endpoint['id'] for endpoint in group])} {is_so}"
+    return Problem("warn", "endpoint", said, group[0]["pool"], group[0]["id"])
 
 
 def _requests(seen: Seen) -> Iterable[Problem]:
