@@ -50,7 +50,9 @@ def contents(index: str) -> str:
     _, *parts = _PART.split(index)
     pages = {title: _PAGE.findall(text) for title, text in zip(parts[::2], parts[1::2], strict=True)}
     return "".join(
-        f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + "\n".join(f"{name} <{page}>" for name, page in listed) + "\n```\n"
+        f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n"
+        + "\n".join(f"{name} <{page}>" for name, page in listed)
+        + "\n```\n"
         for title, listed in pages.items()
         if listed
     )
