@@ -45,11 +45,12 @@ Detect = Callable[[Mapping[str, bytes]], str | None]
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What is known of an endpoint. ``up`` None: it has not answered yet, nor failed to."""
+    """What is known of an endpoint. ``up`` None: it has not answered yet, nor failed to. ``why``: what put it down."""
 
     up: bool | None = None
     engine: str = ""
     cards: tuple[ModelCard, ...] = ()
+    why: str = ""
 
 
 class Discovery:
@@ -135,15 +136,15 @@ class Discovery:
             failures = self._failures[endpoint] = self._failures.get(endpoint, 0) + 1
             gone = known.up is not True or isinstance(error, UpstreamError) or failures >= _SLOW_ANSWERS
             why = "no answer in time" if isinstance(error, trio.TooSlowError) else str(error)
-            self._note(endpoint, msgspec.structs.replace(known, up=False) if gone else known, why)
+            self._note(endpoint, msgspec.structs.replace(known, up=False, why=why) if gone else known)
             return _DOWN_S[min(failures, len(_DOWN_S)) - 1]
         self._failures.pop(endpoint, None)
-        self._note(endpoint, answer, "")
+        self._note(endpoint, answer)
         often = _PROVIDER_S if endpoint.engine in PROVIDERS and endpoint.scheme == "https" else _UP_S
         shared = len(self._rounds.keys) / _RATE
         return often if often >= shared else shared * self._rng.uniform(0.75, 1.25)  # many have begun together
 
-    def _note(self, endpoint: Endpoint, answer: Answer, why: str) -> None:
+    def _note(self, endpoint: Endpoint, answer: Answer) -> None:
         if endpoint not in self._rounds.keys:  # given up in the very turn in which the answer came
             return
         known = self[endpoint]
@@ -156,7 +157,7 @@ class Discovery:
                 names = ", ".join(card.id for card in answer.cards) or "no model"
                 _log.info("%s answers as %s, serving %s", endpoint.url, answer.engine, names)
             else:
-                _log.warning("%s does not answer: %s; asking again until it does", endpoint.url, why)
+                _log.warning("%s does not answer: %s; asking again until it does", endpoint.url, answer.why)
         self._changed(endpoint)
 
     async def _learn(self, endpoint: Endpoint, known: Answer) -> Answer:

@@ -185,7 +185,7 @@ class Fleet:
         for member in self._pools.at(endpoint):
             if member.up and answer.up is False:
                 self._pools.restarted(endpoint)
-            member.health.reached(now, answer.up)
+            member.health.reached(now, answer.up, answer.why)
             member.cards = answer.cards
             if asked is not None and answer.up:
                 self._scrapes.add(endpoint, member.adapter)

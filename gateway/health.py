@@ -44,16 +44,17 @@ class Health:
     """One endpoint of one pool. ``up`` is None until somebody has asked it; it may be used before.
 
     ``heard`` is for the readers of answers to write: when something last showed that it generates. ``why`` is empty
-    while the circuit is closed. ``blocked_until`` is all that `usable` looks at: infinity where only an event ends it.
-    Until ``aside_until`` it is full, eased in, to be tried, or has few tokens left of its provider's ration.
+    while the circuit is closed; ``gone`` is why it is down, "" while it is not. ``blocked_until`` is all that
+    `usable` looks at: infinity where only an event ends it. Until ``aside_until`` it is full, eased in, to be
+    tried, or has few tokens left of its provider's ration.
     ``changes`` counts, for a whole pool if it is so shared, how often it was set aside, by why, RECOVERED, UP, DOWN.
     """
 
     __slots__ = (
         "_awake_since", "_bar", "_closed_at", "_gap", "_opened_at", "_polled", "_ramp_until", "_stranded", "_watched",
         "aside_until", "blocked_until", "changes", "consecutive", "cool_until", "draining", "figures", "full_until",
-        "heard", "open_until", "openings", "probes", "requests_left", "requests_until", "settings", "tokens_left",
-        "tokens_until", "up", "why",
+        "gone", "heard", "open_until", "openings", "probes", "requests_left", "requests_until", "settings",
+        "tokens_left", "tokens_until", "up", "why",
     )  # fmt: skip
 
     def __init__(self, settings: HealthSettings = _DEFAULTS, *, joins: bool = False) -> None:
@@ -63,7 +64,7 @@ class Health:
         self.up: bool | None = None
         self.changes: dict[str, int] = {}
         self.draining = False
-        self.why = ""
+        self.why = self.gone = ""
         self.consecutive = self.openings = self.probes = 0
         self.heard = self.open_until = self.cool_until = self.full_until = self.blocked_until = -math.inf
         self._opened_at = self._closed_at = self._polled = self._watched = self._awake_since = -math.inf
@@ -229,8 +230,10 @@ class Health:
         """Nobody polls it any more: its silence proves nothing."""
         self._polled, self._gap = -math.inf, math.inf
 
-    def reached(self, now: float, up: bool | None) -> None:
-        """Whether it is there. One that comes back was started anew: it may be tried at once, and is eased in."""
+    def reached(self, now: float, up: bool | None, gone: str = "") -> None:
+        """Whether it is there, and if not, what says so. One that comes back was started anew: it may be tried at once,
+        and is eased in.
+        """
         back = self.up is False and up is not False
         if back:
             self.open_until = min(self.open_until, now)
@@ -238,7 +241,7 @@ class Health:
             self._ramp(now)
         if up is not None and up is not self.up:
             self._changed(UP if up else DOWN)
-        self.up = up
+        self.up, self.gone = up, gone
         self._settle()
 
     def drain(self, draining: bool = True) -> None:
@@ -304,10 +307,11 @@ class Health:
         if now - heard < self.settings.hung_after and not self.why:
             return ""  # as nearly always
         if self.why == HUNG and self.open_until == math.inf:
-            if heard <= self._opened_at and self._gap < math.inf:
+            again = heard > self._opened_at
+            if not again and self._gap < math.inf:
                 return ""
             self._half_open(now)
-            return "is heard again and may be tried"
+            return "is heard again and may be tried" if again else "is not polled any more, so a request has to try it"
         silence = now - max(heard, self._awake_since)
         away = self.up is False or self.draining or now < self.open_until
         if away or silence < max(self.settings.hung_after, _POLLS * self._gap):

@@ -24,7 +24,7 @@ _THRESHOLDS = Thresholds()
 class MemberStatistics(msgspec.Struct, frozen=True):
     """What operators see of one endpoint of a pool. ``state``: ready, unknown (not asked yet), slow-start, open (set
     aside), half-open (one request tries it), hung, down or draining. ``why`` it was set aside: failing, erring, slow,
-    stuck or hung.
+    stuck or hung; of one that is down, what asking it came to.
 
     ``waiting``, ``running`` and ``kv_usage`` are the engine's own words, ``load_age_s`` seconds old; None where it has
     said nothing lately. ``prefill_rate`` (prompt tokens a second) is what the gateway has seen it do, ``slots`` how
@@ -198,6 +198,6 @@ class Member:
             kv_usage=None if load is None else load.kv_usage,
             load_age_s=None if load is None else now - load.at,
             prefill_rate=1.0 / self.speed.prefill,
-            why=self.health.why,
+            why=self.health.gone or self.health.why,
             slots=self.slots if self.slots < math.inf else None,
         )

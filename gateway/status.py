@@ -100,14 +100,19 @@ class Status:
         return [{**pool, "saturation": full.get(pool["name"])} for pool in self._parts.snapshot.public()["pools"]]
 
     def saturation(self) -> Iterator[tuple[str, float]]:
-        """By pool, as the scheduler section's detector has it; whoever reads may give way in between."""
+        """By pool, as the scheduler section's detector has it, or by its slots where requests wait for one: what waits
+        at the gate waits in no engine's queue. Whoever reads may give way in between.
+        """
         rules = self._parts.snapshot.settings.scheduler.saturation
         if rules != self._rules:
             self._rules, self._detectors = rules, {}
         pools = dict(self._parts.pools.by_name())
         # a detector remembers what its pool's endpoints said last
         detectors = self._detectors = {name: self._detectors.get(name) or rules.detector() for name in pools}
-        return ((name, detectors[name](pool.members)) for name, pool in pools.items())
+        return (
+            (name, max(detectors[name](pool.members), 0.0 if pool.gate is None else pool.gate.fullness()))
+            for name, pool in pools.items()
+        )
 
     def flows(self) -> object:
         """Pools where requests may have to wait, and who wants what there."""

@@ -121,7 +121,7 @@ SATURATION: Final = Family(
     "gauge",
     "How full the pool is; 1 and more is saturated.",
     ("pool",),
-    note="[`scheduler.saturation`](configuration.md)",
+    note="[`scheduler.saturation`](configuration.md); with fairness also who is let in or waits, by the slots",
 )
 QUEUED: Final = Family("infer_gateway_queue_requests", "gauge", "Requests waiting for room.", ("pool", "tier"))
 QUEUED_BYTES: Final = Family("infer_gateway_queue_bytes", "gauge", "Bytes of the bodies of those that wait.", ("pool",))

@@ -162,11 +162,24 @@ def test_a_refused_connection_is_down_at_once_and_asked_until_it_is_back() -> No
         await discovery.wait_settled()
         fleet.answers["a", "/v1/models"] = UpstreamError("refused")
         await trio.sleep(5.5)
-        assert discovery[A].up is False
+        assert (discovery[A].up, discovery[A].why) == (False, "refused")
         assert [card.id for card in discovery[A].cards] == ["one"]
         fleet.answers["a", "/v1/models"] = b"one"
         await trio.sleep(2)
-        assert discovery[A].up
+        assert (discovery[A].up, discovery[A].why) == (True, "")
+
+
+def test_what_is_wrong_with_one_that_is_down_is_what_was_found_last() -> None:
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        fleet.answers["a", "/v1/models"] = UpstreamError("refused")
+        discovery.watch([A])
+        await discovery.wait_settled()
+        fleet.answers["a", "/v1/models"] = None
+        await trio.sleep(7)
+        assert (discovery[A].up, discovery[A].why) == (False, "no answer in time")
+        assert len(changes) == 2  # which those who show it hear of
+
+    run(scenario)
 
     run(scenario)
 

@@ -103,6 +103,10 @@ class World:
         self.asking.answers[endpoint] = Answer(up, engine, tuple(map(ModelCard, cards)))
         self.fleet.answered(endpoint)
 
+    def fails(self, endpoint: Endpoint, why: str) -> None:
+        self.asking.answers[endpoint] = Answer(False, "fake", why=why)
+        self.fleet.answered(endpoint)
+
     def members(self, pool: str) -> dict[str, bool | None]:
         return {member.endpoint.host: member.up for member in self.pools[pool].members}
 
@@ -198,6 +202,17 @@ def test_one_that_is_recognised_joins_and_the_snapshot_says_as_what() -> None:
     assert world.pools["p"].members[0] is member
     world.fleet.apply(snapshot())
     assert world.asking.known == world.scraping.known == set()
+
+
+def test_one_that_is_down_says_what_asking_it_came_to() -> None:
+    world = World()
+    world.fleet.apply(snapshot(spec("p", A)))
+    world.fails(A, "refused")
+    (told,) = world.pools.statistics()
+    assert (told.state, told.why) == ("down", "refused")
+    world.answers(A)
+    (told,) = world.pools.statistics()
+    assert (told.state, told.why) == ("slow-start", "")
 
 
 def test_public_providers_are_not_asked_and_count_as_answering() -> None:

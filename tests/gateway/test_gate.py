@@ -129,6 +129,17 @@ def test_a_place_that_comes_free_goes_to_the_one_who_waits() -> None:
     assert second.permit.waited == 1.0
 
 
+def test_how_full_it_is_is_told_by_who_was_let_in_or_waits_beside_the_slots_there_are() -> None:
+    door = Door(Place("a", slots=1), Place("b", slots=1))
+    assert door.gate.fullness() == 0.0
+    guests = [door.come("x") for _ in range(3)]
+    assert door.gate.fullness() == 1.5
+    door.place(guests[0])
+    door.leave(guests[0], 1.0)
+    assert door.gate.fullness() == 1.0
+    assert Door(Place(slots=math.inf)).gate.fullness() == 0.0
+
+
 def test_where_no_endpoint_can_be_used_nobody_waits() -> None:
     door = Door(Place(slots=1))
     first, second = door.come("x"), door.come("x")

@@ -376,7 +376,7 @@ def test_one_that_nobody_polls_any_more_does_not_stay_hung() -> None:
     listen(pool, 0.0, 2.0, polled=pool)
     listen(pool, 2.0, 9.0)
     pool[0].unpolled()
-    assert listen(pool, 9.0, 9.0) == [(0, "is heard again and may be tried")]
+    assert listen(pool, 9.0, 9.0) == [(0, "is not polled any more, so a request has to try it")]
 
 
 def test_the_usual_gap_between_polls_is_part_of_patience() -> None:
