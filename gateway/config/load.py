@@ -40,7 +40,8 @@ _FILE_MEMBERS = frozenset(
     )
 )  # fmt: skip
 _FILES = re.compile(r"\$\.(?:tokenizers\[\d+\]|usage|accessLog)\.file")
-_WRITTEN = frozenset(("$.usage.file", "$.accessLog.file"))
+_UNREAD = frozenset(("$.usage.file", "$.accessLog.file", "$.listeners.admin.tokenFile"))
+"""Those that are written, and one that may come later: without it nobody is let in, and everybody else is served."""
 
 
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
@@ -381,7 +382,7 @@ def _located(tree: Tree, folder: str, path: str, found: dict[str, str]) -> Tree:
         here = f"{path}.{key}"
         if isinstance(value, str) and value and (key in _FILE_MEMBERS or _FILES.fullmatch(here)):
             made[key] = posixpath.join(folder, value)
-            if here not in _WRITTEN:
+            if here not in _UNREAD:
                 found[here] = made[key]
         else:
             made[key] = _located(value, folder, here, found)

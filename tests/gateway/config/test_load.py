@@ -851,7 +851,6 @@ drainTimeout: 1m30s
         ),
         ("state: {redis: {url: 'http://x'}}", "$.state.redis.url: expected a URL that begins with redis://"),
         ("state: {redis: {url: 'redis://x', passwordFile: none}}", "$.state.redis.passwordFile: cannot read none"),
-        ("listeners: {admin: {tokenFile: none}}", "$.listeners.admin.tokenFile: cannot read none"),
         ("tracing: {headersFile: none}", "$.tracing.headersFile: cannot read none"),
         (
             "state: {redis: {url: 'redis://x', caFile: none}}",
@@ -1101,6 +1100,11 @@ def documents(draw: st.DrawFn) -> Any:
 def test_any_tree_loads_or_is_refused(found: list[Any]) -> None:
     with contextlib.suppress(ConfigError):
         load([Document("g.yaml", number, tree) for number, tree in enumerate(found, 1)])
+
+
+def test_an_admin_token_may_come_later_and_is_looked_for_beside_its_configuration() -> None:
+    made = loaded(configuration("listeners: {admin: {tokenFile: admin.token}}"), folder="conf")
+    assert (made.settings.listeners.admin.token_file, made.files) == ("conf/admin.token", ())
 
 
 def test_every_setting_that_names_a_file_to_be_read_is_relative_to_the_file_that_names_it() -> None:
