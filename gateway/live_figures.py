@@ -61,10 +61,8 @@ def counted(flows: Iterable[Flow]) -> Counted:
     for flow in flows:
         for outcome, count in flow.outcomes.items():
             outcomes[outcome] = outcomes.get(outcome, 0) + count
-        if flow.ttft.sum:
-            ttft.append(flow.ttft.counts)
-        if flow.tpot.sum:
-            tpot.append(flow.tpot.counts)
+        ttft.append(flow.ttft.counts)
+        tpot.append(flow.tpot.counts)
         tokens_in += flow.prompts.sum
         tokens_out += flow.answers.sum
         tokens_cached += flow.tokens_cached
