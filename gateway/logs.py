@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import math
 import re
 import sys
 import threading
@@ -32,6 +33,10 @@ _LONGEST_TRACEBACK: Final = 32_000
 
 RATE, BURST = 20.0, 2000.0
 """Messages of one logger: a second in the long run, and at once."""
+
+_SELDOM_S: Final = 60.0
+_REPEATING: Final = "trio.serve_listeners"
+"""Says ten times a second that there are no file descriptors left."""
 
 shaped: Final = re.compile(rf"{_SHAPED}|\b[Bb]earer\s").search
 """What looks like a key or a token by itself."""
@@ -62,6 +67,23 @@ class Bounded(logging.StreamHandler[Any]):
         if missed:
             super().emit(_warning(record.name, f"{missed} messages were left out, as there were too many"))
         super().emit(record)
+
+
+class Seldom(logging.Filter):
+    """What a library says of a trouble many times a second: once a minute, without a traceback."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.exc_info = None
+        now = self._clock()
+        if now - self._said < _SELDOM_S:
+            return False
+        self._said = now
+        return True
 
 
 class Formatter(logging.Formatter):
@@ -117,6 +139,7 @@ def configure(level: str = "info", stream: TextIO | None = None, form: str = "te
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
+    logging.getLogger(_REPEATING).filters[:] = [Seldom()]
     number = logging.getLevelNamesMapping()[level.upper()]
     root.setLevel(max(number, logging.WARNING))
     logging.getLogger("infer_gateway").setLevel(number)

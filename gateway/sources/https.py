@@ -67,10 +67,17 @@ class Client:
 def _reason(error: BaseException) -> str:
     """What the innermost cause says: httpx leaves failures of TLS without a word."""
     said = f"{type(error).__name__}: {error}"
-    while (cause := error.__cause__ or error.__context__) is not None:
+    while (cause := _cause(error)) is not None:
         said = str(cause) or said
         error = cause
     return said
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """Of several attempts, the first one's."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.exceptions[0]
+    return error.__cause__ or error.__context__
 
 
 @contextlib.asynccontextmanager

@@ -37,6 +37,22 @@ def test_libraries_are_heard_from_warnings_up(output: io.StringIO) -> None:
     assert "trouble" in output.getvalue()
 
 
+def test_what_is_said_ten_times_a_second_is_heard_once_a_minute_in_a_line(output: io.StringIO) -> None:
+    moments = iter((0.0, 0.1, 59.0, 61.0))
+    library = logging.getLogger("trio.serve_listeners")
+    assert [type(seldom) for seldom in library.filters] == [logs.Seldom]
+    library.filters[:] = [logs.Seldom(lambda: next(moments))]
+    for _ in range(4):
+        try:
+            raise OSError("Too many open files")
+        except OSError:
+            library.exception("accept failed")
+    library.filters.clear()
+    assert [line.split(" ", 1)[1] for line in output.getvalue().splitlines()] == [
+        "ERROR trio.serve_listeners: accept failed"
+    ] * 2
+
+
 def test_a_message_cannot_forge_a_line(output: io.StringIO) -> None:
     logging.getLogger("infer_gateway").warning("engine said %s", "x\n2026-01-01 ERROR forged\r\x1b[2J\u2028y")
     assert output.getvalue().count("\n") == 1
