@@ -209,6 +209,35 @@ def test_beyond_loopback_only_health_is_open_without_a_token(caplog: pytest.LogC
     assert [record.levelname for record in warned] == ["WARNING"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "status", "secure"),
+    [
+        ({"host": "localhost:9090", "origin": "http://localhost:9090"}, 303, False),
+        ({"host": "admin.example", "origin": "https://admin.example"}, 303, True),
+        ({"host": "upstream:9090", "origin": "https://admin.example", "sec-fetch-site": "same-origin"}, 303, True),
+        ({"host": "upstream:9090", "origin": "https://admin.example", "x-forwarded-host": "admin.example"}, 403, False),
+        ({"host": "localhost:9090", "origin": "http://evil.example"}, 403, False),
+    ],
+)
+def test_one_logs_in_through_a_forwarded_port_and_behind_a_proxy(
+    fields: dict[str, str], status: int, secure: bool, tmp_path: Path
+) -> None:
+    admin = FakeAdmin()
+    admin.live = Plain()
+    admin.listener = AdminListener(token_file=str(tmp_path / "token"))
+    (tmp_path / "token").write_text(TOKEN)
+
+    async def visit(port: int) -> None:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=fields) as client:
+            answer = await client.post("/login", data={"token": TOKEN})
+            cookie = answer.headers.get("set-cookie", "")
+            assert (answer.status_code, "Secure" in cookie, "__Host-" in cookie) == (status, secure, False)
+            shown = await client.get("/api/config", headers={"cookie": cookie.partition(";")[0]})
+            assert shown.status_code == (200 if status == 303 else 401)
+
+    served(admin, Elsewhere(listening()), visit)
+
+
 def test_tls_and_a_cookie_that_stays_in_it(tmp_path: Path) -> None:
     authority, file = trustme.CA(), tmp_path / "token"
     issued = authority.issue_cert("localhost")
