@@ -1,7 +1,7 @@
 """Finished requests on their way to a collector: OpenTelemetry's SDK queues and sends them, in a thread. (IO)
 
 Invariant: `Pipeline.add` never waits. What is kept for a collector that is slow or away is bounded; what is lost is
-counted, and told of once. Nothing that a request holds can keep another's spans from being sent.
+counted, and told of now and then. Nothing that a request holds can keep another's spans from being sent.
 
 Needs the extra ``otel``; imported only where traces are wanted.
 """
@@ -9,6 +9,7 @@ Needs the extra ``otel``; imported only where traces are wanted.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ _BATCH: Final = 128
 _DELAY_MS: Final = ("OTEL_BSP_SCHEDULE_DELAY", 5000)
 _AT_ONCE: Final = 4
 _PAUSE_S: Final = 20e-6
+_SELDOM_S: Final = 60.0
 
 
 class Queued(ReadableSpan):
@@ -58,7 +60,9 @@ class Pipeline:
         sender = OTLPSpanExporter(endpoint=endpoint, headers=dict(fields), timeout=timeout)
         self._queue = queue = _number(*_QUEUE)
         self._added = self._overflown = 0
-        self._out = _Out(sender, _resource(service), self._heard, _collector(endpoint, os.environ))
+        self._told = -math.inf
+        self._collector = _collector(endpoint, os.environ)
+        self._out = _Out(sender, _resource(service), self._heard, self._collector)
         self._processor = BatchSpanProcessor(
             self._out, queue, _number(*_DELAY_MS), max_export_batch_size=min(_BATCH, queue)
         )
@@ -74,10 +78,17 @@ class Pipeline:
 
     def add(self, followed: spans.Followed, offset: float) -> None:
         if self.waiting >= self._queue:
-            self._overflown += 1
-            return
-        self._added += 1
-        self._processor.on_end(Queued(followed, offset))
+            self._overflow()
+        else:
+            self._added += 1
+            self._processor.on_end(Queued(followed, offset))
+
+    def _overflow(self) -> None:
+        self._overflown += 1
+        now = time.monotonic()
+        if now - self._told >= _SELDOM_S:
+            self._told = now
+            _log.warning("traces are lost: more requests are followed than %s takes", self._collector)
 
     def close(self) -> None:
         """Send what is left and end. Blocks, as long as the collector takes."""
@@ -98,7 +109,7 @@ class _Out(SpanExporter):
 
     def export(self, queued: Sequence[ReadableSpan]) -> SpanExportResult:
         self.taken += len(queued)
-        self._heard.last = ""
+        self._heard.first = ""
         made = _Unhurried()
         for one in queued:
             if isinstance(one, Queued):
@@ -112,7 +123,7 @@ class _Out(SpanExporter):
         if not sent:
             self.lost += requests
             if not self._failing:
-                why = self._heard.last or "no reason given"
+                why = self._heard.first or "no reason given"
                 _log.error("traces cannot be sent to %s, they are lost: %s", self._collector, why)
         elif self._failing:
             _log.warning("traces are sent again; those of %d requests were lost", self.lost)
@@ -189,12 +200,14 @@ def _resource(service: str) -> Resource:
 
 
 class _Heard(logging.Handler):
-    """The last thing the SDK complained of, for our own line about it: it would have many."""
+    """The first thing the SDK complained of, for our own line about it: it would have many, and its last word is that
+    it has tried enough.
+    """
 
-    last = ""
+    first = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.last = record.getMessage()[:500]
+        self.first = self.first or record.getMessage()[:500]
 
 
 _ears: Final = _Heard(logging.WARNING)

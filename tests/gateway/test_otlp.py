@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from gateway.meter import Record
-from gateway.otlp import Pipeline, _collector
+from gateway.otlp import Pipeline, _collector, _Out, _quiet
 from gateway.spans import Followed
 from gateway.trace import Context, Trace
 from tests.process import eventually
@@ -76,12 +80,16 @@ def test_what_we_are_called(
     assert own.resource["service.name"] == name
 
 
-def test_a_slow_collector_costs_traces_and_nothing_else(collecting: Collector, pipeline: Pipeline) -> None:
+def test_a_slow_collector_costs_traces_and_nothing_else(
+    collecting: Collector, pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
     collecting.released.clear()
     for _ in range(50):
         pipeline.add(followed(), OFFSET)
     assert pipeline.waiting <= 4
     assert 42 <= pipeline.dropped <= 50
+    (line,) = told(caplog)
+    assert line.getMessage() == f"traces are lost: more requests are followed than {collecting.url}/v1/traces takes"
 
 
 @pytest.mark.parametrize("status", [400, 503])
@@ -117,7 +125,25 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapture
     assert eventually(lambda: made.dropped == 1)
     made.close()
     assert [record.levelno for record in told(caplog)] == [logging.ERROR]
-    assert told(caplog)[0].getMessage().startswith(f"traces cannot be sent to {url}, they are lost: ")
+    (message,) = [record.getMessage() for record in told(caplog)]
+    assert message.startswith(f"traces cannot be sent to {url}, they are lost: ")
+
+
+class Trying:
+    """A sender as the SDK's is: it complains of each attempt, and at last that there were enough."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        for said in ("connection refused, retrying", "Failed to export: max retries"):
+            logging.getLogger("opentelemetry.exporter").warning(said)
+        return SpanExportResult.FAILURE
+
+
+def test_what_is_told_is_the_cause(caplog: pytest.LogCaptureFixture) -> None:
+    out = _Out(cast(SpanExporter, Trying()), Resource({}), _quiet(), "there")
+    assert out.export([]) is SpanExportResult.FAILURE
+    assert [record.getMessage() for record in told(caplog)] == [
+        "traces cannot be sent to there, they are lost: connection refused, retrying"
+    ]
 
 
 @pytest.mark.parametrize(
