@@ -117,7 +117,7 @@ class Totals:
         max_outcomes: int = 64,
         max_attempts: int = 5000,
         max_tenants: int = 250,
-        max_names: int = 200,
+        max_names: int = 2000,
         max_ways: int = 1000,
     ) -> None:
         self._max_flows = max_flows
