@@ -398,9 +398,9 @@ class Gate:
     def flows(self, now: float) -> list[FlowStatistics]:
         return self.order.flows(now)
 
-    def fullness(self) -> float:
-        """Requests that are let in or wait, by the slots there are: 1 is full. 0 while the slots are not known."""
-        slots = sum(place.slots for place in self.pool.members)
+    def fullness(self, now: float) -> float:
+        """Requests that are let in or wait, by the slots of usable endpoints: 1 is full. 0 while these are not known."""
+        slots = sum(place.slots for place in self.pool.members if place.usable(now))
         return (self.inflight + len(self.order)) / slots if slots else 0.0
 
     def statistics(self) -> GateStatistics:

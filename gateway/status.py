@@ -106,11 +106,11 @@ class Status:
         rules = self._parts.snapshot.settings.scheduler.saturation
         if rules != self._rules:
             self._rules, self._detectors = rules, {}
-        pools = dict(self._parts.pools.by_name())
+        pools, now = dict(self._parts.pools.by_name()), trio.current_time()
         # a detector remembers what its pool's endpoints said last
         detectors = self._detectors = {name: self._detectors.get(name) or rules.detector() for name in pools}
         return (
-            (name, max(detectors[name](pool.members), 0.0 if pool.gate is None else pool.gate.fullness()))
+            (name, max(detectors[name](pool.members), 0.0 if pool.gate is None else pool.gate.fullness(now)))
             for name, pool in pools.items()
         )
 

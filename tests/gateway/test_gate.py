@@ -131,13 +131,16 @@ def test_a_place_that_comes_free_goes_to_the_one_who_waits() -> None:
 
 def test_how_full_it_is_is_told_by_who_was_let_in_or_waits_beside_the_slots_there_are() -> None:
     door = Door(Place("a", slots=1), Place("b", slots=1))
-    assert door.gate.fullness() == 0.0
+    assert door.gate.fullness(0.0) == 0.0
     guests = [door.come("x") for _ in range(3)]
-    assert door.gate.fullness() == 1.5
+    assert door.gate.fullness(0.0) == 1.5
+    door.pool.members[1].up, door.pool.members[1].slots = False, math.inf  # what it could take counts for nothing now
+    assert door.gate.fullness(0.0) == 3.0
+    door.pool.members[1].up, door.pool.members[1].slots = True, 1.0
     door.place(guests[0])
     door.leave(guests[0], 1.0)
-    assert door.gate.fullness() == 1.0
-    assert Door(Place(slots=math.inf)).gate.fullness() == 0.0
+    assert door.gate.fullness(0.0) == 1.0
+    assert Door(Place(slots=math.inf)).gate.fullness(0.0) == 0.0
 
 
 def test_where_no_endpoint_can_be_used_nobody_waits() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+import trio
+
 from gateway.config.settings import Settings
 from gateway.status import Parts, Status
 from tests.gateway.test_gate import Door, Place
@@ -22,7 +25,8 @@ def full(gate: object) -> float:
     return level
 
 
-def test_a_pool_is_as_full_as_its_slots_where_requests_wait_for_one() -> None:
+def test_a_pool_is_as_full_as_its_slots_where_requests_wait_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trio, "current_time", lambda: 0.0)
     door = Door(Place(slots=2))
     assert full(None) == full(door.gate) == 0.0
     for _ in range(3):
