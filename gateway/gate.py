@@ -399,7 +399,7 @@ class Gate:
         return self.order.flows(now)
 
     def fullness(self, now: float) -> float:
-        """Requests that are let in or wait, by the slots of usable endpoints: 1 is full. 0 while these are not known."""
+        """Requests that are let in or wait, by the slots of usable endpoints: 1 is full. 0 while nobody knows."""
         slots = sum(place.slots for place in self.pool.members if place.usable(now))
         return (self.inflight + len(self.order)) / slots if slots else 0.0
 
