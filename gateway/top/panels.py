@@ -23,8 +23,8 @@ _STATES: Final = {"ready": GOOD, "slow-start": WARN, "half-open": WARN, "unknown
 
 
 class Column(NamedTuple):
-    """``width``: cells it has at least; ``grows``: it takes more where there is more to show; ``tail``: the end of a
-    text is worth more than its beginning.
+    """``width``: cells it has at least; ``grows``: it takes more where there is more to show. ``name``: texts are cut
+    where they are alike; ``tail``: where nothing says so, the end of one is worth more than its beginning.
     """
 
     title: str
@@ -34,16 +34,24 @@ class Column(NamedTuple):
     grows: bool = False
     right: bool = False
     drop: int = 0
+    name: bool = False
     tail: bool = False
 
 
+def _unexplained(state: Node) -> str:
+    return ""
+
+
 class Panel(NamedTuple):
-    """``rows`` of a state; ``left_out``: the member with the number of those that the gateway kept to itself."""
+    """``rows`` of a state; ``left_out``: the member with the number of those that the gateway kept to itself. ``none``:
+    why there are no rows, "" where that needs no word.
+    """
 
     title: str
     rows: Callable[[Node], list[Node]]
     columns: tuple[Column, ...]
     left_out: str = ""
+    none: Callable[[Node], str] = _unexplained
 
 
 def _text(title: str, width: int, member: str = "", style: str = PLAIN, drop: int = 0) -> Column:
@@ -55,7 +63,8 @@ def _text(title: str, width: int, member: str = "", style: str = PLAIN, drop: in
         lambda row: (not word(row, member), 0.0, word(row, member).casefold()),
         grows=True,
         drop=drop,
-        tail=title == "pool",  # namespace/name
+        name=True,
+        tail=title in ("pool", "route"),  # namespace/name
     )
 
 
@@ -121,6 +130,14 @@ def _served(row: Node) -> Cell:
     return f"{versus(share, fair, 12)} {percent(share):>4}", WARN if fair and share > 2 * fair else PLAIN
 
 
+def _unshared(state: Node) -> str:
+    """Nobody waits for anybody where no pool shares its engines out."""
+    pools = nodes(state, "pools")
+    if not pools or nodes(state, "flows"):
+        return ""
+    return "fairness is off" if all(pool.get("fairness") is False for pool in pools) else ""
+
+
 def _match(row: Node) -> Cell:
     return word(row, "match"), DIM
 
@@ -164,16 +181,16 @@ def _because(row: Node) -> Cell:
     if chosen is None:
         return f"{len(candidates)} candidates" if candidates else "", DIM
     place = 1 + sum((number(seen, "score") or 0.0) > (number(chosen, "score") or 0.0) for seen in candidates)
-    load = node(chosen, "load")
+    load, scores, cost = node(chosen, "load"), dict(node(chosen, "scores")), number(chosen, "costSeconds")
+    weighed = cost is not None and scores.pop("cost", None) is not None  # which is the same again, from 0 to 1
     parts = [
         f"no. {place} of {len(candidates)}",
+        f"costs everybody {seconds(cost)}" if weighed else "",
         f"{count(number(chosen, 'hitTokens'))} of {count(number(row, 'promptTokens'))} tokens cached",
         f"{count(number(chosen, 'inFlight'))} in flight",
         f"{count(number(load, 'waiting'))} waiting" if load else "",
         f"KV {percent(number(load, 'kvUsage'))}" if load else "",
-        ", ".join(f"{plain(name, 20)} {count(number(scores, name))}" for name in list(scores)[:6])
-        if (scores := node(chosen, "scores"))
-        else "",
+        *(f"{plain(name, 20)} {count(number(scores, name))}" for name in list(scores)[:6]),
     ]
     return ", ".join(filter(None, parts)), DIM
 
@@ -222,6 +239,7 @@ FLOWS: Final = Panel(
         _figure("waits", 6, seconds, "wait", warn=1.0, bad=10.0),
     ),
     "flows_left_out",
+    _unshared,
 )
 ROUTES: Final = Panel(
     "Routes",
@@ -229,7 +247,7 @@ ROUTES: Final = Panel(
     (
         _text("route", 12),
         Column("match", 10, _match, lambda row: (False, 0.0, word(row, "match")), grows=True, drop=2),
-        Column("target", 12, _target, lambda row: (False, 0.0, word(row, "pool")), grows=True),
+        Column("target", 12, _target, lambda row: (False, 0.0, word(row, "pool")), grows=True, name=True, tail=True),
         _figure("weight", 6, percent),
         _figure("share", 5, percent),
         Column("┃ as weighted", 13, _split, lambda row: _descending(number(row, "share")), drop=1),
@@ -245,7 +263,7 @@ DECISIONS: Final = Panel(
         _text("request", 10, "id"),
         _text("model", 10),
         _text("pool", 8, style=DIM, drop=3),
-        Column("endpoint", 14, _endpoint, lambda row: (False, 0.0, _endpoint(row)[0]), grows=True),
+        Column("endpoint", 14, _endpoint, lambda row: (False, 0.0, _endpoint(row)[0]), grows=True, name=True),
         _figure("ttft", 6, seconds, "ttftSeconds", drop=2),
         Column("because", 16, _because, _nowhere, grows=True, drop=1),
     ),

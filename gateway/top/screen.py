@@ -39,6 +39,9 @@ HELP: Final = (
     ("run/wait", "requests running and waiting, as the engine says"),
     ("inflight", "requests at the endpoint, as the gateway counts"),
     ("age", "since the endpoint was last heard"),
+    ("hit", "share of prompt tokens that the engine's cache held"),
+    ("full", "how full a pool is; at 100% its engines have no room"),
+    ("because", "what was known of the endpoint, and its scores"),
 )
 
 
@@ -51,10 +54,12 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 def frame(picture: Picture, view: View, width: int, height: int) -> Frame:
-    """The whole screen; the lines are not filled up."""
+    """The whole screen, all its lines; these are not filled up."""
     lines = list(_top(picture, width))
     if view.help:
-        return Frame([*lines, *_help(width)][:height])
+        lines += _help(width)
+        lines += [Text(end="")] * (height - len(lines))
+        return Frame(lines[:height])
     lines.append(_tabs(picture.state, view, width))
     foot = _foot(view, width)
     panels, first, page = _panels(picture.state, view, width, height - len(lines) - len(foot))
@@ -145,7 +150,7 @@ def _tabs(state: Node, view: View, width: int) -> Text:
     for at, panel in enumerate(PANELS):
         style = "reverse" if at == view.panel else DIM
         unsent = number(state, panel.left_out) or 0
-        there = count(len(panel.rows(state)) + unsent)
+        there = "off" if panel.none(state) else count(len(panel.rows(state)) + unsent)
         line.append(f" {at + 1} {panel.title} {there} ", style).append(" ")
     return cut(line, width)
 
@@ -156,7 +161,8 @@ def _title(at: int, state: Node, shown: int, width: int) -> Text:
     unsent = (number(state, panel.left_out) if panel.left_out else None) or 0
     more = f", {count(unsent)} more not sent" if unsent else ""
     what = f"{shown} of {there}" if shown != there else str(there)
-    return heading(f"{panel.title} {what}{more}", width)
+    none = panel.none(state)
+    return heading(f"{panel.title}: {none}" if none else f"{panel.title} {what}{more}", width)
 
 
 def _panels(state: Node, view: View, width: int, height: int) -> tuple[list[Text], int, int]:
@@ -167,7 +173,8 @@ def _panels(state: Node, view: View, width: int, height: int) -> tuple[list[Text
     first = max(0, min(view.first, len(rows) - page))
     lines = table(panel, rows[first : first + page], width, view.sort, view.reverse)
     if not rows:
-        lines = [heading("nothing here" + (" that contains the filter's text" if view.filter else ""), width)]
+        nothing = "nothing here" + (" that contains the filter's text" if view.filter else "")
+        lines = [heading(panel.none(state) or nothing, width)]
     for step in range(1, len(PANELS)):
         at = (view.panel + step) % len(PANELS)
         left = height - len(lines) - 1

@@ -37,22 +37,37 @@ def table(panel: Panel, rows: Sequence[Node], width: int, sort: str = "", revers
     """The line of titles and one for each row."""
     shown = [[column.show(row) for column in panel.columns] for row in rows]
     room = _room(panel.columns, [[cell[0] for cell in row] for row in shown], width)
+    tails = [_tail(column, [row[at][0] for row in shown]) for at, column in enumerate(panel.columns)]
     titles = Text(no_wrap=True, end="")
     for at, cells in room:
         column = panel.columns[at]
         arrow = "" if column.title != sort else "↑" if reverse else "↓"
         titles.append(fit(column.title + arrow, cells, column.right), "bold")
         titles.append(" " * _GAP)
-    return [cut(titles, width), *(_line(panel.columns, row, room, width) for row in shown)]
+    lines = [cut(titles, width)]
+    for row in shown:
+        line = Text(no_wrap=True, end="")
+        for at, cells in room:
+            text, style = row[at]
+            line.append(fit(text, cells, panel.columns[at].right, tails[at]), style or None)
+            line.append(" " * _GAP)
+        lines.append(cut(line, width))
+    return lines
 
 
-def _line(columns: Sequence[Column], row: Sequence[tuple[str, str]], room: list[tuple[int, int]], width: int) -> Text:
-    line = Text(no_wrap=True, end="")
-    for at, cells in room:
-        text, style = row[at]
-        line.append(fit(text, cells, columns[at].right, columns[at].tail), style or None)
-        line.append(" " * _GAP)
-    return cut(line, width)
+def _tail(column: Column, texts: Sequence[str]) -> bool:
+    """Whether texts are cut at their beginnings, which names have in common more than their ends."""
+    names = list({text for text in texts if text}) if column.name else []
+    if len(names) < 2:
+        return column.tail
+    before, after = _alike(names), _alike([name[::-1] for name in names])
+    return column.tail if before == after else before > after
+
+
+def _alike(texts: Sequence[str]) -> int:
+    """How many characters all begin with."""
+    first, last = min(texts), max(texts)
+    return next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
 
 
 def cut(line: Text, width: int) -> Text:

@@ -112,6 +112,52 @@ def test_wide_terminals_show_all() -> None:
     assert "why" not in lines[5].split(), "a column with nothing in it takes no room"
 
 
+@pytest.mark.parametrize("view", [View(help=True), View()])
+def test_every_line_of_the_screen_is_drawn(view: View) -> None:
+    lines = drawn(told(("hello", hello())), 80, 30, view)
+    assert len(lines) == 30
+
+
+def test_help_says_what_each_column_means_in_eighty_by_twenty_four() -> None:
+    text = "\n".join(drawn(told(("hello", hello())), 80, 24, View(help=True)))
+    for told_of in ("share ┃ fair", "run/wait", "inflight", "age", "hit", "full", "because"):
+        assert f"\n{told_of} " in text
+
+
+def test_a_decision_tells_its_cost_in_seconds() -> None:
+    costly = decision("req-1")
+    costly["candidates"][0] |= {"scores": {"cost": 0.968, "lora": 1}, "costSeconds": 0.033}
+    picture = told(("hello", hello(state(decisions=[costly]))))
+    text = "\n".join(drawn(picture, 200, 30, View(panel=3)))
+    assert "no. 1 of 2, costs everybody 33ms, 512 of 600 tokens cached" in text
+    assert "lora 1" in text
+    assert "0.97" not in text
+
+
+def test_names_are_cut_where_they_are_alike() -> None:
+    ids = ["discovered/demo-vllm-with-a-long-name", "discovered/demo-sglang-with-many-letters"]
+    routes = [{"name": name, "match": "any model", "targets": [target(name, 1.0, 1.0)]} for name in ids]
+    hosts = [endpoint(f"{name}.engines.inference.svc.cluster.local:8000") for name in ("red", "blue")]
+    shown = state(routes=routes, endpoints=hosts)
+    lines = drawn(told(("hello", hello(shown))), 80, 24, View(panel=2))
+    assert [line.split()[0][-12:] for line in lines[6:8]] == [name[-12:] for name in ids]
+    assert all(line.startswith("…") for line in lines[6:8])
+    lines = drawn(told(("hello", hello(shown))), 80, 24)
+    assert [line.split()[1].partition(".")[0] for line in lines[6:8]] == ["red", "blue"]
+
+
+@pytest.mark.parametrize(("fairness", "said"), [([False, False], True), ([True, False], False), ([], False)])
+def test_fairness_that_is_off_is_told_from_no_flows(fairness: list[bool], said: bool) -> None:
+    pools = [{"name": "p", "fairness": on} for on in fairness]
+    picture = told(("hello", hello(state(flows=[], flows_left_out=0, pools=pools))))
+    for view in (View(), View(panel=1)):
+        text = "\n".join(drawn(picture, 80, 40, view))
+        assert ("fairness is off" in text) == said
+        assert ("Flows off" in text) == said
+    snapped = [line.plain for line in snapshot(picture, View(), 80)]
+    assert ("Flows: fairness is off" if said else "Flows 0") in snapped
+
+
 def test_columns_stand_under_each_other_whatever_is_in_them() -> None:
     callers = ("plain", "日本語" * 3, "\x1b[31mred\x1b[0m", "x" * 100_000, "🤖👩\u200d🚀")
     picture = told(("hello", hello(state(flows=[flow(caller, wait=61.0) for caller in callers]))))

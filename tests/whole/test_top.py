@@ -67,6 +67,7 @@ def test_keys_choose_sort_filter_hold_and_leave() -> None:
             now.members = {"generation": 77}
             terminal.press("?")
             terminal.shows("hold the picture")
+            terminal.shows_not("q quit")  # nor anything else of the picture before
             assert "generation 77" not in terminal.text
             terminal.press("xp")
             terminal.shows("generation 77")
