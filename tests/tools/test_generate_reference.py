@@ -57,6 +57,13 @@ def test_fields_with_type_default_range_and_meaning() -> None:
     assert book.lacking == ["pause (Outer.pause)"]
 
 
+def test_no_two_sections_have_one_heading() -> None:
+    for page in (sections.settings, sections.resources):
+        heads = [line for line in page()[0].splitlines() if line.startswith("#")]
+        assert len(set(heads)) == len(heads)
+    assert "(#schedulersaturation-concurrency-detector)" in sections.settings()[0]
+
+
 def test_options_that_say_nothing() -> None:
     top = argparse.ArgumentParser("infer-gateway")
     command = top.add_subparsers().add_parser("serve", help="run it")

@@ -22,6 +22,7 @@ from gateway.config.envelope import KINDS
 from gateway.config.rules import RULES
 from gateway.config.schema import described
 from gateway.config.settings import Settings
+from gateway.schedule.registry import BUILT_IN
 from tools.reference.markdown import NOTE, anchor, code, plain, table
 
 HEADS = ("Field", "Type", "Default", "Range", "Meaning")
@@ -65,12 +66,12 @@ class Book:
         self.text += "".join(f"- {plain(check.message)}\n" for check in RULES.get(kind, ())) + "\n"
         for member, new in inner:
             below = _below(path, member)
-            self.add(new, below, below, min(level + 1, 4))
+            self.add(new, below, _heading(below, member, new), min(level + 1, 4))
 
     def _new(self, kind: type[Section], path: str, member: FieldInfo) -> bool:
         """Whether it is to be described here: then its place is known from now on."""
         fresh = kind not in self._places
-        self._places.setdefault(kind, anchor(_below(path, member)))
+        self._places.setdefault(kind, anchor(_heading(_below(path, member), member, kind)))
         return fresh
 
     def _row(self, kind: type[Section], path: str, member: FieldInfo, said: Mapping[str, str]) -> tuple[str, ...]:
@@ -108,6 +109,13 @@ def _below(path: str, member: FieldInfo) -> str:
         if origin is dict:
             return f"{path}.{member.encode_name}.NAME".removeprefix(".")
     return f"{path}.{member.encode_name}".removeprefix(".")
+
+
+def _heading(path: str, member: FieldInfo, kind: type[Section]) -> str:
+    """``path``, and which one ``kind`` is where the member holds one of several."""
+    if len(set(_inner(member.type))) < 2:
+        return path
+    return f"{path} ({next((name for name, plugin in BUILT_IN.items() if plugin is kind), kind.__name__)})"
 
 
 def _inner(kind: Any) -> Iterator[type[Section]]:
