@@ -16,9 +16,11 @@ import msgspec
 import trio
 
 import gateway
+from gateway.live_attempts import Attempts
 from gateway.live_figures import Counted, Rates, counted, rates
 from gateway.live_json import encode
-from gateway.live_state import Parts, Picture
+from gateway.live_state import Before, Parts, Picture
+from gateway.live_verdict import Ended
 from gateway.live_view import Ways, ways
 
 WATCHERS: Final = 32
@@ -29,7 +31,8 @@ _BEHIND: Final = 4
 """Events that may be on their way to a watcher that does not take them."""
 _MINUTES: Final = 3
 _QUEUE_S: Final = 30
-_WAYS_EVERY: Final = 10
+_MINUTE_S: Final = 60
+_MARK_S: Final = 10
 _LAST_S: Final = 0.2
 
 Event = tuple[str, bytes]
@@ -62,7 +65,9 @@ class Live:
         self._history: deque[list[float | None]] = deque(maxlen=_HISTORY)
         self._counted: deque[tuple[float, Counted]] = deque(maxlen=_WINDOW)
         self._picture = Picture(parts, _WINDOW)
-        self._ways: deque[Ways] = deque([{}], maxlen=_MINUTES * 60 // _WAYS_EVERY)
+        self._ended_so_far: deque[Ended] = deque([Ended()], maxlen=_MINUTE_S + 1)
+        self._ways: deque[Ways] = deque([{}], maxlen=_MINUTES * 60 // _MARK_S)
+        self._attempts: deque[Attempts] = deque([{}], maxlen=2)
         self._samples = 0
         self._watchers: dict[_Watcher, None] = {}
         self._joined = trio.Event()
@@ -157,6 +162,7 @@ class Live:
         new = counted(self._parts.totals.flows.values())
         at, old = self._counted[0] if self._counted else (now - _INTERVAL_S, new)
         self._counted.append((now, new))
+        self._ended_so_far.append(Ended(new.requests, new.errors))
         found = self._rates = rates(new, old, max(now - at, 1e-3))
         inflight, queued = self._under_way()
         self._history.append(
@@ -168,9 +174,10 @@ class Live:
         self._mark()
 
     def _mark(self) -> None:
-        """What routes have counted, now and then, for their shares of the last minutes."""
-        if not self._samples % _WAYS_EVERY:
+        """What routes have counted, now and then, for their shares of the last minutes; and attempts at endpoints."""
+        if not self._samples % _MARK_S:
             self._ways.append(ways(self._parts.totals.routes))
+            self._attempts.append(dict(self._parts.totals.attempts))
         self._samples += 1
 
     def _under_way(self) -> tuple[int, int]:
@@ -197,5 +204,19 @@ class Live:
         }
         figures = msgspec.to_builtins(self._rates)
         totals = {"inflight": inflight, "queued": queued, **figures, "connections": parts.connections()}
-        before = self._history[-_QUEUE_S][-1] if len(self._history) >= _QUEUE_S else None
-        return await self._picture.take(head, totals, self._ways[0], before)
+        return await self._picture.take(head, totals, self._before())
+
+    def _before(self) -> Before:
+        return Before(
+            self._ways[0],
+            self._attempts[0],
+            self._history[-_QUEUE_S][-1] if len(self._history) >= _QUEUE_S else None,
+            self._within(_WINDOW),
+            self._within(_MINUTE_S),
+        )
+
+    def _within(self, seconds: int) -> Ended:
+        """What has ended in so many of the last seconds, or since the beginning."""
+        so_far = self._ended_so_far
+        new, old = so_far[-1], so_far[max(0, len(so_far) - 1 - seconds)]
+        return Ended(new.requests - old.requests, new.errors - old.errors)

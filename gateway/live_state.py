@@ -18,8 +18,10 @@ from gateway import live_view as view
 from gateway.config.snapshot import Snapshot
 from gateway.core import Gateway
 from gateway.flows import FlowStatistics
+from gateway.live_attempts import Attempts, tried
 from gateway.live_figures import Counted, Rates, counted, rates
 from gateway.live_json import encode
+from gateway.live_verdict import Ended
 from gateway.member import Member
 from gateway.meter import Totals
 from gateway.pool import Pool
@@ -48,6 +50,19 @@ class Parts(Protocol):
     def connections(self) -> dict[str, int]: ...
 
 
+class Before(msgspec.Struct, frozen=True):
+    """What was counted, a while ago: by ``ways`` some minutes, by ``attempts`` ten or twenty seconds; how many were
+    ``queued`` half a minute ago, None if nobody knows. ``seconds``: what ended within the last ten, ``minute``: within
+    that.
+    """
+
+    ways: view.Ways
+    attempts: Attempts
+    queued: float | None = None
+    seconds: Ended = Ended()
+    minute: Ended = Ended()
+
+
 class _Seen(msgspec.Struct, frozen=True):
     """What was counted at one moment, by pool, by endpoint (its pool and id), by way of a route."""
 
@@ -65,17 +80,15 @@ class Picture:
         self._seen: deque[_Seen] = deque(maxlen=window)
         self._routes: tuple[object, list[view.RouteRow]] = (None, [])
         self._entrances: object = None
+        self._full: dict[str, float] = {}
 
     def forget(self) -> None:
         """Nobody looks any more."""
         self._seen.clear()
+        self._full.clear()
 
-    async def take(
-        self, head: view.Row, totals: view.Row, before: view.Ways, queued_before: float | None = None
-    ) -> bytes:
-        """``head`` and ``totals`` are known already. ``before``: what ways had counted some minutes ago;
-        ``queued_before``: how many waited half a minute ago.
-        """
+    async def take(self, head: view.Row, totals: view.Row, before: Before) -> bytes:
+        """``head`` and ``totals`` are known already."""
         now = trio.current_time()
         new = await self._look(now)
         old = self._seen[0] if self._seen else None
@@ -87,10 +100,24 @@ class Picture:
         out: list[view.Row] = []
         shown |= await self._endpoints(now, new, old, out)
         flows = await self._flows(now)
-        seen = live_verdict.Seen(head, totals, pools, out, flows, queued_before)
+        await trio.lowlevel.checkpoint()
+        lately = tried(self._parts.totals.attempts, before.attempts)
+        await trio.lowlevel.checkpoint()
+        seen = live_verdict.Seen(
+            head,
+            totals,
+            pools,
+            out,
+            flows,
+            before.queued,
+            before.seconds,
+            before.minute,
+            lately,
+            self._filled(now, pools),
+        )
         shown["verdict"] = encode(live_verdict.judge(seen))
         shown |= await _shown("flows", view.foremost(flows), view.FLOWS, len(flows))
-        shown |= await _shown("routes", self._rows(new, old, before), view.ROUTES, len(self._routes[1]))
+        shown |= await _shown("routes", self._rows(new, old, before.ways), view.ROUTES, len(self._routes[1]))
         shown["decisions"] = encode(self._parts.gateway.decisions.newest(_DECISIONS))
         return bytes(encode(shown))
 
@@ -104,6 +131,12 @@ class Picture:
         endpoints = {(member.pool, member.id): view.metered(member) for member in self._members()}
         await trio.lowlevel.checkpoint()
         return _Seen(now, pools, endpoints, view.ways(totals.routes))
+
+    def _filled(self, now: float, pools: Sequence[view.Row]) -> dict[str, float]:
+        """For how long pools have been full, as far as somebody looked."""
+        full = [pool["name"] for pool in pools if (pool["saturation"] or 0.0) >= 1.0]
+        self._full = {name: self._full.get(name, now) for name in full}
+        return {name: now - since for name, since in self._full.items()}
 
     def _members(self) -> Iterator[Member]:
         """Those that are shown."""
@@ -181,6 +214,7 @@ def _pool(name: str, pool: Pool, ready: int, saturation: float | None, served: R
     return {
         "name": name,
         "saturation": saturation,
+        "fairness": pool.gate is not None,
         "ready": ready,
         "members": len(pool.members),
         "inflight": pool.inflight,

@@ -11,6 +11,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from gateway.live_attempts import FAILED, Tried
+
 Row = Mapping[str, Any]
 TROUBLE: Final = {"hung": "hung", "down": "down", "open": "set aside", "half-open": "on trial"}
 """States of an endpoint that are told of, the worst first, in words."""
@@ -27,6 +29,14 @@ _NAMES: Final = 3
 _NAME: Final = 60
 _TEXT: Final = 300
 _ERRORS_WARN, _ERRORS_BAD = 0.01, 0.1
+_ERRORS: Final = 3
+"""One request that fails, or two, say nothing about the fleet."""
+_MANY: Final = 20
+"""So many requests have a share of failures that means something."""
+_AT_ONE, _MOSTLY = 5, 0.5
+"""Failed attempts at an endpoint that are told of, and what part of all there."""
+_AT_ALL, _OFTEN = 10, 0.2
+"""The same of a pool, wherever in it they fail."""
 _LONG_S: Final = 5.0
 _FEW: Final = 10
 _GROWTH: Final = 1.3
@@ -42,9 +52,18 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     endpoint: str = ""
 
 
+class Ended(msgspec.Struct, frozen=True):
+    """Requests that ended within some time, and those of them that failed."""
+
+    requests: int = 0
+    errors: int = 0
+
+
 class Seen(msgspec.Struct, frozen=True):
     """Of a state, as the feed has it: its ``head``, ``totals`` and rows. ``out``: endpoints in a state of `TROUBLE`.
-    ``queued_before``: how many waited half a minute ago, None if nobody knows.
+    ``queued_before``: how many waited half a minute ago, None if nobody knows. ``seconds``: what ended within the last
+    ten of them, ``minute``: within that. ``tried``: attempts of the last ten or twenty seconds. ``full``: for how many
+    seconds pools have been full without a break.
     """
 
     head: Row
@@ -53,11 +72,15 @@ class Seen(msgspec.Struct, frozen=True):
     out: Sequence[Row] = ()
     flows: Sequence[Row] = ()
     queued_before: float | None = None
+    seconds: Ended = Ended()
+    minute: Ended = Ended()
+    tried: Sequence[Tried] = ()
+    full: Mapping[str, float] = {}
 
 
 def judge(seen: Seen) -> list[Problem]:
     """The worst first; nothing if all is well."""
-    found = [*_gateway(seen), *_pools(seen.pools), *_requests(seen), *_endpoints(seen.out)]
+    found = [*_gateway(seen), *_pools(seen), *_requests(seen), *_endpoints(seen.out), *_attempts(seen)]
     return sorted(found, key=lambda problem: problem.level != "bad")
 
 
@@ -74,13 +97,24 @@ def _gateway(seen: Seen) -> Iterable[Problem]:
         yield Problem("warn", "configuration", said)
 
 
-def _pools(pools: Sequence[Row]) -> Iterable[Problem]:
+def _pools(seen: Seen) -> Iterable[Problem]:
+    pools = seen.pools
     lost = [pool["name"] for pool in pools if pool["members"] and not pool["ready"]]
     empty = [pool["name"] for pool in pools if not pool["members"]]
-    full = [pool["name"] for pool in pools if pool["ready"] and (pool["saturation"] or 0.0) >= 1.0]
+    full = [pool["name"] for pool in pools if pool["ready"] and _saturated(seen, pool)]
     yield from _of_pools("bad", lost, "has no endpoint that serves", "have no endpoint that serves")
     yield from _of_pools("warn", empty, "has no endpoints", "have no endpoints")
     yield from _of_pools("warn", full, "is saturated", "are saturated")
+
+
+def _saturated(seen: Seen, pool: Row) -> bool:
+    """Whether it is full for long. Where fairness hands out what room there is, engines are full as they should be: it
+    is none until somebody waits long for it.
+    """
+    name = pool["name"]
+    if seen.full.get(name, 0.0) < _LONG_S:
+        return False
+    return not pool["fairness"] or any(flow["pool"] == name and (flow["wait"] or 0.0) > _LONG_S for flow in seen.flows)
 
 
 def _of_pools(level: Literal["bad", "warn"], names: Sequence[str], one: str, many: str) -> Iterable[Problem]:
@@ -108,11 +142,48 @@ def _of_endpoints(group: Sequence[Row], words: str, why: str) -> Problem:
     return Problem("warn", "endpoint", said, group[0]["pool"], group[0]["id"])
 
 
+def _attempts(seen: Seen) -> Iterable[Problem]:
+    """Endpoints, and then pools, where attempts fail, if nothing else is said of them: clients notice nothing as long
+    as another endpoint answers.
+    """
+    out = {(endpoint["pool"], endpoint["id"]) for endpoint in seen.out}
+    failing: list[Tried] = []
+    pools: dict[str, list[Tried]] = {}
+    for tried in seen.tried:
+        if _fails([tried], _AT_ONE, _MOSTLY) and (tried.pool, tried.endpoint) not in out:
+            failing.append(tried)
+        elif (tried.pool, tried.endpoint) not in out:
+            pools.setdefault(tried.pool, []).append(tried)
+    if failing:
+        names = _listed([tried.endpoint for tried in failing])
+        said = f"Attempts at {names} fail: {_of_all(failing)}"
+        yield Problem("warn", "endpoint", said, failing[0].pool, failing[0].endpoint)
+    often = {pool: each for pool, each in pools.items() if _fails(each, _AT_ALL, _OFTEN)}
+    if often:
+        first, *others = often
+        said = f"Attempts in {'pools' if others else 'pool'} {_listed(list(often))} fail often: "
+        yield Problem("warn", "pool", said + _of_all([tried for each in often.values() for tried in each]), first)
+
+
+def _fails(group: Sequence[Tried], least: int, part: float) -> bool:
+    failed = sum(sum(tried.failed.values()) for tried in group)
+    return failed >= least and failed >= part * sum(tried.attempts for tried in group)
+
+
+def _of_all(group: Sequence[Tried]) -> str:
+    """Such as: 28 of 30 (no answer in time)."""
+    by = {words: sum(tried.failed.get(outcome, 0) for tried in group) for outcome, words in FAILED.items()}
+    return f"{sum(by.values())} of {sum(tried.attempts for tried in group)} ({max(by, key=lambda words: by[words])})"
+
+
 def _requests(seen: Seen) -> Iterable[Problem]:
-    rate, errors = seen.totals["rps"], seen.totals["errors"]
-    part = errors / rate if rate > 0.0 else 0.0
+    ended = seen.seconds if seen.seconds.requests >= _MANY else seen.minute
+    part = ended.errors / ended.requests if ended.errors >= _ERRORS and ended.requests else 0.0
     if part >= _ERRORS_WARN:
-        yield Problem("bad" if part >= _ERRORS_BAD else "warn", "requests", f"{round(part * 100)} % of requests fail")
+        said = f"{ended.errors} of {ended.requests} requests failed within a minute"
+        if ended.requests >= _MANY:
+            said = f"{round(part * 100)} % of requests fail"
+        yield Problem("bad" if part >= _ERRORS_BAD else "warn", "requests", said)
     longest = max((flow["wait"] or 0.0 for flow in seen.flows), default=0.0)
     queued, before = seen.totals["queued"], seen.queued_before
     if longest > _LONG_S:

@@ -149,6 +149,64 @@ def test_endpoints_that_are_out_and_a_queue_that_grows_are_told_of() -> None:
     watching(parts, visit)
 
 
+def test_attempts_that_fail_are_told_of_at_once_and_no_longer_than_they_do() -> None:
+    parts = FakeParts(spec("p", 2))
+
+    async def visit(told: Live) -> None:
+        texts: list[list[str]] = []
+        await trio.sleep(100.5)
+        for _ in range(28):
+            parts.totals.attempted("p", "p:1", "upstream_error")
+            parts.totals.attempted("p", "p:2", "ok")
+        for wait in (0, 5, 20):
+            await trio.sleep(wait)
+            with never_cut(told) as events:
+                texts.append([each["text"] for each in (await event(events, "hello"))["state"]["verdict"][1:]])
+        said = ["Attempts at p:1 fail: 28 of 28 (its engine answers with errors)"]
+        assert texts == [said, said, []]
+
+    watching(parts, visit)
+
+
+def test_a_few_requests_that_fail_are_told_of_within_a_minute() -> None:
+    parts = FakeParts(spec("p"))
+
+    async def visit(told: Live) -> None:
+        texts: list[list[str]] = []
+        with never_cut(told) as events:
+            await event(events, "hello")
+            for second in range(80):
+                if second in (2, 15, 30):
+                    parts.totals.finished(Record(model="m", pool="p", status=502, reason="upstream_error"))
+                verdict = (await event(events, "state"))["verdict"]
+                texts.append([each["text"] for each in verdict if each["about"] == "requests"])
+        assert [bool(each) for each in texts].index(True) in (30, 31)
+        assert texts[40] == ["3 of 3 requests failed within a minute"]
+        assert texts[-1] == []
+
+    watching(parts, visit)
+
+
+def test_a_pool_is_saturated_once_it_has_been_full_for_some_seconds() -> None:
+    parts = FakeParts(spec("p"))
+    (member,) = parts.pools["p"].members
+
+    async def visit(told: Live) -> None:
+        told_of = []
+        with never_cut(told) as events:
+            await event(events, "hello")
+            for second in range(16):
+                full = second not in (0, 4)
+                member.load = Load(at=trio.current_time(), running=0.0, kv_usage=1.0 if full else 0.1)
+                state = await event(events, "state")
+                assert ((state["pools"][0]["saturation"] >= 1.0), state["pools"][0]["fairness"]) == (full, False)
+                told_of.append("Pool p is saturated" in [each["text"] for each in state["verdict"]])
+        assert told_of.index(True) == 10
+        assert all(told_of[10:])
+
+    watching(parts, visit)
+
+
 def test_endpoints_tell_what_their_engines_say() -> None:
     parts = FakeParts(spec("p"))
     (member,) = parts.pools["p"].members
