@@ -144,6 +144,10 @@ def test_names_are_cut_where_they_are_alike() -> None:
     assert all(line.startswith("…") for line in lines[6:8])
     lines = drawn(told(("hello", hello(shown))), 80, 24)
     assert [line.split()[1].partition(".")[0] for line in lines[6:8]] == ["red", "blue"]
+    callers = [flow(f"spiffe://cluster.local/ns/inference/sa/{name}", tenant="") for name in ("batch", "alice")]
+    lines = drawn(told(("hello", hello(state(flows=callers)))), 80, 24, View(panel=1))
+    assert [line.split()[0].rpartition("/")[2] for line in lines[6:8]] == ["batch", "alice"]
+    assert all(line.startswith("…") for line in lines[6:8])
 
 
 @pytest.mark.parametrize(("fairness", "said"), [([False, False], True), ([True, False], False), ([], False)])
