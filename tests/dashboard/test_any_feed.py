@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from gateway.live_verdict import TROUBLE, Seen, judge
+from gateway.live_verdict import TROUBLE, Ended, Seen, judge
 from tests.dashboard.browser import Browser, Page
 from tests.dashboard.made_up import STATES, STATIC, State, decision, endpoint, served, state
 from tests.process import ROOT
@@ -87,7 +87,7 @@ def troubled() -> State:
     more = {"totals": {**made["totals"], "errors": 9.0}, "problems": ["a.yaml:1: wrong"]}
     made |= more | {"decisions": [decision(at) for at in range(20)]}
     out = [each for each in ends if each["state"] in TROUBLE]
-    verdict = judge(Seen(made, made["totals"], made["pools"], out, made["flows"]))
+    verdict = judge(Seen(made, made["totals"], made["pools"], out, made["flows"], seconds=Ended(345, 90)))
     return {**made, "verdict": msgspec.to_builtins(verdict)}
 
 
