@@ -208,7 +208,7 @@ class Program:
         self.usage = UsageLog(settings.usage.file)
         self.access_log = AccessLog(settings.access_log, everything=self.options.access_log)
         self.pools = pools = Pools(adapters, self._profiles(settings.scheduler), self._rng)
-        self.state = State(pools)
+        self.state = State(pools, self.totals.restarts)
         self.gateway = Gateway(
             self.pools,
             self.transport,
@@ -239,7 +239,8 @@ class Program:
             pools, self.discovery, self._scrapes, backends=self._backends, serve=self._put_in_force, gone=self._left
         )
         self._claims = self._configured.claims()
-        self._authenticator = Authenticator(settings.auth, self._claims, self.totals.strangers)
+        totals = self.totals
+        self._authenticator = Authenticator(settings.auth, self._claims, totals.strangers, restarts=totals.restarts)
         self.known, self.identify = self._authenticator.known, self._authenticator.identify
         self._doors.build(self, settings, self.options.pool)
         self._status = Status(self)

@@ -133,6 +133,7 @@ class Authenticator:
         claims: Iterable[str] = (),
         refusals: MutableMapping[str, int] | None = None,
         *,
+        restarts: MutableMapping[str, int] | None = None,
         wall: Callable[[], float] = time.time,
         key_set: Callable[[Issuer, Callable[[], None]], KeySet] = KeySet.of,
         introspection: Callable[[OAuth], Introspection] = Introspection,
@@ -147,7 +148,9 @@ class Authenticator:
         self._issuers: dict[str, _Believed] = {}
         self._introspection: Introspection | None = None
         self._troubled = False
-        self._sources: Loops[KeySet | Introspection] = Loops(lambda source: source.run(), lambda source: source.name)
+        self._sources: Loops[KeySet | Introspection] = Loops(
+            lambda source: source.run(), lambda source: source.name, restarts
+        )
         self.apply(auth, claims)
 
     def apply(self, auth: Auth, claims: Iterable[str] = ()) -> None:

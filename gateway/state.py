@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -34,15 +35,17 @@ class Shared(msgspec.Struct, frozen=True):
 
 
 class State:
-    """``store`` is the one in use. Before `run` runs, and while nothing is shared, it is this process's own."""
+    """``store`` is the one in use. Before `run` runs, and while nothing is shared, it is this process's own.
+    ``restarts`` as `supervise` counts them.
+    """
 
-    def __init__(self, pools: Pools) -> None:
+    def __init__(self, pools: Pools, restarts: MutableMapping[str, int] | None = None) -> None:
         self._pools = pools
         self._local = Local()
         self._shared: Shared | None = None
         self._settings: Settings | None = None
         self._loops: Loops[Redis | Carrier] = Loops(
-            lambda part: part.run(), lambda part: f"shared state ({type(part).__name__.lower()})"
+            lambda part: part.run(), lambda part: f"shared state ({type(part).__name__.lower()})", restarts
         )
 
     @property

@@ -72,12 +72,18 @@ async def supervise(
 class Loops(Generic[Key]):
     """One supervised task per key, begun and cancelled as keys come and go: what hangs in one delays no other.
 
-    ``work(key)`` is what a task does, ``name(key)`` what logs call it.
+    ``work(key)`` is what a task does, ``name(key)`` what logs call it; ``counts`` as in `supervise`.
     """
 
-    def __init__(self, work: Callable[[Key], Awaitable[object]], name: Callable[[Key], str]) -> None:
+    def __init__(
+        self,
+        work: Callable[[Key], Awaitable[object]],
+        name: Callable[[Key], str],
+        counts: MutableMapping[str, int] | None = None,
+    ) -> None:
         self._work = work
         self._name = name
+        self._counts = counts
         self._scopes: dict[Key, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -108,7 +114,7 @@ class Loops(Generic[Key]):
 
     async def _loop(self, key: Key, scope: trio.CancelScope) -> None:
         with scope:
-            await supervise(self._work, key, name=self._name(key))
+            await supervise(self._work, key, name=self._name(key), counts=self._counts)
 
 
 class _Backoff:

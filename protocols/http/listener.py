@@ -115,9 +115,15 @@ class Server:
         self._nursery.start_soon(function, *args)
 
     async def serve_stream(self, stream: trio.abc.Stream, peer: str) -> None:
-        """One connection on any stream: what the accept loop starts, and how tests bring memory streams."""
+        """One connection on any stream: how tests bring memory streams."""
+        await self._serve(self._new(stream, peer))
+
+    def _new(self, stream: trio.abc.Stream, peer: str) -> Connection:
         connection = Connection(self, stream, peer)
         self._connections.add(connection)
+        return connection
+
+    async def _serve(self, connection: Connection) -> None:
         raw = connection.socket
         if raw is not None:
             raw.on_hangup = connection.scope.cancel
@@ -136,7 +142,7 @@ class Server:
         if len(self._connections) >= self.limits.max_connections:
             self._turn_away(sock)
         else:
-            self.start_soon(self.serve_stream, listener.stream(sock), peer)
+            self.start_soon(self._serve, self._new(listener.stream(sock), peer))  # counted at once: many come in a turn
 
     def _turn_away(self, sock: socket.socket) -> None:
         with sock:

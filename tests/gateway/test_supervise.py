@@ -144,7 +144,8 @@ class Worked:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.failing: set[str] = set()
-        self.loops = Loops(self.work, lambda key: f"work on {key}")
+        self.restarts: dict[str, int] = {}
+        self.loops = Loops(self.work, lambda key: f"work on {key}", self.restarts)
 
     async def work(self, key: str) -> None:
         self.log.append(f"+{key}")
@@ -191,6 +192,7 @@ def test_a_loop_that_fails_begins_again_and_the_others_go_on() -> None:
             nursery.start_soon(worked.loops.run)
             await trio.sleep(1)
             assert worked.news() == ["+a", "+a", "+b", "-a"]
+            assert worked.restarts == {"work on a": 1}
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

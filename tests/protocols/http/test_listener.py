@@ -7,6 +7,7 @@ import socket
 import pytest
 import trio
 
+from gateway.net import SocketStream
 from protocols.http.exchange import HttpExchange
 from protocols.http.listener import Limits
 from tests.protocols.http.rig import GET, TEXT, Rig, contexts, echo, read_all, read_until, run
@@ -212,6 +213,17 @@ def test_more_connections_than_allowed_are_told_so() -> None:
         first.close()
 
     run(echo, scenario, Limits(max_connections=1))
+
+
+def test_a_burst_of_connections_is_counted_as_it_comes() -> None:
+    async def scenario(rig: Rig) -> None:
+        burst = [socket.create_connection(("127.0.0.1", rig.port)) for _ in range(5)]  # all before one is accepted
+        rig.clients += map(SocketStream, burst)
+        for turned_away in rig.clients[2:]:
+            assert (await read_all(turned_away)).startswith(b"HTTP/1.1 503 ")
+        assert rig.server.statistics().connections == 2
+
+    run(echo, scenario, Limits(max_connections=2))
 
 
 def test_a_comment_from_outside_goes_between_chunks() -> None:
