@@ -169,7 +169,9 @@ class Health:
             return 0.0
         if self.consecutive >= self.settings.consecutive_failures:
             return self._open(now, FAILING)
-        return self._open(now, self.why) if self.why and probe else 0.0
+        if not self.why or not probe:
+            return 0.0
+        return self._open(now, FAILING if self.why in (SLOW, STUCK) else self.why)  # what it was before is over
 
     def cool(self, now: float, retry_after: float) -> None:
         """The endpoint asked not to be called for ``retry_after`` seconds."""

@@ -113,6 +113,17 @@ def test_a_request_that_went_there_for_want_of_others_closes_the_circuit_too() -
     assert health.usable(0.5)
 
 
+def test_one_that_was_slow_and_now_fails_is_said_to_fail() -> None:
+    for before, after in ((SLOW, FAILING), (STUCK, FAILING), (ERRING, ERRING)):
+        health = Health()
+        rest = health._open(0.0, before)
+        assert health.failed(rest - 0.1) == 0.0
+        assert health.why == before
+        assert health.place()
+        assert health.failed(rest, probe=True) > 0.0
+        assert health.why == after
+
+
 def test_only_a_minute_of_health_makes_the_next_rest_short_again() -> None:
     for later, rest in ((30.0, 2.0), (61.5, 1.0)):
         health = tripped()
