@@ -42,8 +42,8 @@ class Leave(enum.IntEnum):
 
 
 class GateStatistics(msgspec.Struct, frozen=True):
-    """``slots``: what the endpoints are known to run at once, None while that is not known of all of them. ``tiers``:
-    how many wait of each.
+    """``slots``: what usable endpoints are known to run at once, None while that is not known of all of them.
+    ``tiers``: how many wait of each.
     """
 
     queued: int
@@ -400,11 +400,14 @@ class Gate:
 
     def fullness(self, now: float) -> float:
         """Requests that are let in or wait, by the slots of usable endpoints: 1 is full. 0 while nobody knows."""
-        slots = sum(place.slots for place in self.pool.members if place.usable(now))
+        return self.filled(self._room_there(now))
+
+    def filled(self, slots: float) -> float:
+        """The same, of so many slots."""
         return (self.inflight + len(self.order)) / slots if slots else 0.0
 
-    def statistics(self) -> GateStatistics:
-        slots = sum(place.slots for place in self.pool.members)
+    def statistics(self, now: float) -> GateStatistics:
+        slots = self._room_there(now)
         return GateStatistics(
             queued=len(self.order),
             queued_bytes=self.order.size,
@@ -415,6 +418,10 @@ class Gate:
             slots=slots if slots < math.inf else None,
             tiers=dict(self._tiers),
         )
+
+    def _room_there(self, now: float) -> float:
+        """Slots of usable endpoints: what others are not known to run is in nobody's way."""
+        return sum(place.slots for place in self.pool.members if place.usable(now))
 
 
 def _ticket(waiter: Waiter) -> Ticket:

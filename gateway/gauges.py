@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+import trio
+
 import gateway
 from gateway.core import Gateway
 from gateway.gate import GateStatistics
@@ -98,7 +100,8 @@ def _indexes(pools: Pools) -> Iterator[tuple[str, Holdings]]:
 
 
 def _queues(pools: Pools) -> dict[str, GateStatistics]:
-    return {name: pool.gate.statistics() for name, pool in pools.by_name().items() if pool.gate is not None}
+    now = trio.current_time()
+    return {name: pool.gate.statistics(now) for name, pool in pools.by_name().items() if pool.gate is not None}
 
 
 def _calls(core: Gateway) -> dict[str, tuple[int, int]]:

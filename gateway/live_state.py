@@ -149,9 +149,11 @@ class Picture:
         looked_at = streams = 0
         level = self._parts.snapshot.settings.scheduler.saturation.level
         for name, pool in list(self._parts.pools.by_name().items()):
-            ready, levels = 0, []
+            ready, slots, levels = 0, 0.0, []
             for member in pool.members:
-                ready += member.usable(now)
+                if member.usable(now):
+                    ready += 1
+                    slots += member.slots
                 streams += member.inflight - member.pending
                 if (full := level(member)) is not None:
                     levels.append(full)
@@ -159,7 +161,8 @@ class Picture:
                 if not looked_at % _MEMBERS:
                     await trio.lowlevel.checkpoint()
             looked_at += 10
-            saturation = sum(levels) / len(levels) if levels else None
+            filled = 0.0 if pool.gate is None else pool.gate.filled(slots)
+            saturation = max(sum(levels) / len(levels), filled) if levels else filled or None
             rows.append(_pool(name, pool, ready, saturation, _served(name, new, old)))
         return streams, rows
 

@@ -57,7 +57,7 @@ def endpoint(member: Member, now: float, meter: Meter, before: Meter | None, sec
         "pool": member.pool,
         "engine": member.endpoint.engine,
         "state": health.state(now),
-        "why": health.why,
+        "why": health.gone or health.why,
         "inflight": member.inflight,
         "running": None if load is None else load.running,
         "waiting": None if load is None else load.waiting,

@@ -120,7 +120,7 @@ class Status:
         return [
             {
                 "pool": name,
-                **msgspec.to_builtins(pool.gate.statistics()),
+                **msgspec.to_builtins(pool.gate.statistics(now)),
                 "flows": [msgspec.to_builtins(flow) for flow in pool.gate.flows(now)],
             }
             for name, pool in self._parts.pools.by_name().items()

@@ -136,11 +136,13 @@ def test_how_full_it_is_is_told_by_who_was_let_in_or_waits_beside_the_slots_ther
     assert door.gate.fullness(0.0) == 1.5
     door.pool.members[1].up, door.pool.members[1].slots = False, math.inf  # what it could take counts for nothing now
     assert door.gate.fullness(0.0) == 3.0
+    assert door.gate.statistics(0.0).slots == 1.0
     door.pool.members[1].up, door.pool.members[1].slots = True, 1.0
     door.place(guests[0])
     door.leave(guests[0], 1.0)
     assert door.gate.fullness(0.0) == 1.0
-    assert Door(Place(slots=math.inf)).gate.fullness(0.0) == 0.0
+    unknown = Door(Place(slots=math.inf)).gate
+    assert (unknown.fullness(0.0), unknown.statistics(0.0).slots) == (0.0, None)
 
 
 def test_where_no_endpoint_can_be_used_nobody_waits() -> None:
@@ -503,7 +505,7 @@ class Histories(RuleBasedStateMachine):
         assert gate.coming == 0
         assert len(gate.order) == len(self.waiting)
         assert gate.order.size == 10 * len(self.waiting)
-        tiers = gate.statistics().tiers
+        tiers = gate.statistics(0.0).tiers
         assert sum(tiers.values()) == len(self.waiting)
         assert all(tiers.values())
         assert self.arrivals == self.refusals + self.gone + self.over + len(self.waiting) + len(self.inside)
@@ -577,6 +579,6 @@ def test_how_fast_a_queue_of_long_ago_moved_says_nothing_of_this_one() -> None:
         place.slots += 1
         door.gate.pump(10.0 * moment)
     assert not door.gate.order
-    assert door.gate.statistics().wait_s == 0.0
+    assert door.gate.statistics(0.0).wait_s == 0.0
     door.come("y", 1000.0)
     assert door.come("y", 1000.0, deadline=1001.0).error is None  # an old rate would have it wait for twenty seconds

@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 
 import gateway
 from gateway import live
-from gateway.config.sharing import Tier
+from gateway.config.sharing import Fairness, Tier
 from gateway.config.snapshot import PoolSpec, Snapshot
 from gateway.flows import FlowStatistics
+from gateway.gate import Gate
 from gateway.live import WATCHERS, Crowded, Live
 from gateway.live_json import encode
 from gateway.live_state import SHOWN
 from gateway.live_view import FLOWS, flows, foremost, routes, serving, ways
 from gateway.meter import Record, Totals
+from gateway.outliers import SLOW
 from gateway.pools import Pools
 from gateway.route import Match, Route, RouteTable, Rule, Share, TextMatch
 from gateway.schedule.explain import Decisions
@@ -145,6 +147,26 @@ def test_endpoints_that_are_out_and_a_queue_that_grows_are_told_of() -> None:
         assert [(problem["about"], problem.get("endpoint")) for problem in verdict] == [
             ("configuration", None), ("requests", None), ("endpoint", "p:1")
         ]  # fmt: skip
+
+    watching(parts, visit)
+
+
+def test_a_pool_is_as_full_as_its_slots_and_an_endpoint_is_gone_for_its_newest_reason() -> None:
+    parts = FakeParts(spec("p", 2))
+    pool = parts.pools["p"]
+    for member in pool.members:
+        member.room.full(2.0, 0.0)
+    pool.members[0].health._open(0.0, SLOW)
+    pool.members[0].health.reached(0.0, False, "no such file")
+    pool.gate = Gate(pool, Fairness())
+    pool.gate.inflight = 3
+
+    async def visit(told: Live) -> None:
+        with never_cut(told) as events:
+            state = (await event(events, "hello"))["state"]
+        assert [(row["ready"], row["saturation"]) for row in state["pools"]] == [(1, 1.5)]
+        assert [row["why"] for row in state["endpoints"]] == ["no such file", ""]
+        assert "p:1 is down: no such file" in [each["text"] for each in state["verdict"]]
 
     watching(parts, visit)
 
