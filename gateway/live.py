@@ -19,8 +19,8 @@ import gateway
 from gateway.live_attempts import Attempts
 from gateway.live_figures import Counted, Rates, counted, rates
 from gateway.live_json import encode
-from gateway.live_state import Before, Parts, Picture
-from gateway.live_verdict import Ended
+from gateway.live_state import Before, Parts, Picture, around
+from gateway.live_verdict import Around, Ended
 from gateway.live_view import Ways, ways
 
 WATCHERS: Final = 32
@@ -68,6 +68,7 @@ class Live:
         self._ended_so_far: deque[Ended] = deque([Ended()], maxlen=_MINUTE_S + 1)
         self._ways: deque[Ways] = deque([{}], maxlen=_MINUTES * 60 // _MARK_S)
         self._attempts: deque[Attempts] = deque([{}], maxlen=2)
+        self._around: deque[Around] = deque([Around()], maxlen=_MINUTE_S + 1)
         self._samples = 0
         self._watchers: dict[_Watcher, None] = {}
         self._joined = trio.Event()
@@ -163,6 +164,7 @@ class Live:
         at, old = self._counted[0] if self._counted else (now - _INTERVAL_S, new)
         self._counted.append((now, new))
         self._ended_so_far.append(Ended(new.requests, new.errors))
+        self._around.append(around(self._parts))
         found = self._rates = rates(new, old, max(now - at, 1e-3))
         inflight, queued = self._under_way()
         self._history.append(
@@ -213,6 +215,7 @@ class Live:
             self._history[-_QUEUE_S][-1] if len(self._history) >= _QUEUE_S else None,
             self._within(_WINDOW),
             self._within(_MINUTE_S),
+            (self._around[-1], self._around[0]),
         )
 
     def _within(self, seconds: int) -> Ended:

@@ -13,19 +13,16 @@ from typing import Final, Protocol
 import msgspec
 import trio
 
-from gateway import live_verdict
+from gateway import gauges, live_verdict
 from gateway import live_view as view
 from gateway.config.snapshot import Snapshot
-from gateway.core import Gateway
 from gateway.flows import FlowStatistics
 from gateway.live_attempts import Attempts, tried
 from gateway.live_figures import Counted, Rates, counted, rates
 from gateway.live_json import encode
-from gateway.live_verdict import Ended
+from gateway.live_verdict import Around, Ended
 from gateway.member import Member
-from gateway.meter import Totals
 from gateway.pool import Pool
-from gateway.pools import Pools
 from gateway.tally import Flow
 
 SHOWN: Final = 512
@@ -35,25 +32,21 @@ _SLICE: Final = 100
 _MEMBERS: Final = 400
 
 
-class Parts(Protocol):
+class Parts(gauges.Parts, Protocol):
     """What of the program is looked at."""
 
     @property
     def snapshot(self) -> Snapshot: ...
 
-    pools: Pools
-    gateway: Gateway
-    totals: Totals
     draining: bool
 
     def ready(self) -> bool: ...
-    def connections(self) -> dict[str, int]: ...
 
 
 class Before(msgspec.Struct, frozen=True):
     """What was counted, a while ago: by ``ways`` some minutes, by ``attempts`` ten or twenty seconds; how many were
     ``queued`` half a minute ago, None if nobody knows. ``seconds``: what ended within the last ten, ``minute``: within
-    that.
+    that. ``around``: as it is, and a minute ago.
     """
 
     ways: view.Ways
@@ -61,6 +54,7 @@ class Before(msgspec.Struct, frozen=True):
     queued: float | None = None
     seconds: Ended = Ended()
     minute: Ended = Ended()
+    around: tuple[Around, Around] = (Around(), Around())
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -114,6 +108,7 @@ class Picture:
             before.minute,
             lately,
             self._filled(now, pools),
+            before.around,
         )
         shown["verdict"] = encode(live_verdict.judge(seen))
         shown |= await _shown("flows", view.foremost(flows), view.FLOWS, len(flows))
@@ -235,6 +230,17 @@ def _served(pool: str, new: _Seen, old: _Seen | None) -> Rates | None:
     if old is None or new.at <= old.at:
         return None
     return rates(new.pools.get(pool, Counted()), old.pools.get(pool, Counted()), new.at - old.at)
+
+
+def around(parts: Parts) -> Around:
+    store = parts.state.limits()
+    gone = "" if store is None or store.connected else store.reason
+    lost = {
+        "access log lines": parts.access_log.lost,
+        "usage events": parts.usage.lost,
+        "traces": parts.tracing.dropped,
+    }
+    return Around(gone, 0 if store is None else store.away, lost, dict(parts.totals.restarts))
 
 
 async def _shown(name: str, rows: Sequence[view.Row], most: int, there: int | None = None) -> dict[str, object]:

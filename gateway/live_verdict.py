@@ -59,11 +59,22 @@ class Ended(msgspec.Struct, frozen=True):
     errors: int = 0
 
 
+class Around(msgspec.Struct, frozen=True):
+    """What goes on beside requests, so far. ``away``: why the shared store is, "" while it is there or there is none;
+    ``went``: how often it went. ``lost``: by what, how many. ``restarts``: by background task.
+    """
+
+    away: str = ""
+    went: int = 0
+    lost: Mapping[str, int] = {}
+    restarts: Mapping[str, int] = {}
+
+
 class Seen(msgspec.Struct, frozen=True):
     """Of a state, as the feed has it: its ``head``, ``totals`` and rows. ``out``: endpoints in a state of `TROUBLE`.
     ``queued_before``: how many waited half a minute ago, None if nobody knows. ``seconds``: what ended within the last
     ten of them, ``minute``: within that. ``tried``: attempts of the last ten or twenty seconds. ``full``: for how many
-    seconds pools have been full without a break.
+    seconds pools have been full without a break. ``around``: as it is, and as it was a minute ago.
     """
 
     head: Row
@@ -76,11 +87,13 @@ class Seen(msgspec.Struct, frozen=True):
     minute: Ended = Ended()
     tried: Sequence[Tried] = ()
     full: Mapping[str, float] = {}
+    around: tuple[Around, Around] = (Around(), Around())
 
 
 def judge(seen: Seen) -> list[Problem]:
     """The worst first; nothing if all is well."""
     found = [*_gateway(seen), *_pools(seen), *_requests(seen), *_endpoints(seen.out), *_attempts(seen)]
+    found += _around(*seen.around)
     return sorted(found, key=lambda problem: problem.level != "bad")
 
 
@@ -190,6 +203,24 @@ def _requests(seen: Seen) -> Iterable[Problem]:
         yield Problem("warn", "requests", f"{queued} requests wait for room, up to {longest:.0f} s")
     elif before is not None and queued >= _FEW and queued > before * _GROWTH + _FEW / 2:
         yield Problem("warn", "requests", f"The queue grows: {queued} wait, {before:.0f} half a minute ago")
+
+
+def _around(new: Around, old: Around) -> Iterable[Problem]:
+    if new.away:
+        said = f"The shared store is away, limits are kept by this process alone: {_cut(new.away, _TEXT)}"
+        yield Problem("warn", "gateway", said)
+    elif new.went > old.went:
+        yield Problem("warn", "gateway", "The shared store was away within the last minute")
+    if lost := _grown(new.lost, old.lost):
+        said = _listed([f"{what}: {count}" for what, count in lost.items()])
+        yield Problem("warn", "gateway", f"Lost within a minute: {said}")
+    if restarts := _grown(new.restarts, old.restarts):
+        said = _listed([f"{task}: {times}" for task, times in restarts.items()])
+        yield Problem("warn", "gateway", f"Background tasks that failed and began anew within a minute: {said}")
+
+
+def _grown(new: Mapping[str, int], old: Mapping[str, int]) -> dict[str, int]:
+    return {name: more for name, count in new.items() if (more := count - old.get(name, 0)) > 0}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ from gateway.outliers import SLOW
 from gateway.pools import Pools
 from gateway.route import Match, Route, RouteTable, Rule, Share, TextMatch
 from gateway.schedule.explain import Decisions
+from gateway.store.redis import Statistics
 from gateway.types import Endpoint, Load, ModelCard
 from tests.gateway.scripted import FakeAdapter, least_in_flight
 
@@ -39,6 +40,18 @@ HOSTILE = "</script><img src=x onerror=alert(1)>\x1b[31m\n\u2028\u202e\ud800"
 class FakeCore:
     def __init__(self) -> None:
         self.decisions = Decisions()
+
+
+class FakeState:
+    def __init__(self) -> None:
+        self.store: Statistics | None = None
+
+    def limits(self) -> Statistics | None:
+        return self.store
+
+
+class FakeLog:
+    lost = dropped = 0
 
 
 class FakeParts:
@@ -51,6 +64,8 @@ class FakeParts:
         self.gateway = FakeCore()
         self.totals = Totals()
         self.draining = False
+        self.state = FakeState()
+        self.usage, self.access_log, self.tracing = FakeLog(), FakeLog(), FakeLog()
 
     def ready(self) -> bool:
         return True
@@ -184,8 +199,36 @@ def test_attempts_that_fail_are_told_of_at_once_and_no_longer_than_they_do() -> 
             await trio.sleep(wait)
             with never_cut(told) as events:
                 texts.append([each["text"] for each in (await event(events, "hello"))["state"]["verdict"][1:]])
-        said = ["Attempts at p:1 fail: 28 of 28 (its engine answers with errors)"]
+        said = ["Attempts at p:1 fail: 28 of 28 (errors or no connection)"]
         assert texts == [said, said, []]
+
+    watching(parts, visit)
+
+
+def test_what_is_lost_beside_requests_is_told_of_for_a_minute() -> None:
+    parts = FakeParts()
+    parts.totals.restarts["scrapes"] = 3
+
+    async def visit(told: Live) -> None:
+        async def texts() -> list[str]:
+            with never_cut(told) as events:
+                return [each["text"] for each in (await event(events, "hello"))["state"]["verdict"][1:]]
+
+        await trio.sleep(70.5)
+        parts.state.store = Statistics(True, "", 0, 0, 0, 0, 0.0)
+        assert await texts() == []
+        parts.usage.lost, parts.access_log.lost, parts.tracing.dropped = 2, 4, 6
+        parts.totals.restarts["scrapes"] = 5
+        parts.state.store = Statistics(False, "refused", 1, 0, 0, 0, 0.0)
+        await trio.sleep(1)
+        small = ["Lost within a minute: access log lines: 4, usage events: 2 and traces: 6",
+                 "Background tasks that failed and began anew within a minute: scrapes: 2"]  # fmt: skip
+        assert await texts() == ["The shared store is away, limits are kept by this process alone: refused", *small]
+        parts.state.store = Statistics(True, "", 1, 0, 0, 0, 0.0)
+        await trio.sleep(50)
+        assert await texts() == ["The shared store was away within the last minute", *small]
+        await trio.sleep(20)
+        assert await texts() == []
 
     watching(parts, visit)
 
