@@ -52,8 +52,9 @@ class Quantiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Panel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is seen, by which queries. ``width`` is of 24 columns, ``height`` in rows of 30 pixels. ``steps``: the colour
-    from a value on. ``names``: what 0, 1, … are called, with their colours. ``empty``: shown where there are no series.
+    """What is seen, by which queries. ``width`` is of 24 columns, ``height`` in rows of 30 pixels. ``steps``: the
+    colour from a value on. ``names``: what 0, 1, … are called, with their colours. ``empty``: shown where there are no
+    series.
     """
 
     title: str
