@@ -16,7 +16,7 @@ from gateway.meter import OTHER
 
 Attempts = Mapping[tuple[str, str, str], int]
 """By (pool, endpoint, outcome), as `Totals.attempts`."""
-FAILED: Final = {UpstreamError.reason: "its engine answers with errors", UpstreamTimeout.reason: "no answer in time"}
+FAILED: Final = {UpstreamError.reason: "errors or no connection", UpstreamTimeout.reason: "no answer in time"}
 """Outcomes that are an endpoint's fault, in words."""
 _NOTHING: Final = frozenset(("cancelled", OTHER))
 

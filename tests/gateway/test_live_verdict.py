@@ -64,7 +64,7 @@ CASES = [
     (
         seen(tried=[at("a", 28, upstream_error=28)]),
         "warn",
-        "Attempts at a fail: 28 of 28 (its engine answers with errors)",
+        "Attempts at a fail: 28 of 28 (errors or no connection)",
     ),
     (
         seen(tried=[at("a", 9, upstream_error=1, upstream_timeout=5)]),
