@@ -41,6 +41,7 @@ check: $(VENV)/.check $(VENV)/.docs
 	$(PY) tools/generate_crds.py --check
 	$(PY) tools/generate_values_schema.py --check
 	$(PY) tools/generate_metrics.py --check
+	$(PY) tools/generate_dashboards.py --check
 	$(PY) tools/generate_reference.py --check
 	$(PY) tools/helm.py lint
 	@$(MAKE) --no-print-directory docs
