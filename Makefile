@@ -77,8 +77,11 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml gateway/__init__.py requirements/run.
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
+# xds-protos brings an older opentelemetry.proto along, in the place of the one that exporters need: that one comes last.
 $(VENV)/.test: $(VENV)/.run requirements/test.txt
 	$(INSTALL) --require-hashes -r requirements/test.txt
+	@sed -n '/^opentelemetry-proto==/,/^ *# via/p' requirements/test.txt >$(VENV)/last.txt
+	$(INSTALL) --no-deps $(if $(UV),--reinstall,--force-reinstall) --require-hashes -r $(VENV)/last.txt
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.run requirements/check.txt
