@@ -71,8 +71,10 @@ async def spoiled(where: Address, spoil: Spoil) -> AsyncIterator[Address]:
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            try:
                 await _Front(stream, where, spoil, nursery).run()
+            except* (*_GONE, OSError):  # from inside its nursery
+                pass
 
     async with trio.open_nursery() as nursery:
         listen = partial(trio.serve_tcp, serve, 0, host="127.0.0.1", handler_nursery=nursery)
