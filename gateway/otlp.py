@@ -217,6 +217,7 @@ def _quiet() -> _Heard:
     """The SDK logs nothing by itself from now on."""
     logger = logging.getLogger("opentelemetry")
     logger.propagate = False
+    logger.setLevel(logging.WARNING)  # whatever the gateway itself is to log
     if _ears not in logger.handlers:
         logger.addHandler(_ears)
     return _ears
