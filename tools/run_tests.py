@@ -1,4 +1,4 @@
-"""All tests: side by side what needs a core and hardly more, then alone what starts programs and waits for them. (IO)
+"""All tests: side by side what needs a core and hardly more, then what starts programs and waits for them. (IO)
 
 Arguments go to pytest. Where they name tests, those are run and nothing else. The exit code is the worst there was.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import IO
 
-ALONE = ("tests/whole", "tests/kube", "tests/engines", "tests/sdk", "tests/dashboard", "tests/docs")
+WAITING = (("tests/whole",), ("tests/kube", "tests/engines", "tests/sdk", "tests/dashboard", "tests/docs"))
 BESIDE = (("tests/conformance",), ("tests/charts", "tests/monitoring"))
 """Runs beside that of all other tests."""
 
@@ -20,13 +20,17 @@ BESIDE = (("tests/conformance",), ("tests/charts", "tests/monitoring"))
 def main(arguments: list[str]) -> int:
     if any(not word.startswith("-") for word in arguments):
         return subprocess.run(_pytest(arguments)).returncode
-    elsewhere = [folder for group in (ALONE, *BESIDE) for folder in group]
-    with ExitStack() as stack:
-        beside = [_started(stack, [*arguments, *folders]) for folders in BESIDE]
-        codes = [subprocess.run(_pytest([*arguments, *(f"--ignore={folder}" for folder in elsewhere)])).returncode]
-        codes += [_ended(run, said) for run, said in beside]
-    codes.append(subprocess.run(_pytest([*arguments, *ALONE])).returncode)
+    others = [f"--ignore={folder}" for group in (*WAITING, *BESIDE) for folder in group]
+    codes = _side_by_side(arguments, others, *BESIDE) + _side_by_side(arguments, *WAITING)
     return max(map(abs, codes))
+
+
+def _side_by_side(arguments: Sequence[str], first: Sequence[str], *rest: Sequence[str]) -> list[int]:
+    """The codes of several runs; the first is shown as it goes on, the others when they are over."""
+    with ExitStack() as stack:
+        beside = [_started(stack, [*arguments, *folders]) for folders in rest]
+        code = subprocess.run(_pytest([*arguments, *first])).returncode
+        return [code, *(_ended(run, said) for run, said in beside)]
 
 
 def _started(stack: ExitStack, arguments: Sequence[str]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
 import socket
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -388,6 +389,8 @@ def backends(count: int) -> Iterator[list[Backend]]:
 
 
 def unused_address() -> str:
-    """Where nobody listens, as far as anybody can know."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return f"127.0.0.1:{found.getsockname()[1]}"
+    """Where nobody listens, nor will by chance: below the ports that the kernel gives away."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return f"127.0.0.1:{port}"
