@@ -57,8 +57,6 @@ def test_a_page_in_openmetrics_is_read_by_the_strict_parser_and_leads_to_traces(
     exemplars = {sample.name: sample.exemplar.labels for sample in samples if sample.exemplar is not None}
     for name in ("request_duration", "time_to_first_token"):
         assert exemplars[f"infer_gateway_{name}_seconds_bucket"] == {"trace_id": TRACE}
-    failed_over = sum(sample.value for sample in samples if sample.name == "infer_gateway_failovers_total")
-    assert failed_over >= 1
     (generation,) = [sample.value for sample in samples if sample.name == "infer_gateway_config_generation"]
     assert generation == 1
 
