@@ -16,6 +16,8 @@ COPY protocols protocols
 COPY adapters adapters
 COPY conformance conformance
 RUN /opt/infer-gateway/bin/python -m pip install --no-deps --no-build-isolation .
+# what is in the image, for who looks after it
+COPY sbom.cdx.json /opt/infer-gateway/share/
 # of no use to whoever only runs it; then byte code, since nobody can write any at run time (some packages have files
 # for other Pythons, which do not compile)
 RUN /opt/infer-gateway/bin/python -m pip uninstall -q -y hatchling editables pip \

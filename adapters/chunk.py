@@ -74,6 +74,13 @@ class Chunk(msgspec.Struct):
     usage: usage.Counts | None = None
     error: Any = None
     error_type: Any = None
+    message: Any = None
+    detail: Any = None
+
+    @property
+    def fails(self) -> bool:
+        """Whether it tells a failure: in a member for it, or as all there is."""
+        return bool(self.error) or fails(self.object, self.message, self.detail, self.choices)
 
     @property
     def speaks(self) -> bool:
@@ -98,6 +105,13 @@ class Chunk(msgspec.Struct):
         return any(_odd(c) for c in self.choices or ())
 
 
+def fails(kind: object, message: object, detail: object, choices: object) -> bool:
+    """Whether what is no answer is a failure without an envelope: of vLLM and SGLang (``object``), of proxies
+    (``message``), of FastAPI (``detail``).
+    """
+    return not choices and (kind == "error" or bool(detail) or isinstance(message, str))
+
+
 class LooseChunk(Chunk):
     """Read from what is not quite JSON, or from members of odd types."""
 
@@ -119,6 +133,7 @@ def odd_call(call: dict[str, Any]) -> bool:
 
 
 _DECODER = msgspec.json.Decoder(Chunk)
+_NAMED = ("id", "object", "created", "model", "error", "error_type", "message", "detail")
 
 
 def read(payload: bytes) -> Chunk | None:
@@ -145,7 +160,7 @@ def _loose(document: dict[str, Any]) -> Chunk:
     if isinstance(listed, list):
         choices = [_loose_choice(c) for c in listed if isinstance(c, dict)]
     counts = usage.loose(document.get("usage"))
-    named = {name: document.get(name) for name in ("id", "object", "created", "model", "error", "error_type")}
+    named = {name: document.get(name) for name in _NAMED}
     return LooseChunk(choices=choices, usage=counts, **named)
 
 
@@ -157,6 +172,25 @@ def _loose_choice(choice: dict[str, Any]) -> Choice:
         text if isinstance(text, str) else None,
         reason if isinstance(reason, str) else None,
     )
+
+
+class _Wanted(msgspec.Struct):
+    n: Any = None
+    prompt: Any = None
+
+
+_WANTED = msgspec.json.Decoder(_Wanted)
+
+
+def wanted(body: bytes) -> int:
+    """How many choices a request wants: ``n`` for each of its prompts; 1 of one that does not tell."""
+    try:
+        asked = _WANTED.decode(body)
+    except (ValueError, RecursionError):
+        return 1
+    prompts = asked.prompt if isinstance(asked.prompt, list) else ()
+    each = asked.n if isinstance(asked.n, int) else 1
+    return each * (len(prompts) if prompts and isinstance(prompts[0], (str, list)) else 1)
 
 
 def place(index: object) -> int:

@@ -201,14 +201,36 @@ def unsupported(engine: str, param: str, ignored: Iterable[str] = (), why: str =
 
 
 _MEMBERS = msgspec.json.Decoder(Members)
+_JUDGED = frozenset(
+    ("model", "messages", "prompt", "input", "stream", "stream_options", "max_tokens", "max_completion_tokens",
+     "max_output_tokens", "n", "user", "tools", *EXTRAS, *STEERING),
+)  # fmt: skip
+_PLAIN = _JUDGED | NEEDED | frozenset(
+    ("temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "metadata", "store",
+     "parallel_tool_calls", "encoding_format", "dimensions", "instructions", "reasoning"),
+)  # fmt: skip
+"""What most bodies consist of: spelt as it should be."""
 
 
 def members(body: bytes) -> Members:
-    """All top-level members; the last of a name counts. Raises InvalidRequest if the body is no JSON object."""
+    """All top-level members; the last of a name counts. Raises InvalidRequest if the body is no JSON object, or has
+    what an engine written in Go takes for another member than we do.
+    """
     try:
-        return _MEMBERS.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+        found = _MEMBERS.decode(body)
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the body is not a JSON object: {error}") from None
+    if not _PLAIN.issuperset(found):
+        _check_spelling(found.keys() - _PLAIN)
+    return found
+
+
+def _check_spelling(names: Iterable[str]) -> None:
+    """``Model`` is ``model`` to encoding/json, and so is what only Unicode's case folding makes the same."""
+    for name in names:
+        plain = name.casefold()
+        if plain != name and plain in _JUDGED:
+            raise InvalidRequest(f"Unknown parameter: '{name}'. Did you mean '{plain}'?", param=name)
 
 
 def value(found: Mapping[str, msgspec.Raw], name: str) -> Any:

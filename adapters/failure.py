@@ -160,7 +160,7 @@ def _clean(message: str) -> str:
 
 
 def _http_status(value: object) -> int:
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) == 3:
         value = int(value)
     return value if isinstance(value, int) and 400 <= value <= 599 else 0
 

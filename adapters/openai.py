@@ -33,7 +33,7 @@ _COMMON = (
 )
 _JSON = (*_COMMON, (b"accept", b"application/json"))
 _EVENTS = (*_COMMON, (b"accept", b"text/event-stream"))
-_TRACE = frozenset({b"traceparent", b"tracestate"})
+_PASSED = frozenset({b"traceparent", b"tracestate", b"via"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 
@@ -222,8 +222,10 @@ def fixed_headers(request: InferenceRequest) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def own_headers(request: InferenceRequest) -> Headers:
-    """What goes upstream of this request besides what all have: id and trace. An id of odd characters stays here."""
-    out = [field for field in request.headers if field[0] in _TRACE]
+    """What goes upstream of this request besides what all have: id, trace and where it was. An id of odd characters
+    stays here.
+    """
+    out = [field for field in request.headers if field[0] in _PASSED]
     if _REQUEST_ID.fullmatch(request.id):
         out.append((b"x-request-id", request.id.encode()))
     return out

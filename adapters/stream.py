@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
 from adapters import chunk, failure, usage
 from gateway.errors import GatewayError, UpstreamError
 from gateway.types import Headers, InferenceRequest, Operation, Usage
@@ -205,7 +203,7 @@ class StreamDecoder(EventDecoder):
         self._alike = Alike()
         self._simple = len(self._suspects) == 1  # neither calls nor numbers in its tokens
         self._usage_due = b""  # the payload whose usage is still owed to the client in a chunk of its own
-        self._finished = False
+        self._finished: set[int] = set()
 
     def _plain(self, data: bytes) -> int:
         """Single-line events that carry an object with choices each and none of which ends or fails anything.
@@ -273,6 +271,8 @@ class StreamDecoder(EventDecoder):
         event = sse.parse(block)
         data = event.data.replace(b"\n", b" ").strip()  # between JSON's tokens, either will do
         if data == b"[DONE]":
+            if self.progress < 2:  # neither a token nor a reason why there is none
+                return self._cut_off()
             self.ended = True
             return self._owed() + DONE
         if block.startswith(b"error:"):  # llama.cpp of old
@@ -289,12 +289,11 @@ class StreamDecoder(EventDecoder):
         return self._chunk(data, read, named=bool(event.name))
 
     def _chunk(self, data: bytes, read: chunk.Chunk, *, named: bool) -> bytes:
-        if read.error:
-            document = {"error": read.error, "error_type": read.error_type}
-            return self._fail(failure.of_event(document, started=self.progress == 2))
+        if read.fails:
+            return self._fail_with(data)
         reasons = read.reasons
         if not chunk.FAILED_REASONS.isdisjoint(reasons):
-            return self._fail(_gave_up(reasons, started=self.progress == 2))
+            return self._fail(gave_up(reasons, started=self.progress == 2))
         if named and read.choices is None:
             return b""
         if self._mender is None and self._odd(data, read):
@@ -304,7 +303,8 @@ class StreamDecoder(EventDecoder):
         speaks = read.speaks
         self.progress = 2 if speaks or reasons else max(self.progress, 1)
         self.tokens += speaks
-        self._finished = self._finished or bool(reasons)
+        if reasons:
+            self._finished.update(chunk.place(c.index) for c in read.choices or () if c.finish_reason)
         if read.usage is not None and self._harvest(data, read) and not self._show_usage:
             return b""
         return b"data: %b\n\n" % self._mended(data, read)
@@ -350,14 +350,14 @@ class StreamDecoder(EventDecoder):
 
     def _fail_with(self, data: bytes) -> bytes:
         try:
-            document = msgspec.json.decode(data)
+            document = chunk.leniently(data)
         except ValueError:
             document = data.decode("utf-8", "replace")
         return self._fail(failure.of_event(document, started=self.progress == 2))
 
     def finish(self) -> bytes:
-        """An engine that closes after a finish reason has answered, though it never said ``[DONE]``."""
-        if self.ended or not self._finished:
+        """An engine that closes after a finish reason of each choice has answered, though it never said ``[DONE]``."""
+        if self.ended or not self._finished or len(self._finished) < chunk.wanted(self._request.body):
             return self._cut_off()
         self.ended = True
         return self._owed() + DONE
@@ -405,7 +405,8 @@ def answer_id(request: InferenceRequest) -> str:
     return f"{'chatcmpl' if request.operation is Operation.CHAT else 'cmpl'}-{request.id}"
 
 
-def _gave_up(reasons: list[str], *, started: bool) -> UpstreamError:
+def gave_up(reasons: list[str], *, started: bool) -> UpstreamError:
+    """What an engine's finish reasons say that are none of an answer."""
     if "insufficient_system_resource" in reasons:
         return failure.of_event({"message": "the engine ran out of resources", "code": 503}, started=started)
     return failure.of_event({"message": "the engine failed while generating", "code": 500}, started=started)

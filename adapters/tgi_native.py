@@ -114,7 +114,7 @@ class _Reply:
         fields = dict(headers)
         created = failure.http_date(fields.get(b"date", b"").decode("latin-1"))
         prompt = fields.get(b"x-prompt-tokens", b"")
-        self.prompt = int(prompt) if prompt.isdigit() else 0
+        self.prompt = int(prompt) if prompt.isdigit() and len(prompt) < 16 else 0
         self._envelope = {
             "id": answer_id(request),
             "object": "text_completion",

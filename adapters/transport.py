@@ -8,6 +8,7 @@ at once, so that the engine aborts; it is never half-closed, which engines take 
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import socket
@@ -19,15 +20,22 @@ from types import TracebackType
 import msgspec
 import trio
 
-from gateway.config.url import is_inward
-from gateway.errors import InvalidRequest, UpstreamError, UpstreamTimeout
-from gateway.net import connect, socket_below
+from gateway.config.address import is_inward
+from gateway.egress import RefusedAddress
+from gateway.errors import Exhausted, InvalidRequest, UpstreamError, UpstreamTimeout
+from gateway.listen import EXHAUSTED
+from gateway.net import connect, handshake, socket_below
+from gateway.request_id import HERE
 from gateway.turn import turn
-from gateway.types import Endpoint, Headers, UpstreamRequest
+from gateway.types import Endpoint, Headers, UpstreamRequest, bracketed
 from gateway.wire import h1
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 _STALE_S = 1.0
+_PIECE = 1 << 20
+_VIA = h1.encode_fields([(b"via", b"1.1 " + HERE)])
+_OURS = (*EXHAUSTED, errno.EADDRNOTAVAIL)
+"""What is short is on our side; the last one: ports to connect from."""
 Connect = Callable[[Endpoint], Awaitable[trio.abc.Stream]]
 
 
@@ -45,13 +53,13 @@ class TransportSettings(msgspec.Struct, frozen=True):
 class Upstream:
     """One connection to an endpoint and the response now arriving on it (ports.UpstreamResponse)."""
 
-    __slots__ = ("_inflate", "_parser", "_socket", "_stream", "idle_since", "reused")
+    __slots__ = ("_inflater", "_parser", "_socket", "_stream", "idle_since", "reused")
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._socket = socket_below(stream)
         self._parser = h1.ResponseParser()
-        self._inflate: Callable[[bytes], bytes] | None = None
+        self._inflater: _Inflater | None = None
         self.idle_since = 0.0
         self.reused = False
 
@@ -65,7 +73,7 @@ class Upstream:
 
     @property
     def complete(self) -> bool:
-        return self._parser.complete
+        return self._parser.complete and (self._inflater is None or not self._inflater.more)
 
     @property
     def reusable(self) -> bool:
@@ -84,7 +92,7 @@ class Upstream:
         """Send a request and receive up to the end of the response's head. Raises UpstreamError, Stale included."""
         parser = self._parser
         parser.begin()
-        self._inflate = None
+        self._inflater = None
         started = False
         try:
             if self._socket is not None and self._socket is self._stream:
@@ -103,15 +111,17 @@ class Upstream:
             raise UpstreamError(f"the engine answered rubbish: {error.message}", retryable=True) from error
         if not parser.head:
             raise self._broken(started, "it closed the connection")
-        self._choose_coding()
+        if parser.coded:
+            self._choose_coding()
 
     async def receive(self) -> bytes:
         """The body bytes of one read; b"" at the end. Raises UpstreamError if the body is cut."""
         parser = self._parser
         while True:
             data = parser.take()
-            if data and self._inflate is not None:
-                data = self._inflated(data)
+            if self._inflater is not None:
+                await trio.lowlevel.checkpoint()  # much may come of little, piece by piece
+                data = self._inflated(self._inflater, data)
             if data or parser.complete:
                 return data
             try:
@@ -125,10 +135,12 @@ class Upstream:
             except h1.ProtocolError as error:
                 raise UpstreamError(f"the engine's answer broke off: {error.message}", retryable=True) from error
 
-    def _inflated(self, data: bytes) -> bytes:
-        assert self._inflate is not None
+    def _inflated(self, inflater: _Inflater, data: bytes) -> bytes:
         try:
-            return self._inflate(data)
+            piece = inflater.feed(data)
+            if self._parser.complete and inflater.cut:
+                raise zlib.error("it is cut short")
+            return piece
         except zlib.error as error:
             raise UpstreamError(f"the engine's compressed answer is damaged: {error}", retryable=True) from error
 
@@ -141,7 +153,7 @@ class Upstream:
         """Identity is asked for; some servers compress all the same (errors above all)."""
         for name, value in self._parser.headers:
             if name == b"content-encoding" and value.lower() not in (b"identity", b""):
-                self._inflate = _inflate(value.lower())
+                self._inflater = _Inflater(value.lower())
                 self._parser.headers = [
                     field for field in self._parser.headers if field[0] not in (b"content-encoding", b"content-length")
                 ]
@@ -150,6 +162,7 @@ class Upstream:
     def close(self) -> None:
         """At once, without a TLS farewell: the engine learns by the connection's end."""
         stream = self._stream
+        self._parser.close()
         if self._socket is not None:
             self._socket.close()
         elif isinstance(stream, trio.StapledStream):  # tests' memory streams
@@ -161,10 +174,31 @@ class Stale(UpstreamError):
     """A reused connection had been closed by the engine before it read the request."""
 
 
-def _inflate(coding: bytes) -> Callable[[bytes], bytes]:
-    if coding in (b"gzip", b"x-gzip", b"deflate"):
-        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress  # 32: gzip or zlib, told by the header
-    raise UpstreamError(f"the engine answered in an unknown content coding: {coding.decode('latin-1')}", retryable=True)
+class _Inflater:
+    """A compressed body, plain again piece by piece. ``more``: there is another piece in what was fed."""
+
+    def __init__(self, coding: bytes) -> None:
+        if coding not in (b"gzip", b"x-gzip", b"deflate"):
+            name = coding.decode("latin-1")
+            raise UpstreamError(f"the engine answered in an unknown content coding: {name}", retryable=True)
+        self._zlib = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip or zlib, told by the header
+        self._begun = self.more = False
+
+    @property
+    def cut(self) -> bool:
+        """Whether more has to come for it to be whole."""
+        return self._begun and not self.more and not self._zlib.eof
+
+    def feed(self, data: bytes) -> bytes:
+        """The next piece. Raises zlib.error."""
+        inflate = self._zlib
+        if inflate.eof or not (data or self.more):
+            self.more = False
+            return b""  # zlib would keep what follows the end
+        self._begun = True
+        out = inflate.decompress(inflate.unconsumed_tail + data, _PIECE)
+        self.more = not inflate.eof and (len(out) == _PIECE or bool(inflate.unconsumed_tail))
+        return out
 
 
 class HTTPTransport:
@@ -209,7 +243,7 @@ class HTTPTransport:
         """The endpoint left the configuration: drop what is kept for it."""
         host = self._hosts.pop(endpoint, None)
         if host is not None:
-            host.expire(math.inf)
+            host.close()
 
     # -- called by _Send ----------------------------------------------------------------------------------------
 
@@ -219,15 +253,23 @@ class HTTPTransport:
             host = self._hosts[endpoint] = _Host(endpoint, self.settings)
         return host
 
-    async def dial(self, endpoint: Endpoint) -> Upstream:
-        """A new connection. Raises UpstreamError or UpstreamTimeout, retryable: no byte of the request was sent."""
+    async def dial(self, endpoint: Endpoint, scope: trio.CancelScope | None = None) -> Upstream:
+        """A new connection. Raises UpstreamError or UpstreamTimeout, retryable: no byte of the request was sent;
+        Exhausted where it is not the engine's fault. ``scope``: cancelled by whoever has no time left for it.
+        """
+        stream = None
         try:
-            with trio.fail_after(self.settings.connect_timeout):
+            with trio.fail_after(self.settings.connect_timeout), scope or trio.CancelScope():
                 stream = await self._connect(endpoint)
         except trio.TooSlowError:
             raise UpstreamTimeout("connecting to the engine took too long", retryable=True) from None
         except (OSError, *_GONE) as error:
+            if isinstance(error, OSError) and error.errno in _OURS:
+                reason = f"the gateway has no room for another connection: {_reason(error)}"
+                raise Exhausted(reason, retry_after=1.0) from error
             raise UpstreamError(f"the engine cannot be reached: {_reason(error)}", retryable=True) from error
+        if stream is None:
+            raise UpstreamError("given up while connecting")
         self.opened += 1
         return Upstream(stream)
 
@@ -242,7 +284,7 @@ class HTTPTransport:
             return stream
         secure = trio.SSLStream(stream, self._context(endpoint), server_hostname=endpoint.host, https_compatible=True)
         try:
-            await secure.do_handshake()
+            await handshake(secure)
         except BaseException:
             stream.close()
             raise
@@ -267,6 +309,7 @@ class _Host:
         self._endpoint = endpoint
         self._timeout = settings.tls_idle_timeout if endpoint.scheme == "https" else settings.idle_timeout
         self._max_idle = settings.max_idle
+        self._closed = False
         self.idle: list[Upstream] = []
         self._prefixes: dict[tuple[bytes, Headers], bytes] = {}
 
@@ -283,6 +326,7 @@ class _Host:
         fields = h1.encode_fields(request.extra)
         if fields.count(b"\n") + fields.count(b"\r") != 2 * len(request.extra):
             raise InvalidRequest("a header field of the request holds a line end")
+        fields = fields + _VIA if b"via: " not in fields else _via(request.extra)
         if not request.body and request.method == b"GET":
             return b"GET %b%b\r\n" % (prefix, fields)
         return b"%b %b%bcontent-length: %d\r\n\r\n%b" % (
@@ -303,7 +347,7 @@ class _Host:
         return None
 
     def keep(self, upstream: Upstream, now: float) -> None:
-        if len(self.idle) >= self._max_idle:
+        if len(self.idle) >= self._max_idle or self._closed:
             upstream.close()
             return
         upstream.idle_since = now
@@ -316,17 +360,23 @@ class _Host:
             keep += 1
         del self.idle[:keep]
 
+    def close(self) -> None:
+        """Nobody asks there any more; who is still at it keeps nothing."""
+        self._closed = True
+        self.expire(math.inf)
+
 
 class _Send:
     """One request on one connection: `async with transport.send(…) as upstream`."""
 
-    __slots__ = ("_aborted", "_endpoint", "_host", "_request", "_transport", "_upstream")
+    __slots__ = ("_aborted", "_dialing", "_endpoint", "_host", "_request", "_transport", "_upstream")
 
     def __init__(self, transport: HTTPTransport, endpoint: Endpoint, request: UpstreamRequest) -> None:
         self._transport = transport
         self._endpoint = endpoint
         self._request = request
         self._upstream: Upstream | None = None
+        self._dialing: trio.CancelScope | None = None
         self._aborted = False
 
     async def __aenter__(self) -> Upstream:
@@ -341,7 +391,10 @@ class _Send:
             except Stale:
                 if self._aborted or transport.turn.now - began > _STALE_S:
                     raise  # it may have worked on the request for that long
-        return await self._open(await transport.dial(self._endpoint), data)
+        self._dialing = trio.CancelScope()
+        if self._aborted:
+            self._dialing.cancel()
+        return await self._open(await transport.dial(self._endpoint, self._dialing), data)
 
     async def _open(self, upstream: Upstream, data: bytes) -> Upstream:
         self._upstream = upstream
@@ -356,8 +409,10 @@ class _Send:
         return upstream
 
     def abort(self) -> None:
-        """See ports.Sending. While still connecting, the connection is given up as soon as it stands."""
+        """See ports.Sending."""
         self._aborted = True
+        if self._dialing is not None:
+            self._dialing.cancel()
         if self._upstream is not None:
             self._upstream.close()
 
@@ -377,11 +432,18 @@ class _Send:
 def _prefix(endpoint: Endpoint, path: bytes, headers: Headers) -> bytes:
     """Everything between the method and the request's own fields."""
     default = 443 if endpoint.scheme == "https" else 80
-    name = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    name = bracketed(endpoint.host)
     host = name if endpoint.port == default else f"{name}:{endpoint.port}"
     query = f"?{endpoint.query}".encode() if endpoint.query else b""
     line = b"%b%b%b HTTP/1.1\r\n" % (endpoint.base_path.encode(), path, query)
     return line + h1.encode_fields([(b"host", host.encode()), *endpoint.headers, *headers])
+
+
+def _via(extra: Headers) -> bytes:
+    """The fields, with this gateway behind those that the request has passed."""
+    passed = [value for name, value in extra if name == b"via"]
+    others = [field for field in extra if field[0] != b"via"]
+    return h1.encode_fields([*others, (b"via", b", ".join((*passed, b"1.1 " + HERE)))])
 
 
 class _Inward(OSError):
@@ -404,6 +466,8 @@ def _reason(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError):
         return _reason(cause) if isinstance(cause, ssl.SSLCertVerificationError) else f"TLS failed: {cause.reason}"
+    if isinstance(error, RefusedAddress):
+        return "its address is one that egress.allow does not name"
     if isinstance(error, _Inward):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:

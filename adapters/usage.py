@@ -74,7 +74,9 @@ def _prompt(counts: Counts) -> int:
     """Anthropic leaves cached and newly cached tokens out of ``input_tokens``; everyone else counts them in. Of what
     has no answer (vLLM's rerank) some only say the total.
     """
-    apart = _first(counts.cache_read_input_tokens) + _first(counts.cache_creation_input_tokens)
+    apart = 0
+    if counts.cache_read_input_tokens or counts.cache_creation_input_tokens:
+        apart = _first(counts.cache_read_input_tokens) + _first(counts.cache_creation_input_tokens)
     answered = counts.completion_tokens is not None or counts.output_tokens is not None
     total = None if answered else counts.total_tokens
     return _first(counts.prompt_tokens, counts.input_tokens, total) + apart

@@ -71,4 +71,4 @@ def _version(endpoint: Endpoint) -> str:
 def _older(version: str, than: tuple[int, ...]) -> bool:
     """Whether a version such as "0.11.2" precedes ``than``; an empty or odd one does not."""
     numbers = version.removeprefix("v").split(".")[: max(2, len(than))]
-    return len(numbers) >= 2 and all(n.isdigit() for n in numbers) and tuple(map(int, numbers)) < than
+    return len(numbers) >= 2 and all(n.isdecimal() and len(n) < 10 for n in numbers) and tuple(map(int, numbers)) < than

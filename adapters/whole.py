@@ -5,15 +5,17 @@ Invariant: nothing is returned before the whole body has been seen to be an answ
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from adapters import chunk, failure, usage
-from adapters.stream import DONE, mender
-from gateway.errors import GatewayError
-from gateway.types import Headers, InferenceRequest, Usage
+from adapters.stream import DONE, gave_up, mender
+from gateway.errors import GatewayError, InvalidRequest
+from gateway.types import Headers, InferenceRequest, Operation, Usage
 
+ANSWER_MAX: Final = 128 << 20
+"""Bytes of an answer that comes whole: embeddings of 2,048 texts are some 75 MB."""
 _ABSENT = msgspec.Raw()
 
 
@@ -46,6 +48,18 @@ class Answer(msgspec.Struct):
     object: Any = None
     created: Any = None
     model: Any = None
+    type: Any = None
+    message: Any = None
+    detail: Any = None
+
+    @property
+    def fails(self) -> bool:
+        """Whether it tells a failure: in a member for it, or as all there is."""
+        return bool(self.error) or chunk.fails(self.object, self.message, self.detail, self.choices)
+
+    @property
+    def gave_up(self) -> bool:
+        return any(str(choice.finish_reason) in chunk.FAILED_REASONS for choice in self.choices or ())
 
     @property
     def bare(self) -> bool:
@@ -70,12 +84,15 @@ class _LooseAnswer(Answer):
 
 
 _DECODER = msgspec.json.Decoder(Answer)
+_NAMED: Final = ("id", "object", "created", "model", "type", "message", "detail")
 
 
 class WholeDecoder:
     """`feed` keeps, `finish` returns everything. ``progress`` is 1 until then: another engine may still be tried."""
 
     content_type = b"application/json"
+    speaks = False
+    """Whether it is an answer by its choices only."""
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
@@ -84,8 +101,14 @@ class WholeDecoder:
         self.tokens = 0
         self.ended = False
         self._parts: list[bytes] = []
+        self._size = 0
 
     def feed(self, data: bytes) -> bytes:
+        self._size += len(data)
+        if self._size > ANSWER_MAX:
+            self._parts.clear()
+            self.error = failure.rubbish(f"the engine's answer exceeds {ANSWER_MAX >> 20} MiB")
+            return b""
         self._parts.append(data)
         self.progress = 1
         return b""
@@ -93,21 +116,31 @@ class WholeDecoder:
     def finish(self) -> bytes:
         if self.error is not None:
             return b""
-        body = self._taken(b"".join(self._parts).lstrip())  # DeepSeek fills its queueing time with blank lines
+        body = self._taken(_text(b"".join(self._parts).lstrip()))  # DeepSeek fills its queueing time with blank lines
         answer = _read(body)
         if answer is None:
             self.error = failure.rubbish("the engine answered something that is not a JSON object")
             return b""
-        if answer.error:
-            self.error = failure.of_event({"error": answer.error, "error_type": answer.error_type}, started=False)
+        self.error = self._failure(body, answer)
+        if self.error is not None:
             return b""
         self.usage = usage.read(answer.usage)
         self.progress = 2
         try:
             return self._passed(body, answer)
-        except RecursionError:  # what was skipped in reading is too deep to be written
-            self.error = failure.rubbish("the engine's answer is nested too deeply")
+        except (RecursionError, InvalidRequest):  # what was skipped in reading is too deep, or cannot be read
+            self.error = failure.rubbish("the engine's answer is nested too deeply, or not JSON")
             return b""
+
+    def _failure(self, body: bytes, answer: Answer) -> GatewayError | None:
+        """Why it is none. A message is one, of an engine that speaks Messages where a chat's was expected."""
+        if answer.fails:
+            return failure.of_event(_document(body), started=False)
+        if answer.gave_up:
+            return gave_up([str(choice.finish_reason) for choice in answer.choices or ()], started=False)
+        if self.speaks and answer.choices is None and answer.type != "message":
+            return failure.rubbish("the engine answered something that holds no choices")
+        return None
 
     def _taken(self, body: bytes) -> bytes:
         """The body as it is judged: where an engine answers no JSON object, a subclass makes it one."""
@@ -122,6 +155,7 @@ class MendedWhole(WholeDecoder):
 
     def __init__(self, request: InferenceRequest, headers: Headers = ()) -> None:
         super().__init__()
+        self.speaks = request.operation in (Operation.CHAT, Operation.COMPLETIONS)
         self._mender = mender(request, headers)
 
     def _passed(self, body: bytes, answer: Answer) -> bytes:
@@ -133,6 +167,8 @@ class AnswerDecoder(WholeDecoder):
 
     What a chat's choices have to have, if only as null, is put where they lack it: typed clients insist.
     """
+
+    speaks = True
 
     def __init__(self, request: InferenceRequest, headers: Headers = ()) -> None:
         super().__init__()
@@ -167,6 +203,7 @@ class Restreamed(WholeDecoder):
     """A whole answer to a request for a stream: the client gets it as a stream of one chunk for all choices."""
 
     content_type = b"text/event-stream; charset=utf-8"
+    speaks = True
 
     def __init__(self, request: InferenceRequest) -> None:
         super().__init__()
@@ -256,6 +293,25 @@ class Misframed(WholeDecoder):
         return b""
 
 
+def _text(body: bytes) -> bytes:
+    """As UTF-8, which not all of what is passed on unread has to be: what is none becomes replacement characters."""
+    if body.isascii():
+        return body
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return body.decode("utf-8", "replace").encode()
+    return body
+
+
+def _document(body: bytes) -> Any:
+    """As far as it can be read."""
+    try:
+        return chunk.leniently(body)
+    except RecursionError:
+        return None
+
+
 def _read(body: bytes) -> Answer | None:
     try:
         return _DECODER.decode(body)
@@ -269,5 +325,5 @@ def _read(body: bytes) -> Answer | None:
         return None
     choices = [_Choice(choice.get("finish_reason")) for choice in chunk.dicts(document.get("choices"))]
     counts = usage.loose(document.get("usage"))
-    named = {name: document.get(name) for name in ("id", "object", "created", "model")}
+    named = {name: document.get(name) for name in _NAMED}
     return _LooseAnswer(document.get("error"), document.get("error_type"), counts, choices, **named)

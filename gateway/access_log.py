@@ -62,6 +62,8 @@ class Line(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     route: str = ""
     failures: tuple[tuple[str, str], ...] = ()
     trace_id: str = ""
+    hedge: str = ""
+    beside: str = ""
 
 
 class AccessLog:
@@ -151,6 +153,8 @@ def _plain_json(now: str, record: Record) -> bytes:
         record.route,
         record.failures,
         record.trace_id,
+        record.hedge,
+        record.beside,
     )
     return _encoder.encode(line) + b"\n"
 
@@ -164,6 +168,7 @@ def _visible_json(now: str, record: Record) -> bytes:
 FIELDS: Final = (
     "time", "id", "operation", "model", "status", "reason", "duration", "ttft", "tokens", "pool", "endpoint",
     "attempts", "user", "protocol", "tenant", "tier", "route", "queue", "stream", "why", "failures", "trace_id",
+    "hedge",
 )  # fmt: skip
 """Of a line as text, in order."""
 _SPACES: Final = len(FIELDS) - 1
@@ -194,7 +199,7 @@ def _words(now: str, record: Record) -> str:
         f" {record.tokens_in}/{record.tokens_cached}/{record.tokens_out} {record.pool or '-'} {record.endpoint or '-'}"
         f" {record.attempts} {record.user or '-'} {record.protocol or '-'} {record.tenant or '-'} {record.tier or '-'}"
         f" {record.route or '-'} {queue} {'stream' if record.stream else '-'} {record.why or '-'} {failures}"
-        f" {record.trace_id or '-'}"
+        f" {record.trace_id or '-'} {f'{record.hedge}={record.beside}' if record.hedge else '-'}"
     )
 
 

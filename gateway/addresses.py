@@ -16,6 +16,8 @@ from typing import Final
 
 import trio
 
+from gateway.config.address import is_inward
+from gateway.egress import is_refused
 from gateway.types import Endpoint, bracketed
 
 FRESH_S: Final = 30.0
@@ -52,6 +54,8 @@ class Addresses:
         address, until = self._known(host)
         if trio.current_time() >= until:
             address = await self._answer(host)
+        if endpoint.outward and is_inward(address):  # the proxy's machine is no more theirs to name than ours
+            return ""
         return f"{bracketed(address)}:{endpoint.port}" if address else ""
 
     async def among(self, endpoints: Iterable[Endpoint], only: Iterable[str]) -> tuple[str, ...]:
@@ -117,4 +121,5 @@ class Addresses:
             found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):  # the latter: no name of a host at all
             return ""
-        return str(found[0][4][0]) if found else ""
+        given = (str(each[4][0]) for each in found)
+        return next((address for address in given if not is_refused(address)), "")

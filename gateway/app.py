@@ -1,7 +1,7 @@
 """The composition root: reads the configuration, builds the parts, opens the nursery tree and sees it closed. (IO)
 
 background                     cancelled: the process exits (second signal, or the drain is over)
-├ signals                      first SIGTERM or SIGINT drains, SIGHUP reloads
+├ signals                      to stop, to reload, to start a successor (gateway.life)
 ├ source                       supervised; the last snapshot keeps serving if it dies
 ├ keys of issuers              supervised; those known are kept
 ├ shared limits                supervised; without them this process decides alone
@@ -13,29 +13,26 @@ background                     cancelled: the process exits (second signal, or t
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import random
-import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import trio
 
 from adapters import registry
 from adapters.transport import HTTPTransport, TransportSettings
-from gateway import gauges, logs, stdio
+from gateway import egress, gauges, logs, stdio
 from gateway.access_log import AccessLog
 from gateway.auth import allowed
 from gateway.authenticate import Authenticator
-from gateway.config.decode import suggestion
+from gateway.awake import Awake
 from gateway.config.discover import from_backends
 from gateway.config.document import ConfigError
-from gateway.config.exposure import exposed
+from gateway.config.egress import allowed_backends, told
 from gateway.config.scheduler import Scheduler
 from gateway.config.settings import Settings
 from gateway.config.snapshot import PoolSpec, Snapshot
@@ -47,11 +44,14 @@ from gateway.doors import Doors, Wanted
 from gateway.entrance import Entrance
 from gateway.errors import GatewayError, ModelNotFound, NoEndpoints
 from gateway.fleet import Fleet
+from gateway.garbage import Garbage
 from gateway.httproute import Way
 from gateway.ledger import Ledger
+from gateway.life import Life
 from gateway.member import Member
 from gateway.meter import Totals
 from gateway.observe import Observers, refusal
+from gateway.options import Options, refuse_pool, refuse_unguarded
 from gateway.origin import Origin, Source
 from gateway.pools import MakeProfile, Pools
 from gateway.ports import Exchange
@@ -62,6 +62,7 @@ from gateway.scrape import Scrapes
 from gateway.sources.kube.options import Options as ClusterOptions
 from gateway.state import State
 from gateway.status import Status
+from gateway.succession import Predecessor
 from gateway.tokenizer import Tokenizers
 from gateway.tracing import Tracing
 from gateway.types import (
@@ -84,24 +85,6 @@ __all__ = ["Options", "Program", "Wanted", "run"]
 _log = logging.getLogger("infer_gateway")
 OK, BAD_CONFIGURATION, BAD_USAGE, CANNOT_BIND = 0, 1, 2, 3
 _DISCOVERY_S: Final = 3.0
-_LAST_WORDS_S: Final = 0.1
-_GARBAGE: Final = (1_000, 10, 2_000)
-"""When the collector looks at what is young, at what has lived through that, and at all: with 5,000 endpoints requests
-wait some 0.4, 2 and 300 ms for it, and what has replaced something old is not counted, but looked at. Of what a plain
-request costs it is less than can be measured, whatever the numbers."""
-
-
-class Options(msgspec.Struct, frozen=True):
-    """What the command line says; None leaves an address to the configuration."""
-
-    config: tuple[Path, ...] = ()
-    backends: tuple[str, ...] = ()
-    listen: Wanted = Wanted()
-    access_log: bool = False
-    log_level: str = "info"
-    log_format: str = "text"
-    cluster: ClusterOptions | None = None
-    pool: str | None = None
 
 
 def run(options: Options) -> int:
@@ -111,7 +94,7 @@ def run(options: Options) -> int:
         backends = from_backends((_pair(backend) for backend in options.backends), os.environ)
     except ConfigError as error:
         return _fail(BAD_USAGE, *error.problems)
-    return trio.run(_serve, options, backends)
+    return trio.run(_serve, options, backends, clock=Awake())
 
 
 async def _serve(options: Options, backends: Sequence[Endpoint]) -> int:
@@ -146,7 +129,7 @@ class Program:
         self.options = options
         self._origin = Origin(options.config, cluster)
         self._configured = self._origin.snapshot
-        self._backends = tuple(backends)
+        self._backends = allowed_backends(backends, self.settings.egress.networks)
         self._ruled_by: Snapshot | None = None
         self._doors = Doors()
         self._put_in_force(self._configured)
@@ -154,36 +137,40 @@ class Program:
         self.totals = Totals()
         self.draining = False
         self._rng = random.Random()
-        self._adapters = _adapters(self._settings)
+        self._adapters = _adapters(self.settings)
         self.tracing = Tracing()
-        self.check(self._settings)
+        self.check(self.settings)
         if options.pool:
-            _refuse_pool(options.pool, options, self._configured)
+            refuse_pool(options.pool, options, self._configured)
 
     @property
-    def _settings(self) -> Settings:
+    def settings(self) -> Settings:
         return self._configured.settings
 
     async def main(self) -> int:
         """Serve until told to stop; the exit code."""
+        predecessor = Predecessor.of(os.environ)
         try:
-            await self._doors.bind(self.options.listen, self._settings.listeners)
+            await self._doors.bind(self.options.listen, self.settings.listeners)
+            self.check(self.settings)
         except OSError as error:
             return _fail(CANNOT_BIND, str(error))
+        except ConfigError as error:  # of sockets that were inherited
+            return _fail(BAD_CONFIGURATION, *error.problems)
         self._build()
         if self.cluster is not None:
             self.cluster.listens(self._doors)
         self._apply(self._configured)
         self._warn()
         with self.usage, self.access_log:
-            await self._run()
+            await self._run(predecessor)
         await self.tracing.close()
         return OK
 
-    async def _run(self) -> None:
+    async def _run(self, predecessor: Predecessor | None) -> None:
+        self._life.serves = predecessor is None
         async with trio.open_nursery() as self._background:
-            await self._background.start(self._signals)
-            await self._background.start(admin_server.serve, self._status, self._doors.admin, self._doors.admin_named)
+            await self._background.start(self._life.run)
             self._background.start_soon(self._status.watch)
             self._background.start_soon(self.discovery.run)
             self._background.start_soon(self._scrapes.run)
@@ -192,17 +179,21 @@ class Program:
             self._background.start_soon(self._authenticator.run)
             self._background.start_soon(self.state.run)
             self._background.start_soon(self._origin.run, self, self.totals.restarts)
+            self._background.start_soon(self._garbage.watch)
+            if predecessor is not None:
+                await self._settled()
+                await predecessor.succeed(self.ready)
+                self._life.serves = True
+            await self._background.start(admin_server.serve, self._status, self._doors.admin, self._doors.admin_named)
             await self._background.start(self._listen)
-            with trio.move_on_after(_DISCOVERY_S):
-                await self._origin.wait_synced()
-                await self.discovery.wait_settled()
+            await self._settled()
             if not self.draining:
                 self._announce()
 
     # -- building -----------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        settings = self._settings
+        settings = self.settings
         adapters = self._adapters
         self.transport = HTTPTransport(TransportSettings(connect_timeout=settings.timeouts.connect))
         self.usage = UsageLog(settings.usage.file)
@@ -244,10 +235,13 @@ class Program:
         self.known, self.identify = self._authenticator.known, self._authenticator.identify
         self._doors.build(self, settings, self.options.pool)
         self._status = Status(self)
+        self._life = Life(self, self._doors, self._end)
+        self._garbage = Garbage()
 
     def _warn(self) -> None:
         snapshot = self._configured
-        for warning in (*snapshot.warnings, *self.tracing.warnings):
+        loops = told("--backend", self._backends, self._doors.addresses)
+        for warning in (*snapshot.warnings, *self.tracing.warnings, *loops):
             _log.warning("%s", warning)
         for path in snapshot.inert:
             _log.warning("%s has no effect in this version", path)
@@ -353,7 +347,7 @@ class Program:
 
     def _rules(self, configured: Snapshot) -> None:
         """All but pools and routes, as far as it is not the same objects as before."""
-        self.totals.in_force(trio.current_time())
+        self.totals.in_force(time.time())
         gateway, former = self.gateway, self._ruled_by or configured
         anew = self._ruled_by is None or configured.settings is not former.settings
         self._configured = self._ruled_by = configured
@@ -370,9 +364,11 @@ class Program:
             self._authenticator.apply(configured.settings.auth, claims)
 
     def _settle(self, settings: Settings) -> None:
+        egress.guard(settings.egress.networks)
         self.totals.tiers = gauges.tiers(settings)
         self.gateway.keep_alive_s = settings.streaming.keep_alive
         self.gateway.budget.ratio = settings.retry.budget
+        self.gateway.hedging = settings.hedging
         wanted = settings.scheduler.debug_header
         self.gateway.debug_header = is_loopback(self._doors.addresses["http"][0]) if wanted is None else wanted
         self._scrapes.interval, self._scrapes.timeout = settings.scraping.interval, settings.scraping.timeout
@@ -394,7 +390,7 @@ class Program:
         self.transport.forget(member.endpoint)
 
     def check(self, settings: Settings) -> None:
-        _refuse_unguarded(settings, self.options.listen)
+        refuse_unguarded(settings, self.options.listen, self._doors.hosts)
         self.tracing.check(settings.tracing)
 
     async def followed(self, snapshot: Snapshot) -> None:
@@ -405,7 +401,7 @@ class Program:
                 _log.warning("%s", warning)
 
     def reloaded(self, snapshot: Snapshot) -> None:
-        if snapshot.settings.trusted_fields != self._settings.trusted_fields:
+        if snapshot.settings.trusted_fields != self.settings.trusted_fields:
             self.pools.adapters = _adapters(snapshot.settings)
         self._doors.renew(snapshot.settings.listeners)
         self._claims = snapshot.claims()
@@ -417,50 +413,37 @@ class Program:
         self._status.reload_problems = ()
         _log.info("configuration reloaded: %d routes, %d pools", len(snapshot.routes.routes), len(snapshot.pools))
         self._warn()
+        self._life.reloaded()
+
+    def reload(self) -> bool:
+        return self._origin.reload()
 
     def not_reloaded(self, error: ConfigError) -> None:
         self.totals.reloaded(False)
         self._status.reload_problems = tuple(error.problems)
         for problem in error.problems:
             _log.error("configuration not reloaded, the old one stays in force: %s", problem)
+        self._life.reloaded()
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def _listen(self, *, task_status: trio.TaskStatus[None]) -> None:
         await self._doors.run(task_status=task_status)
-        await self._status.live.end()
-        self._background.cancel_scope.cancel()  # drained
+        await self._end()  # drained
 
     def _announce(self) -> None:
         """Tell that it runs; and the garbage collector learns what will never be garbage."""
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GARBAGE)
+        self._garbage.settle()
         stdio.announce(self._doors.announcement())
+        self._life.begun()
 
-    async def _signals(self, *, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-            task_status.started()
-            async for number in received:
-                if number == signal.SIGHUP:
-                    self._origin.reload()
-                elif self.draining:
-                    self._background.start_soon(self._stop)
-                else:
-                    self.draining = True
-                    self._background.start_soon(self._drain)
+    async def _settled(self) -> None:
+        """What is configured has been heard of, as far as it answers soon."""
+        with trio.move_on_after(_DISCOVERY_S):
+            await self._origin.wait_synced()
+            await self.discovery.wait_settled()
 
-    async def _drain(self) -> None:
-        _log.info("draining: %d requests under way, %g s at most", self._doors.busy, self._settings.drain_timeout)
-        self._doors.drain()
-        await trio.sleep(self._settings.drain_timeout)
-        _log.warning("drain timeout: %d requests are cut", self._doors.busy)
-        await self._stop()
-
-    async def _stop(self) -> None:
-        """Now; but clients in mid-stream are told that it breaks off."""
-        self.gateway.give_up()
-        await trio.sleep(_LAST_WORDS_S)
+    async def _end(self) -> None:
         await self._status.live.end()
         self._background.cancel_scope.cancel()
 
@@ -478,20 +461,3 @@ def _pair(backend: str) -> tuple[str, str]:
     if not equals or "/" in engine:
         raise ConfigError([f"--backend {backend}: expected ENGINE=URL, such as vllm=http://host:8000"])
     return engine, url
-
-
-def _refuse_pool(name: str, options: Options, snapshot: Snapshot) -> None:
-    """Raises ConfigError where nobody would pick from it. In a cluster it may be yet to come."""
-    if "ext_proc" not in options.listen.of(snapshot.settings.listeners):
-        raise ConfigError(["--pool: of use with --ext-proc, or listeners.extProc, only"])
-    full = name if "/" in name else f"default/{name}"
-    known = [pool.name for pool in snapshot.pools]
-    if options.cluster is None and full not in known:
-        raise ConfigError([f'--pool: no pool "{full}"{suggestion(full, known)}'])
-
-
-def _refuse_unguarded(settings: Settings, wanted: Wanted) -> None:
-    """Raises ConfigError."""
-    hosts = (host for name, (host, _) in wanted.of(settings.listeners).items() if name != "admin")
-    if problem := exposed(settings, hosts):
-        raise ConfigError([problem])

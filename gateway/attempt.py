@@ -6,6 +6,7 @@ Invariant: what an attempt holds it gives back on leaving its block, whatever th
 from __future__ import annotations
 
 import logging
+import math
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -14,9 +15,10 @@ import trio
 
 from gateway.errors import GatewayError, InvalidRequest, NotFound, Unsupported, UpstreamError, UpstreamTimeout
 from gateway.member import Member
-from gateway.pool import Pool
+from gateway.pool import Placement, Pool
+from gateway.ports import Decoder, Sending
 from gateway.schedule.ask import Ask
-from gateway.types import Endpoint, InferenceRequest, UpstreamRequest
+from gateway.types import Endpoint, InferenceRequest, UpstreamRequest, Usage
 from gateway.wire import splice
 
 if TYPE_CHECKING:
@@ -28,16 +30,30 @@ FULL: Final = (429, 503, 529)
 """Statuses of who has no room."""
 NOT_OFFERED: Final = 501
 """What the caller asked for is not there; the engine is well."""
+NOTHING: Final[tuple[Usage | None, int]] = (None, 0)
+"""Of an answer that did not come: usage and tokens."""
+_MUTE_S: Final = 10.0
+_HELD_MAX: Final = 4 << 20
 
 
 class Attempt:
     """One endpoint tried. A failure that may be tried elsewhere ends here and is kept in ``failure``; others pass.
-    ``before``: the failure of the endpoint tried before.
+    ``before``: the failure of the endpoint tried before. ``hedge``: another one is under way meanwhile.
+
+    ``expires``: when its phase has lasted too long, ``heard``: when its engine last said something. ``held``: what
+    precedes its first token. ``dropped``: members that its engine was not given. ``came``: of its answer, usage and
+    tokens, once it is over.
     """
 
-    __slots__ = ("ask", "before", "call", "delay", "failure", "member", "model", "policy", "pool", "step")
+    __slots__ = (
+        "_collected", "_held_since", "ask", "before", "call", "came", "decoder", "delay", "dropped", "expires",
+        "failure", "heard", "hedge", "held", "member", "model", "placement", "policy", "pool", "sending", "step",
+        "stranded", "timed_out",
+    )  # fmt: skip
 
-    def __init__(self, call: Call, pool: Pool, member: Member, ask: Ask, before: GatewayError | None) -> None:
+    def __init__(
+        self, call: Call, pool: Pool, member: Member, ask: Ask, before: GatewayError | None, *, hedge: bool = False
+    ) -> None:
         self.call = call
         self.pool = pool
         self.member = member
@@ -47,6 +63,18 @@ class Attempt:
         self.before = before
         self.failure: GatewayError | None = None
         self.step: Step | None = None
+        self.hedge = hedge
+        self.placement: Placement | None = None
+        self.decoder: Decoder | None = None
+        self.sending: Sending | None = None
+        self.expires = math.inf
+        self.heard = call.started
+        self.held = b""
+        self._held_since = 0.0
+        self._collected = 0
+        self.came = NOTHING
+        self.dropped: tuple[str, ...] = ()
+        self.timed_out = self.stranded = False
         self.delay = pool.policy.retry_interval if call.tried else 0.0
         call.hasten(pool.policy)
 
@@ -68,7 +96,7 @@ class Attempt:
                 request = self._without(request, error)
                 dropped = (*dropped, *error.droppable)
             else:
-                call.dropped = dropped
+                self.dropped = dropped
                 return encoded
 
     def named(self, raw: UpstreamRequest) -> UpstreamRequest:
@@ -90,14 +118,13 @@ class Attempt:
 
     def __enter__(self) -> Endpoint:
         member, call = self.member, self.call
-        call.placement = self.pool.place(self.ask, member, call.gateway.turn.now)
-        if call.admission is not None:
-            call.admission.counted(member)
+        self.placement = self.pool.place(self.ask, member, call.gateway.turn.now)
         call.tried += 1
-        call.decoder = None
-        call.member = member
-        call.pool = member.pool
-        call.endpoint = member.id
+        if self.hedge:
+            call.legs = (*call.legs, self)
+        else:
+            call.led_by(self)
+            call.legs = (self,)
         if call.explanation is not None:
             call.explanation.tried.append(member.id)
         self.step = call.step("attempt")
@@ -107,18 +134,19 @@ class Attempt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         member, call = self.member, self.call
-        placement, decoder, call.placement = call.placement, call.decoder, None
+        placement, now = self.placement, call.gateway.turn.now
         assert placement is not None
-        if decoder is None:
-            placement.left(call.gateway.turn.now, None)
-        else:
-            placement.left(call.gateway.turn.now, decoder.usage, decoder.tokens)
+        if self._collected:
+            call.gateway.burden.buffered.held -= self._collected
+        call.legs = () if len(call.legs) == 1 else tuple(leg for leg in call.legs if leg is not self)
+        usage, tokens = self.came = counted(self.decoder)
+        placement.left(now, usage, tokens)
         outcome = "ok" if error is None else error.reason if isinstance(error, GatewayError) else "cancelled"
         call.gateway.observer.attempted(member.pool, member.id, outcome)
         if self.step is not None:
             self._trace(self.step, outcome)
         if error is None:
-            member.succeeded(call.gateway.turn.now, placement.probe)
+            member.succeeded(now, placement.probe)
             return False
         if outcome != "cancelled":
             call.failures = (*call.failures, (member.id, outcome))
@@ -127,16 +155,97 @@ class Attempt:
                 self.failure = self.before  # it was well asked of the one before, and this one cannot stand in
             return self.failure is not None
         self._judge(error, placement.probe)
-        if error.retryable and not self.call.committed:
+        if error.retryable and call.speaker is not self:
             self.failure = unlink(error)
-            self.call.drop_preamble()
+            self.held = b""
             return True
         return False
+
+    # -- while it runs ------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> bool:
+        """End a phase that took too long, by closing the engine's connection; whether that was done."""
+        placement, heeded = self.placement, self.call.speaker is self
+        assert placement is not None
+        placement.due(now)
+        self.stranded = not heeded and placement.stranded(now)
+        mute = heeded and self.member.up is False and now > self.heard + _MUTE_S  # vLLM stops with connections open
+        if self.sending is None or not (now > self.expires or mute or self.stranded):
+            return False
+        self.timed_out = not self.stranded
+        self.sending.abort()
+        return True
+
+    def hold(self, out: bytes, size: int) -> None:
+        """Keep what precedes the first token, so that an engine that fails there can be replaced unseen. ``size``: how
+        much more of the answer is kept for it, if only to be looked at when all is there, in bytes. Raises
+        UpstreamError where that has no end, Overloaded where the process holds all it may.
+        """
+        burden = self.call.gateway.burden
+        self._collected += size
+        burden.buffered.held += size
+        if burden.buffered.spent:
+            raise burden.no_room()
+        if out and not self.held:
+            self._held_since = self.call.gateway.turn.now
+        self.held += out
+        if len(self.held) > _HELD_MAX:
+            raise UpstreamError("the engine goes on and on without a token", retryable=True)
+
+    def held_for(self, now: float) -> float:
+        """Seconds since there is something held."""
+        return now - self._held_since
+
+    def with_preamble(self, out: bytes) -> bytes:
+        """What was held, and ``out``."""
+        held, self.held = self.held, b""
+        return held + out if held else out
+
+    # -- as hedges see it ---------------------------------------------------------------------------------------------
+
+    @property
+    def kind(self) -> tuple[str, bool]:
+        """Of requests that take alike."""
+        return self.call.request.operation, self.call.request.stream
+
+    @property
+    def output(self) -> float:
+        """Tokens that are made before anything of the answer is seen, as expected."""
+        call = self.call
+        return 0.0 if call.request.stream else call.gateway.estimator.output(call.request)
+
+    @property
+    def expected(self) -> float:
+        """Seconds that were expected from dispatch to the first token, or to the whole of an answer that comes so."""
+        assert self.placement is not None
+        return self.placement.expected + self.output * self.member.speed.decode
+
+    def learned(self, now: float) -> None:
+        """The first token came, after so long. That of a hedge says nothing: the late ones among them are not seen."""
+        if not self.hedge and self.placement is not None:
+            self.pool.hedges.observe(self.kind, self.expected, now - self.placement.at, now)
+
+    def outrun(self, now: float) -> None:
+        """Another leg answers: this one would have taken longer than it has had."""
+        self.learned(now)
+        if self.placement is not None:
+            self.placement.outrun(now)
+
+    def made(self, now: float) -> float:
+        """Tokens its engine has made so far; of an answer that comes whole, as many as there was time for."""
+        placement, decode = self.placement, self.member.speed.decode
+        if tokens := counted(self.decoder)[1]:
+            return float(tokens)
+        if placement is None or not self.output:
+            return 0.0
+        return min(self.output, max(0.0, now - placement.at - placement.expected) / decode) if decode else self.output
+
+    # -- when it is over ----------------------------------------------------------------------------------------------
 
     def _trace(self, step: Step, outcome: str) -> None:
         member, call = self.member, self.call
         step.ended = trio.current_time()
-        if call.request.stream and call.first_token >= step.started:  # nan: it never came
+        if call.request.stream and call.speaker is self and call.first_token >= step.started:  # nan: it never came
             step.events = (("first token", call.first_token),)
         step.attributes |= {
             "infer_gateway.pool": member.pool,
@@ -146,6 +255,8 @@ class Attempt:
             "server.port": member.endpoint.port,
             "gen_ai.request.model": self.model,
         }
+        if self.hedge:
+            step.attributes["infer_gateway.hedge"] = True
         if outcome != "ok":
             step.attributes["error.type"] = outcome
 
@@ -163,6 +274,19 @@ class Attempt:
                 _log.warning("%s of %s is set aside for %g s: %s", self.member.id, self.member.pool, rest, cause)
         else:
             self.member.succeeded(now, probe)
+
+
+def counted(decoder: Decoder | None) -> tuple[Usage | None, int]:
+    """Of an answer, its usage and the tokens that came. A bug in somebody's adapter must not keep what its request
+    holds: then nothing is known.
+    """
+    if decoder is None:
+        return NOTHING
+    try:
+        return decoder.usage, decoder.tokens
+    except Exception:  # noqa: BLE001
+        _log.exception("an adapter does not say what came of an answer")
+        return NOTHING
 
 
 _Error = TypeVar("_Error", bound=BaseException)

@@ -20,6 +20,7 @@ import trio
 
 from gateway import proxies
 from gateway.auth import Keys, identity_by_proxy, identity_of, presented
+from gateway.awake import elapsed
 from gateway.config.access import Auth, Issuer, OAuth
 from gateway.errors import Overloaded, Unauthorized, Unverified
 from gateway.sources.introspection import Introspection
@@ -39,7 +40,7 @@ _RENEWING: Final = frozenset({"refresh", "refresh_token", "offline"})
 
 
 class _Verdict(msgspec.Struct, frozen=True):
-    """``until`` is in seconds since the epoch, as tokens have it; ``fresh`` is on Trio's clock. None: refused."""
+    """``until`` is in seconds since the epoch, as tokens have it; ``fresh`` by `awake.elapsed`. None: refused."""
 
     identity: Identity | None
     until: float = math.inf
@@ -135,11 +136,13 @@ class Authenticator:
         *,
         restarts: MutableMapping[str, int] | None = None,
         wall: Callable[[], float] = time.time,
+        now: Callable[[], float] = elapsed,
         key_set: Callable[[Issuer, Callable[[], None]], KeySet] = KeySet.of,
         introspection: Callable[[OAuth], Introspection] = Introspection,
     ) -> None:
         self.refusals: MutableMapping[str, int] = {} if refusals is None else refusals
         self._wall = wall
+        self._now = now
         self._key_set = key_set
         self._introspected_by = introspection
         self._verdicts = _Verdicts()
@@ -214,7 +217,7 @@ class Authenticator:
             return identity
         if not may_be_token or not (self._issuers or self._introspection):
             raise Refused("key")
-        verdict = self._verdicts.find(digest, self._wall(), trio.current_time())
+        verdict = self._verdicts.find(digest, self._wall(), self._now())
         if verdict is None:
             return None
         if verdict.identity is None:
@@ -248,7 +251,7 @@ class Authenticator:
         except UnknownKey as refused:  # the next set may have the key
             raise self._unauthorized(refused, peer) from None
         except Refused as refused:
-            verdict = _Verdict(None, fresh=trio.current_time() + _REFUSED_S, reason=refused.reason)
+            verdict = _Verdict(None, fresh=self._now() + _REFUSED_S, reason=refused.reason)
         if verdicts is not self._verdicts:  # reached by a configuration that is no longer in force
             return await self.identify(headers, peer, subject)
         verdicts.keep(digest, verdict)
@@ -310,7 +313,7 @@ class Authenticator:
         """One question a token, however many wait for its answer; whoever waits takes over if the asker leaves."""
         while (under_way := self._under_way.get(digest)) is not None:
             await under_way.wait()
-            verdict = self._verdicts.find(digest, self._wall(), trio.current_time())
+            verdict = self._verdicts.find(digest, self._wall(), self._now())
             if verdict is not None:
                 return verdict
         self._under_way[digest] = answered = trio.Event()
@@ -337,7 +340,7 @@ class Authenticator:
 
     def _judged(self, answer: dict[str, object] | None, asked: Introspection) -> _Verdict:
         oauth, wall = asked.oauth, self._wall()
-        fresh = trio.current_time() + oauth.cache_time
+        fresh = self._now() + oauth.cache_time
         if answer is None:
             return _Verdict(None, fresh=fresh, reason="inactive")
         if any(str(answer.get(name)).lower() in _RENEWING for name in ("token_use", "token_type", "typ")):

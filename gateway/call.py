@@ -6,6 +6,7 @@ most one engine's answer.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
@@ -17,28 +18,29 @@ import msgspec
 import trio
 
 from gateway.admission import Admission
-from gateway.attempt import FULL, Attempt
+from gateway.attempt import FULL, Attempt, counted
 from gateway.auth import allowed
 from gateway.config.snapshot import Policy
-from gateway.errors import Forbidden, GatewayError, NoEndpoints, Overloaded, UpstreamTimeout
+from gateway.errors import Forbidden, GatewayError, NoEndpoints, Overloaded
 from gateway.gate import SHED, Gate
 from gateway.member import Member
-from gateway.meter import CLIENT_GONE, Histogram, Record
-from gateway.pool import Placement, Pool
-from gateway.ports import Decoder, Exchange, Sending
+from gateway.meter import Histogram, Record
+from gateway.pool import Pool
+from gateway.ports import Exchange
+from gateway.record import gone, record_of
 from gateway.schedule.ask import Ask
 from gateway.schedule.explain import Explanation
 from gateway.types import Endpoint, Headers, InferenceRequest, Usage
 
 if TYPE_CHECKING:
     from gateway.core import Gateway, Target
+    from gateway.hedge import Race
+    from gateway.hedges import Terms
     from gateway.trace import Step
 
-_GONE: Final = (trio.Cancelled, trio.BrokenResourceError, trio.ClosedResourceError)
 _ROLE_HOLD_S: Final = 0.5
 _COMMENT_HOLD_S: Final = 10.0
-_MUTE_S: Final = 10.0
-_NOTHING: Final = Usage()
+_log: Final = logging.getLogger("infer_gateway.core")
 _DEBUG: Final = (b"x-debug-schedule", b"1")
 """A request with this header has its placement explained, in a header of the answer."""
 DROPPED: Final = b"x-infer-gateway-dropped"
@@ -47,15 +49,19 @@ DROPPED: Final = b"x-infer-gateway-dropped"
 
 class Call:
     """One client request from arrival to settlement: `with` opens it, leaving settles it. ``blind``: it was
-    answered where nobody saw the answer. ``told``: the status of the answer that its client sees, once it is
-    ``committed``.
+    answered where nobody saw the answer. ``told``: the status of the answer that its client sees.
+
+    ``legs``: the attempts under way, one unless it is hedged. ``attempt``: the last one that was tried in its turn, or
+    that is alone by now. ``speaker``: the one whose answer the client sees the start of, for good. ``race``: while it
+    is open which of two that will be, or a second one may still come. ``hedging``: by which terms, if at all.
+    ``hedged``: what became of the second one (`gateway.hedge`), ``beside``: the endpoint whose answer was not taken.
     """
 
     __slots__ = (
-        "__weakref__", "_ask", "_done", "_held", "_held_since", "_owns_id", "_ranking", "_target", "admission",
-        "blind", "committed", "deadline", "decoder", "dropped", "endpoint", "exchange", "expires", "explanation",
-        "failures", "first_token", "gaps", "gateway", "heard", "last_sent", "member", "placement", "pool", "reason",
-        "request", "sending", "started", "status", "stranded", "target", "timed_out", "told", "trace", "tried", "why",
+        "__weakref__", "_ask", "_done", "_owns_id", "_ranking", "admission", "attempt", "beside", "blind", "deadline",
+        "exchange", "explanation", "failures", "first_token", "gaps", "gateway", "hedged", "hedging", "last_sent",
+        "legs", "pool", "race", "reason", "request", "route", "seen", "speaker", "started", "status", "target", "told",
+        "trace", "tried", "why",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, exchange: Exchange) -> None:
@@ -64,30 +70,27 @@ class Call:
         self.request = exchange.request
         self.started = self.last_sent = gateway.turn.now
         self.deadline = self.request.deadline
-        self.expires = math.inf
-        self.heard = self.started
-        self.member: Member | None = None
-        self.placement: Placement | None = None
+        self.attempt: Attempt | None = None
+        self.speaker: Attempt | None = None
+        self.legs: tuple[Attempt, ...] = ()
+        self.seen: set[Endpoint] = set()
+        self.race: Race | None = None
+        self.hedging: Terms | None = None
+        self.hedged = self.beside = ""
         self.explanation: Explanation | None = None
-        self.timed_out = self.stranded = False
-        self.sending: Sending | None = None
         self.first_token = math.nan
-        self.decoder: Decoder | None = None
         self.status = self.told = 200
         self.reason = self.why = ""
-        self.pool = self.target = self.endpoint = ""
+        self.pool = self.target = ""
         self.tried = 0
         self.failures: tuple[tuple[str, str], ...] = ()
         self.gaps: Histogram | None = None
         tracer = gateway.tracer
         self.trace = None if tracer is None else tracer.begin(self.request, self.started)
-        self.dropped: tuple[str, ...] = ()
-        self._held = b""
-        self._held_since = 0.0
-        self.committed = self.blind = False
+        self.blind = False
         self._owns_id = False
         self._done = False
-        self._target: Target | None = None
+        self.route: Target | None = None
         self._ask: tuple[Pool, Ask] | None = None
         self._ranking: Iterator[Member] = iter(())
         self.admission: Admission | None = None
@@ -107,19 +110,28 @@ class Call:
         gateway.calls.discard(self)
         if self._owns_id:
             gateway.ids.discard(self.request.id)
-        record = self._record(error)
+        record = record_of(self, error)
         if self.admission is not None:
-            self.admission.leave(record.ended, self._used(record, left=isinstance(error, _GONE)))
-        gateway.observer.finished(record)
-        if gateway.tracer is not None and self.trace is not None and self.trace.sampled:
-            gateway.tracer.end(self.trace, record)
+            self.admission.leave(record.ended, self._used(record, left=gone(error)))
+        if self.hedging is not None and (pool := gateway.pools.get(self.pool)) is not None:
+            tokens = max(record.tokens_in - record.tokens_cached, 0) + record.tokens_out
+            pool.hedges.account.earn(self.hedging.budget * tokens, record.ended)
+        try:
+            gateway.observer.finished(record)
+            if gateway.tracer is not None and self.trace is not None and self.trace.sampled:
+                gateway.tracer.end(self.trace, record)
+        except Exception:  # noqa: BLE001  whoever notes what became of requests must not change what becomes of them
+            _log.exception("what became of request %s is not noted", record.id)
+        self.attempt = self.speaker = None  # they know the call, and no garbage collector is to be needed
+        self.legs = ()
 
     def _used(self, record: Record, *, left: bool) -> Usage | None:
         """What the caller has to answer for: what engines did for it, if only on a prompt whose answer it did not wait
         for; not what they failed at.
         """
-        if self.decoder is not None and self.decoder.usage is not None:
-            return self.decoder.usage
+        usage = None if self.attempt is None else self.attempt.came[0]
+        if usage is not None:
+            return usage
         if self.blind and self.admission is not None:
             return self.admission.expected
         asked = left and self.tried > 0
@@ -134,8 +146,10 @@ class Call:
         gateway, request = self.gateway, self.request
         if request.identity.models and not allowed(request.identity, request.model):
             raise Forbidden(f"you may not use the model `{request.model[:256]}`", param="model")
-        self._target = target = gateway.rewritten(request, target or gateway.route(request))
+        self.route = target = gateway.rewritten(request, target or gateway.route(request))
         gateway.budget.deposit()
+        if target.hedge and gateway.hedging.budget:
+            self.hedging = gateway.hedging
         for part in (target, *target.fallbacks):
             pool = gateway.pools.get(part.pool)
             if pool is not None:
@@ -195,20 +209,31 @@ class Call:
             ask.counted(exact)
         return exact
 
+    def led_by(self, attempt: Attempt) -> None:
+        """It is the one that counts from now on, whatever else is under way."""
+        self.attempt = attempt
+        self.pool = attempt.member.pool
+        if self.admission is not None:
+            self.admission.counted(attempt.member)
+
+    @property
+    def committed(self) -> bool:
+        """Whether the client has seen the start of an answer: no other endpoint may be tried."""
+        return self.speaker is not None
+
     @property
     def lenient(self) -> bool:
         """Whether what an engine would ignore is left out rather than refused."""
-        return self._target is not None and self._target.drop
+        return self.route is not None and self.route.drop
 
     # -- endpoints ----------------------------------------------------------------------------------------------------
 
     def attempts(self) -> Iterator[Attempt]:
         """Endpoints to try, best first, until one attempt succeeds. Ends by raising the error the client should see."""
-        gateway, target = self.gateway, self._target
+        gateway, target = self.gateway, self.route
         assert target is not None
         failure: GatewayError | None = None
-        tried: set[Endpoint] = set()
-        wait = math.inf
+        seen, wait = self.seen, math.inf
         left_out = ""
         for part in self._parts(target):
             pool = gateway.pools.get(part.pool)
@@ -220,7 +245,7 @@ class Call:
             self._ranking = self._ranked(pool, ask)
             for member in self._ranking:
                 if failure is not None:
-                    if member.endpoint in tried:
+                    if member.endpoint in seen:
                         continue
                     if not self._may_retry(pool.policy, failure):
                         raise _with_advice(failure)
@@ -231,7 +256,7 @@ class Call:
                 if attempt.failure is None:
                     return
                 failure = attempt.failure
-                tried.add(member.endpoint)
+                seen.add(member.endpoint)
             left_out = left_out or ask.left_out
             wait = min(wait, pool.retry_after(gateway.turn.now))
         if failure is not None:
@@ -308,113 +333,103 @@ class Call:
 
     # -- towards the client -------------------------------------------------------------------------------------
 
-    def drop_preamble(self) -> None:
-        """The attempt it came from is over."""
-        self._held = b""
-
-    def hold(self, out: bytes) -> None:
-        """Keep what precedes the first token, so that an engine that fails there can be replaced unseen."""
-        if out and not self._held:
-            self._held_since = self.gateway.turn.now
-        self._held += out
-
-    async def send(self, out: bytes, now: float) -> None:
+    async def send(self, attempt: Attempt, out: bytes, now: float) -> None:
         """From the first token on: everything there is, in one write."""
+        if self.speaker is not attempt:
+            await self._begin(attempt, now)
+        elif self.first_token != self.first_token:  # nan: a preamble was all that the client had seen
+            self.answered(attempt, now)
         if self.gaps is not None:
             self.gaps.observe(now - self.last_sent)
         elif self.request.stream:
             self.gaps = self.gateway.observer.gaps(self.pool)
         self.last_sent = now
-        self.answered(now)
-        if not self.committed:
-            await self._commit()
         if self.trace is not None and self.trace.content:
             self.trace.say(out)
-        await self.exchange.send(self._with_preamble(out) if self._held else out)
+        await self.exchange.send(attempt.with_preamble(out) if attempt.held else out)
 
-    async def finish(self, out: bytes) -> None:
-        self.answered(self.gateway.turn.now)
+    async def finish(self, attempt: Attempt, out: bytes) -> None:
+        if self.speaker is not attempt:
+            await self._begin(attempt, self.gateway.turn.now)
+        elif self.first_token != self.first_token:
+            self.answered(attempt, self.gateway.turn.now)
         if self.trace is not None and self.trace.content:
             self.trace.say(out)
-        if not self.committed:
-            await self._commit()
         self._done = True
-        await self.exchange.finish(self._with_preamble(out))
+        await self.exchange.finish(attempt.with_preamble(out) if attempt.held else out)
 
-    def answered(self, now: float) -> None:
+    def answered(self, attempt: Attempt, now: float) -> None:
         """The first token is here, if it was not before."""
         if self.first_token == self.first_token:  # not nan
             return
         self.first_token = now
         if self.explanation is not None:
             self.explanation.ttft = now - self.started
-        if self.placement is not None:
-            self.placement.answered(now)
+        if attempt.placement is not None:
+            attempt.placement.answered(now)
+            if self.hedging is not None:
+                attempt.learned(now)
 
-    async def passing(self, status: int, headers: Headers) -> None:
+    async def passing(self, attempt: Attempt, status: int, headers: Headers) -> None:
         """The start of an answer that nobody reads on its way: no other endpoint may be tried."""
-        self.answered(self.gateway.turn.now)
-        self.committed, self.told = True, status
+        self.answered(attempt, self.gateway.turn.now)
+        self.speaker, self.told = attempt, status
         await self.exchange.start(status, (*headers, *self._fields()))
 
-    async def give_way(self, out: bytes) -> None:
+    async def give_way(self, attempt: Attempt, out: bytes) -> None:
         """Before an error of the engine is raised: what was valid before it, if the client has seen the start."""
-        out = self._with_preamble(out)
-        if self.decoder is not None and self.decoder.progress == 2 and not self.committed:
-            await self._commit()
-        if self.committed and out:
+        out = attempt.with_preamble(out)
+        begun = attempt.decoder is not None and attempt.decoder.progress == 2
+        if out and begun and self.speaker is not attempt:  # without anything to show the error is all of the answer
+            await self._begin(attempt, math.nan)
+        if self.speaker is attempt and out:
             await self.exchange.send(out)
 
-    def _with_preamble(self, out: bytes) -> bytes:
-        held, self._held = self._held, b""
-        return held + out if held else out
-
-    async def _commit(self) -> None:
-        """From here on the client has seen an engine's answer: no other endpoint may be tried."""
-        assert self.decoder is not None
-        self.committed = True
+    async def _begin(self, attempt: Attempt, first_token: float) -> None:
+        """From here on it is this answer that the client sees; never returns if it sees another's already.
+        ``first_token``: when it came; nan: it has not.
+        """
+        if self.speaker is not None:
+            await trio.sleep_forever()  # a loser is cancelled before its winner goes on
+        self.speaker = attempt
+        if self.race is not None:
+            self.race.won(attempt)
+        if first_token == first_token:
+            self.answered(attempt, first_token)
+        assert attempt.decoder is not None
         if not self.exchange.started:  # a keep-alive may have started it
-            await self.exchange.start(200, ((b"content-type", self.decoder.content_type), *self._fields()))
+            await self.exchange.start(200, ((b"content-type", attempt.decoder.content_type), *self._fields()))
 
     def _fields(self) -> Headers:
         """What the client is told beside the answer."""
         headers: Headers = () if self.admission is None else self.admission.headers
-        if self.dropped:
-            headers = (*headers, (DROPPED, ", ".join(self.dropped).encode("ascii", "replace")))
+        if self.attempt is not None and self.attempt.dropped:
+            headers = (*headers, (DROPPED, ", ".join(self.attempt.dropped).encode("ascii", "replace")))
         if self.explanation is not None and self.gateway.debug_header and _DEBUG in self.request.headers:
             headers = (*headers, (b"x-schedule-decision", self.explanation.as_field()))
         return headers
 
-    @property
-    def deserted(self) -> bool:
-        """Whether the engine no longer lets anybody in: it may have stopped with our connection open (vLLM does)."""
-        return self.member is not None and self.member.up is False
-
     def tick(self, now: float, nursery: trio.Nursery) -> None:
-        """End a phase that took too long, by closing the engine's connection; then what a silent stream needs."""
-        if self.placement is not None:
-            self.placement.due(now)
-        if self.admission is not None and self.decoder is not None:
-            self.admission.progress(self.decoder.tokens, now)
-        self.stranded = not self.committed and self.placement is not None and self.placement.stranded(now)
-        mute = self.committed and self.deserted and now > self.heard + _MUTE_S
-        if (now > self.expires or mute or self.stranded) and self.sending is not None:
-            self.timed_out = not self.stranded
-            self.sending.abort()
-        elif self.request.stream and not self._done and not (self.admission is not None and self.admission.waiting):
+        """Cut engines that are too slow; then what a silent stream needs."""
+        if self.admission is not None and self.attempt is not None and self.attempt.decoder is not None:
+            self.admission.progress(counted(self.attempt.decoder)[1], now)
+        cut = [leg for leg in self.legs if leg.tick(now)]
+        waiting = self.admission is not None and self.admission.waiting
+        if not cut and not waiting and not self._done and self.request.stream:
             self._show_life(now, nursery)
 
     def _show_life(self, now: float, nursery: trio.Nursery) -> None:
         """Release a preamble held too long; comment on a long silence."""
-        if self._held and not self.committed:
-            patience = _COMMENT_HOLD_S if self._held.startswith(b":") else _ROLE_HOLD_S
-            if now - self._held_since < patience:
+        leg = None if self.committed else self.attempt
+        if leg is not None and leg.held and (self.race is None or leg.held.startswith(b":")):
+            patience = _COMMENT_HOLD_S if leg.held.startswith(b":") else _ROLE_HOLD_S
+            if leg.held_for(now) < patience:
                 return
-            if self._held.startswith(b":"):  # passed on in our own words, which do not stand in failover's way
-                self._held = b""
+            if leg.held.startswith(b":"):  # passed on in our own words, which do not stand in failover's way
+                leg.held = b""
                 self._comment()
             else:
-                nursery.start_soon(self._release)
+                nursery.start_soon(self._release, leg)
         elif now - self.last_sent >= self.gateway.keep_alive_s:
             self.last_sent = now
             self._comment()
@@ -423,74 +438,14 @@ class Call:
         """Should it begin the reply, it tells what is known by now; a failover may have more to tell, and cannot."""
         self.exchange.keep_alive(() if self.exchange.started else self._fields())
 
-    async def _release(self) -> None:
-        if self._done or self.committed or not self._held or self not in self.gateway.calls:
+    async def _release(self, leg: Attempt) -> None:
+        if self._done or self.committed or self.race is not None or not leg.held or leg not in self.legs:
             return
         try:
-            await self._commit()
-            await self.exchange.send(self._with_preamble(b""))
+            await self._begin(leg, math.nan)
+            await self.exchange.send(leg.with_preamble(b""))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the call's own task learns of it
-
-    def _known_model(self) -> str:
-        """The model asked for, if not only the client knows it: a route led here by it, or else the engine has it or a
-        rewrite is for it.
-        """
-        gateway, model = self.gateway, self.request.model
-        pool = gateway.pools.get(self.pool)
-        if pool is None or not pool.bare:
-            return model if self.pool else ""
-        served = self.member is not None and any(card.id == model for card in self.member.cards)
-        return model if served or gateway.directives.names(self.pool, model) else ""
-
-    def _outcome(self, error: BaseException) -> tuple[int, str]:
-        """Status and reason of a call that ends by an exception."""
-        if isinstance(error, _GONE):
-            if self.gateway.turn.now >= self.deadline:  # which the client keeps, too
-                return UpstreamTimeout.status, UpstreamTimeout.reason
-            return CLIENT_GONE, "client_gone"
-        told = error if isinstance(error, GatewayError) else GatewayError
-        return told.status, told.reason
-
-    def _record(self, error: BaseException | None) -> Record:
-        """What is left of the call: numbers for metrics and the access log."""
-        decoder, request, identity = self.decoder, self.request, self.request.identity
-        status, reason = self.told if self.committed else self.status, self.reason
-        if error is not None:
-            status, reason = self._outcome(error)
-        usage = _NOTHING if decoder is None else decoder.usage or Usage(0, decoder.tokens)
-        model = self._known_model()
-        return Record(  # by position, in the order of its members: by name it takes a µs longer
-            model,
-            self.pool,
-            self.endpoint,
-            request.operation,
-            status,
-            reason,
-            request.stream,
-            self.started,
-            self.gateway.turn.now,
-            self.first_token - self.started,
-            usage.prompt,
-            usage.completion,
-            usage.cached,
-            self.tried,
-            identity.user,
-            request.id,
-            identity.tenant,
-            identity.tier,
-            self._target.route if self._target is not None else "",
-            math.nan if self.admission is None else self.admission.queued_s,
-            usage.reasoning,
-            request.protocol,
-            self.why,
-            "" if self.member is None else self.member.endpoint.engine,
-            self.failures,
-            "" if self.trace is None else self.trace.id,
-            self.trace is not None and self.trace.sampled,
-            self.target,
-            "" if model else request.model,
-        )
 
 
 def _with_advice(failure: GatewayError) -> GatewayError:

@@ -10,6 +10,7 @@ Failover happens only before the first byte reaches the client; after that an er
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
@@ -20,10 +21,14 @@ import trio
 from gateway import route as routes
 from gateway.admission import Alarms
 from gateway.attempt import Attempt, unlink
+from gateway.burden import burden
 from gateway.call import Call
+from gateway.config.settings import Hedging
 from gateway.config.snapshot import Policy
 from gateway.directives import Directives
 from gateway.errors import GatewayError, Overloaded, RateLimited, Stopping, UpstreamError, UpstreamTimeout
+from gateway.hedge import race
+from gateway.hedges import Terms
 from gateway.member import Member
 from gateway.meter import Totals
 from gateway.pools import Pools
@@ -37,6 +42,7 @@ from gateway.types import InferenceRequest, UpstreamRequest
 if TYPE_CHECKING:
     from gateway.ledger import Ledger
 
+_log: Final = logging.getLogger("infer_gateway.core")
 _ERROR_BODY_MAX: Final = 1 << 20
 _TICK_S: Final = 0.25
 _SEE_OFF_S: Final = 0.25
@@ -53,6 +59,10 @@ class Target(Protocol):
     def route(self) -> str: ...
     @property
     def fallbacks(self) -> tuple[Target, ...]: ...
+    @property
+    def hedge(self) -> bool:
+        """Whether a second endpoint is asked where the first keeps silent for unusually long."""
+
     @property
     def drop(self) -> bool:
         """Whether members that an engine would ignore are left out rather than refused."""
@@ -97,6 +107,7 @@ class Gateway:
         self.tracer: Tracer | None = None
         self.keep_alive_s = keep_alive_s
         self.budget = RetryBudget()
+        self.hedging: Terms = Hedging()
         self.directives = Directives()
         self.ledger: Ledger | None = None
         self.store: Store = Local()
@@ -108,6 +119,7 @@ class Gateway:
         self.ids: set[str] = set()
         self.stopping = False
         self.turn = turn()
+        self.burden = burden()
 
     def rewritten(self, request: InferenceRequest, target: Target) -> Target:
         """``target``, asked for the models that rewrites of its pools put in place of the client's."""
@@ -117,7 +129,7 @@ class Gateway:
         for part in (target, *target.fallbacks):
             found = self.directives.rewritten(part.pool, model, self.pools.rng.random())
             name = part.model if found is None else found.model
-            parts.append(routes.Target(part.pool, name, (), part.route, drop=part.drop))
+            parts.append(routes.Target(part.pool, name, (), part.route, drop=part.drop, hedge=part.hedge))
             if found is not None and len(parts) == 1:
                 self.observer.rewrote(found.by, model if found.exact else "", found.model)
         return msgspec.structs.replace(parts[0], fallbacks=tuple(parts[1:]))
@@ -134,8 +146,11 @@ class Gateway:
                 for attempt in call.attempts():
                     if attempt.delay:  # not part of what the endpoint is learned to take
                         await trio.sleep(attempt.delay)
-                    with attempt:
-                        await self._try(call, attempt, raw)
+                    if call.hedging is None or raw is not None:
+                        with attempt:
+                            await self._try(call, attempt, raw)
+                    else:
+                        await race(call, attempt, self._try)
             except GatewayError as error:
                 self.failed(call, error)
                 await exchange.fail(error)
@@ -158,8 +173,9 @@ class Gateway:
             if pool.gate is not None:
                 pool.gate.close(Stopping)
         for call in list(self.calls):
-            if call.sending is not None:
-                call.sending.abort()
+            for leg in call.legs:
+                if leg.sending is not None:
+                    leg.sending.abort()
 
     async def run(self) -> None:
         """The watch over all calls, four times a second until cancelled: cuts engines that are too slow, lets silent
@@ -171,15 +187,18 @@ class Gateway:
                 await trio.sleep(_TICK_S)
                 now = self.turn.now
                 for call in list(self.calls):
-                    call.tick(now, nursery)
+                    try:
+                        call.tick(now, nursery)
+                    except Exception:  # noqa: BLE001  a bug that one request meets ends nobody else's
+                        _log.exception("the watch over request %s failed", call.request.id)
                 await self.pools.patrol(now)
 
-    async def _try(self, call: Call, attempt: Attempt, raw: UpstreamRequest | None) -> None:
+    async def _try(self, call: Call, attempt: Attempt, raw: UpstreamRequest | None = None) -> None:
         """One endpoint, one request to it, one answer to the client. Raises GatewayError if that failed."""
         member = attempt.member
         request = attempt.encoded() if raw is None else attempt.named(raw)
-        call.expires = min(self.turn.now + attempt.policy.first_token, call.deadline)
-        call.sending = sending = self.transport.send(member.endpoint, request)
+        attempt.expires = min(self.turn.now + attempt.policy.first_token, call.deadline)
+        attempt.sending = sending = self.transport.send(member.endpoint, request)
         try:
             async with sending as upstream:
                 if attempt.step is not None:
@@ -196,53 +215,53 @@ class Gateway:
         except UpstreamError:
             if self.stopping:
                 raise Stopping from None
-            if call.stranded:  # as if refused: it has cost nothing, and what the endpoint is worth is known
+            if attempt.stranded:  # as if refused: it has cost nothing, and what the endpoint is worth is known
                 raise UpstreamError(f"{member.id} gives no sign of life", status=503, retryable=True) from None
-            if call.timed_out:
+            if attempt.timed_out:
                 raise _timeout(call, attempt.policy) from None
             raise
         finally:
-            call.expires, call.sending, call.stranded = math.inf, None, False
+            attempt.expires, attempt.sending, attempt.stranded = math.inf, None, False
 
     async def _relay(self, call: Call, attempt: Attempt, upstream: UpstreamResponse) -> None:
         """Upstream's reads become the client's writes, one for one, from the first token on."""
         patience, patient_until = attempt.policy.between_tokens, math.inf
-        decoder = call.decoder = attempt.member.adapter.decoder(call.request, upstream.status, upstream.headers)
+        decoder = attempt.decoder = attempt.member.adapter.decoder(call.request, upstream.status, upstream.headers)
         while True:
             data = await upstream.receive()
-            call.heard, complete = self.turn.now, upstream.complete
-            attempt.member.health.heard = call.heard
+            attempt.heard, complete = self.turn.now, upstream.complete
+            attempt.member.health.heard = attempt.heard
             out = decoder.feed(data) if data else b""
             if complete:
                 out += decoder.finish()
             if decoder.error is not None:
-                await call.give_way(out)
+                await call.give_way(attempt, out)
                 raise decoder.error
             if complete or decoder.ended:
-                call.expires = call.deadline
-                await call.finish(out)
-                if not upstream.complete:
+                attempt.expires = call.deadline
+                await call.finish(attempt, out)
+                if not complete:
                     await _see_off(upstream)
                 return
             if decoder.progress < 2:
-                call.hold(out)
+                attempt.hold(out, len(data))
             elif out:
-                call.expires = call.deadline  # a client that reads slowly is not the engine's fault
-                await call.send(out, self.turn.now)
+                attempt.expires = call.deadline  # a client that reads slowly is not the engine's fault
+                await call.send(attempt, out, self.turn.now)
                 if not out.startswith(b":"):  # nor do its comments make an engine alive
                     patient_until = self.turn.now + patience
-                call.expires = min(patient_until, call.deadline)
+                attempt.expires = min(patient_until, call.deadline)
 
     async def _pass(self, call: Call, attempt: Attempt, upstream: UpstreamResponse, *, body: bool) -> None:
         """The answer as it is: whatever it says, its endpoint has answered."""
         member, patience = attempt.member, attempt.policy.between_tokens
-        call.expires = call.deadline
-        await call.passing(upstream.status, upstream.headers)
+        attempt.expires = call.deadline
+        await call.passing(attempt, upstream.status, upstream.headers)
         while body:
-            call.expires = min(self.turn.now + patience, call.deadline)
+            attempt.expires = min(self.turn.now + patience, call.deadline)
             data = await upstream.receive()
-            call.heard = member.health.heard = self.turn.now
-            call.expires = call.deadline  # a client that reads slowly is not the engine's fault
+            attempt.heard = member.health.heard = self.turn.now
+            attempt.expires = call.deadline  # a client that reads slowly is not the engine's fault
             if upstream.complete:
                 await call.exchange.finish(data)
                 return
@@ -264,7 +283,7 @@ async def _refusal(member: Member, upstream: UpstreamResponse) -> UpstreamError:
         body += data
         if not data or upstream.complete:
             break
-    return member.adapter.error(upstream.status, upstream.headers, body)
+    return member.adapter.error(upstream.status, upstream.headers, body[:_ERROR_BODY_MAX])
 
 
 def _timeout(call: Call, policy: Policy) -> UpstreamTimeout:

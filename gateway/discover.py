@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 from gateway.config.resources import PROVIDERS
-from gateway.errors import GatewayError, UpstreamError
+from gateway.errors import Exhausted, GatewayError, UpstreamError
 from gateway.ports import Adapter, Transport
 from gateway.rounds import Rounds
 from gateway.types import ANY, PLAIN, Endpoint, Headers, ModelCard, UpstreamRequest
@@ -132,6 +132,8 @@ class Discovery:
         try:
             with trio.fail_after(_TIMEOUT_S):
                 answer = await self._learn(endpoint, known)
+        except Exhausted:  # ours: nothing was asked
+            return _DOWN_S[-1]
         except (trio.TooSlowError, GatewayError, ValueError, RecursionError) as error:
             failures = self._failures[endpoint] = self._failures.get(endpoint, 0) + 1
             gone = known.up is not True or isinstance(error, UpstreamError) or failures >= _SLOW_ANSWERS

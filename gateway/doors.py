@@ -6,6 +6,7 @@ Invariant: `run` returns once every door has drained; cancelled, it cuts what is
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping
@@ -14,10 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import trio
 
+from gateway.burden import burden
 from gateway.config.settings import OFF, TLS, ExtProcListener, Listeners, Settings
+from gateway.descriptors import bound
 from gateway.entrance import MAIN
 from gateway.gateway_ports import GatewayPorts
-from gateway.listen import Listener, open_listeners
+from gateway.inherit import Inherited, inherited
+from gateway.listen import Listener, close_listeners, open_listeners, resolved
+from gateway.pem import copied
+from gateway.types import bracketed
 from protocols.http.listener import Limits
 from protocols.http.listener import Server as HttpServer
 from protocols.openai.serve import OpenAIApp
@@ -78,6 +84,8 @@ class Server(Protocol):
     """What a door has behind it."""
 
     async def run(self, *, task_status: trio.TaskStatus[Any]) -> None: ...
+    def settle(self) -> None: ...
+    def hand_over(self) -> None: ...
     def drain(self) -> None: ...
     def statistics(self) -> Statistics: ...
 
@@ -103,17 +111,32 @@ class Doors:
         self._gateways: GatewayPorts | None = None
 
     async def bind(self, wanted: Wanted, settings: Listeners) -> None:
-        """Every address, before anything runs. Raises OSError naming the one that cannot be had."""
+        """Every address, before anything runs; sockets that were inherited are taken as they are. Raises OSError naming
+        the one that cannot be had. From then on what clients may have in all is bounded.
+        """
+        bound(settings)
+        given, problems = inherited(os.environ)
         for name, (host, port) in wanted.of(settings).items():
             if name == "admin":
                 self.admin_named = host
-                listeners = [Listener(_bind_admin(host, port), context(name, settings))]
-            else:
-                listeners = await open_listeners(host, port, context(name, settings))
-            self._listeners[name] = listeners
+            listeners = self._listeners[name] = await _open(name, host, port, context(name, settings), given)
             self.addresses[name] = listeners[0].address
+        for problem in (*problems, *(f"the inherited socket {each} is not used" for each in given.close())):
+            _log.warning("%s", problem)
         if "health" in self.addresses:
             _log.info("health of the endpoint picker on %s", text(self.addresses["health"]))
+
+    @property
+    def hosts(self) -> list[str]:
+        """Where those listen that are not the admin plane's."""
+        found = (
+            listener.address[0] for name in self._listeners.keys() - {"admin"} for listener in self._listeners[name]
+        )
+        return list(dict.fromkeys(found))
+
+    def sockets(self) -> list[tuple[str, socket.socket]]:
+        """What a successor listens on. Ports of Gateways it opens itself."""
+        return [(name, listener.socket) for name, listeners in self._listeners.items() for listener in listeners]
 
     @property
     def admin(self) -> Listener:
@@ -122,14 +145,14 @@ class Doors:
     def build(self, core: Core, settings: Settings, pool: str | None = None) -> None:
         """The servers, with ``core`` behind them. ``pool``: the one to pick from, instead of that of the settings."""
         limits = _limits(settings)
-        self._make = lambda port, at: HttpServer(OpenAIApp(core, port), at, limits)
+        self._make = lambda port, at: HttpServer(OpenAIApp(core, port, burden()), at, limits)
         self._servers["http"] = self._make(MAIN, self._listeners["http"])
         wanted, at = settings.listeners, self._listeners
         # what follows is imported where it is wanted: HTTP alone can do without
         if "grpc" in at:
             from gateway.grpc_door import inference_door
 
-            self._servers["grpc"] = inference_door(core, wanted.grpc, at["grpc"])
+            self._servers["grpc"] = inference_door(core, wanted.grpc, at["grpc"], settings.timeouts.client_write)
         if "ext_proc" in at:
             from gateway.picker_door import picker_doors
 
@@ -159,6 +182,17 @@ class Doors:
                 await nursery.start(server.run)
             task_status.started()
 
+    def settle(self) -> None:
+        """Those who ask whether to come are told not to; whoever comes is served."""
+        for server in self._servers.values():
+            server.settle()
+
+    def hand_over(self) -> None:
+        """Nobody new, as a successor takes them from the same sockets; those who are in are told to go there."""
+        close_listeners(self._listeners["admin"])
+        for server in self._servers.values():
+            server.hand_over()
+
     def drain(self) -> None:
         """Nobody new; `run` returns when those who are in are done."""
         for server in self._servers.values():
@@ -174,16 +208,22 @@ class Doors:
         return {name: server.statistics().connections for name, server in self._servers.items()}
 
     def renew(self, settings: Listeners) -> None:
-        """New connections get what the files hold now: certificates are renewed without a restart."""
+        """New connections get what the files hold now: certificates are renewed without a restart, and authorities of
+        clients besides those that there were.
+        """
         for name, listeners in self._listeners.items():
             used, tls = listeners[0].ssl_context, _files(name, settings)
             if used is None or tls is None:
                 continue
+            authorities = _authorities(name, settings)
             try:
-                context(name, settings)  # on trial: half a renewal must not spoil the one in use
-                used.load_cert_chain(tls.cert_file, tls.key_file)
+                with copied(tls.cert_file, tls.key_file, *authorities) as (cert, key, *copies):
+                    trial = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+                    for each in (trial, used):  # half a renewal must not spoil the one in use
+                        _load(each, cert, key, copies)
             except OSError as error:
-                _log.error("%s; the old one stays in use", error)
+                files = " and ".join((tls.cert_file, tls.key_file, *authorities))
+                _log.error("cannot use %s: %s; the old one stays in use", files, error)
 
     def announcement(self) -> str:
         """The one line on stdout that scripts wait for."""
@@ -194,7 +234,7 @@ class Doors:
 
 def text(address: Address) -> str:
     host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{bracketed(host)}:{port}"
 
 
 def context(name: str, settings: Listeners) -> ssl.SSLContext | None:
@@ -209,14 +249,25 @@ def context(name: str, settings: Listeners) -> ssl.SSLContext | None:
         made.load_cert_chain(tls.cert_file, tls.key_file)
     except OSError as error:
         raise OSError(f"cannot use certificate {tls.cert_file} with key {tls.key_file}: {error}") from error
-    authorities = {"http": settings.http.client_ca_file, "grpc": settings.grpc.client_ca_file}.get(name)
-    if authorities:
+    for authorities in _authorities(name, settings):
         try:
             made.load_verify_locations(authorities)
         except OSError as error:
             raise OSError(f"cannot use the authorities in {authorities}: {error}") from error
         made.verify_mode = ssl.CERT_OPTIONAL if name == "http" else ssl.CERT_REQUIRED
     return made
+
+
+def _load(into: ssl.SSLContext, cert: str, key: str, authorities: Iterable[str]) -> None:
+    into.load_cert_chain(cert, key)
+    for each in authorities:
+        into.load_verify_locations(each)
+
+
+def _authorities(name: str, settings: Listeners) -> list[str]:
+    """The file of those that vouch for clients, if there is one."""
+    found = {"http": settings.http.client_ca_file, "grpc": settings.grpc.client_ca_file}.get(name)
+    return [found] if found else []
 
 
 def _own(name: str, settings: Listeners) -> ssl.SSLContext | None:
@@ -244,6 +295,16 @@ def _limits(settings: Settings) -> Limits:
         write_timeout=settings.timeouts.client_write,
         max_connections=http.max_connections,
     )
+
+
+async def _open(name: str, host: str, port: int, tls: ssl.SSLContext | None, given: Inherited) -> list[Listener]:
+    """Raises OSError naming the address."""
+    taken = given.take(name, await resolved(host, port)) if given else []
+    if taken:
+        return [Listener(sock, tls, shared=True) for sock in taken]
+    if name == "admin":
+        return [Listener(_bind_admin(host, port), tls)]
+    return await open_listeners(host, port, tls)
 
 
 def _bind_admin(host: str, port: int) -> socket.socket:

@@ -223,6 +223,12 @@ class Unverified(Overloaded):
     why = "unverified"
 
 
+class Exhausted(Overloaded):
+    """The gateway itself has no descriptor, port or memory left to ask an engine by: no engine is to blame."""
+
+    why = "descriptors"
+
+
 class NoEndpoints(GatewayError):
     """No endpoint of the pool is usable now."""
 

@@ -22,6 +22,9 @@ _CALLERS: Final = 8
 _ASKED: Final = 32
 _LOOKED_AT: Final = 64
 _QUANTUM: Final = 8.0
+_LAST: Final = 16
+_MUCH: Final = 2.0
+_MOSTLY: Final = 0.75
 
 
 class Order:
@@ -318,6 +321,33 @@ class Order:
         turns = (before + 0.5) * turn + _excess(common) / mean
         return higher + before + int(min(count - theirs, (band.tenants.active - (theirs > 0)) * turns))
 
+    def behind(self, flow: Flow, terms: Terms) -> Waiter | None:
+        """Whoever has to stand back for one more of this flow if all of them cannot be served: one of a lower band, or,
+        if most of those who came last had within the window and wait for together more than twice as much as this one,
+        who has most of these. None: nobody has to.
+        """
+        lowest = self._standing[-1] if self._standing else None
+        if lowest is not None and lowest.number < terms.band:
+            return next(reversed(lowest.waiting))
+        number = terms.band
+        band = self._known.bands.get(number)
+        if band is None or not band.waiting:
+            return None
+        turn = band.cost / len(band.waiting)
+        flow.roll(self._known.slot)
+        common = None if flow.tenant is None else flow.tenant.shares.get(number)
+        mine = _amount(flow.shares.get(number), turn) + turn
+        ours = _amount(common, turn) + turn
+        found, most, more = None, 0.0, 0
+        last = list(islice(reversed(band.waiting), _LAST))
+        for waiter in last:
+            own = cast(CallerShare, waiter.place)
+            theirs = _amount(own, turn) / mine if own.common is common else _amount(own.common, turn) / ours
+            more += theirs > _MUCH
+            if theirs > most:
+                found, most = waiter, theirs
+        return found if more >= _MOSTLY * len(last) else None
+
     def waiters(self) -> Iterator[Waiter]:
         """Those who wait, by band and, but for those moved up, in the order in which they came."""
         for band in self._standing:
@@ -326,6 +356,11 @@ class Order:
 
 def _excess(share: Share | None) -> float:
     return 0.0 if share is None else share.excess
+
+
+def _amount(share: Share | None, turn: float) -> float:
+    """What a party had within the window, and what is to come for those of it who wait, divided by its weight."""
+    return 0.0 if share is None else max(share.party.total, 0.0) / share.weight + share.queued * turn
 
 
 def _downwards(band: Band) -> int:

@@ -21,10 +21,13 @@ from gateway.permit import Estimate, Permit, Place, Places, Spent, Ticket, Waiti
 from gateway.ports import Candidate
 from gateway.schedule.ask import Ask
 from gateway.schedule.saturation import Concurrency, Detector, Saturation
+from gateway.turnover import Turnover
 
 _PLAIN: Final = Terms()
 _RATE_OF: Final = 64
-_RATE_FROM: Final = 8
+_RATE_FROM_S: Final = 1.0
+_RESERVED: Final = 0.2
+_LONGER: Final = 2
 _BURST_S: Final = 0.05
 _FAR: Final = 3600.0
 _HELD_S: Final = 2.0
@@ -73,8 +76,10 @@ class Gate:
         self._active: dict[Flow, float] = {}
         self._weight = 0.0
         self._credit, self._credit_at = 1.0, 0.0
+        self.turnover = Turnover()
         self._releases: deque[float] = deque(maxlen=_RATE_OF)
-        self._rate = 0.0
+        self._elastic = False
+        self._blind = -math.inf
         self._soonest = self._slots = math.inf
         self._shut = False
         self._named: dict[str, Place] = {}
@@ -121,8 +126,8 @@ class Gate:
         limit = min(now + self.settings.queue_timeout, deadline)
         self._check(flow, terms, size, limit, now)
         if not order:
-            self._releases.clear()
-            self._rate = 0.0  # how a queue of long ago moved says nothing of this one
+            self._releases.clear()  # how a queue of long ago moved says nothing of this one
+            self._look(now)
         ticket = Ticket(waiting(), ask, estimate, limit, tier)
         ticket.waiter = Waiter(flow, terms, self._cost(estimate), size, now, ticket)
         order.push(ticket.waiter, now)
@@ -138,9 +143,10 @@ class Gate:
 
     def _pass(self, flow: Flow, terms: Terms, estimate: Estimate, now: float) -> Permit:
         self.order.pass_by(flow, terms, self._cost(estimate), now)
-        return self._permit(flow, terms, estimate, 0.0)
+        return self._permit(flow, terms, estimate, now, 0.0)
 
-    def _permit(self, flow: Flow, terms: Terms, estimate: Estimate, waited: float) -> Permit:
+    def _permit(self, flow: Flow, terms: Terms, estimate: Estimate, now: float, waited: float) -> Permit:
+        self.turnover.passed(now, self.inflight)
         if not flow.inflight:
             self._active[flow] = terms.weight
             self._weight += terms.weight
@@ -152,7 +158,7 @@ class Gate:
             self._credit -= 1.0
         if self.spent is not None:
             self.spent(self.pool.name, *flow.key, self._cost(estimate) / terms.weight)
-        return Permit(self, flow, terms, estimate, waited)
+        return Permit(self, flow, terms, estimate, now, waited)
 
     def charge(self, flow: Flow, terms: Terms, amount: float, now: float) -> None:
         """What was let in takes ``amount`` more or less than charged so far."""
@@ -170,15 +176,7 @@ class Gate:
         return self.settings.input_token_weight * estimate.input + self.settings.output_token_weight * estimate.output
 
     def _check(self, flow: Flow, terms: Terms, size: int, limit: float, now: float) -> None:
-        wait = self.wait(flow, terms)
-        if wait > limit - now:
-            self.refused += 1
-            raise Overloaded(
-                f"the queue is long: it would be your turn in about {wait:.0f} s, and {limit - now:.0f} s is the most "
-                "a request waits; try again later",
-                retry_after=min(wait, _FAR),
-                why="queue_long",
-            )
+        wait = self._check_turn(flow, terms, limit, now)
         settings, order = self.settings, self.order
         if size > settings.max_queued_bytes:
             self.refused += 1
@@ -191,13 +189,66 @@ class Gate:
                 later = min(max(wait, 1.0), _FAR)
                 raise Overloaded("the queue is full; try again later", retry_after=later, why="queue_full")
             # room for whoever has fewer there: one caller's flood fills the queue for nobody else
-            order.remove(longest)
             full = "the queue is full, and you have more in it than others; try again later"
-            self._refuse(longest, Overloaded(full, retry_after=self._later(longest), why="queue_full"))
+            self._displace(longest, Overloaded(full, retry_after=self._later(longest, now), why="queue_full"))
 
-    def wait(self, flow: Flow, terms: Terms) -> float:
+    def _check_turn(self, flow: Flow, terms: Terms, limit: float, now: float) -> float:
+        """Who waits shall be served: nobody may wait whose turn might come too late, or who would make that so for
+        others that are there. A part of the queue is only for those who have had, or wait for, much less than these;
+        when that is full, too, one of them has to go. Returns the wait that is most likely, in seconds.
+        """
+        order, turnover, rate = self.order, self.turnover, self.rate(now)
+        if not rate:
+            self._blind = now
+        if not rate or not order:
+            return 0.0
+        ahead = order.ahead(flow, terms)
+        turn = turnover.wait(ahead, rate)
+        if turn > limit - now:
+            raise self._long(turn, limit - now)
+        most = float(self.settings.queue_timeout)
+        last = turnover.wait(len(order), rate) * turnover.margin
+        if last <= most * (1.0 - _RESERVED):
+            return (ahead + 1) / rate
+        victim = self._longer(flow) or order.behind(flow, terms)
+        if victim is None:
+            raise self._long(max(last, most), most)
+        if last > most:
+            long = "the queue is long, and you have had more than others; try again later"
+            self._displace(victim, Overloaded(long, retry_after=self._later(victim, now), why="queue_long"))
+        return (ahead + 1) / rate
+
+    def _long(self, wait: float, most: float) -> Overloaded:
+        self.refused += 1
+        return Overloaded(
+            f"the queue is long: it might be your turn after {wait:.0f} s only, and {most:.0f} s is the most a request "
+            "waits; try again later",
+            retry_after=min(wait, _FAR),
+            why="queue_long",
+        )
+
+    def _longer(self, flow: Flow) -> Waiter | None:
+        """The last one of the flow of which most wait, if that is many times as many as of this one."""
+        longest = self.order.longest()
+        if longest is None or longest.flow.queued <= _LONGER * (flow.queued + 1):
+            return None
+        return longest
+
+    def _displace(self, waiter: Waiter, error: Overloaded) -> None:
+        self.order.remove(waiter)
+        self._refuse(waiter, error)
+
+    def wait(self, flow: Flow, terms: Terms, now: float) -> float:
         """Seconds until one more request of the flow would be released, 0 where that is not known."""
-        return (self.order.ahead(flow, terms) + 1) / self._rate if self._rate and self.order else 0.0
+        rate = self.rate(now)
+        return (self.order.ahead(flow, terms) + 1) / rate if rate and self.order else 0.0
+
+    def rate(self, now: float) -> float:
+        """How many are let in in a second while others wait; 0 where that is not known."""
+        rate, releases = self.turnover.rate(self.inflight), self._releases
+        if self._elastic and releases and now - releases[0] > _RATE_FROM_S:
+            rate = max(rate, (len(releases) - 1) / (now - releases[0]))
+        return min(rate, self.settings.queue_qps or math.inf)
 
     # -- going on -------------------------------------------------------------------------------------------------
 
@@ -227,17 +278,11 @@ class Gate:
         return waiter is not None
 
     def _release(self, waiter: Waiter, now: float) -> None:
-        self._count(now)
+        self._releases.append(now)
+        self.turnover.timely(len(self.order))
         ticket = self._ended(waiter)
         ticket.ask.now = now
-        ticket.waiting.granted(self._permit(waiter.flow, waiter.terms, ticket.estimate, now - waiter.since))
-
-    def _count(self, now: float) -> None:
-        """How many are released in a second while some wait: what the wait of those who come is reckoned by."""
-        releases = self._releases
-        releases.append(now)
-        if len(releases) >= _RATE_FROM and now > releases[0]:
-            self._rate = (len(releases) - 1) / (now - releases[0])
+        ticket.waiting.granted(self._permit(waiter.flow, waiter.terms, ticket.estimate, now, now - waiter.since))
 
     def withdraw(self, ticket: Ticket) -> None:
         """Whoever waited does not any more."""
@@ -249,6 +294,8 @@ class Gate:
         """A permit has come back."""
         flow = permit.flow
         self.charge(flow, permit.terms, correction, now)
+        self.turnover.passed(now, self.inflight)
+        self.turnover.ended(self.inflight, now - permit.since)
         self.inflight -= 1
         flow.inflight -= 1
         if not flow.inflight:
@@ -261,7 +308,13 @@ class Gate:
         if now >= self._soonest:
             self._expire(now)
         if self.order:
+            self._look(now)
             self.pump(now)
+
+    def _look(self, now: float) -> None:
+        """Whether more may come to be under way than are: nobody has seen yet what the engines can run."""
+        ceiling = self.settings.max_concurrent
+        self._elastic = not (ceiling and self.inflight >= ceiling) and self._room_there(now) == math.inf
 
     def _expire(self, now: float) -> None:
         self._soonest = math.inf
@@ -270,9 +323,10 @@ class Gate:
             if expires > now:
                 self._soonest = min(self._soonest, expires)
                 continue
-            self.order.remove(waiter)
+            if waiter.since > self._blind and expires - waiter.since >= self.settings.queue_timeout:
+                self.turnover.late(len(self.order))
             waited = f"waited {now - waiter.since:.0f} s for an engine to have room; try again later"
-            self._refuse(waiter, QueueTimeout(waited, retry_after=self._later(waiter)))
+            self._displace(waiter, QueueTimeout(waited, retry_after=self._later(waiter, now)))
 
     def _refuse(self, waiter: Waiter, error: Overloaded) -> None:
         self.refused += 1
@@ -287,9 +341,9 @@ class Gate:
             del tiers[ticket.tier]
         return ticket
 
-    def _later(self, waiter: Waiter) -> float:
+    def _later(self, waiter: Waiter, now: float) -> float:
         """When to come again, in seconds."""
-        return min(max(self.wait(waiter.flow, waiter.terms), 1.0), _FAR)
+        return min(max(self.wait(waiter.flow, waiter.terms, now), 1.0), _FAR)
 
     def close(self, error: Callable[[], Overloaded]) -> None:
         """Nobody waits any more: all are refused."""
@@ -407,14 +461,14 @@ class Gate:
         return (self.inflight + len(self.order)) / slots if slots else 0.0
 
     def statistics(self, now: float) -> GateStatistics:
-        slots = self._room_there(now)
+        slots, rate = self._room_there(now), self.rate(now)
         return GateStatistics(
             queued=len(self.order),
             queued_bytes=self.order.size,
             inflight=self.inflight,
             released=self.released,
             refused=self.refused,
-            wait_s=len(self.order) / self._rate if self._rate else 0.0,
+            wait_s=len(self.order) / rate if rate else 0.0,
             slots=slots if slots < math.inf else None,
             tiers=dict(self._tiers),
         )

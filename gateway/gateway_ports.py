@@ -33,6 +33,8 @@ class Server(Protocol):
     """What stands behind one port. ``run`` returns when it has drained, its listeners closed."""
 
     async def run(self, *, task_status: trio.TaskStatus[Any]) -> None: ...
+    def settle(self) -> None: ...
+    def hand_over(self, *, shared: bool = True) -> None: ...
     def drain(self) -> None: ...
     def statistics(self) -> Statistics: ...
 
@@ -65,7 +67,7 @@ class GatewayPorts:
         self._open: dict[int, Server] = {}
         self._servers: set[Server] = set()
         self._changed = trio.Event()
-        self._draining = False
+        self._settling = self._draining = False
 
     def keep(self, ports: Iterable[int]) -> None:
         """Listen on these and no others; who has come in by another one is seen off when what is under way is done."""
@@ -73,6 +75,19 @@ class GatewayPorts:
         if wanted != self._wanted:
             self._wanted = wanted
             self._changed.set()
+
+    def settle(self) -> None:
+        """Those who come are told not to come again."""
+        self._settling = True
+        for server in self._servers:
+            server.settle()
+
+    def hand_over(self) -> None:
+        """Nobody new: a successor opens the ports itself, and is let to them here."""
+        self._draining = True
+        for server in self._servers:
+            server.hand_over(shared=False)
+        self._changed.set()
 
     def drain(self) -> None:
         """Nobody new; `run` returns when those who are in are done."""
@@ -128,6 +143,8 @@ class GatewayPorts:
             close_listeners(listeners)
             return ""
         server = self._open[port] = self._serve(port, listeners)
+        if self._settling:
+            server.settle()
         self._servers.add(server)
         await nursery.start(self._run, server)
         _log.info("port %d of Gateways is open", port)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 import gateway
+from gateway.burden import burden
 from gateway.core import Gateway
 from gateway.gate import GateStatistics
 from gateway.meter import Totals
@@ -85,6 +86,7 @@ def sources(parts: Parts, saturation: Callable[[], Iterable[tuple[str, float]]])
         store=parts.state.limits,
         replicas=parts.state.replicas,
         cluster=lambda: parts.cluster,
+        burden=burden,
     )
 
 

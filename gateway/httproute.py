@@ -21,11 +21,13 @@ import msgspec
 
 from gateway.entrance import host_and_port, hostnames
 from gateway.errors import NoBackend
+from gateway.expression import Expression
 from gateway.route import Share, Target
 from gateway.types import Headers
 
-_DOTS: Final = re.compile(r"/(?:\.|%2e){1,2}(?=/|\Z)", re.IGNORECASE)
-"""Segments that lead up: what they would match is not what an engine might understand."""
+_DOTS: Final = re.compile(r"(?:[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?=[/\\;]|%2f|%5c|%3b|\Z)", re.IGNORECASE)
+"""Segments that lead up, however their slashes are written: what they would match is not what an engine might
+understand."""
 
 
 class PathMatch(msgspec.Struct, frozen=True):
@@ -33,7 +35,7 @@ class PathMatch(msgspec.Struct, frozen=True):
 
     kind: Literal["exact", "prefix", "regex"] = "prefix"
     value: str = "/"
-    regex: re.Pattern[str] | None = None
+    regex: Expression | None = None
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -41,12 +43,12 @@ class Field(msgspec.Struct, frozen=True):
 
     name: str
     value: str
-    regex: re.Pattern[str] | None = None
+    regex: Expression | None = None
 
     def holds(self, value: str | None) -> bool:
         if value is None:
             return False
-        return value == self.value if self.regex is None else self.regex.fullmatch(value) is not None
+        return value == self.value if self.regex is None else self.regex.holds(value)
 
 
 class HttpMatch(msgspec.Struct, frozen=True):
@@ -158,7 +160,7 @@ class Way:
         path = path if redirect.path is None else self._rewritten(path, redirect.path)
         path += f"?{query}" if query else ""
         if redirect.scheme is None and redirect.host is None and redirect.port is None:
-            return path
+            return "/" + path.lstrip("/\\")  # two of them would begin a host that the client has chosen
         name, port = host_and_port(host)
         if redirect.port is not None or redirect.scheme is not None:
             port = "" if redirect.port is None else str(redirect.port)
@@ -206,7 +208,7 @@ class _Site:
             prefix = prefix[: prefix.rfind("/")] if "/" in prefix else ""
         for way in self.regexes:
             regex = way.match.path.regex
-            if regex is not None and regex.fullmatch(path):
+            if regex is not None and regex.holds(path):
                 yield way
 
 

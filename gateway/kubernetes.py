@@ -138,7 +138,7 @@ class Cluster:
         return iter(()) if self._source is None else self._source.statistics()
 
     async def run(
-        self, applied: Applied, configured: Callable[[], None], restarts: MutableMapping[str, int] | None = None
+        self, applied: Applied, configured: Callable[[], object], restarts: MutableMapping[str, int] | None = None
     ) -> None:
         """Until cancelled. ``applied`` puts a part in force; ``configured`` hears of another ConfigMap."""
 

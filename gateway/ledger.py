@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -80,8 +80,10 @@ class Ledger:
 
     def __init__(self, limits: Sequence[RateLimits] = (), routes: Sequence[RouteLimit] = ()) -> None:
         self._rules = tuple(map(_rule, limits))
-        self._routes = {limit.route: limit for limit in routes}
-        self._lines = lru_cache(REMEMBERED)(self._matching)
+        of_routes = {limit.route: limit for limit in routes}
+        self._lines = lru_cache(REMEMBERED)(
+            partial(_matching, self._rules, of_routes)
+        )  # refers to what it needs, not us
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Ledger | None:
@@ -96,18 +98,21 @@ class Ledger:
         lines = self._lines(identity, model, route)
         return Reservation(lines, tokens_in, tokens_out) if lines else None
 
-    def _matching(self, identity: Identity, model: str, route: str) -> tuple[_Line, ...]:
-        """Of several limits on one account the lowest holds."""
-        values = _values(identity, model, route)
-        limit = self._routes.get(route)
-        found = {} if limit is None else {line.demand.key: line for line in _route_lines(limit)}
-        for rule in self._rules:
-            if rule.fits(values):
-                for line in _lines(rule.limits, _whose(rule.dimensions, values, identity), rule.scope):
-                    known = found.get(line.demand.key)
-                    if known is None or line.demand.burst < known.demand.burst:
-                        found[line.demand.key] = line
-        return tuple(found.values())
+
+def _matching(
+    rules: tuple[_Rule, ...], routes: Mapping[str, RouteLimit], identity: Identity, model: str, route: str
+) -> tuple[_Line, ...]:
+    """Of several limits on one account the lowest holds."""
+    values = _values(identity, model, route)
+    limit = routes.get(route)
+    found = {} if limit is None else {line.demand.key: line for line in _route_lines(limit)}
+    for rule in rules:
+        if rule.fits(values):
+            for line in _lines(rule.limits, _whose(rule.dimensions, values, identity), rule.scope):
+                known = found.get(line.demand.key)
+                if known is None or line.demand.burst < known.demand.burst:
+                    found[line.demand.key] = line
+    return tuple(found.values())
 
 
 class Reservation:

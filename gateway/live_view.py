@@ -228,4 +228,4 @@ def _text(match: TextMatch) -> str:
         return f"is {match.exact}"
     if match.prefix is not None:
         return f"begins with {match.prefix}"
-    return "is anything" if match.regex is None else f"matches {match.regex.pattern}"
+    return "is anything" if match.regex is None else f"matches {match.regex.text}"

@@ -97,6 +97,10 @@ class Member:
         left = self.room.left(self, now)
         return min(left, 1.0) if self.health.why else left
 
+    def spacious(self, now: float) -> bool:
+        """Whether it can take another one, and not only because others must not keep us out."""
+        return self.more(now) > 0.0 and not (self.foreign and self.room.cramped(self.load))
+
     def unanswered(self, load: Load) -> float:
         """Requests there without a token yet, whoever sent them: of all that are there, those that had their first
         token and have not ended are counted off. What ended without one, be it before anybody looked, is noticed when

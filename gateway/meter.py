@@ -55,6 +55,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     ``engine`` is the kind of the last endpoint tried. ``failures``: (endpoint, reason) of each attempt that failed.
     ``trace_id`` (32 hexadecimal digits, "" without tracing) is known to whoever collects traces if it was ``sampled``.
     ``target`` is the model that the route had its engines asked for, "" where that is the client's own word.
+    ``hedge``: what became of a second attempt that ran beside another (`gateway.hedge`), "" where there was none;
+    ``beside``: the endpoint of the one whose answer was not taken.
     """
 
     model: str = ""
@@ -86,6 +88,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     sampled: bool = False
     target: str = ""
     asked: str = ""
+    hedge: str = ""
+    beside: str = ""
 
     @property
     def duration_s(self) -> float:
@@ -106,8 +110,9 @@ class Totals:
     ``max_attempts`` bounds (pool, endpoint, outcome), ``max_tenants`` bounds (tenant, tier), ``max_ways`` bounds
     (route, pool, target), ``max_names`` whatever else is counted by one name or a few. Of ``tiers``, which are to be
     those that the configuration knows, waits and refusals are told apart. ``generation`` counts configurations put in
-    force, ``in_force_since`` is when the last one was, on Trio's clock. ``restarts`` counts restarts of supervised
-    tasks by name, ``strangers`` requests whose credentials were not accepted, by reason: who finds out counts there.
+    force, ``in_force_since`` is when the last one was, in seconds of the epoch. ``restarts`` counts restarts of
+    supervised tasks by name, ``strangers`` requests whose credentials were not accepted, by reason: who finds out
+    counts there.
     """
 
     def __init__(
@@ -134,6 +139,8 @@ class Totals:
         self._limits: dict[tuple[str], int] = {}
         self._rewrites: dict[tuple[str, str, str], int] = {}
         self._failovers: dict[tuple[str, str], int] = {}
+        self._hedges: dict[tuple[str, str], int] = {}
+        self._hedge_tokens: dict[tuple[str], int] = {}
         self._refusals: dict[tuple[str, str, str], int] = {}
         self._placed: dict[str, Placed] = {}
         self._gaps: dict[str, Histogram] = {}
@@ -188,6 +195,16 @@ class Totals:
     def failovers(self) -> Mapping[tuple[str, str], int]:
         """Endpoints tried because another one had failed, by (pool, reason of the failure)."""
         return self._failovers
+
+    @property
+    def hedges(self) -> Mapping[tuple[str, str], int]:
+        """Hedges that were due, by (pool, what became of it)."""
+        return self._hedges
+
+    @property
+    def hedge_tokens(self) -> Mapping[tuple[str], int]:
+        """Tokens that hedges have cost, by pool."""
+        return self._hedge_tokens
 
     @property
     def refusals(self) -> Mapping[tuple[str, str, str], int]:
@@ -283,6 +300,12 @@ class Totals:
         """Count an endpoint tried because another one had failed."""
         _count(self._failovers, (pool, reason), self._max_names)
 
+    def hedged(self, pool: str, outcome: str, tokens: float) -> None:
+        """Count a hedge that was due, and what it cost."""
+        _count(self._hedges, (pool, outcome), self._max_names)
+        if tokens:
+            _count(self._hedge_tokens, (pool,), self._max_names, round(tokens))
+
     def turned_away(self, pool: str, tier: str, why: str) -> None:
         """Count a request that admission refused."""
         _count(self._refusals, (pool, self.tier(tier), why), self._max_names)
@@ -314,7 +337,7 @@ class Totals:
         self.last_reload_successful = successful
 
     def in_force(self, now: float) -> None:
-        """A configuration has been put in force, the first or another one; ``now`` is on Trio's clock."""
+        """A configuration has been put in force, the first or another one; ``now`` in seconds of the epoch."""
         self.generation += 1
         self.in_force_since = now
 
@@ -354,14 +377,14 @@ def _opened_name(table: dict[str, V], name: str, make: Callable[[], V], most: in
     return found
 
 
-def _count(table: dict[K, int], key: K, most: int) -> None:
+def _count(table: dict[K, int], key: K, most: int, by: int = 1) -> None:
     if key in table:
-        table[key] += 1
+        table[key] += by
         return
     key = cast(K, tuple(map(label, key)))
     if key not in table and len(table) >= most:
         key = cast(K, (OTHER,) * len(key))
-    table[key] = table.get(key, 0) + 1
+    table[key] = table.get(key, 0) + by
 
 
 def _waits() -> Histogram:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import trio
@@ -28,6 +29,7 @@ from trio.lowlevel import (
     wait_writable,
 )
 
+from gateway.burden import burden
 from gateway.turn import of_this_run
 
 READ_SIZE: Final = 65536
@@ -47,8 +49,8 @@ class SocketStream(trio.abc.HalfCloseableStream):
     """
 
     __slots__ = (
-        "_broken", "_closed", "_drained", "_more", "_outbox", "_queue", "_queued", "_readiness",
-        "ended", "fd", "marked", "on_hangup", "readable", "reader", "socket", "stuck_since",
+        "_broken", "_buffered", "_closed", "_counted", "_drained", "_more", "_outbox", "_queue", "_queued",
+        "_readiness", "ended", "fd", "marked", "on_hangup", "readable", "reader", "socket", "stuck_since",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket) -> None:
@@ -63,8 +65,9 @@ class SocketStream(trio.abc.HalfCloseableStream):
         self.ended = False
         self.marked = False
         self.reader: trio.lowlevel.Task | None = None
-        self._queue: list[bytes] = []
-        self._queued = 0
+        self._queue: list[bytes | memoryview] = []
+        self._queued = self._counted = 0
+        self._buffered = burden().buffered
         self._more = 0
         self._broken: OSError | None = None
         self._closed = False
@@ -112,6 +115,18 @@ class SocketStream(trio.abc.HalfCloseableStream):
                 return False
         return not self.ended
 
+    def waiting(self) -> bool:
+        """Whether bytes have come that nobody has read, by asking the kernel."""
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    @property
+    def queued(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self._queued
+
     # -- sending ------------------------------------------------------------------------------------------------
 
     def send_soon(self, data: bytes) -> bool:
@@ -125,7 +140,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
             self._outbox.add(self)
         self._queue.append(data)
         self._queued += len(data)
-        return self._queued > READ_SIZE or self.stuck_since is not None
+        if self.stuck_since is not None:
+            self._count()
+            return True
+        return self._queued > READ_SIZE
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Waits while the peer does not read what it is sent."""
@@ -166,26 +184,35 @@ class SocketStream(trio.abc.HalfCloseableStream):
     def resume(self) -> None:
         """The kernel has room again, or may have."""
         while self._queue and self._broken is None:
-            data = self._queue[0] if len(self._queue) == 1 else b"".join(self._queue)
+            if len(self._queue) > 1 and len(self._queue[0]) <= READ_SIZE:
+                self._queue = [b"".join(self._queue)]
+            data = self._queue[0]
             try:
                 sent = self.socket.send(data, self._more)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self._broken = error
+                self._broken = error.with_traceback(None)  # whose frames hold us
                 break
-            self._queue = [data[sent:]] if sent < len(data) else []
-            self._queued = len(data) - sent
+            self._queue[:1] = [_rest(data, sent)] if sent < len(data) else []
+            self._queued -= sent
             if self._queue:
                 if sent or self.stuck_since is None:
                     self.stuck_since = trio.current_time()
                 if not sent:
+                    self._count()
                     return
         if self._broken is not None:
             self._queue, self._queued = [], 0
         if self.stuck_since is not None:
             self.stuck_since = None
+            self._count()
             self._drained.unpark_all()
+
+    def _count(self) -> None:
+        """What a peer leaves lying about counts as held; what leaves in the turn in which it came does not."""
+        self._buffered.held += self._queued - self._counted
+        self._counted = self._queued
 
     async def send_eof(self) -> None:
         await self.wait_sent()
@@ -246,6 +273,43 @@ class _Outbox(trio.abc.Instrument):
 _outbox: trio.lowlevel.RunVar[_Outbox] = trio.lowlevel.RunVar("outbox")
 
 
+def sockets() -> int:
+    """Streams that are open in this run of Trio, or about to be: many may dial at once."""
+    return len(of_this_run(_readiness, _Readiness).streams) + burden().dialling
+
+
+def crowded() -> bool:
+    """Whether so many sockets are open that another client would be one too many."""
+    return sockets() >= burden().descriptors.clients
+
+
+def held() -> tuple[int, int]:
+    """Streams that are open in this run of Trio, and bytes that their peers have not taken yet."""
+    streams = of_this_run(_readiness, _Readiness).streams
+    return len(streams), sum(stream.queued for stream in streams)
+
+
+def _rest(data: bytes | memoryview, sent: int) -> bytes | memoryview:
+    """What is left of ``data``. Copied each time that half of it has gone: each time, a large one would take the square
+    of its size; never, all of it would stay in memory.
+    """
+    rest = memoryview(data)[sent:]
+    return bytes(rest) if 2 * len(rest) <= memoryview(rest.obj).nbytes else rest
+
+
+async def handshake(stream: trio.SSLStream[SocketStream]) -> None:
+    """Shake hands. What Trio's stream keeps for that refers back to it: left there, OpenSSL's memory would stay, of a
+    connection that has ended, until the garbage collector looks at what is old.
+    """
+    try:
+        await stream.do_handshake()
+    finally:
+        stream._handshook._afn = _shaken
+
+
+async def _shaken(*_: object) -> None: ...
+
+
 def socket_below(stream: trio.abc.Stream) -> SocketStream | None:
     """The socket that ``stream`` is or, under TLS, talks through; None for other streams (tests')."""
     if isinstance(stream, trio.SSLStream):
@@ -262,8 +326,20 @@ def _translated(error: OSError) -> trio.BrokenResourceError | trio.ClosedResourc
 async def connect(host: str, port: int) -> SocketStream:
     """A TCP connection to the first address of ``host`` that answers.
 
-    Raises OSError naming the address that was tried last. The caller brings the deadline.
+    Raises OSError naming the address that was tried last, EMFILE where descriptors are running out: some are kept for
+    what else the process opens. The caller brings the deadline.
     """
+    load = burden()
+    if sockets() >= load.descriptors.sockets:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    load.dialling += 1
+    try:
+        return await _dial(host, port)
+    finally:
+        load.dialling -= 1
+
+
+async def _dial(host: str, port: int) -> SocketStream:
     addresses = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     failure: OSError = OSError(f"{host} has no address")
     for family, kind, proto, _, address in addresses:
@@ -274,11 +350,14 @@ async def connect(host: str, port: int) -> SocketStream:
             return SocketStream(sock)
         except OSError as error:
             sock.close()
-            failure = error
+            failure = error.with_traceback(None)
         except BaseException:
             sock.close()
             raise
-    raise failure
+    try:
+        raise failure
+    finally:
+        del failure  # whose traceback has this frame: each would keep the other
 
 
 async def _connect(sock: socket.socket, address: object) -> None:
@@ -305,6 +384,10 @@ class _Readiness:
         self._set = _EdgeTriggered()
         self._streams: dict[int, SocketStream] = {}
         trio.lowlevel.spawn_system_task(self.run)
+
+    @property
+    def streams(self) -> Collection[SocketStream]:
+        return self._streams.values()
 
     def add(self, stream: SocketStream) -> None:
         self._streams[stream.fd] = stream

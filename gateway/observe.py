@@ -34,6 +34,7 @@ class Observers:
     def __init__(self, totals: Totals, *told: Callable[[Record], None]) -> None:
         self.attempted = totals.attempted
         self.failed_over = totals.failed_over
+        self.hedged = totals.hedged
         self.limited = totals.limited
         self.turned_away = totals.turned_away
         self.rewrote = totals.rewrote

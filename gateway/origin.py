@@ -81,15 +81,16 @@ class Origin:
                 run = partial(self.cluster.run, partial(self._changed, taker), self.reload, restarts)
                 nursery.start_soon(partial(supervise, run, name="cluster", counts=restarts))
 
-    def reload(self) -> None:
-        """Read everything again, whether it has changed or not."""
+    def reload(self) -> bool:
+        """Read everything again, whether it has changed or not. False: a `Taker` hears nothing of it."""
         if self.cluster is not None:
             self.cluster.hurry()
         if self._reading is None:
             _log.warning("there is no configuration to reload")
-            return
+            return False
         with contextlib.suppress(trio.WouldBlock):
             self._reload.send_nowait(None)
+        return True
 
     @property
     def sources(self) -> list[Source]:

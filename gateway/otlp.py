@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -26,7 +26,14 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from gateway import __version__, spans
 from gateway.trace import SAMPLED
 
+if TYPE_CHECKING:
+    import requests
+
 _log: Final = logging.getLogger("infer_gateway.tracing")
+_PROVIDERS: Final = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+)
 _SCOPE: Final = InstrumentationScope("infer-gateway", __version__)
 _KINDS: Final = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT, "internal": SpanKind.INTERNAL}
 _ANY: Final = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(SAMPLED))
@@ -57,7 +64,7 @@ class Pipeline:
     def __init__(self, endpoint: str | None, fields: Mapping[str, str], timeout: float | None, service: str) -> None:
         """Raises ValueError where the environment asks for what cannot be."""
         self._heard = _quiet()
-        sender = OTLPSpanExporter(endpoint=endpoint, headers=dict(fields), timeout=timeout)
+        sender = OTLPSpanExporter(endpoint=endpoint, headers=dict(fields), timeout=timeout, session=_session())
         self._queue = queue = _number(*_QUEUE)
         self._added = self._overflown = 0
         self._told = -math.inf
@@ -170,6 +177,20 @@ def _made(queued: Queued, resource: Resource) -> list[ReadableSpan]:
         )
         for span in spans.of(queued.followed)
     ]
+
+
+def _session() -> requests.Session | None:
+    """Without the environment's proxies and ~/.netrc, and without redirects, along which credentials would go. None
+    where the environment names a provider of sessions.
+    """
+    if any(os.environ.get(name) for name in _PROVIDERS):
+        return None
+    import requests
+
+    session = requests.Session()
+    session.trust_env = False
+    session.max_redirects = 0
+    return session
 
 
 def _collector(endpoint: str | None, environment: Mapping[str, str]) -> str:

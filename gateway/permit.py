@@ -89,15 +89,18 @@ class Door(Protocol):
 class Permit:
     """Leave to dispatch one request. Its tokens are charged to its flow: an estimate first, then what they come to.
 
-    ``place``: the endpoint it was sent to last.
+    ``since``: when it was given; ``place``: the endpoint it was sent to last.
     """
 
-    __slots__ = ("_input", "_open", "_output", "flow", "gate", "place", "placed", "terms", "waited")
+    __slots__ = ("_input", "_open", "_output", "flow", "gate", "place", "placed", "since", "terms", "waited")
 
-    def __init__(self, gate: Door, flow: Flow, terms: Terms, estimate: Estimate, waited: float = 0.0) -> None:
+    def __init__(
+        self, gate: Door, flow: Flow, terms: Terms, estimate: Estimate, since: float, waited: float = 0.0
+    ) -> None:
         self.gate = gate
         self.flow = flow
         self.terms = terms
+        self.since = since
         self.waited = waited
         settings = gate.settings
         self._input = settings.input_token_weight * estimate.input

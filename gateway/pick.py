@@ -72,7 +72,8 @@ class Pick:
 
     @property
     def usage(self) -> Usage | None:
-        return None if self._call.decoder is None else self._call.decoder.usage
+        decoder = self._attempt.decoder
+        return None if decoder is None else decoder.usage
 
     def responded(self, status: int, headers: Headers, served: str = "") -> None:
         """The response's head. ``served``: the address it came from, if the proxy says."""
@@ -84,44 +85,44 @@ class Pick:
             retryable = (status >= 500 and status != NOT_OFFERED) or status in _REFUSALS
             self.failure = UpstreamError(f"the engine answered {status}", status=status, retryable=retryable)
         elif dict(headers).get(b"content-encoding", b"identity") == b"identity":
-            call, member = self._call, self._attempt.member
-            call.decoder = member.adapter.decoder(call.request, status, headers)
+            attempt = self._attempt
+            attempt.decoder = attempt.member.adapter.decoder(self._call.request, status, headers)
 
     def feed(self, data: bytes) -> None:
         """A piece of the response's body, in any cuts."""
-        call = self._call
-        call.heard = self._attempt.member.health.heard = call.gateway.turn.now
-        decoder = call.decoder
+        call, attempt = self._call, self._attempt
+        attempt.heard = attempt.member.health.heard = call.gateway.turn.now
+        decoder = attempt.decoder
         if decoder is None or decoder.error is not None or not data:
             return
         decoder.feed(data)
         if decoder.progress == 2:
-            call.committed = True
-            call.answered(call.heard)
+            call.speaker = attempt
+            call.answered(attempt, attempt.heard)
         else:
             self._kept += len(data)
         self._heed(decoder)
         if self._kept > MAX_KEPT:
-            call.decoder, self._foreign = None, call.request.view is None
+            attempt.decoder, self._foreign = None, call.request.view is None
 
     def finish(self) -> None:
         """The response is whole, or none will be shown: then what was expected of it is taken for what it was."""
         self.done = True
-        call, decoder = self._call, self._call.decoder
+        call, decoder = self._call, self._attempt.decoder
         if decoder is None or self.failure is not None:
             return
         if not decoder.ended:
             decoder.finish()
         self._heed(decoder)
         if self.failure is None:
-            call.committed = True
-            call.answered(call.gateway.turn.now)
+            call.speaker = self._attempt
+            call.answered(self._attempt, call.gateway.turn.now)
 
     def _heed(self, decoder: Decoder) -> None:
         """What makes no sense is its engine's failure, but where nobody knows what was asked (health …) or of whom."""
         strange = self._call.request.view is None or self._attempt.member.endpoint.engine == PLAIN
         if decoder.error is not None and strange:
-            self._call.decoder, self._foreign = None, True
+            self._attempt.decoder, self._foreign = None, True
         else:
             self.failure = decoder.error
 
@@ -144,7 +145,7 @@ class Pick:
         call, failure = self._call, self.failure
         if failure is not None:
             call.status, call.reason = failure.status, failure.reason
-        call.blind = self.done and call.decoder is None and failure is None and not self._foreign
+        call.blind = self.done and self._attempt.decoder is None and failure is None and not self._foreign
         gone = None if error is not None or self.done else ClientGone("the client has left")
         self._end(error or failure or gone)
         if gone is not None:

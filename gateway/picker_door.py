@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
 from gateway.addresses import Addresses
+from gateway.burden import burden
 from gateway.config.settings import ExtProcListener
 from gateway.core import Gateway
 from gateway.errors import GatewayError
@@ -97,6 +98,7 @@ def picker_doors(
         picker,
         settings=session.Settings(response=session.Watch(settings.response), steering=settings.steering),
         deadlines=serve.Deadlines(body=times.body, pick=times.pick, response=times.response, silence=times.silence),
+        burden=burden(),
     )
     # a body may come in one message: the session then says what is wrong with it, before the stream's own limit does
     limits = Limits(max_message=2 * processor.settings.max_body, max_nuisance=_HANG_UPS, nuisance_rate=_HANG_UPS / 10)

@@ -16,6 +16,7 @@ from gateway.config.snapshot import Policy
 from gateway.estimate import Estimator
 from gateway.gate import Gate
 from gateway.health import watch
+from gateway.hedges import Hedges
 from gateway.listing import Listing
 from gateway.member import Member
 from gateway.schedule.ask import Ask
@@ -42,8 +43,8 @@ class Pool:
     """
 
     __slots__ = (
-        "_listing", "_squares", "bare", "changes", "estimator", "gate", "inflight", "members", "name", "others", "pace",
-        "policy", "profile", "residual", "rng", "scrape_errors", "scrapes", "told", "uncached",
+        "_listing", "_squares", "bare", "changes", "estimator", "gate", "hedges", "inflight", "members", "name",
+        "others", "pace", "policy", "profile", "residual", "rng", "scrape_errors", "scrapes", "told", "uncached",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +63,7 @@ class Pool:
         self.rng = rng or random.Random()
         self.estimator = estimator or Estimator()
         self.gate: Gate | None = None
+        self.hedges = Hedges()
         self.told: Told | None = None
         self.bare = False
         self.inflight = self.scrapes = self.scrape_errors = 0
@@ -115,7 +117,7 @@ class Pool:
                 members, lambda each: each.health.full_until <= now and each.health.affords(now, ask.tokens)
             )
         else:
-            roomy, full = _parted(members, lambda each: each.more(now) > 0.0 and each.health.affords(now, ask.tokens))
+            roomy, full = _parted(members, lambda each: each.spacious(now) and each.health.affords(now, ask.tokens))
             if full and self.profile.at_home(ask, members):
                 return (members,)
         if self.profile.at_home(ask, roomy):
@@ -293,6 +295,19 @@ class Placement:
         gate = self.pool.gate
         if gate is not None and gate.order:
             gate.pump(now, member)
+
+    def outrun(self, now: float) -> None:
+        """Another endpoint has answered before this one: it takes longer than it has had, which is all that will be
+        known of it.
+        """
+        member, took = self.member, now - self.at
+        if not self.stream or member.unstreamed or self.answered_at == self.answered_at:
+            return
+        believed = self.ask.hits.get(member.id, 0.0) * member.speed.prefill
+        member.health.due(took, self.expected + believed + self.pool.foreign_owed(member))
+        served = now - max(self.at, member.answered_at)
+        if self.pool.others < _ALONE and served > member.speed.takes(self.uncached):
+            member.speed.served(self.uncached, served)
 
     def left(self, now: float, usage: Usage | None, tokens: int = 0) -> None:
         """It is over. ``usage`` as the engine told, ``tokens`` as counted, for answers that end without."""

@@ -181,6 +181,9 @@ class Observer(Protocol):
     def failed_over(self, pool: str, reason: str, /) -> None:
         """An attempt failed for ``reason`` and another endpoint, one of ``pool``, is tried."""
 
+    def hedged(self, pool: str, outcome: str, tokens: float, /) -> None:
+        """A second attempt beside one that is slow was due; it cost so many tokens (`gateway.hedge` has outcomes)."""
+
     def limited(self, limit: str, /) -> None:
         """A limit of that name refused a request."""
 

@@ -11,6 +11,8 @@ from typing import Final
 
 _CHARACTERS: Final = bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123)) + b"._:-"
 _LIMIT: Final = 128
+HERE: Final = b"infer-gateway-" + os.urandom(6).hex().encode()
+"""What this process calls itself to whom it asks (Via, RFC 9110 §7.6.3), so that it knows a request that comes back."""
 
 
 class RequestIds:

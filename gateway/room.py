@@ -124,11 +124,15 @@ class Room:
         self._burst = _UNSEEN
         self._level_since = math.inf
 
+    def cramped(self, load: Load | None) -> bool:
+        """Whether its cache is full, as it says."""
+        return load is not None and load.kv_usage is not None and load.kv_usage >= self.thresholds.kv_usage
+
     def left(self, member: Occupied, now: float) -> float:
         """So many more; 0 or less: none."""
         load, limits = member.load, self.thresholds
         present = member.inflight + member.foreign
-        if load is not None and present and load.kv_usage is not None and load.kv_usage >= limits.kv_usage:
+        if member.inflight and self.cramped(load):  # filled by others, or said to be for ever, it must not keep us out
             return 0.0
         if self.slots < math.inf:
             return self._of_slots(member, self.slots + limits.waiting - 1.0 - present, now)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -21,6 +20,7 @@ import msgspec
 
 from gateway.entrance import Entrance, Parent
 from gateway.errors import ModelNotFound, NoEndpoints
+from gateway.expression import Expression
 from gateway.types import Headers, ModelCard
 
 _ENTRANCES: Final = 4096
@@ -28,18 +28,18 @@ _ENTRANCES: Final = 4096
 
 
 class TextMatch(msgspec.Struct, frozen=True):
-    """The first one given decides: exact, prefix, regex (unanchored). None given holds for any text."""
+    """The first one given decides: exact, prefix, regex. None given holds for any text."""
 
     exact: str | None = None
     prefix: str | None = None
-    regex: re.Pattern[str] | None = None
+    regex: Expression | None = None
 
     def holds(self, text: str) -> bool:
         if self.exact is not None:
             return text == self.exact
         if self.prefix is not None:
             return text.startswith(self.prefix)
-        return self.regex is None or self.regex.search(text) is not None
+        return self.regex is None or self.regex.holds(text)
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -93,7 +93,8 @@ class Route(msgspec.Struct, frozen=True):
     """One ModelRoute. ``name`` is "namespace/name"; ``age`` sorts candidates, oldest first.
 
     ``cards`` describe models beyond their names, where discovery knows more. ``drop``: members of a request that an
-    engine would ignore are left out rather than refused. ``parents``: what it is bound to; None: to nothing, so that it
+    engine would ignore are left out rather than refused. ``hedge``: a second endpoint may be asked beside one that is
+    slow. ``parents``: what it is bound to; None: to nothing, so that it
     serves wherever requests come in.
     """
 
@@ -104,6 +105,7 @@ class Route(msgspec.Struct, frozen=True):
     age: tuple[float, int, str] = (0.0, 0, "")
     cards: tuple[ModelCard, ...] = ()
     drop: bool = False
+    hedge: bool = False
     parents: tuple[Parent, ...] | None = None
 
     @property
@@ -113,7 +115,7 @@ class Route(msgspec.Struct, frozen=True):
 
 class Target(msgspec.Struct, frozen=True):
     """Where to send a request. ``model`` replaces the client's name for it unless None; ``fallbacks`` come next.
-    ``drop`` as in `Route`.
+    ``drop`` and ``hedge`` as in `Route`.
     """
 
     pool: str
@@ -122,6 +124,7 @@ class Target(msgspec.Struct, frozen=True):
     route: str = ""
     rule: str = ""
     drop: bool = False
+    hedge: bool = False
 
 
 class _Choice:
@@ -176,7 +179,7 @@ class _Compiled:
 
 def _prepared(route: Route, label: str, shares: tuple[Share, ...], *, lora: bool) -> tuple[Target, ...]:
     # a LoRA is a name the engine itself knows: rewriting it would ask for the base model instead
-    plain = [Target(s.pool, None if lora else s.model, (), route.name, label, route.drop) for s in shares]
+    plain = [Target(s.pool, None if lora else s.model, (), route.name, label, route.drop, route.hedge) for s in shares]
     return tuple(
         msgspec.structs.replace(target, fallbacks=(*plain[:index], *plain[index + 1 :]))
         for index, target in enumerate(plain)

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import trio
 
-from gateway.errors import GatewayError, UpstreamError, UpstreamTimeout
+from gateway.errors import Exhausted, GatewayError, UpstreamError, UpstreamTimeout
 from gateway.ports import Adapter, Transport
 from gateway.recent import Recent
 from gateway.rounds import Rounds
@@ -225,6 +225,9 @@ class Scrapes:
             return self._without_page(asked, f"its metrics page cannot be read: {error}")
         except (UpstreamError, UpstreamTimeout) as error:
             return self._failed(asked, str(error), refused=isinstance(error, UpstreamError))
+        except Exhausted:  # ours: nothing was asked
+            self._polled(asked.endpoint, None)
+            return asked.period
         except GatewayError as error:
             self._polled(asked.endpoint, asked.period)
             return self._failed(asked, str(error))

@@ -52,6 +52,11 @@ class State:
     def store(self) -> Store:
         return self._local if self._shared is None else self._shared.limits
 
+    @property
+    def places(self) -> float:
+        """Places of limits that requests of this process hold by its own accounts."""
+        return self._local.places
+
     def apply(self, settings: Settings | None) -> None:
         """Meet there from now on, or nowhere."""
         if settings == self._settings:

@@ -15,6 +15,7 @@ from gateway import gauges
 from gateway.config.settings import AdminListener
 from gateway.config.snapshot import Snapshot
 from gateway.core import Gateway
+from gateway.holdings import holdings
 from gateway.live import Live
 from gateway.member import Member
 from gateway.meter import Totals
@@ -129,6 +130,9 @@ class Status:
 
     def endpoints(self) -> object:
         return [msgspec.to_builtins(member) for member in self._parts.pools.statistics()]
+
+    def statistics(self) -> object:
+        return msgspec.to_builtins(holdings(self._parts))
 
     def decisions(self, limit: int, request: str) -> object:
         return self._parts.gateway.decisions.newest(limit, request)

@@ -33,7 +33,7 @@ class Sources(msgspec.Struct, frozen=True):
     ``saturation`` (how full each pool is) and ``indexes`` (what its prefix indexes have). ``connections``: open client
     connections by listener; ``calls``: requests and streams under way by protocol; ``upstream``: connections to engines
     that are busy, idle and were ever made; ``lost``: usage events, lines of the access log, traces that could not be
-    written. ``store``, ``replicas`` and ``cluster`` are None where there is no such thing.
+    written. ``store``, ``replicas``, ``cluster`` and ``burden`` are None where there is no such thing.
     """
 
     totals: Totals
@@ -50,6 +50,7 @@ class Sources(msgspec.Struct, frozen=True):
     store: Callable[[], around.Sharing | None] = lambda: None
     replicas: Callable[[], around.Meeting | None] = lambda: None
     cluster: Callable[[], around.Following | None] = lambda: None
+    burden: Callable[[], around.Burden | None] = lambda: None
 
 
 class Telemetry:
@@ -63,7 +64,7 @@ class Telemetry:
         wall = time.time() - trio.current_time()
         page = Page(wanted(accept), wall)
         parts: list[bytes] = []
-        for found in self._families(wall):
+        for found in self._families():
             if found is not None:
                 for part in page.write(*found):
                     parts.append(part)
@@ -72,7 +73,7 @@ class Telemetry:
                 await trio.lowlevel.checkpoint()
         return b"".join((*parts, END) if page.openmetrics else parts), page.content_type
 
-    def _families(self, wall: float) -> Iterator[tuple[Family, Iterable[Row]] | None]:
+    def _families(self) -> Iterator[tuple[Family, Iterable[Row]] | None]:
         """None: nothing yet, but it has taken a while."""
         sources, totals = self._sources, self._sources.totals
         yield from of_requests.requests(totals)
@@ -90,7 +91,8 @@ class Telemetry:
         yield from fleet.queues(sources.queues(), totals.tier)
         yield from fleet.indexes(held)
         yield from around.traffic(sources.calls(), sources.connections(), sources.upstream())
-        yield from around.configuration(totals, wall)
+        yield from around.burdens(sources.burden())
+        yield from around.configuration(totals)
         yield from around.store(sources.store())
         yield from around.replicas(sources.replicas())
         yield from around.cluster(sources.cluster())

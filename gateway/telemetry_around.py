@@ -77,6 +77,26 @@ CONNECTIONS: Final = Family(
     ("listener",),
     note="`gateways`: on [ports of Gateways](kubernetes.md#ports-of-gateways)",
 )
+BUFFERED: Final = Family(
+    "infer_gateway_buffered_bytes",
+    "gauge",
+    "Bytes held for requests: bodies, and answers that clients do not take.",
+    note="[bounded](capacity.md#what-can-grow)",
+)
+BUFFERED_MOST: Final = Family(
+    "infer_gateway_buffered_bytes_limit", "gauge", "`listeners.maxBufferedBytes`; beyond it requests are refused."
+)
+SHED: Final = Family(
+    "infer_gateway_shed_total",
+    "counter",
+    "Requests and connections refused because of the gateway itself: why is bytes, late, connections or descriptors.",
+    ("why",),
+)
+SHEDDING: Final = Family(
+    "infer_gateway_shedding_ratio",
+    "gauge",
+    "The share of new requests that is refused because the processor does not keep up.",
+)
 UPSTREAM: Final = Family(
     "infer_gateway_upstream_connections",
     "gauge",
@@ -145,6 +165,30 @@ class Meeting(Protocol):
     def sent(self) -> int: ...
     @property
     def heard(self) -> int: ...
+
+
+class Holding(Protocol):
+    """Bytes held for requests, and how many may be."""
+
+    held: int
+    most: float
+
+
+class Shedding(Protocol):
+    """The share of new requests that is refused."""
+
+    share: float
+
+
+class Burden(Protocol):
+    """What the process has to carry (`gateway.burden`)."""
+
+    @property
+    def buffered(self) -> Holding: ...
+    @property
+    def pace(self) -> Shedding: ...
+    @property
+    def refused(self) -> Mapping[str, int]: ...
 
 
 class Watch(Protocol):
@@ -227,13 +271,21 @@ def traffic(
     yield OPENED, [((), made)]
 
 
-def configuration(totals: Totals, wall: float) -> Metrics:
-    """``wall``: what is added to times on Trio's clock to have seconds of the epoch."""
+def burdens(burden: Burden | None) -> Metrics:
+    """What the process is burdened with; without samples where nobody tells."""
+    there = [] if burden is None else [burden]
+    yield BUFFERED, [((), each.buffered.held) for each in there]
+    yield BUFFERED_MOST, [((), each.buffered.most) for each in there if each.buffered.most < math.inf]
+    yield SHED, [((why,), count) for each in there for why, count in each.refused.items()]
+    yield SHEDDING, [((), each.pace.share) for each in there]
+
+
+def configuration(totals: Totals) -> Metrics:
     yield GENERATION, [((), totals.generation)]
     yield RELOADS, [((result,), count) for result, count in totals.reloads.items()]
     yield RELOADED, [((), totals.last_reload_successful)]
     since = totals.in_force_since
-    yield RELOADED_AT, [] if math.isnan(since) else [((), since + wall)]
+    yield RELOADED_AT, [] if math.isnan(since) else [((), since)]
 
 
 def process(totals: Totals, version: str, lost: tuple[int, int, int]) -> Metrics:

@@ -74,6 +74,20 @@ FAILOVERS: Final = Family(
     "Endpoints tried in the place of one that had failed, by the pool they are of and the reason of that failure.",
     ("pool", "reason"),
 )
+HEDGES: Final = Family(
+    "infer_gateway_hedges_total",
+    "counter",
+    "Times that a second endpoint was due because the first kept silent, by what became of it.",
+    ("pool", "outcome"),
+    note="`outcome` is `won` or `lost` (against the first), `failed`, `left` (the client), or why it was not made: "
+    "`no_budget`, `no_room`",
+)
+HEDGE_TOKENS: Final = Family(
+    "infer_gateway_hedge_tokens_total",
+    "counter",
+    "Tokens that engines computed for hedges and nobody was shown, as estimated.",
+    ("pool",),
+)
 ROUTES: Final = Family(
     "infer_gateway_route_requests_total",
     "counter",
@@ -168,6 +182,8 @@ def placing(totals: Totals) -> Metrics:
     """Where requests were sent, and what it took to say so."""
     yield ATTEMPTS, list(totals.attempts.items())
     yield FAILOVERS, list(totals.failovers.items())
+    yield HEDGES, list(totals.hedges.items())
+    yield HEDGE_TOKENS, list(totals.hedge_tokens.items())
     yield (
         ROUTES,
         (

@@ -7,9 +7,13 @@ turn the answer hardly moves: what is measured with it is exact to the length of
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from time import thread_time
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
+
+if TYPE_CHECKING:
+    from gateway.overload import Pace
 
 _T = TypeVar("_T")
 
@@ -25,15 +29,20 @@ def of_this_run(place: trio.lowlevel.RunVar[_T], make: Callable[[], _T]) -> _T:
 
 
 class Turn(trio.abc.Instrument):
-    """``now`` is on Trio's clock, in seconds, as of the last time Trio looked for news."""
+    """``now`` is on Trio's clock, in seconds, as of the last time Trio looked for news; ``pace`` is told of turns."""
 
     def __init__(self) -> None:
         self._time = trio.lowlevel.current_clock().current_time
         self.now = self._time()
+        self._worked = 0.0
+        self.pace: Pace | None = None
         trio.lowlevel.add_instrument(self)
 
     def after_io_wait(self, timeout: float) -> None:
         self.now = self._time()
+        if self.pace is not None:
+            before, self._worked = self._worked, thread_time()
+            self.pace.turned(self.now, self._worked - before)
 
 
 _turn: trio.lowlevel.RunVar[Turn] = trio.lowlevel.RunVar("turn")

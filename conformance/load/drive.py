@@ -86,6 +86,7 @@ class _Probe:
         check = self._check
         if not 200 <= status < 300:
             measured.errors[f"http_{status}"] += 1
+            measured.refused.record(now - self._start)
             return
         if wrong := check.finish():
             measured.errors[wrong] += 1

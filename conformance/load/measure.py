@@ -15,12 +15,13 @@ class Measurements:
 
     ``events`` are the streams' data events other than ``[DONE]``, counted as they arrive; ``tokens`` are the output
     tokens of finished requests: from the engine's usage where it was given, else one for each event.
-    ``late`` is how long after its intended time a request was sent (open loop only).
+    ``late`` is how long after its intended time a request was sent (open loop only); ``refused`` how long whoever was
+    answered with an error had to wait for that.
     """
 
     __slots__ = (
-        "bytes", "errors", "events", "itl", "late", "latency", "ok", "prompt_tokens", "reconnects", "statuses",
-        "tokens", "tpot", "ttft", "unfinished",
+        "bytes", "errors", "events", "itl", "late", "latency", "ok", "prompt_tokens", "reconnects",
+        "refused", "statuses", "tokens", "tpot", "ttft", "unfinished",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -29,6 +30,7 @@ class Measurements:
         self.itl = Histogram()
         self.tpot = Histogram()
         self.late = Histogram()
+        self.refused = Histogram()
         self.errors: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()
         self.ok = 0

@@ -14,6 +14,7 @@ _TITLES = {
     "itl_s": "between tokens (ITL)",
     "tpot_s": "per output token (TPOT)",
     "latency_s": "whole request",
+    "refused_s": "refused after",
     "late_s": "sent late by",
 }
 _COLUMNS = ("mean", "p50", "p90", "p99", "p99_9", "max")
@@ -39,6 +40,7 @@ def values(setup: dict[str, Any], measured: Measurements, window: Window) -> dic
         "ttft_s": measured.ttft.summary(),
         "itl_s": measured.itl.summary(),
         "tpot_s": measured.tpot.summary(),
+        "refused_s": measured.refused.summary(),
         "late_s": measured.late.summary(),
     }
 

@@ -127,7 +127,7 @@ class Cluster:
     def settle(self, settings: Settings, taken: Collection[str] = ()) -> None:
         """These are the settings. ``taken``: names of pools that files have: theirs serve. All is to be built anew."""
         self._pools.settle(settings, frozenset(taken))
-        self._routes.settle(settings.state)
+        self._routes.settle(settings)
         self._judge.all()
         for handler in self.handlers:
             handler.settle(settings)

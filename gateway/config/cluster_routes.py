@@ -18,8 +18,9 @@ from gateway.config.decode import suggestion
 from gateway.config.envelope import Flaw, Resource
 from gateway.config.extension import ALPHA, beside, objective, rewrite
 from gateway.config.gateway_bindings import Bindings, parents_of
-from gateway.config.rates import shared_state
+from gateway.config.rates import Reach, shared_state
 from gateway.config.routing import route_of, targets
+from gateway.config.settings import Settings
 from gateway.config.sharing import Redis, State
 from gateway.config.snapshot import RouteLimit
 from gateway.config.standing import Shelf, Slot, Standing, Standings, Version
@@ -57,6 +58,7 @@ class ClusterRoutes:
         self._pools = pools
         self._bindings = bindings
         self._state = State()
+        self._reach = Reach(guarded=True)
         self._stale: dict[Slot, None] = {}
         self._users: dict[Slot, set[Slot]] = {}
         self._uses: dict[Slot, frozenset[Slot]] = {}
@@ -67,9 +69,10 @@ class ClusterRoutes:
 
     # --- what changes -------------------------------------------------------------------------------------------------
 
-    def settle(self, state: State) -> None:
-        self._meet = self._meet or state != self._state
-        self._state = state
+    def settle(self, settings: Settings) -> None:
+        reach = Reach(not settings.kubernetes.allow_loopback, settings.egress.networks)
+        self._meet = self._meet or (settings.state, reach) != (self._state, self._reach)
+        self._state, self._reach = settings.state, reach
 
     def renew(self, slot: Slot) -> None:
         """Its object came, went, or is another version."""
@@ -239,7 +242,7 @@ class ClusterRoutes:
         for slot, _ in routes:
             self.judge[slot] = None
         lines: list[str] = []
-        self.redis = shared_state(state, (resource for _, resource in routes), [], lines).redis
+        self.redis = shared_state(state, (resource for _, resource in routes), [], lines, self._reach).redis
         by_where = {resource.where: slot for slot, resource in routes}
         for line in lines:
             where, _, text = line.partition(": ")

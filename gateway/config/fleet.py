@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from gateway.config.address import is_inward, refusal
 from gateway.config.envelope import MATRIXINFER, Flaw, Resource, SecretData
 from gateway.config.inference_pool import H2C, InferencePool
 from gateway.config.resources import (
@@ -27,7 +28,7 @@ from gateway.config.resources import (
 from gateway.config.scheduler import DEFAULT
 from gateway.config.settings import Settings
 from gateway.config.snapshot import PoolSpec, Selector, policy_of
-from gateway.config.url import endpoint, is_inward
+from gateway.config.url import endpoint
 from gateway.types import ANY, PLAIN, Endpoint
 
 Read = Callable[[str], bytes]
@@ -40,6 +41,7 @@ _DEFAULT_PORTS = {"sglang": 30000}
 _OURS = (
     "objects of a cluster get nothing of the gateway's own; name a Secret by secretRef, or give the object as a file"
 )
+_REFUSED = "; where that is meant, name its network in egress.allow"
 _INWARD = "objects of a cluster may name it only where the configuration says kubernetes.allowLoopback"
 _KEY = re.compile(r"[\x21-\x7e]+\Z")
 
@@ -79,7 +81,7 @@ class Fleet:
         common = self._common(resource, spec, Endpoint(engine, port.protocol, "", port.port))
         given = port.port if spec.workload_port else None
         urls = [
-            self._outward(resource, f"$.spec.endpoints[{index}]", spec.endpoint(listed, engine, given))
+            self._reachable(resource, f"$.spec.endpoints[{index}]", spec.endpoint(listed, engine, given))
             for index, listed in enumerate(spec.endpoints or ())
         ]
         selector = None
@@ -107,7 +109,7 @@ class Fleet:
         engine = engine_named(spec.provider_type)
         url = endpoint(spec.base_url, engine, keep_version=True)
         url = msgspec.structs.replace(url, query=_query(spec), deployments=spec.api_version is not None)
-        url = self._outward(resource, "$.spec.baseURL", url)
+        url = self._reachable(resource, "$.spec.baseURL", url)
         return PoolSpec(
             name=resource.name,
             engine=engine,
@@ -133,11 +135,14 @@ class Fleet:
             bare=True,
         )
 
-    def _outward(self, resource: Resource, path: str, url: Endpoint) -> Endpoint:
-        if not self.guarded or self.settings.kubernetes.allow_loopback:
-            return url
-        if is_inward(url.host):
+    def _reachable(self, resource: Resource, path: str, url: Endpoint) -> Endpoint:
+        guarded = self.guarded and not self.settings.kubernetes.allow_loopback
+        if why := refusal(url.host, self.settings.egress.networks):
+            self.flaws.append(resource.flaw(path, f"{url.host}: {why}{_REFUSED}"))
+        elif guarded and is_inward(url.host):
             self.flaws.append(resource.flaw(path, f"{url.host} is the gateway's own machine: {_INWARD}"))
+        if not guarded:
+            return url
         return msgspec.structs.replace(url, outward=True)
 
     # --- credentials --------------------------------------------------------------------------------------------------

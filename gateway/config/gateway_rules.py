@@ -25,7 +25,8 @@ from gateway.config.gateway_objects import (
     RuleSpec,
     Timeouts,
 )
-from gateway.config.resources import is_header_name, is_header_value, re2
+from gateway.config.resources import is_header_name, is_header_value
+from gateway.expression import PROGRAM, Expression
 from gateway.httproute import Changes, Field, HttpMatch, HttpRule, PathMatch, Redirect, Rewrite
 
 _PATH: Final = re.compile(r"/[\x21-\x7e]*\Z")
@@ -35,6 +36,8 @@ _OWN: Final = frozenset(
     ("host", "content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection", "upgrade", "te",
      "trailer", "expect", "accept-encoding"),
 )  # fmt: skip
+_INSTRUCTIONS: Final = 16 * PROGRAM
+"""Of all expressions of a route; one that is refused counts as a large one. Reading them takes 0.1 s at the worst."""
 _STATUSES: Final = (301, 302, 303, 307, 308)
 
 
@@ -43,6 +46,7 @@ class Rules:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self._instructions = _INSTRUCTIONS
 
     def of(self, spec: RouteSpec) -> tuple[HttpRule, ...]:
         """One for each, still without shares."""
@@ -101,12 +105,19 @@ class Rules:
             found.setdefault(name, Field(name, spec.value, regex))
         return tuple(found.values())
 
-    def _regex(self, path: str, text: str) -> re.Pattern[str] | None:
+    def _regex(self, path: str, text: str) -> Expression | None:
+        if self._instructions < 0:
+            return None  # of a rule that comes to nothing anyway: all of them would take seconds
         try:
-            return re2(text)
+            made = Expression(text, whole=True)
         except ValueError as error:
             self._refuse(path, str(error))
+            self._instructions -= PROGRAM
             return None
+        self._instructions -= made.size
+        if self._instructions < 0:
+            self._refuse(path, "with this one the regular expressions are too large together")
+        return made
 
     # -- filters --------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from gateway.config import egress
 from gateway.config.access import Auth, with_keys
 from gateway.config.decode import INVALID, Decoder, suggestion
 from gateway.config.document import ConfigError, Document, Tree, parse
@@ -21,7 +22,7 @@ from gateway.config.extension import ALPHA, beside, objective, rewrite
 from gateway.config.fleet import Fleet, Read, secret_bytes, secret_content
 from gateway.config.inert import inert
 from gateway.config.picker import EndpointPickerConfig
-from gateway.config.rates import route_limits, shared_state
+from gateway.config.rates import Reach, route_limits, shared_state
 from gateway.config.routing import route_of, unreached
 from gateway.config.scheduler import Scheduler
 from gateway.config.settings import Settings
@@ -256,8 +257,11 @@ class _Loading:
         secrets = {secret.name: secret_content(secret.content) for secret in self.of_kind("Secret")}
         fleet = Fleet(self.settings, secrets, self.read_file, self.environment, unsettled=self.unsettled)
         pools = self._pools(fleet)
+        self._check_egress()
         routes = [self._route(resource, pools) for resource in self.of_kind("ModelRoute")]
-        state = shared_state(self.settings.state, self.of_kind("ModelRoute"), self.problems, self.warnings)
+        state = shared_state(
+            self.settings.state, self.of_kind("ModelRoute"), self.problems, self.warnings, self._reach()
+        )
         self.settings = msgspec.structs.replace(self.settings, state=state)
         limits = tuple(route_limits(self.of_kind("ModelRoute"), self.warnings))
         of_pools = self._beside(pools)
@@ -268,6 +272,7 @@ class _Loading:
         if problems:
             raise ConfigError(problems, self.warnings, self.inert)
         self._warn_unused(pools, routes)
+        self._warn_loops(pools)
         self._warn_unseen()
         return Snapshot(
             settings=self.settings,
@@ -331,6 +336,21 @@ class _Loading:
             known = suggestion(name, [pool.name for pool in pools.values()])
             where = self.sections["listeners"]
             self.problems.append(f'{where}: $.listeners.extProc.pool: no pool "{name}"{known}')
+
+    def _reach(self) -> Reach:
+        return Reach(allowed=self.settings.egress.networks)
+
+    def _check_egress(self) -> None:
+        for section, path, why in egress.refused(self.settings):
+            self.problems.append(f"{self.sections[section]}: {path}: {why}")
+
+    def _warn_loops(self, pools: dict[tuple[str, str], PoolSpec]) -> None:
+        """Only where the file says where the gateway listens: a command line may say otherwise."""
+        if "listeners" not in self.sections:
+            return
+        listening = self.settings.listeners.listening
+        for (kind, name), pool in pools.items():
+            self.warnings.extend(egress.told(self.resources[kind, name].where, pool.endpoints, listening))
 
     def _warn_unseen(self) -> None:
         settings = self.settings

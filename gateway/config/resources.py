@@ -3,8 +3,8 @@
 Invariant: what decodes has passed every rule that can be judged by looking at one resource alone. An API server holds
 the same rules (`schema`, `rules`); it insists on bounds for whatever a rule goes through, so everything here has one.
 Fields of our own: ModelServer ``endpoints``, ``schedulingProfile``, ``auth``, ``headers``, ``insecureSkipVerify``,
-``caFile``; provider ``keyFile``, ``keyEnv``, ``caFile``, ``apiVersion``, ``query``; route ``unsupported``; rule
-``stickyBy``.
+``caFile``; provider ``keyFile``, ``keyEnv``, ``caFile``, ``apiVersion``, ``query``; route ``unsupported``,
+``hedging``; rule ``stickyBy``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from msgspec import Meta, field
 from gateway.config.decode import Duration, Fault, Hidden, Section, member, suggestion
 from gateway.config.sharing import Amount
 from gateway.config.url import endpoint, is_loopback
+from gateway.expression import Expression
 from gateway.types import Endpoint
 
 Text = Annotated[str, Meta(max_length=1024)]
@@ -79,19 +80,6 @@ OTHER_METADATA = frozenset(
 # --- ModelRoute -------------------------------------------------------------------------------------------------------
 
 
-def re2(text: str) -> re.Pattern[str]:
-    """Raises ValueError for what RE2 would not take."""
-    # RE2, which these patterns are written for, has neither; here they would also cost exponential time
-    if re.search(r"\(\?<?[=!]|\(\?P=|\\[1-9]|\(\?>", text):
-        raise ValueError("look-around, atomic groups and back-references are not part of RE2")
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    except (OverflowError, RecursionError):
-        raise ValueError("too large a regular expression") from None
-
-
 class StringMatch(Section, frozen=True):
     """The first one given decides, in this order; none given matches everything. ``exact``: the whole text. ``prefix``:
     how it begins. ``regex``: of RE2's language, found anywhere in it.
@@ -105,7 +93,7 @@ class StringMatch(Section, frozen=True):
         if self.regex is None:
             return
         try:
-            re2(self.regex)
+            Expression(self.regex, whole=False)
         except ValueError as error:
             raise Fault(".regex", str(error)) from None
 
@@ -203,7 +191,7 @@ class ModelRoute(Section, frozen=True, kw_only=True):
     """Which requests go to which servers. ``model_name``: the model that requests ask for. ``lora_adapters``: further
     names, looked for where no route has one as its modelName; the model's name is left as it is then. ``parent_refs``:
     the Gateways that it belongs to. ``rules``: the first that holds decides. ``unsupported``: what becomes of
-    parameters that an engine would ignore.
+    parameters that an engine would ignore. ``hedging``: whether a second endpoint may be asked beside one that is slow.
     """
 
     model_name: Text = ""
@@ -212,6 +200,7 @@ class ModelRoute(Section, frozen=True, kw_only=True):
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1, max_length=16)]
     rate_limit: RateLimit | None = None
     unsupported: Literal["refuse", "drop"] = "refuse"
+    hedging: bool = False
 
     def __post_init__(self) -> None:
         if not self.model_name and not self.lora_adapters:

@@ -5,13 +5,13 @@ Invariant: a rule keeps its place and the targets that exist; one with none left
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
 from gateway.config.envelope import Flaw, Resource
 from gateway.config.resources import ModelMatch, ModelRoute, StickyBy, StringMatch, TargetModel
 from gateway.config.resources import Rule as RuleSpec
 from gateway.config.snapshot import PoolSpec
+from gateway.expression import Expression
 from gateway.route import Match, Route, Rule, Share, Sticky, TextMatch
 
 Find = Callable[[str, str], PoolSpec | None]
@@ -26,7 +26,8 @@ def route_of(resource: Resource, find: Find, absent: Absent) -> tuple[Route, lis
     flaws: list[Flaw] = []
     rules = tuple(_rule(resource, index, rule, find, absent, flaws) for index, rule in enumerate(spec.rules))
     drop = spec.unsupported == "drop"
-    return Route(resource.name, spec.model_name, spec.lora_adapters, rules, resource.age, drop=drop), flaws
+    made = Route(resource.name, spec.model_name, spec.lora_adapters, rules, resource.age, drop=drop, hedge=spec.hedging)
+    return made, flaws
 
 
 def targets(resource: Resource) -> Iterator[list[tuple[str, str]]]:
@@ -78,7 +79,7 @@ def match_of(match: ModelMatch | None) -> Match | None:
 
 
 def _text(match: StringMatch) -> TextMatch:
-    return TextMatch(match.exact, match.prefix, None if match.regex is None else re.compile(match.regex))
+    return TextMatch(match.exact, match.prefix, None if match.regex is None else Expression(match.regex, whole=False))
 
 
 def _sticky(by: StickyBy | None) -> Sticky | None:

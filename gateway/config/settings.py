@@ -5,12 +5,14 @@ Invariant: a `Settings` has been checked as far as one process can without touch
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
 from gateway.config.access import Auth
+from gateway.config.address import Network
 from gateway.config.decode import Duration, Fault, Limit, Section
 from gateway.config.observing import AccessLog, Tracing
 from gateway.config.scheduler import Scheduler
@@ -176,13 +178,18 @@ class ExtProcListener(_Listener, frozen=True):
 
 class Listeners(Section, frozen=True):
     """Where the gateway listens. ``http``: the OpenAI API. ``grpc``: the same as inference.v1. ``admin``: metrics,
-    health, dashboard. ``ext_proc``: the endpoint picker for Envoy; none without this section.
+    health, dashboard. ``ext_proc``: the endpoint picker for Envoy; none without this section. ``max_buffered_bytes``:
+    held for requests of all listeners together, bodies and answers that are not taken; beyond it requests get 503.
+    ``max_lateness``: where requests have to wait longer, again and again, before anything is done for them, because the
+    processor is what is short, new ones get 503; 0: never.
     """
 
     http: HttpListener = HttpListener()
     grpc: GrpcListener = GrpcListener()
     admin: AdminListener = AdminListener()
     ext_proc: ExtProcListener | None = None
+    max_buffered_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 512 * 1024 * 1024
+    max_lateness: Limit = Limit(1)
 
     @property
     def hosts(self) -> list[str]:
@@ -190,6 +197,12 @@ class Listeners(Section, frozen=True):
         given = (self.http, self.grpc, self.ext_proc)
         hosts = [each.host for each in given if each is not None and each.address != OFF]
         return hosts if self.ext_proc is None else [*hosts, self.ext_proc.health[0]]
+
+    @property
+    def listening(self) -> dict[str, tuple[str, int]]:
+        """Host and port by listener, of those that are wanted."""
+        given = {"http": self.http, "grpc": self.grpc, "admin": self.admin, "extProc": self.ext_proc}
+        return {name: (at.host, at.port) for name, at in given.items() if at is not None and at.address != OFF}
 
     def __post_init__(self) -> None:
         taken: dict[tuple[str, int], str] = {}
@@ -236,6 +249,23 @@ class Retry(Section, frozen=True):
 
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     budget: Annotated[float, Meta(ge=0, le=1)] = 0.2
+
+
+class Hedging(Section, frozen=True):
+    """When a route's requests (`hedging` of a ModelRoute) ask a second endpoint beside the first. ``quantile``: of the
+    times to the first token of requests that take alike; who is not answered by then asks another. ``budget``: tokens
+    computed in vain by hedges, as a share of those of all requests that might be; 0: none. ``min_delay``: how long is
+    waited in any case. ``max_delay``: how long at most.
+    """
+
+    quantile: Annotated[float, Meta(ge=0.5, le=0.99)] = 0.95
+    budget: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    min_delay: Duration = Duration(0.05)
+    max_delay: Duration = Duration(30)
+
+    def __post_init__(self) -> None:
+        if self.max_delay < self.min_delay:
+            raise Fault(".maxDelay", "less than minDelay")
 
 
 class Ejection(Section, frozen=True):
@@ -292,11 +322,28 @@ class Scraping(Section, frozen=True):
 
 
 class Kubernetes(Section, frozen=True):
-    """What objects of a cluster may do. ``allow_loopback``: URLs in them may lead to this machine (loopback,
-    link-local).
-    """
+    """What objects of a cluster may do. ``allow_loopback``: URLs in them may lead to this machine."""
 
     allow_loopback: bool = False
+
+
+class Egress(Section, frozen=True):
+    """Where connections may lead. ``allow``: networks, such as 169.254.10.0/24, of addresses that are refused
+    otherwise: link-local ones and those at which clouds give credentials to machines.
+    """
+
+    allow: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for index, network in enumerate(self.allow):
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise Fault(f".allow[{index}]", f"expected a network such as 169.254.10.0/24: {error}") from None
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return tuple(ipaddress.ip_network(network) for network in self.allow)
 
 
 class Settings(Section, frozen=True):
@@ -306,9 +353,12 @@ class Settings(Section, frozen=True):
     ``tokenizers``: how prompts are counted exactly; the first whose pattern fits the model counts. ``usage``: where
     events for accounts go. ``access_log``: what is said of each request. ``tracing``: spans for a collector.
     ``timeouts``: how long each phase of a request may take. ``retry``: how often another endpoint is tried.
+    ``hedging``: when a second one is asked beside the first, on routes that allow it.
     ``streaming``: how streams are sent on. ``health``: when endpoints are set aside. ``kubernetes``: what objects of a
-    cluster may do. ``trusted_fields``: body members that steer an engine's internals and may pass; without being named
-    here they are refused. ``drain_timeout``: for requests in flight when stopping; 0: as long as they take.
+    cluster may do. ``egress``: where connections may lead. ``trusted_fields``: body members that steer an engine's
+    internals and may pass; without being named here they are refused. ``drain_timeout``: for requests in flight when
+    stopping; 0: as long as they take. ``settle_time``: of that, how long listeners go on at SIGTERM, until nobody sends
+    clients here any more; half of it at most; 0: not at all.
     """
 
     listeners: Listeners = Listeners()
@@ -324,8 +374,11 @@ class Settings(Section, frozen=True):
     tracing: Tracing = Tracing()
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()
+    hedging: Hedging = Hedging()
     streaming: Streaming = Streaming()
     health: HealthSettings = HealthSettings()
     kubernetes: Kubernetes = Kubernetes()
+    egress: Egress = Egress()
     trusted_fields: tuple[str, ...] = ()
     drain_timeout: Limit = Limit(30)
+    settle_time: Duration = Duration(1)

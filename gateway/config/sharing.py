@@ -185,6 +185,10 @@ class Redis(Section, frozen=True):
             raise Fault(".caFile", "needs a URL that begins with rediss: certificates are shown in TLS")
 
 
+class ForeignRedis(Redis, frozen=True):
+    """One that an object of a cluster names: neither its name nor what it names in turn may lead to this machine."""
+
+
 class State(Section, frozen=True):
     """What replicas share. ``redis``: where they meet; none: nothing is shared."""
 

@@ -178,6 +178,7 @@ def _route(route: Route) -> dict[str, Any]:
         "modelName": route.model or None,
         "loraAdapters": list(route.loras),
         "unsupported": "drop" if route.drop else "refuse",
+        "hedging": route.hedge,
         "parents": None if route.parents is None else msgspec.to_builtins(route.parents),
         "rules": [
             {

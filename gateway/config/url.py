@@ -14,6 +14,7 @@ from gateway.types import Endpoint
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?\Z")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*\Z")
 _BLANK = re.compile(r"[\x00-\x20\x7f]")
+_PARTS = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/?#]*@)?([^?#]*)([?#].+)?", re.IGNORECASE | re.DOTALL)
 
 
 def is_loopback(host: str) -> bool:
@@ -26,32 +27,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-_PARTS = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/?#]*@)?([^?#]*)([?#].+)?", re.IGNORECASE | re.DOTALL)
-
-
 def shown(url: str) -> str:
     """``url`` for logs and eyes: without its user, its query as ***, since both may be credentials. What is none is
     itself.
     """
     parts = _PARTS.fullmatch(url)
     return url if parts is None else f"{parts[1]}{parts[2]}{'?***' if parts[3] else ''}"
-
-
-_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200")))
-"""Where clouds give away credentials of a machine, besides 169.254.169.254."""
-
-
-def is_inward(host: str) -> bool:
-    """Whether an address leads to the machine itself or to what only machines are to ask: loopback, link-local, …"""
-    if is_loopback(host):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    plain = getattr(address, "ipv4_mapped", None) or address
-    inward = plain.is_loopback or plain.is_link_local or plain.is_unspecified or plain.is_multicast
-    return inward or plain in _METADATA
 
 
 def endpoint(url: str, engine: str, *, port: int | None = None, keep_version: bool = False) -> Endpoint:

@@ -48,6 +48,13 @@ class Ask:
         self._text: bytes | None = b"" if request.operation in _COMPUTES_NOTHING else None
         self._chains: dict[Blocks, Sequence[int]] = {}
 
+    def again(self, now: float) -> Ask:
+        """The same to be asked once more, while its first answer is still under way."""
+        other = Ask(self.request, self.model, now, self.bytes_per_token)
+        other.priority = self.priority
+        other._tokens, other._text, other._chains = self._tokens, self._text, self._chains
+        return other
+
     @property
     def text(self) -> bytes:
         """The prompt's canonical text, equal for equal prefixes whatever the client's JSON looks like; b"" where

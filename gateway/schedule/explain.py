@@ -31,6 +31,7 @@ class Explanation:
         "_candidates",
         "_left_out",
         "_scores",
+        "hedge",
         "model",
         "pool",
         "profile",
@@ -46,6 +47,7 @@ class Explanation:
         self.pool = pool
         self.profile = profile
         self.tried: list[str] = []
+        self.hedge = ""
         self.tokens = 0
         self.ttft: float | None = None
         self._left_out: dict[str, str] = {}
@@ -86,6 +88,7 @@ class Explanation:
             "pool": self.pool,
             "profile": self.profile or "default",
             "tried": list(self.tried),
+            "hedge": self.hedge or None,
             "promptTokens": self.tokens,
             "ttftSeconds": None if self.ttft is None else _short(self.ttft),
             "candidates": self._candidates,

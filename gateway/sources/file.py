@@ -7,8 +7,10 @@ Kubernetes mounts look alike, and a filesystem that sends no events is polled.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -26,6 +28,8 @@ from gateway.tokenizer import vocabulary
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 """Tokenizers of large vocabularies have 33 MB."""
+_SHELLS: Final = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
+"""Pipes that whoever started the program has made for it."""
 _DEBOUNCE_MS: Final = 400
 _STEP_MS: Final = 50
 _TICK_MS: Final = 500
@@ -72,9 +76,13 @@ def read(paths: Sequence[str | Path], *, kubernetes: bool = False) -> Snapshot:
     return result.snapshot
 
 
-def attempt(paths: Sequence[str | Path], *, kubernetes: bool = False, others: Sequence[Document] = ()) -> Reading:
-    """As `read`, with the failure as a value; ``others`` are documents that are in no file. Blocks on the disk."""
-    reader = _Reader()
+def attempt(
+    paths: Sequence[str | Path], *, kubernetes: bool = False, others: Sequence[Document] = (), again: bool = False
+) -> Reading:
+    """As `read`, with the failure as a value; ``others`` are documents that are in no file. ``again``: something is in
+    force, which a file without a byte does not replace. Blocks on the disk.
+    """
+    reader = _Reader(again=again)
     snapshot = failure = None
     try:
         documents = [*reader.documents(paths), *reader.seen(others)]
@@ -90,10 +98,23 @@ def attempt(paths: Sequence[str | Path], *, kubernetes: bool = False, others: Se
     return Reading(reader.digest.digest(), tuple(folders), snapshot, failure)
 
 
-class _Reader:
-    """Reads files and sums up what they held. ``empty`` are those, and directories, without a document."""
+def _opened(name: str, flags: int) -> int:
+    """Never waits for somebody to write: a named pipe would hold up reloads, and the end. Raises OSError."""
+    descriptor = os.open(name, flags | os.O_NONBLOCK)
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode) and not name.startswith(_SHELLS):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "a named pipe, which is not read", name)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
-    def __init__(self) -> None:
+
+class _Reader:
+    """Reads files and sums up what they held. ``empty`` are those, and directories, without a document. Where it reads
+    ``again``, a configuration file without a byte is one that is being written.
+    """
+
+    def __init__(self, *, again: bool = False) -> None:
+        self._again = again
         self.digest = hashlib.blake2b(digest_size=16)
         self.files: list[str] = []
         self.empty: list[str] = []
@@ -101,7 +122,7 @@ class _Reader:
     def bytes_of(self, name: str) -> bytes:
         """Content of one file. Raises OSError."""
         self.files.append(name)
-        with open(name, "rb") as file:
+        with open(name, "rb", opener=_opened) as file:
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise OSError(27, "File too large", name)
@@ -120,7 +141,10 @@ class _Reader:
         problems: list[str] = []
         for path in names(paths):
             try:
-                parsed = parse(str(path), self.bytes_of(str(path)), str(path.parent))
+                content = self.bytes_of(str(path))
+                if self._again and not content:
+                    raise ConfigError([f"{path}: there is not a byte in it, as if it were being written; or remove it"])
+                parsed = parse(str(path), content, str(path.parent))
             except OSError as error:
                 problems.append(f"{path}: {error.strerror or error}")
             except ConfigError as error:
@@ -229,7 +253,7 @@ class _Watching:
                 self.failed(reading.error)
 
     def _read(self, others: Sequence[Document]) -> Reading:
-        reading = attempt(self.paths, kubernetes=self.kubernetes, others=others)
+        reading = attempt(self.paths, kubernetes=self.kubernetes, others=others, again=self.current is not None)
         try:
             if reading.snapshot is not None:
                 self.check(reading.snapshot)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from gateway.config import redis_url
+from gateway.config.sharing import ForeignRedis
 from gateway.config.sharing import Redis as Settings
+from gateway.egress import outward
 
 if TYPE_CHECKING:
     from coredis.client import Client
@@ -48,8 +50,10 @@ async def open_client(settings: Settings) -> AsyncIterator[Client[bytes]]:
         if settings.password_file:
             password = (await trio.Path(settings.password_file).read_text()).strip()
         context = ssl.create_default_context(cafile=settings.ca_file or None) if address.tls else None
-        async with _client(address, settings.username or address.username, password, context) as client:
-            yield client
+        client = _client(address, settings.username or address.username, password, context)
+        with outward(isinstance(settings, ForeignRedis)):
+            async with client as entered:
+                yield entered
     except* _errors() as group:
         failures.append(group)
     if failures:

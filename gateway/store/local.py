@@ -37,6 +37,11 @@ class Local:
     def __len__(self) -> int:
         return len(self._accounts)
 
+    @property
+    def places(self) -> float:
+        """Taken, of all limits on requests at once: a walk over the accounts."""
+        return sum(account.used for account in self._accounts.values() if not account.rate)
+
     def take_nowait(self, demands: Sequence[Demand], now: float, /) -> Taken:
         accounts = self._accounts
         found: list[Account | None] = []

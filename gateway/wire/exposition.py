@@ -129,7 +129,7 @@ class Layout:
             head = spot.head
             size = len(head)
             expected = end + start - before - size
-            at = find(head, max(0, expected - _SLACK), expected + size + _SLACK)
+            at = find(head, max(end, expected - _SLACK), expected + size + _SLACK)
             if at < 0:
                 return None
             end = find(b"\n", at + size)
@@ -190,8 +190,10 @@ def _samples(
     at = 0
     for line in page.split(b"\n"):
         if line[:1] != b"#":
-            brace = line.find(b"{")
-            name = line[:brace] if brace > 0 else line.partition(b" ")[0]
+            name = line.partition(b" ")[0]
+            brace = name.find(b"{")  # a later one is that of an exemplar
+            if brace > 0:
+                name = name[:brace]
             wanted = known(name)
             if wanted is not None and (split := _split(line, name)) is not None:
                 size, labels = split

@@ -79,6 +79,11 @@ class Messages:
         """Whether nothing of an unfinished message is held."""
         return not self._pending
 
+    @property
+    def held(self) -> int:
+        """Bytes of an unfinished message."""
+        return len(self._pending)
+
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that ``data`` completes, oldest first, inflated.
 

@@ -9,8 +9,10 @@ same messages. After an error a parser is spent: the connection can only be clos
 from __future__ import annotations
 
 import http
+import re
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 import httptools
 import msgspec
@@ -29,7 +31,20 @@ class ProtocolError(Exception):
 
 
 _PIECES = 64
+_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]{0,5})?")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _RESPONSE_HEAD_MAX = 1 << 20
+_CODINGS = (b"transfer-encoding", b"content-encoding")
+
+
+class _Closed:
+    """In the place of llhttp's parser."""
+
+    def feed_data(self, data: bytes) -> None:
+        raise HttpParserError("the connection is closed")
+
+
+_CLOSED: Any = _Closed()
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -69,6 +84,7 @@ class RequestParser:
         self.idle = True
         self._max_header = max_header
         self._max_body = max_body
+        self._host = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._fields: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
@@ -76,6 +92,14 @@ class RequestParser:
         self._size = 0
         self._reset()
         self._parser = httptools.HttpRequestParser(self)
+
+    def close(self) -> None:
+        """Let go of everything; nothing is to be fed any more. Parser and llhttp hold each other: left alone, both stay
+        until the garbage collector looks at what is old.
+        """
+        self._parser = _CLOSED
+        self.ready.clear()
+        self._reset()
 
     def feed(self, data: bytes) -> None:
         """Take what one read brought. Requests complete so far are in ``ready``; a violation is in ``error``."""
@@ -96,6 +120,16 @@ class RequestParser:
         if done == len(self.ready) and not self.idle:
             self._bound(len(data) - (self._size - had))
         return rest
+
+    @property
+    def declared(self) -> int:
+        """How long the body that is coming says it will be; 0 where it does not say."""
+        return int(self._fields.get(b"content-length", 0))
+
+    @property
+    def held(self) -> int:
+        """Bytes of bodies that are here."""
+        return self._size + sum(len(request.body) for request in self.ready)
 
     # -- called by llhttp ---------------------------------------------------------------------------------------
 
@@ -176,10 +210,11 @@ class RequestParser:
             size = sum(len(name) + len(value) + 4 for name, value in headers) + len(self._target)
             if size > self._max_header:
                 raise ProtocolError(f"the request's header exceeds {self._max_header} bytes", 431)
-        if b"host" not in fields and not self._http10:
-            raise ProtocolError("a request needs a Host field")
-        if len(fields) != len(headers) and [name for name, _ in headers].count(b"host") > 1:
-            raise ProtocolError("a request needs exactly one Host field")
+        host = fields.get(b"host")
+        if host != self._host or self._target[:1] != b"/":
+            self._check_host(host)
+        if len(fields) != len(headers):
+            self._check_repeated([name for name, _ in headers])
         length = fields.get(b"content-length")
         if length is not None and (len(length) > 18 or int(length) > self._max_body):
             raise ProtocolError(f"the request's body exceeds {self._max_body} bytes", 413)
@@ -191,6 +226,25 @@ class RequestParser:
             if expectation.lower() != b"100-continue":
                 raise ProtocolError("the only expectation understood is 100-continue", 417)
             self.continue_wanted = not self._http10
+
+    def _check_host(self, host: bytes | None) -> None:
+        """One name for the server, whoever reads it: the Host field's, which an absolute target has to repeat (RFC 9112
+        §3.2).
+        """
+        if host is None and not self._http10:
+            raise ProtocolError("a request needs a Host field")
+        self._host = host or b""
+        if not _AUTHORITY.fullmatch(self._host):
+            raise ProtocolError("the Host field is none")
+        absolute = _ABSOLUTE.match(self._target)
+        if absolute is not None and absolute[1].lower() != self._host.lower():
+            raise ProtocolError("the target names another host than the Host field")
+
+    def _check_repeated(self, names: list[bytes]) -> None:
+        if names.count(b"host") > 1:
+            raise ProtocolError("a request needs exactly one Host field")
+        if names.count(b"transfer-encoding") > 1:
+            raise ProtocolError("the only transfer coding understood is chunked, said once", 501)
 
     def _fail(self, error: HttpParserError) -> None:
         cause = error.__context__
@@ -222,7 +276,9 @@ class ResponseParser:
     """Bytes of one upstream connection in, one response after another out; reused over a kept-alive connection.
 
     After `feed`: ``status`` and ``headers`` once ``head`` is true, body bytes in `take`, ``complete`` at the end.
-    Interim (1xx) responses are skipped. `feed_eof` ends a body that is delimited by the closing of the connection.
+    ``coded``: there is a Content-Encoding field. Interim (1xx) responses are skipped. `feed_eof` ends a body that is
+    delimited by the closing of the connection. What surrounds a body (extensions of chunks, trailers) is bounded as
+    heads are, if `take` is called after each `feed`.
     """
 
     def __init__(self) -> None:
@@ -231,14 +287,21 @@ class ResponseParser:
         self._parser = httptools.HttpResponseParser(self)
         self.begin()
 
+    def close(self) -> None:
+        """As `RequestParser.close`, but what has come can be read still."""
+        self._parser = _CLOSED
+
     def begin(self) -> None:
         """Forget the last response; the next bytes belong to a new one."""
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.coded = False
         self.head = False
         self.complete = False
         self.keep_alive = False
+        self._version_seen = False
         self._fed = 0
+        self._void = 0
         self._parts.clear()
 
     def feed(self, data: bytes) -> None:
@@ -246,6 +309,8 @@ class ResponseParser:
         if self.complete:
             raise ProtocolError("bytes after the end of the response")
         if not self.head:
+            if not self._fed:
+                self._version_seen = data[:7] == b"HTTP/1."
             self._fed += len(data)
             if self._fed > _RESPONSE_HEAD_MAX:
                 raise ProtocolError(f"the response's header exceeds {_RESPONSE_HEAD_MAX} bytes")
@@ -258,6 +323,10 @@ class ResponseParser:
             raise ProtocolError(f"malformed HTTP response: {_reason(error)}") from None
         except HttpParserUpgrade:
             raise ProtocolError("the upstream switched protocols unasked") from None
+        if not self._parts and self.head and not self.complete:
+            self._void += len(data)
+            if self._void > _RESPONSE_HEAD_MAX:
+                raise ProtocolError(f"the response's body is wrapped in more than {_RESPONSE_HEAD_MAX} bytes")
 
     def _whole(self) -> bool:
         return self.complete
@@ -278,6 +347,7 @@ class ResponseParser:
             return b""
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
+        self._void = 0
         return data
 
     # -- called by llhttp ---------------------------------------------------------------------------------------
@@ -291,9 +361,29 @@ class ResponseParser:
             self.headers.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
+        for name, _ in self.headers:
+            if name in _CODINGS:
+                self._check_codings()
+                break
         self.status = self._parser.get_status_code()
+        if not self._version_seen or not 100 <= self.status < 600:
+            self._check_status()
         if self.status >= 200:
             self.head = True
+        else:
+            self._version_seen = False
+
+    def _check_codings(self) -> None:
+        self.coded = any(name == b"content-encoding" for name, _ in self.headers)
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and codings != [b"chunked"]:
+            raise ProtocolError("the only transfer coding understood is chunked")
+
+    def _check_status(self) -> None:
+        """Also by llhttp's word for the version, which takes longer than a look at the first bytes."""
+        version = self._parser.get_http_version()
+        if not 100 <= self.status < 600 or version not in ("1.0", "1.1"):
+            raise ProtocolError(f"the status {self.status} of HTTP/{version} is none")
 
     def on_message_complete(self) -> None:
         if self.head:

@@ -63,6 +63,9 @@ class Admin(Protocol):
     def flows(self) -> object:
         """Who waits where, and what they have had lately."""
 
+    def statistics(self) -> object:
+        """What is held for requests and clients, as numbers."""
+
     def decisions(self, limit: int, request: str, /) -> object:
         """Why requests went where they did, the last ones first; with ``request``, of the request with that id."""
 
@@ -89,7 +92,7 @@ def make_app(admin: Admin, rules: Rules, cut: Callable[[], Cut]) -> QuartTrio:
     _add_pages(app)
     _add_live(app, admin.live, guard, cut)
     _add_actions(app, admin)
-    add_debug(app)
+    add_debug(app, admin.statistics)
     return app
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from quart import Response, request
@@ -20,7 +21,8 @@ _EXPECTED: Final = (
 )
 
 
-def add_debug(app: QuartTrio) -> None:
+def add_debug(app: QuartTrio, held: Callable[[], object]) -> None:
+    """``held``: what the process holds, as plain values."""
     profiler = Profiler()
 
     @app.get("/debug/profile")
@@ -41,6 +43,10 @@ def add_debug(app: QuartTrio) -> None:
     @app.get("/debug/tasks")
     async def tasks() -> Response:
         return as_json(await tree())
+
+    @app.get("/debug/statistics")
+    async def statistics() -> Response:
+        return as_json(held())
 
 
 def _number(name: str, default: float, least: float, most: float) -> float | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from gateway.listen import Listener
+from gateway.listen import EXHAUSTED, Listener
 from gateway.net import SocketStream
 from protocols.admin.access import UNGUARDED, Rules
 from protocols.admin.front import front
@@ -29,6 +29,7 @@ _log = logging.getLogger("infer_gateway.admin")
 
 _MAX_CONNECTIONS = 256
 _IDLE_S = 75
+_AGAIN_S = 0.5
 _CLOSED = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 _answered: ContextVar[_Connection] = ContextVar("answered")
@@ -73,8 +74,8 @@ async def serve(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve HTTP on the ``listener``, with TLS if it has that, until cancelled; it is closed at the end. ``named``:
-    what its address was called.
+    """Serve HTTP on the ``listener``, with TLS if it has that, until cancelled; it is closed at the end. Closed before,
+    nobody new is taken. ``named``: what its address was called.
 
     `started` is reported at once: connections are accepted by the kernel from then on and answered when the imports are
     done.
@@ -86,14 +87,29 @@ async def serve(
     connections: dict[_Connection, None] = {}
     try:
         task_status.started()
-        converse = await trio.to_thread.run_sync(_load, admin, rules)
+        converse = await _loaded(admin, rules)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_close_when_cancelled, connections)
             nursery.start_soon(_close_idle, connections)
             taken = partial(_connection, converse, connections, listener.ssl_context)
-            await trio.serve_listeners(taken, [listening], handler_nursery=nursery)
+            try:
+                await trio.serve_listeners(taken, [listening], handler_nursery=nursery)
+            except* trio.ClosedResourceError:
+                await trio.sleep_forever()  # somebody else accepts now; who is here is answered
     finally:
         listening.socket.close()
+
+
+async def _loaded(admin: Admin, rules: Rules) -> Converse:
+    """As `_load`, again where descriptors were short: clients may have come first."""
+    while True:
+        try:
+            return await trio.to_thread.run_sync(_load, admin, rules)
+        except OSError as error:
+            if error.errno not in EXHAUSTED:
+                raise
+            _log.error("the admin plane cannot be loaded yet: %s", error.strerror)
+            await trio.sleep(_AGAIN_S)
 
 
 async def _connection(
@@ -181,6 +197,10 @@ def _load(admin: Admin, rules: Rules) -> Converse:
     async def converse(stream: trio.abc.Stream) -> None:
         state: LifespanState = {}
         either: Any = stream  # annotated as TLS only
-        await Server(wrapped, config, context, ConnectionState(state), either)
+        server = Server(wrapped, config, context, ConnectionState(state), either)
+        try:
+            await server
+        finally:
+            vars(server).clear()  # it and its protocol refer to each other
 
     return converse

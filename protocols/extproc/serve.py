@@ -17,6 +17,7 @@ import msgspec
 import trio
 from grpclib.const import Cardinality, Handler
 
+from gateway.burden import Burden
 from gateway.errors import GatewayError
 from gateway.request_id import RequestIds
 from gateway.types import Headers, Identity, InferenceRequest, Operation
@@ -32,7 +33,9 @@ _LAST_WORDS_S: Final = 5.0
 
 
 class Stream(Protocol):
-    """What is used of `protocols.grpc.stream.Stream`."""
+    """What is used of `protocols.grpc.stream.Stream`. ``keeping``: what was received is held until the call ends."""
+
+    keeping: bool
 
     @property
     def peer_address(self) -> str: ...
@@ -108,8 +111,10 @@ class ExternalProcessor:
         pool: str | None = None,
         settings: Settings | None = None,
         deadlines: Deadlines | None = None,
+        burden: Burden | None = None,
     ) -> None:
         self.core = core
+        self.burden = burden or Burden()
         self.pool = pool
         self.settings = settings or Settings()
         self.deadlines = deadlines or Deadlines()
@@ -194,6 +199,7 @@ class _Exchange:
 
     async def _wanted(self) -> Wanted | None:
         """The request once it is whole; None for a stream that ends before, or that only lets us look on."""
+        self._stream.keeping = True
         while True:
             self._enter("body")
             message = await self._stream.recv_message()
@@ -202,12 +208,16 @@ class _Exchange:
             step = self._session.receive(message)
             await self._send(step.replies)
             if step.wanted is not None:
+                self._stream.keeping = False
                 return step.wanted
 
     async def _request(self, wanted: Wanted) -> InferenceRequest:
         core, stream, headers = self._service.core, self._stream, wanted.head.fields
         identity: Identity | None = None
         try:
+            refusal = self._service.burden.refusal(1)
+            if refusal is not None:
+                raise refusal
             identity = core.known(headers, stream.peer_address, stream.subject)
             if identity is None:
                 identity = await core.identify(headers, stream.peer_address, stream.subject)

@@ -154,6 +154,7 @@ class Session:
             return self._decide("request_trailers", b"".join(self._body))
         if self._phase is not _Phase.PASSING:
             raise Disorder("request_trailers out of order")
+        self._phase = _Phase.ENDED
         return _PASS_REQUEST_TRAILERS
 
     def _configure(self, message: Any) -> None:
@@ -195,7 +196,7 @@ class Session:
         """Replies that send the request to ``addresses``, best first. ``asked``: the model as the body names it, ""
         where none was read; ``model``: what the endpoint knows it by. ``extra``: fields for the response.
         """
-        self._phase = _Phase.PASSING
+        self._phase = _Phase.ENDED if self._due == "request_trailers" else _Phase.PASSING
         self._extra = extra
         body = self._body.pop() if self._body else None
         rewritten = body is not None and bool(asked and model) and model != asked
@@ -241,7 +242,7 @@ class Session:
         mutation = self._response_mutation(head, served, part.end_of_stream)
         reply = _PASS_RESPONSE_HEADERS if mutation is None else messages.headers("response_headers", mutation)
         status = head.named.get(":status") or head.named.get("status") or b""
-        responded = Responded(int(status) if status.isdigit() else 200, head.fields, served)
+        responded = Responded(int(status) if status.isdigit() and len(status) == 3 else 200, head.fields, served)
         return Step(responded=responded, replies=(reply,), ended=part.end_of_stream)
 
     def _response_mutation(self, head: fields.Head, served: str, ended: bool) -> Mutation | None:

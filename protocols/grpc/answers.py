@@ -18,6 +18,7 @@ from protocols.grpc.generated.upb import inference as pb
 
 REASONS: Final = {"stop": 1, "length": 2, "tool_calls": 3, "content_filter": 4, "function_call": 5}
 """Finish reasons by number. One that is none of them has still ended the choice: it counts as ``stop``."""
+_MOST: Final = 1e15
 
 
 def _told(tell: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
@@ -35,19 +36,24 @@ def _told(tell: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
 # -- parts of messages ----------------------------------------------------------------------------------------------
 
 
+def _count(number: object) -> int:
+    """0 for what is no count: an answer is good without."""
+    return int(number) if isinstance(number, int | float) and 0 <= number < _MOST else 0
+
+
 def _usage(usage: said.Usage | None) -> dict[str, Any] | None:
     if usage is None:
         return None
-    prompt, completion = int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0)
+    prompt, completion = _count(usage.prompt_tokens), _count(usage.completion_tokens)
     cached, reasoned = usage.prompt_tokens_details, usage.completion_tokens_details
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
-        "total_tokens": int(usage.total_tokens or 0) or prompt + completion,
-        "prompt_tokens_details": None if cached is None else {"cached_tokens": int(cached.cached_tokens or 0)},
+        "total_tokens": _count(usage.total_tokens) or prompt + completion,
+        "prompt_tokens_details": None if cached is None else {"cached_tokens": _count(cached.cached_tokens)},
         "completion_tokens_details": None
         if reasoned is None
-        else {"reasoning_tokens": int(reasoned.reasoning_tokens or 0)},
+        else {"reasoning_tokens": _count(reasoned.reasoning_tokens)},
     }
 
 
@@ -116,7 +122,7 @@ def _completion_logprobs(logprobs: said.Logprobs | None) -> dict[str, Any] | Non
 def _head(answer: said.Answer) -> dict[str, Any]:
     return {
         "id": answer.id,
-        "created": int(answer.created or 0),
+        "created": _count(answer.created),
         "model": answer.model,
         "usage": _usage(answer.usage),
         "system_fingerprint": answer.system_fingerprint,

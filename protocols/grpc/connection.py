@@ -31,7 +31,7 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
-from gateway.net import READ_SIZE, socket_below
+from gateway.net import READ_SIZE, handshake, socket_below
 from gateway.wire import h2
 from gateway.wire.grpc import Code, GrpcError
 from protocols.grpc.http2 import Http2
@@ -72,6 +72,8 @@ class Connection:
         self.socket = socket_below(stream)
         self.streams: dict[int, Stream] = {}
         self.lent = 0
+        self.burden = server.burden
+        self._unsent = 0
         self.draining = False
         self._turn = server.turn
         self._stream = stream
@@ -119,7 +121,7 @@ class Connection:
         try:
             with self.scope:
                 if isinstance(self._stream, trio.SSLStream):
-                    await self._stream.do_handshake()
+                    await handshake(self._stream)
                     self._certificate = self._stream.getpeercert()
                     self.subject = certified_name(self._certificate or {})
                 first = await self._preface()
@@ -128,6 +130,12 @@ class Connection:
         except* _GONE:
             pass
         finally:
+            for stream in self.streams.values():
+                stream.release()
+            self.streams.clear()  # they know the connection, as does what is to be written of them
+            self._writer.close()
+            self._count(0)
+            self._http2.close()
             await self._close()
 
     async def _preface(self) -> bytes:
@@ -199,9 +207,10 @@ class Connection:
         self.draining = True
         self._lifetime.draining(self.now)
         if self._lifetime.greeted:
-            self._writer.say(h2.goaway(h2.MAX_STREAM_ID) + h2.ping(_FAREWELL))
-        else:
-            self.scope.cancel()
+            self._bid_farewell()
+
+    def _bid_farewell(self) -> None:
+        self._writer.say(h2.goaway(h2.MAX_STREAM_ID) + h2.ping(_FAREWELL))
 
     def _refuse_more(self) -> None:
         """What was under way to us when the client was asked to go has arrived: later streams are refused."""
@@ -234,6 +243,12 @@ class Connection:
                 stream.fail(GrpcError(Code.DEADLINE_EXCEEDED, "the rest of the request does not come"))
             if stream.stalled_since is not None and now - stream.stalled_since > self.limits.write_timeout:
                 self.reset(stream, h2.CANCEL)
+        self._count(sum(stream.outgoing.size for stream in self.streams.values()))
+
+    def _count(self, unsent: int) -> None:
+        """Messages that the client does not take, as of the last look at them."""
+        self.burden.buffered.held += unsent - self._unsent
+        self._unsent = unsent
 
     def _cut(self) -> None:
         self.scope.cancel()
@@ -266,8 +281,11 @@ class Connection:
             _log.exception("h2 failed on what %s sent", self.peer)
             self._expel(h2.INTERNAL_ERROR, "internal error")
             return
-        self._lifetime.greeted = self._lifetime.greeted or bool(events)
         self._writer.say()
+        if events and not self._lifetime.greeted:
+            self._lifetime.greeted = True
+            if self.draining:
+                self._bid_farewell()
         for event in events:
             react = _REACTIONS.get(event.__class__)
             if react is not None:
@@ -327,12 +345,13 @@ class Connection:
 
     def _on_reset(self, event: StreamReset) -> None:
         """A client that resets calls it has waited for, or had something from, has lost patience with them, perhaps
-        with all at once; one that does not wait costs only us.
+        with all at once; one that does not wait costs only us. Nor does one that has us reset them, by a window that
+        overflows (CVE-2025-8671).
         """
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             self._abandon(stream)
-        if event.remote_reset and (
+        if (event.remote_reset or stream is not None) and (
             stream is None or not (stream.outgoing.started or self.now - stream.begun > _RAPID_S)
         ):
             self._nuisance("too many resets")
@@ -413,6 +432,7 @@ class Connection:
         done = not stream.running and (stream.outgoing.done or stream.closed)
         if done and self.streams.pop(stream.id, None) is not None:
             self._writer.forget(stream)
+            stream.release()
             self.lent -= stream.incoming.lent
             self._return(stream.incoming.release())
             if not self.streams:

@@ -45,7 +45,7 @@ class Health:
         self._names = frozenset(("", *services))
         self._ready = ready
         self._unknown_serving = unknown_serving
-        self._draining = False
+        self._draining = self._ended = False
         self._change = trio.Event()
 
     def changed(self) -> None:
@@ -56,6 +56,11 @@ class Health:
     def drain(self) -> None:
         """NOT_SERVING from now on. Watchers are told and their calls end, so that they hold up no server's drain."""
         self._draining = True
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Who watches is sent to whoever answers here from now on, and told nothing else."""
+        self._ended = True
         self.changed()
 
     def status(self, service: str) -> int:
@@ -96,7 +101,7 @@ class Health:
             if status != told:
                 told = status
                 await stream.send_message(_Response(status=status))
-            if self._draining:
+            if self._ended:
                 raise GrpcError(Code.UNAVAILABLE, "the server is draining")
             with trio.move_on_after(LOOK_S):
                 await change.wait()

@@ -105,6 +105,10 @@ class Http2:
         self._frames = self._h2.incoming_buffer = _Frames(4 * limits.max_headers)
         self.collect = self._h2.data_to_send
 
+    def close(self) -> None:
+        """Nothing is received any more: what h2 has refers to itself no longer, and needs no garbage collector."""
+        self._h2._frame_dispatch_table.clear()
+
     @property
     def last_id(self) -> int:
         """The latest stream that the client has opened."""

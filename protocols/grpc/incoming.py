@@ -39,6 +39,11 @@ class Incoming:
         return bool(self._messages)
 
     @property
+    def size(self) -> int:
+        """Bytes of messages that are here, as they came."""
+        return self._parser.held + sum(len(message) for _, message in self._messages)
+
+    @property
     def torn(self) -> bool:
         """Whether a message has begun and not ended."""
         return not self._parser.whole

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 from grpclib.const import Cardinality, Handler
 
+from gateway.burden import Burden
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound
 from gateway.ports import Exchange
 from gateway.request_id import RequestIds
@@ -89,8 +90,9 @@ _COUNT: Final = Method(
 class Inference:
     """The service. Its messages are upb's, a hundred times as fast as those that the generated base comes with."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, burden: Burden | None = None) -> None:
         self._core = core
+        self._burden = burden or Burden()
         self._ids = RequestIds()
 
     def __mapping__(self) -> dict[str, Handler]:
@@ -122,6 +124,9 @@ class Inference:
         """
         identity: Identity | None = None
         try:
+            refusal = self._burden.refusal(1)  # no call is without a message
+            if refusal is not None:
+                raise refusal
             identity = await self._identity(stream)
             message = await stream.recv_message()
             exchange.tell = method.answer(message)
@@ -182,7 +187,10 @@ async def _ended(exchange: GrpcExchange, work: Awaitable[None]) -> None:
         _log.exception("request %s failed unexpectedly", exchange.id)
         await exchange.fail(GatewayError(f"The gateway failed unexpectedly on request {exchange.id}."))
     if exchange.failure is not None:
-        raise exchange.failure
+        try:
+            raise exchange.failure
+        finally:
+            exchange.failure = None  # whose traceback has this frame: all of the call would stay, its connection, too
 
 
 def _request(method: Method, message: Any, stream: Stream, request_id: str, identity: Identity) -> InferenceRequest:

@@ -11,6 +11,7 @@ import math
 from protocols.grpc.limits import Limits
 
 _DRAIN_S = 5.0
+_UNHEARD_S = 1.0
 
 
 class Verdict(enum.Enum):
@@ -71,10 +72,14 @@ class Lifetime:
             return Verdict.PING
         return Verdict.KEEP
 
+    def _too_late(self, now: float) -> bool:
+        """Whether nobody waits any longer for a client that has said nothing."""
+        return now - self._begun > self._limits.handshake_timeout or now - self._drained > _UNHEARD_S
+
     def _dead(self, now: float, stuck_since: float | None) -> bool:
         limits = self._limits
         return (
-            (not self.greeted and now - self._begun > limits.handshake_timeout)
+            (not self.greeted and self._too_late(now))
             or (stuck_since is not None and now - stuck_since > limits.write_timeout)
             or (self._pinged is not None and now - self._pinged > limits.ping_timeout)
             or now - self._begun > self._age + limits.age_grace

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 _T = TypeVar("_T")
-Number = int | float | None
+Number = Any
+"""Whatever it is: a count that is none does not make an answer a bad one."""
 
 
 class Cached(msgspec.Struct, gc=False):

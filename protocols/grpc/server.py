@@ -1,7 +1,8 @@
 """The gRPC server: takes connections, patrols and drains. (IO)
 
 Nursery: `Server.run` holds the accept loops, the patrol and one task a connection. `drain` stops the accept loops and
-asks clients to leave when what they have under way is done; cancelling `run` cuts everything.
+asks clients to leave when what they have under way is done; cancelling `run` cuts everything. Who is accepted with the
+last ones, or has not said anything yet, is served first.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any, Protocol
 import msgspec
 import trio
 
-from gateway.listen import Listener, accept, close_listeners
+from gateway.burden import CONNECTIONS, DESCRIPTORS, burden
+from gateway.listen import Listener, accept, close_listeners, close_listeners_after, probe
+from gateway.net import crowded
 from gateway.turn import turn
 from protocols.grpc.codec import Codec, Protobuf
 from protocols.grpc.connection import Connection
@@ -62,13 +65,14 @@ class Server:
         self.codec = codec or Protobuf()
         self.methods = _methods(services)
         self.turn = turn()
+        self.burden = burden()
         self.draining = False
         self._listeners = listeners
         self.connections: set[Connection] = set()
-        self._accepting = trio.CancelScope()
         self._failures = itertools.count(1)
         self._id_prefix = os.urandom(4).hex()
         self._nursery: trio.Nursery | None = None
+        probe(listeners, self.limits.write_timeout)
         for listener in listeners:
             if listener.ssl_context is not None:
                 listener.ssl_context.set_alpn_protocols(["h2"])
@@ -84,17 +88,21 @@ class Server:
                 background.start_soon(self._patrol)
                 async with trio.open_nursery() as self._nursery:
                     task_status.started(self)
-                    with self._accepting:
-                        await accept(self._listeners, self._take)
+                    await accept(self._listeners, self._take)
                 background.cancel_scope.cancel()
         finally:
+            self._nursery = None
             close_listeners(self._listeners)
 
-    def drain(self) -> None:
-        """Stop accepting and ask every client to leave when its calls are done; then `run` returns."""
+    def drain(self, *, handed_over: bool = False) -> None:
+        """Take who has connected and nobody else, and ask every client to leave when its calls are done; then `run`
+        returns. ``handed_over``: others accept from the same sockets.
+        """
         self.draining = True
-        self._accepting.cancel()
-        close_listeners(self._listeners)
+        if handed_over or self._nursery is None:
+            close_listeners(self._listeners)
+        else:
+            close_listeners_after(self._listeners, self._take)
         for connection in list(self.connections):
             connection.drain()
 
@@ -110,6 +118,8 @@ class Server:
     async def _converse(self, stream: trio.abc.Stream, peer: str) -> None:
         connection = Connection(self, stream, peer)
         self.connections.add(connection)
+        if self.draining:
+            connection.drain()
         raw = connection.socket
         if raw is not None:
             raw.on_hangup = connection.scope.cancel
@@ -124,9 +134,15 @@ class Server:
 
     def _take(self, listener: Listener, sock: socket.socket, peer: str) -> None:
         if len(self.connections) >= self.limits.max_connections:
-            sock.close()
+            self._turn_away(sock, CONNECTIONS)
+        elif crowded():
+            self._turn_away(sock, DESCRIPTORS)
         else:
             self.converse(listener.stream(sock), peer)
+
+    def _turn_away(self, sock: socket.socket, why: str) -> None:
+        self.burden.refused[why] += 1
+        sock.close()
 
     async def _patrol(self) -> None:
         while True:

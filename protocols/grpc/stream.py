@@ -61,7 +61,9 @@ class Deadline:
 
 
 class Stream:
-    """``headers``: the regular fields of the request. ``deadline_at``: on Trio's clock, inf for none."""
+    """``headers``: the regular fields of the request. ``deadline_at``: on Trio's clock, inf for none. ``keeping``:
+    whether messages that were taken are held until the call ends, as that of a call with one message is.
+    """
 
     def __init__(self, connection: Connection, stream_id: int, method: Method, request: Request) -> None:
         self.id = stream_id
@@ -78,6 +80,9 @@ class Stream:
         self.heard = connection.now
         self.stalled_since: float | None = None
         self.running = True
+        self.keeping = not method.client_streaming
+        self._buffered = connection.burden.buffered
+        self._kept = self._counted = 0
         self._connection = connection
         self._arrival = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
@@ -131,6 +136,9 @@ class Stream:
         self._connection.lent -= lent - incoming.lent
         if earned:
             self._connection.give_back(self, earned)
+        if message is not None:
+            self._kept += len(message) if self.keeping else 0
+            self._count(self._kept + incoming.size)
         if not self.method.client_streaming:
             self._check_single(message)
         return message
@@ -264,6 +272,10 @@ class Stream:
         """Bytes from the client that took ``cost`` of the window."""
         self.incoming.feed(data, cost)
         self.heard = self._connection.now
+        if self.incoming.error is None:
+            self._count(self._counted + len(data))
+            if self.keeping and not self._received and not self._buffered.room(0, self._counted):
+                self.fail(GrpcError(Code.UNAVAILABLE, self._connection.burden.no_room().message))
         if self._awaiting:
             if self.incoming.ready:
                 self._arrival.unpark_all()
@@ -299,6 +311,14 @@ class Stream:
         self.closed = True
         self.scope.cancel()
         self._room.unpark_all()
+
+    def release(self) -> None:
+        """Nothing of it is held any more."""
+        self._count(0)
+
+    def _count(self, held: int) -> None:
+        self._buffered.held += held - self._counted
+        self._counted = held
 
 
 def status_fields(status: GrpcError) -> list[tuple[bytes, bytes]]:

@@ -64,6 +64,11 @@ class Writer:
         """``stream`` has nothing to send any more."""
         self._held_up.pop(stream, None)
 
+    def close(self) -> None:
+        """Nothing is to be written any more."""
+        self._ready.clear()
+        self._held_up.clear()
+
     def finish(self) -> None:
         self._finishing = True
         self._wake()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from gateway.net import SocketStream, socket_below
+from gateway.net import SocketStream, handshake, socket_below
 from gateway.wire import h1
 from protocols.http.exchange import HttpExchange
 
@@ -38,7 +38,9 @@ class Phase(enum.Enum):
 
 
 class Connection:
-    """``phase`` since ``since``. ``subject`` is the name in the client's certificate, "" if it has shown none."""
+    """``phase`` since ``since``. ``subject`` is the name in the client's certificate, "" if it has shown none.
+    ``fresh``: no request has come yet.
+    """
 
     def __init__(self, server: Server, stream: trio.abc.Stream, peer: str) -> None:
         self.server = server
@@ -50,30 +52,37 @@ class Connection:
         self.phase = Phase.IDLE if isinstance(stream, SocketStream) else Phase.HEADER  # TLS shakes hands first
         self.since = self._turn.now
         self.closing = False
+        self.fresh = True
         self.expired = False
         self._raw = stream if isinstance(stream, SocketStream) else None
         self.socket = socket_below(stream)
         self._lock = trio.Lock() if self._raw is None else None
         self._writing_since: float | None = None
         self._parser = h1.RequestParser(server.limits.max_header, server.limits.max_body)
+        self._buffered = server.burden.buffered
+        self._counted = 0
+        self.begun = self.since
 
     async def run(self) -> None:
         """Serve the client until it leaves, errs, or is asked to go. Returns with the stream closed."""
         try:
             with self.scope:
                 if isinstance(self.stream, trio.SSLStream):
-                    await self.stream.do_handshake()
+                    await handshake(self.stream)
                     self.subject = certified_name(self.stream.getpeercert() or {})
                     self.phase = Phase.IDLE
                 await self._serve()
                 if self.socket is not None:
                     self.socket.flush_last()
                     await self.socket.wait_sent()
+                    if self.closing and self.server.leaving:
+                        await self._see_out()
             if self.expired:
                 await self._refuse(h1.ProtocolError("the request did not arrive in time", 408))
         except _GONE:
             pass
         finally:
+            self._forget()
             await self._close()
 
     async def _serve(self) -> None:
@@ -81,9 +90,10 @@ class Connection:
             request = await self._next_request()
             if request is None:
                 return
-            self.phase = Phase.BUSY
+            self.phase, self.fresh = Phase.BUSY, False
             exchange = HttpExchange(self, request)
             await self._handle(exchange)
+            self._count(0 if self._parser.idle and not self._parser.ready else self._parser.held)
             if not exchange.finished:
                 return
             if self.socket is not None and self.socket.stuck_since is not None:
@@ -110,7 +120,8 @@ class Connection:
             if parser.error is not None:
                 await self._refuse(parser.error)
                 return None
-            if parser.idle and self.server.draining:
+            if self._counted and not self._has_room():
+                await self._refuse(h1.ProtocolError(self.server.burden.no_room().message, 503))
                 return None
             if parser.continue_wanted:
                 parser.continue_wanted = False
@@ -119,17 +130,38 @@ class Connection:
             if not data:
                 return None
             parser.feed(bytes(data))
+            self._counted += len(data)
+            self._buffered.held += len(data)
             self._note_progress()
         return parser.ready.popleft()
 
     def _note_progress(self) -> None:
         """A header has one limit from its first byte; a body may take as long as it keeps coming."""
         if self._parser.idle:
-            return  # an empty line between requests
+            if not self._parser.ready:  # an empty line between requests
+                self._count(0)
+            return
         if self._parser.in_body:
+            if self.phase is not Phase.BODY:
+                self.begun = self._turn.now
             self.phase, self.since = Phase.BODY, self._turn.now
         elif self.phase is not Phase.HEADER:
             self.phase, self.since = Phase.HEADER, self._turn.now
+
+    def _has_room(self) -> bool:
+        """Whether the rest of the request may come: of a body that says how long it will be, all of it."""
+        size = max(self._counted, self._parser.declared if self._parser.in_body else 0)
+        return self._buffered.room(size - self._counted, size)
+
+    def _count(self, held: int) -> None:
+        """So many bytes of requests are held for this client from now on."""
+        self._buffered.held += held - self._counted
+        self._counted = held
+
+    def _forget(self) -> None:
+        """What has come of requests."""
+        self._parser.close()
+        self._count(0)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -188,7 +220,9 @@ class Connection:
             self.scope.cancel()
 
     def leave(self) -> None:
-        """End an idle connection, after the client has what was said."""
+        """End an idle connection, after the client has what was said; not if a request has come by now."""
+        if self.socket is not None and self.socket.waiting():
+            return
         self.closing = True
         if self.socket is not None:
             self.socket.flush()
@@ -206,11 +240,19 @@ class Connection:
     async def _refuse(self, error: h1.ProtocolError) -> None:
         """Tell the peer what is wrong and close; read on for a moment, lest the kernel reset the answer away."""
         self.closing = True
+        self._forget()
         with trio.move_on_after(_LINGER_S):
             await self.write(bytes, self.server.error_response(error))
             if self._raw is not None:
                 await self._raw.send_eof()
             await self._discard()
+
+    async def _see_out(self) -> None:
+        """Close when the client has: the answer to its last request must not be reset away by what it still sends."""
+        if self._raw is not None:
+            with trio.move_on_after(_LINGER_S):
+                await self._raw.send_eof()
+                await self._discard()
 
     async def _discard(self) -> None:
         unread = _LINGER_BYTES

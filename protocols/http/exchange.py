@@ -120,7 +120,7 @@ class HttpExchange:
             else:
                 self._chunked = not self._silent
                 fields = b"transfer-encoding: chunked\r\n"
-        if connection.closing or connection.server.draining or not self.request.keep_alive:
+        if connection.closing or connection.server.leaving or not self.request.keep_alive:
             connection.closing = True
             return fields + b"connection: close\r\n\r\n"
         return fields + (b"connection: keep-alive\r\n\r\n" if self.request.http10 else b"\r\n")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
+from gateway.burden import Burden
 from gateway.entrance import Entrance
 from gateway.errors import GatewayError
 from gateway.httproute import Changes, HttpRouteTable, Redirect, Way
@@ -68,7 +69,8 @@ class PlainExchange:
 
     async def start(self, status: int, headers: Headers, /) -> None:
         self.started = True
-        passed = [field for field in headers if field[0] not in _REPLACED]
+        gone = _REPLACED | _nominated(headers)
+        passed = [field for field in headers if field[0] not in gone]
         self._http.start_nowait(status, (*id_fields(self._request_id, None), *passed))
 
     def keep_alive(self, headers: Headers = (), /) -> None:
@@ -114,9 +116,10 @@ class Changed:
 class Forwarder:
     """Answers requests of which an HTTPRoute says where they go. ``identity``: who sends one; raises GatewayError."""
 
-    def __init__(self, core: Core, identity: Callable[[HttpReply], Awaitable[Identity]]) -> None:
+    def __init__(self, core: Core, identity: Callable[[HttpReply], Awaitable[Identity]], burden: Burden) -> None:
         self._core = core
         self._identity = identity
+        self._burden = burden
 
     def way(self, request: Request, routes: HttpRouteTable | None, entrance: Entrance | None) -> Way | None:
         """Where the request goes, if one of these says so."""
@@ -142,6 +145,9 @@ class Forwarder:
         )
         identity: Identity | None = None
         try:
+            refusal = self._burden.refusal(len(http.request.body))
+            if refusal is not None:
+                raise refusal
             identity = await self._identity(http)
             if operation is None:
                 await self._pass(exchange, way, http, path, request_id, identity)
@@ -200,10 +206,23 @@ class Forwarder:
         )
         exchange.request = directed = _directed(plain, way)
         target = way.path(path) + (f"?{query}" if query else "")
-        passed = [field for field in directed.headers if field[0] not in _OURS or field not in request.headers]
+        gone = _OURS | (_nominated(request.headers) - _set(way))
+        passed = [field for field in directed.headers if field[0] not in gone or field not in request.headers]
         told = ((b"accept-encoding", b"identity"), (b"x-request-id", request_id.encode()), *_forwarded(http))
         raw = UpstreamRequest(request.method, target.encode("latin-1"), (), request.body, (*passed, *told))
         await self._core.forward(exchange, way, raw)
+
+
+def _nominated(headers: Headers) -> set[bytes]:
+    """Fields that are for this connection alone, as its sender says (RFC 9110 §7.6.1)."""
+    said = [value for name, value in headers if name == b"connection"]
+    return {name.strip().lower() for name in b",".join(said).split(b",")} if said else set()
+
+
+def _set(way: Way) -> set[bytes]:
+    """Fields that are the route's own, whatever a client sends or would have left out."""
+    changes = way.rule.request
+    return set() if changes is None else {name for name, _ in (*changes.set, *changes.add)}
 
 
 def _directed(request: InferenceRequest, way: Way) -> InferenceRequest:

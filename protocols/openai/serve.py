@@ -14,11 +14,12 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 import trio
 
+from gateway.burden import Burden
 from gateway.entrance import MAIN, Entrance, Entrances
-from gateway.errors import GatewayError, MethodNotAllowed, ModelNotFound, NotFound
+from gateway.errors import GatewayError, MethodNotAllowed, ModelNotFound, NotFound, UpstreamError
 from gateway.httproute import Way
 from gateway.ports import Exchange
-from gateway.request_id import RequestIds
+from gateway.request_id import HERE, RequestIds
 from gateway.types import Headers, Identity, InferenceRequest, ModelCard, Operation, UpstreamRequest
 from gateway.wire.h1 import Request
 from protocols.openai import errors
@@ -75,18 +76,22 @@ class OpenAIApp:
     """The application: call it with one request; it returns once that is answered.
 
     ``Cancelled`` (the client left) and a failed connection pass through; no other exception does. ``port``: a Gateway's
-    that it is listened on for, or the program's own.
+    that it is listened on for, or the program's own. ``burden``: what may be too much for one more request.
     """
 
-    def __init__(self, core: Core, port: int = MAIN) -> None:
+    def __init__(self, core: Core, port: int = MAIN, burden: Burden | None = None) -> None:
         self._core = core
         self._port = port
         self._ids = RequestIds()
-        self._forwarder = Forwarder(core, self._identity)
+        self._burden = burden or Burden()
+        self._forwarder = Forwarder(core, self._identity, self._burden)
 
     async def __call__(self, http: HttpReply) -> None:
         request = http.request
         request_id = self._ids.of(request.header(b"x-request-id"))
+        if b"via" in request.fields and HERE in b",".join(v for n, v in request.headers if n == b"via"):
+            await self.refuse(http, UpstreamError("the request has come back to the gateway that sent it", status=508))
+            return
         entrances, entrance = self._core.entrances, None
         if entrances is not None:
             entrance = entrances.of(self._port, (request.header(b"host") or b"").decode("latin-1"))
@@ -101,6 +106,9 @@ class OpenAIApp:
         exchange = OpenAIExchange(http, operation, request_id)
         identity: Identity | None = None
         try:
+            refusal = self._burden.refusal(len(request.body))
+            if refusal is not None:
+                raise refusal
             identity = self._core.known(request.headers, http.peer, http.subject)
             if identity is None:
                 identity = await self._core.identify(request.headers, http.peer, http.subject)

@@ -230,6 +230,11 @@ def test_no_bytes_are_too_odd(content: bytes) -> None:
     assert told(500, content).message
 
 
+@pytest.mark.parametrize("code", ["\N{SUPERSCRIPT TWO}", "4" * 5000, "40", "4\N{SUPERSCRIPT TWO}9"])
+def test_digits_that_are_no_status(code: str) -> None:
+    assert told(500, json.dumps({"error": {"message": "m", "code": code}})).status == told(500, "{}").status
+
+
 @pytest.mark.parametrize(
     ("param", "expected"),
     [

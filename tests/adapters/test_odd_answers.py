@@ -144,6 +144,17 @@ def test_a_character_cut_in_half_is_replaced() -> None:
     assert out.endswith(b"data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("operation", [Operation.TOKENIZE, Operation.DETOKENIZE])
+@pytest.mark.parametrize(
+    "body", [b'{"a":NaN,"usage":[],"content":"x"}', b'{"choices":[{"logprobs":NaN}],"content":"x"}']
+)
+def test_what_only_a_lenient_reader_reads(operation: Operation, body: bytes) -> None:
+    made = ADAPTERS["llamacpp"].decoder(request(operation=operation), 200, JSON)
+    assert run(made, [body]) == b""
+    assert made.error is not None
+    assert made.error.status == 502
+
+
 @pytest.mark.parametrize("name", ["openai", "gemini", "tgi", "anthropic", "sglang"])
 def test_as_deep_as_can_be_read(name: str) -> None:
     for depth in range(840, 1000, 3):

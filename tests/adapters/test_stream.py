@@ -263,6 +263,25 @@ def test_10_a_close_after_a_finish_reason_is_a_whole_answer() -> None:
     assert decoded(ROLE + TOKEN, TOKEN + spaced)[0].endswith(spaced + DONE)
 
 
+@pytest.mark.parametrize(
+    ("body", "choices"),
+    [
+        (b'{"n":3}', 3),
+        (b'{"prompt":["a","b"]}', 2),
+        (b'{"prompt":[[1,2],[3]],"n":2}', 4),
+        (b'{"prompt":[1,2,3]}', 1),
+        (b'{"n":null}', 1),
+        (b"", 1),
+    ],
+)
+def test_10_a_close_before_each_choice_has_its_finish_reason_is_an_error(body: bytes, choices: int) -> None:
+    ends = [FINISH.replace(b'"index":0', b'"index":%d' % at) for at in range(choices)]
+    for said in range(1, choices + 1):
+        made = VLLM().decoder(request(body, stream=True), 200, events(b"").headers)
+        out = run(made, [ROLE + TOKEN, *ends[:said], ends[0]])
+        assert (made.error is None) == (b"[DONE]" in out) == (said == choices)
+
+
 @pytest.mark.parametrize("body", [b"", ROLE, ROLE + TOKEN * 3, ROLE + TOKEN + FINISH[:-1], b": ping\n\n"])
 def test_10_a_close_without_one_is_an_error_and_no_false_end(body: bytes) -> None:
     for size in (1, 50, 10_000):
@@ -277,6 +296,14 @@ def test_10_a_close_without_one_is_an_error_and_no_false_end(body: bytes) -> Non
 def test_10_there_is_one_done_whatever_follows_it() -> None:
     assert decoded(TOKEN + FINISH + DONE + DONE + TOKEN)[0] == TOKEN + FINISH + DONE
     assert decoded(TOKEN + FINISH, b"data: [DONE] \n\n", b"data: [DONE]\n\n", USAGE)[0] == TOKEN + FINISH + DONE
+
+
+def test_10_an_end_before_there_was_anything_is_none() -> None:
+    """As of a proxy that says it whatever its own engine did."""
+    for lead in (b"", ROLE, b": ping\n\n"):
+        out, error = failed(lead + DONE)
+        assert out == lead
+        assert (error.status, error.retryable) == (502, True)
 
 
 VLLM_DEAD = (
@@ -332,6 +359,9 @@ def test_11_an_error_before_the_first_token_may_be_tried_elsewhere() -> None:
             503,
             "the engine ran out of resources",
         ),
+        (b'data: {"object":"error","message":"m","type":"InternalServerError","param":null,"code":503}', 503, "m"),
+        (b'data: {"message":"m","code":500}', 500, "m"),
+        (b'data: {"detail":"m","score":NaN}', 500, "m"),
         (b"data: rubbish", 502, "the engine sent an event that is not a JSON object"),
         (b"data: [1]", 502, "the engine sent an event that is not a JSON object"),
     ],

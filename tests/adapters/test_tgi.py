@@ -150,6 +150,12 @@ def native(members: dict[str, Any], headers: Headers) -> Decoder:
     return ADAPTER.decoder(asked(Operation.COMPLETIONS, members), 200, headers)
 
 
+def test_a_count_that_is_none_counts_nothing() -> None:
+    body = json.dumps({"generated_text": "ab"}).encode()
+    out = json.loads(run(native({}, [*JSON, (b"x-prompt-tokens", b"1" * 5000)]), [body]))
+    assert out["usage"]["prompt_tokens"] == 0
+
+
 def test_a_native_answer_as_a_completion() -> None:
     made = native({"logprobs": 1}, JSON)
     tokens = [{"id": 1, "text": "a", "logprob": -0.5, "special": False}, {"id": 2, "text": "b", "logprob": -1.5}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import ssl
 import zlib
@@ -16,7 +17,9 @@ import trustme
 
 from adapters.transport import HTTPTransport, TransportSettings
 from gateway.errors import GatewayError, InvalidRequest, UpstreamError, UpstreamTimeout
+from gateway.request_id import HERE
 from gateway.types import Endpoint, UpstreamRequest
+from gateway.wire import h1
 
 POST = UpstreamRequest(b"POST", b"/v1/x", ((b"a", b"b"),), b"{}")
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -107,6 +110,7 @@ def test_what_is_sent() -> None:
         b"host: engine:8000",
         b"authorization: Bearer key",
         b"a: b",
+        b"via: 1.1 " + HERE,
         b"content-length: 2",
     ]
     assert body == b"{}"
@@ -379,6 +383,69 @@ def test_connecting_has_its_own_deadline() -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_abort_ends_connecting_too(at_once: bool) -> None:
+    async def hang(endpoint: Endpoint) -> trio.abc.Stream:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def main() -> None:
+        sending = HTTPTransport(TransportSettings(connect_timeout=20), hang).send(ENDPOINT, POST)
+
+        async def cut() -> None:
+            await trio.sleep(2)
+            sending.abort()
+
+        async with trio.open_nursery() as nursery:
+            if at_once:
+                sending.abort()
+            else:
+                nursery.start_soon(cut)
+            with pytest.raises(UpstreamError) as caught:
+                async with sending:
+                    raise AssertionError("nothing was answered")
+        assert not caught.value.retryable
+        assert trio.current_time() == (0 if at_once else 2)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_request_to_an_endpoint_that_leaves_meanwhile_keeps_no_connection() -> None:
+    """Nobody would ever close it."""
+    closed = trio.Event()
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        await request(stream)
+        await stream.send_all(OK)
+        assert await stream.receive_some(1) == b""
+        closed.set()
+
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        async with transport.send(ENDPOINT, POST) as upstream:
+            transport.forget(ENDPOINT)
+            assert await upstream.receive() == b"ok"
+        with trio.fail_after(1):
+            await closed.wait()
+        assert transport.idle == 0
+
+    run(serve, scenario)
+
+
+def test_much_that_comes_of_little_comes_piece_by_piece() -> None:
+    packed = gzip.compress(bytes(5_000_000)) + b"what follows the end"
+    answer = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n%b" % (len(packed), packed)
+
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        async with transport.send(ENDPOINT, POST) as upstream:
+            sizes = [len(await upstream.receive())]
+            while not upstream.complete:
+                sizes.append(len(await upstream.receive()))
+        assert sum(sizes) == 5_000_000
+        assert max(sizes) == 1 << 20
+
+    run(answering(answer), scenario)
+
+
 def over_tcp(
     context: ssl.SSLContext | None,
     scenario: Callable[[Endpoint], Awaitable[None]],
@@ -534,3 +601,17 @@ def test_an_endpoint_that_leads_outward_is_not_this_machine() -> None:
         await listener.aclose()
 
     trio.run(main)
+
+
+def test_a_connection_that_is_closed_needs_no_garbage_collector() -> None:
+    async def scenario(transport: HTTPTransport, net: Net) -> None:
+        assert await ask(transport) == b"ok"
+        transport.close_idle()
+        assert not [each for each in gc.get_objects() if isinstance(each, h1.ResponseParser)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(answering(OK), scenario)
+    finally:
+        gc.enable()

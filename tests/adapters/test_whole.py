@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.openai import OpenAI
+from adapters.providers import Gemini
 from adapters.sglang import SGLang
 from adapters.vllm import VLLM
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, UpstreamError
 from gateway.ports import Decoder
 from gateway.types import Operation, Usage
 from tests.adapters.recorded import answer, request, run, split
@@ -98,10 +99,56 @@ def test_nothing_is_returned_before_the_whole_body_is_in() -> None:
     assert made.finish() == b'{"choices":[]}'
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b'{"object":"error","message":"m","type":"BadRequestError","param":null,"code":400}', 400, "m"),
+        (b'{"message":"m","code":503}', 503, "m"),
+        (b'{"detail":"Not Found"}', 500, "Not Found"),
+        (b'{"detail":[{"msg":NaN}],"choices":null}', 500, '[{"msg": NaN}]'),
+        (
+            b'{"choices":[{"index":0,"message":{"content":"a"},"finish_reason":"error"}]}',
+            500,
+            "the engine failed while generating",
+        ),
+        (b"{}", 502, "the engine answered something that holds no choices"),
+        (b'{"id":"c","choices":null}', 502, "the engine answered something that holds no choices"),
+        (b'{"object":"list","data":[{"embedding":[1.0]}]}', 502, "the engine answered something that holds no choices"),
+        (b'{"object":"response","output":[]}', 502, "the engine answered something that holds no choices"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("operation", [Operation.CHAT, Operation.COMPLETIONS, Operation.MESSAGES])
+def test_what_is_no_answer_is_an_error(
+    operation: Operation, stream: bool, body: bytes, status: int, message: str
+) -> None:
+    for adapter in (VLLM(), Gemini()):
+        made = adapter.decoder(request(operation=operation, stream=stream), 200, JSON)
+        if operation is Operation.MESSAGES and isinstance(adapter, VLLM):
+            continue  # as it comes
+        assert run(made, [body]) == b""
+        assert isinstance(made.error, UpstreamError)
+        assert (made.error.status, made.error.message) == (status, message)
+        assert made.progress < 2
+
+
+def test_what_is_no_utf8_is_told_in_replacement_characters() -> None:
+    body = b'{"id":"c","object":"o","created":1,"model":"m","choices":[{"message":{"content":"h\xefx","refusal":null},"logprobs":null,"finish_reason":"stop"}]}'
+    assert run(decoder(), [body]) == body.replace(b"\xef", "\ufffd".encode())
+
+
+def test_a_failure_without_an_envelope_is_one_whatever_was_asked_for() -> None:
+    for operation in (Operation.EMBEDDINGS, Operation.RERANK, Operation.TOKENIZE, Operation.RESPONSES):
+        made = decoder(operation)
+        assert run(made, [b'{"object":"error","message":"m","type":"ServiceUnavailable","code":503}']) == b""
+        assert isinstance(made.error, UpstreamError)
+        assert (made.error.status, made.error.retryable) == (503, True)
+
+
 def test_anthropics_cached_tokens_are_counted_in() -> None:
     made = decoder(Operation.MESSAGES)
     counts = {"input_tokens": 5, "output_tokens": 2, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 10}
-    run(made, [json.dumps({"usage": counts}).encode()])
+    run(made, [json.dumps({"type": "message", "usage": counts}).encode()])
     assert made.usage == Usage(115, 2, 100)
 
 
@@ -124,8 +171,8 @@ def test_blank_lines_before_the_body_are_dropped() -> None:
     made = decoder()
     made.feed(b"\n\n")
     made.feed(b"\n")
-    made.feed(b'{"a":1}')
-    assert made.finish() == b'{"a":1}'
+    made.feed(b'{"choices":[]}')
+    assert made.finish() == b'{"choices":[]}'
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b'"x"', b"<html>", b'{"choices":[', b"\xff", b"{} {}"])

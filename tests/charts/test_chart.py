@@ -268,7 +268,7 @@ def test_it_is_given_the_time_that_stopping_takes(given: Case) -> None:
 
 def test_a_drain_without_limit_is_given_an_hour() -> None:
     given = case({"config": {"drainTimeout": 0}})
-    assert pod(given)["spec"]["terminationGracePeriodSeconds"] == 3610
+    assert pod(given)["spec"]["terminationGracePeriodSeconds"] == 3605
 
 
 # -- single values

@@ -82,7 +82,7 @@ CONTRADICTIONS: list[tuple[Tree, str]] = [
     ({"endpointPicker": PICKER | {"envoyExtensionPolicy": POLICY}}, "targetRefs: needed"),
     ({"endpointPicker": PICKER | {"tls": "secret"}}, "which is not enabled"),
     ({"ports": {"http": 9090}}, "is ports.admin already"),
-    ({"terminationGracePeriodSeconds": 20}, "stopping takes up to 40"),
+    ({"terminationGracePeriodSeconds": 20}, "stopping takes up to 35"),
     ({"serviceMonitor": {"enabled": True}, "admin": {"service": {"enabled": False}}}, "admin.service"),
     (
         {"serviceMonitor": {"enabled": True}, "admin": {"anonymousMetrics": False, "token": {"create": False}}},

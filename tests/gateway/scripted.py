@@ -37,8 +37,9 @@ Step = bytes | float | GatewayError | None
 
 
 class FakeDecoder:
-    """Passes bytes on. b"role" is no token, nor is b":…"; b"err" is an error in the answer, b"half" a piece of an event
-    that is not whole yet; b"!" at the end makes the answer whole, b"$" also says that nothing follows.
+    """Passes bytes on. b"role" is no token, nor is b":…"; b"err" is an error in the answer, b"useless" one that shows
+    when it is told; b"half" a piece of an event that is not whole yet; b"!" at the end makes the answer whole, b"$"
+    also says that nothing follows.
     """
 
     content_type = b"text/event-stream"
@@ -56,6 +57,9 @@ class FakeDecoder:
             self.error = UpstreamError("the engine's queue is full", status=503, retryable=True)
             return b""
         if data == b"half":
+            return b""
+        if data == b"useless":
+            self.error, self.progress = UpstreamError("the engine's answer cannot be told"), 2
             return b""
         token = data != b"role" and not data.startswith(b":")
         self.progress = max(self.progress, 2 if token else 1)

@@ -125,8 +125,8 @@ def test_a_text_line_has_fixed_fields() -> None:
     assert b"".join(written(TEXT, KNOWN, FAILED)).decode().splitlines() == [
         "2026-01-01T00:00:00.250Z req-1 /v1/chat/completions llama 200 - 1.500000 0.250000 100/10/50"
         " main 10.0.0.1:8000 1 ann grpc acme gold default/llama 1.250000 stream queue_long"
-        " 10.0.0.2:8000=upstream_error,10.0.0.3:8000=upstream_timeout 4bf92f3577b34da6a3ce929d0e0e4736",
-        "2026-01-01T00:00:00.250Z req-2 - llama 503 no_endpoints 0.000000 - 0/0/0 - - 0 - http - - - - - - - -",
+        " 10.0.0.2:8000=upstream_error,10.0.0.3:8000=upstream_timeout 4bf92f3577b34da6a3ce929d0e0e4736 -",
+        "2026-01-01T00:00:00.250Z req-2 - llama 503 no_endpoints 0.000000 - 0/0/0 - - 0 - http - - - - - - - - -",
     ]
 
 

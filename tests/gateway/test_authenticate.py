@@ -68,13 +68,18 @@ class Rig:
     def __init__(self, auth: Auth, claims: tuple[str, ...] = ()) -> None:
         self.keys: list[Keys] = []
         self.servers: list[Server] = []
-        self.skew = 0.0
+        self.skew = self.away = 0.0
         self.jwks: bytes | OSError = key_set(Signer().jwk())
         self.began = trio.current_time()
-        self.it = Authenticator(auth, claims, wall=self.wall, key_set=self._key_set, introspection=self._server)
+        self.it = Authenticator(
+            auth, claims, wall=self.wall, now=self.now, key_set=self._key_set, introspection=self._server
+        )
 
     def wall(self) -> float:
         return NOW + trio.current_time() - self.began + self.skew
+
+    def now(self) -> float:
+        return trio.current_time() + self.away
 
     def _key_set(self, issuer: Issuer, changed: Callable[[], None]) -> KeySet:
         keys = Keys.of(issuer, changed)
@@ -490,6 +495,21 @@ def test_an_opaque_token_is_introspected_once() -> None:
         await trio.sleep(60)
         await rig.refused(bearer(b"opaque"))
         assert server.asked == 3
+
+    run(Auth(oauth=ASKED), scenario)
+
+
+def test_what_a_server_said_before_the_process_was_stopped_is_old_afterwards() -> None:
+    """And so it is though the time of day went back."""
+
+    async def scenario(rig: Rig) -> None:
+        (server,) = rig.servers
+        server.active = {"opaque": {"active": True, "sub": "ann"}}
+        assert await rig.ask(bearer(b"opaque"))
+        server.active.clear()
+        rig.away, rig.skew = 60.0, -3600.0
+        await rig.refused(bearer(b"opaque"))
+        assert server.asked == 2
 
     run(Auth(oauth=ASKED), scenario)
 

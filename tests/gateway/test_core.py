@@ -15,7 +15,7 @@ from gateway.config.snapshot import Policy, PoolSpec
 from gateway.errors import GatewayError, UpstreamError
 from gateway.outliers import ERRING, STUCK
 from gateway.route import Target
-from gateway.types import Identity, Usage
+from gateway.types import Headers, Identity, Usage
 from tests.gateway.scripted import A, B, C, FakeDecoder, FakeExchange, Step, World, run, with_watch
 
 
@@ -81,6 +81,8 @@ def test_the_record_of_a_request_has_each_thing_in_its_place(monkeypatch: pytest
             "sampled": False,
             "target": "theirs",
             "asked": "",
+            "hedge": "",
+            "beside": "",
         }
 
     run(scenario)
@@ -300,6 +302,15 @@ def test_an_error_after_the_first_token_is_the_last_event() -> None:
             assert "END" not in said
             assert world.records[0].status == 200
             assert world.records[0].reason
+
+    run(scenario)
+
+
+def test_an_answer_of_which_nothing_can_be_shown_is_an_error_and_not_begun() -> None:
+    async def scenario() -> None:
+        world = World({A: [(200, [b"useless"])]})
+        assert await world.ask(FakeExchange()) == ["FAIL 502 upstream_error"]
+        assert world.records[0].status == 502
 
     run(scenario)
 
@@ -761,3 +772,28 @@ def test_a_bug_is_counted_as_one_and_gives_everything_back() -> None:
         assert not world.gateway.calls
 
     run(scenario)
+
+
+def test_a_bug_that_the_watch_meets_in_one_request_ends_no_watch_over_others(caplog: pytest.LogCaptureFixture) -> None:
+    class Buggy(FakeExchange):
+        def keep_alive(self, headers: Headers = (), /) -> None:
+            raise RuntimeError("a bug of somebody's protocol")
+
+    async def scenario() -> None:
+        script: list[Step] = [40.0, b"one!"]
+        world = World({A: [(200, script)] * 2}, policy=Policy(first_token=100, between_tokens=100))
+        world.prefer(A)
+        buggy, other = Buggy(), FakeExchange()
+
+        async def both() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(world.ask, buggy)
+                nursery.start_soon(world.ask, other)
+
+        await with_watch(world, both)
+        assert [what for _, what in buggy.said] == ["one!", "END"]
+        assert other.said == [(15.0, ":"), (30.0, ":"), (40.0, "one!"), (40.0, "END")]
+
+    run(scenario)
+    assert "the watch over request" in caplog.text
+    assert "a bug of somebody's protocol" in caplog.text

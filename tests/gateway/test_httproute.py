@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import NoBackend
+from gateway.expression import Expression
 from gateway.httproute import (
     Changes,
     Field,
@@ -42,7 +43,7 @@ def prefix(path: str) -> PathMatch:
 
 
 def regex(path: str) -> PathMatch:
-    return PathMatch("regex", path, re.compile(path))
+    return PathMatch("regex", path, Expression(path, whole=True))
 
 
 def rule(pool: str, *paths: PathMatch, **more: object) -> HttpRule:
@@ -82,6 +83,12 @@ def asked(table: HttpRouteTable, target: str = "/", host: str = "h", method: str
         (regex("/v[0-9]+"), "/v1/x", False),
         (prefix("/a"), "/a/../b", False),
         (prefix("/a"), "/a/%2E%2e/b", False),
+        (prefix("/a"), "/a/..%2fb", False),
+        (prefix("/a"), "/a%2F..%2Fb", False),
+        (prefix("/a"), "/a/..\\b", False),
+        (prefix("/a"), "/a/%2e%2e%5Cb", False),
+        (prefix("/a"), "/a/..;/b", False),
+        (prefix("/a"), "/a/..b/...", True),
         (prefix("/a"), "/a/.", False),
         (prefix("/a"), "/a/..b", True),
         (prefix("/a"), "/a//b", True),
@@ -115,7 +122,7 @@ def test_hosts(hostname: str, host: str, holds: bool) -> None:
 
 
 def test_method_headers_and_query() -> None:
-    fields = (Field("x-a", "1"), Field("x-b", "v.*", re.compile("v.*")))
+    fields = (Field("x-a", "1"), Field("x-b", "v.*", Expression("v.*", whole=True)))
     table = laid(
         [
             HttpRoute("m", rules=(rule("method", prefix("/m"), method="POST"),)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 
 import pytest
 from hypothesis import given
@@ -416,3 +418,16 @@ def test_durations_are_never_too_short(seconds: float) -> None:
         told = 3600 * int(hours or 0) + 60 * int(minutes or 0) + float(rest[:-1])
     assert seconds - 1e-6 <= told <= seconds + 0.001 + 1e-6
     assert math.isfinite(told)
+
+
+def test_a_ledger_that_is_replaced_goes_at_once() -> None:
+    """And with it all that it remembers of callers, without the garbage collector."""
+    gc.disable()
+    try:
+        ledger = Ledger([per_minute()])
+        reserved(ledger)
+        gone = weakref.ref(ledger._lines)
+        del ledger
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import socket
 import ssl
+import sys
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from gateway.listen import Listener, accept, close_listeners, open_listeners
+from gateway.listen import Listener, accept, close_listeners, open_listeners, probe
 from gateway.net import SocketStream
 
 
@@ -123,5 +125,21 @@ def test_what_a_listener_speaks() -> None:
                 assert isinstance(stream, kind)
                 raw = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
                 raw.close()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(("patience", "idle", "lost_ms"), [(60.0, 30, 65_000), (1.0, 1, 2_000), (math.inf, 30, 0)])
+def test_the_kernel_looks_whether_clients_are_still_there(patience: float, idle: int, lost_ms: int) -> None:
+    async def main() -> None:
+        (listener,) = await open_listeners("127.0.0.1", 0)
+        probe([listener], patience)
+        with listener.socket, socket.create_connection(listener.address):
+            accepted, _ = listener.socket.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                if sys.platform == "linux":
+                    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == idle
+                    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == lost_ms
 
     trio.run(main)

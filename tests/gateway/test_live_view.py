@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
 from gateway import live_view as view
+from gateway.expression import Expression
 from gateway.httproute import Field, HttpMatch, HttpRoute, HttpRule, PathMatch
 from gateway.route import Share
 
 
 def test_httproutes_are_put_into_words_with_what_they_carry() -> None:
     chat = HttpMatch(PathMatch("exact", "/chat"), "POST", (Field("x-tier", "gold"),))
-    some = HttpMatch(PathMatch("regex", "/v[0-9]", re.compile("/v[0-9]")), query=(Field("q", "a+", re.compile("a+")),))
+    some = HttpMatch(
+        PathMatch("regex", "/v[0-9]", Expression("/v[0-9]", whole=True)),
+        query=(Field("q", "a+", Expression("a+", whole=True)),),
+    )
     rules = (HttpRule((Share("p", 3), Share("", 1)), (chat, some), "new"), HttpRule())
     rows = view.http_routes([HttpRoute("ns/r", ("a.example", ""), rules)])
     assert [row["name"] for _, row in rows] == ["ns/r/new", "ns/r/1"]

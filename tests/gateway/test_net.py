@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -10,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.net import READ_SIZE, SocketStream, connect
+from gateway.net import READ_SIZE, SocketStream, _rest, connect
 
 MUCH = 1_000_000
 """Far more than the small send buffers here take."""
@@ -274,6 +275,22 @@ def test_connecting_says_what_was_tried() -> None:
     trio.run(main)
 
 
+def test_a_connection_that_was_refused_needs_no_garbage_collector() -> None:
+    async def main() -> None:
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            with pytest.raises(ConnectionRefusedError):
+                await connect(*bound.getsockname())
+
+    gc.collect()
+    gc.disable()
+    try:
+        trio.run(main)
+        assert not [each for each in gc.get_objects() if isinstance(each, ConnectionRefusedError)]
+    finally:
+        gc.enable()
+
+
 def test_urgent_data_stops_a_read_and_no_more() -> None:
     async def scenario(pair: Pair) -> None:
         pair.theirs.send(b"abc")
@@ -285,3 +302,34 @@ def test_urgent_data_stops_a_read_and_no_more() -> None:
         assert received == b"abcdef"
 
     run(scenario)
+
+
+def test_what_is_left_of_a_large_answer_is_copied_a_few_times_only() -> None:
+    left: bytes | memoryview = bytes(1 << 20)
+    copies = 0
+    while len(left) > 1000:
+        left = _rest(left, 1000)
+        copies += isinstance(left, bytes)
+        assert memoryview(left).nbytes * 2 >= memoryview(getattr(left, "obj", left)).nbytes
+    assert 5 < copies < 12
+
+
+def test_a_broken_connection_needs_no_garbage_collector() -> None:
+    async def main() -> None:
+        pair = Pair()
+        pair.theirs.close()
+        pair.stream.send_soon(b"x")
+        pair.stream.flush()
+        with pytest.raises(trio.BrokenResourceError):
+            pair.stream.send_soon(b"x")
+        pair.stream.close()
+        del pair
+        await trio.testing.wait_all_tasks_blocked()
+        assert not [each for each in gc.get_objects() if isinstance(each, SocketStream)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        trio.run(main)
+    finally:
+        gc.enable()

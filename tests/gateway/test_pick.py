@@ -201,7 +201,7 @@ def test_of_an_answer_that_is_larger_than_any_nothing_is_kept(known: bool) -> No
             found.responded(200, ())
             for _ in range(MAX_KEPT // 1_000_000 + 1):
                 found.feed(b":" + bytes(1_000_000))
-            assert found._call.decoder is None
+            assert found._attempt.decoder is None
             found.feed(b"token")
             found.finish()
 

@@ -168,6 +168,16 @@ def test_one_that_is_to_be_tried_has_room_for_one() -> None:
     assert member.more(1.0) > 1.0
 
 
+def test_one_whose_cache_others_fill_takes_one_where_nobody_has_room() -> None:
+    member = Member("p", A, FakeAdapter())
+    assert member.spacious(0.0)
+    member.load, member.foreign = Load(at=0.0, running=3, kv_usage=1.0), 3.0
+    assert member.more(0.0) > 0.0
+    assert not member.spacious(0.0)
+    member.foreign = 0.0
+    assert member.spacious(0.0)
+
+
 class Talking(FakeAdapter):
     """Its engines have a metrics page."""
 

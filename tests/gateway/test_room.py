@@ -174,6 +174,16 @@ def test_a_full_cache_takes_nothing_but_the_first() -> None:
     assert endpoint.more(0.3) > 0
 
 
+def test_others_who_fill_a_cache_or_a_page_that_always_says_so_do_not_keep_us_out() -> None:
+    endpoint = Endpoint()
+    for at in range(20):
+        endpoint.says(at, 3, 0, kv_usage=1.0)
+        assert endpoint.more(at + 0.1) > 0
+        endpoint.send()
+        assert endpoint.more(at + 0.2) == 0  # one of ours is there
+        endpoint.inflight = endpoint.pending = 0
+
+
 def test_others_who_fill_an_endpoint_do_not_keep_us_out() -> None:
     endpoint = Endpoint()
     endpoint.send(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 
 import msgspec
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.entrance import NOWHERE, Entrance, Inlet, Parent
 from gateway.errors import ModelNotFound, NoEndpoints
+from gateway.expression import Expression
 from gateway.route import Match, Route, RouteTable, Rule, Share, Sticky, Target, TextMatch
 from gateway.types import Headers, ModelCard
 
@@ -50,11 +50,11 @@ def test_unknown_model() -> None:
         (TextMatch(prefix="a"), "ab", True),
         (TextMatch(prefix="a"), "ba", False),
         (TextMatch(prefix=""), "", True),
-        (TextMatch(regex=re.compile("b+")), "abbc", True),
-        (TextMatch(regex=re.compile("^b+$")), "abbc", False),
+        (TextMatch(regex=Expression("b+", whole=False)), "abbc", True),
+        (TextMatch(regex=Expression("^b+$", whole=False)), "abbc", False),
         (TextMatch(), "anything", True),
         (TextMatch(exact="a", prefix="b"), "b", False),  # exact decides
-        (TextMatch(prefix="b", regex=re.compile("a")), "a", False),  # prefix decides
+        (TextMatch(prefix="b", regex=Expression("a", whole=False)), "a", False),  # prefix decides
         (TextMatch(exact=""), "", True),
     ],
 )

@@ -25,6 +25,10 @@ from tests.redis_server import RedisServer, needs_redis
 SMALL, LARGE = {"user-type": "basic"}, {"user-type": "premium"}
 
 
+HERE = config_map("infer-gateway-config", {"gatewayConfiguration": "kubernetes: {allowLoopback: true}"})
+"""Redis and providers are on this machine."""
+
+
 @pytest.fixture(scope="module")
 def port() -> int:
     return shared_port()
@@ -38,9 +42,7 @@ def cluster(port: int) -> Iterator[Cluster]:
         pods(cluster, "small", "127.0.1.1", port=port),
         pods(cluster, "large", "127.0.2.1", "127.0.2.2", port=port, arguments=("--lora", "tuned")),
     ):
-        cluster.create(
-            config_map("infer-gateway-config", {"gatewayConfiguration": "kubernetes: {allowLoopback: true}"})
-        )
+        cluster.create(HERE)
         cluster.create(model_server("small", {"app": "small"}, port, model="m"))
         cluster.create(model_server("large", {"app": "large"}, port, model="m"))
         yield cluster
@@ -141,6 +143,7 @@ def test_a_limit_that_is_global_is_one_for_all_replicas(port: int) -> None:
         following(cluster) as two,
     ):
         limit = {"outputTokensPerUnit": 9, "unit": "hour", "global": {"redis": {"address": f"127.0.0.1:{redis.port}"}}}
+        cluster.create(HERE)
         cluster.create(pod("it", "127.0.8.1", {"app": "it"}, port), model_server("it", {"app": "it"}, port, model="m"))
         cluster.create(model_route("it", "it", "it", rateLimit=limit), model_route("other", "other", "it"))
         assert serves(one, "other")

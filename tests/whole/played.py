@@ -137,7 +137,7 @@ class PlayedEngine:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            for call in _requests(connection):
+            for call in requests(connection):
                 if call.method != "GET":
                     self._calls.put(call)
                     return
@@ -147,7 +147,7 @@ class PlayedEngine:
         connection.close()
 
 
-def _requests(connection: socket.socket) -> Iterator[Call]:
+def requests(connection: socket.socket) -> Iterator[Call]:
     """Requests with a Content-Length or without a body, one after the other."""
     while True:
         data = b""

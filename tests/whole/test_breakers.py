@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -632,7 +633,8 @@ def test_15_what_reaches_the_engine(client: Client, engine: PlayedEngine, solo: 
     with engine.call() as call:
         call.answer(200, whole())
         answer = client.answer()
-        length = call.headers.pop("content-length")
+        length, via = call.headers.pop("content-length"), call.headers.pop("via")
+        assert re.fullmatch("1.1 x, 1.1 infer-gateway-[0-9a-f]+", via)
         assert call.headers == {
             "host": engine.url.removeprefix("http://"),
             "content-type": "application/json",

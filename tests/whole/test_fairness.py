@@ -316,7 +316,7 @@ def test_whose_turn_would_come_too_late_is_told_at_once(tmp_path: Path, engine: 
             configured(tmp_path, [engine], enabled(queueTimeout="1s", **ONE_AT_A_TIME))
             assert reloaded(gateway)
             said = refusal(crowd.ask("heavy").result())
-            assert "it would be your turn in about" in said
+            assert "it might be your turn after" in said
             assert "1 s is the most" in said
             assert good(crowd.ask("light").result())  # whose turn it is
             assert flows(gateway)["queued"] > 15
@@ -363,6 +363,14 @@ def ready(gateway: InferGateway) -> int:
     return answer.status
 
 
+def refused(gateway: InferGateway) -> bool:
+    try:
+        raw.connect(gateway.address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_who_waits_is_served_while_the_process_drains(tmp_path: Path, engine: InferGateway) -> None:
     with serve("-c", configured(tmp_path, [engine], enabled(**ONE_AT_A_TIME))) as gateway, Crowd(gateway) as crowd:
         with holding(gateway, engine):
@@ -370,8 +378,7 @@ def test_who_waits_is_served_while_the_process_drains(tmp_path: Path, engine: In
             assert waits(gateway, 6)
             gateway.signal(signal.SIGTERM)
             assert eventually(lambda: ready(gateway) == 503)
-            with pytest.raises(ConnectionRefusedError):
-                raw.connect(gateway.address)
+            assert eventually(lambda: refused(gateway))
             assert flows(gateway)["queued"] == 6
         assert all(good(answer.result()) for answer in asked)
         assert gateway.wait() == 0

@@ -554,9 +554,9 @@ def test_sigterm_lets_streams_finish(slow: InferGateway) -> None:
         assert gateway.wait() == 0
 
 
-def test_sigterm_as_it_stands_on_the_wire(slow: InferGateway) -> None:
+def test_sigterm_as_it_stands_on_the_wire(tmp_path: Path, slow: InferGateway) -> None:
     """GOAWAY for those to come, then for all but the one under way, whose answer is whole; then the connection ends."""
-    with serve("--backend", f"vllm={slow.url}") as gateway:
+    with serve("--backend", f"vllm={slow.url}", "-c", written(tmp_path, settings(settleTime="100ms"))) as gateway:
         with closing(socket.create_connection(address(gateway), timeout=10)) as connection:
             client = h2.connection.H2Connection()
             client.initiate_connection()

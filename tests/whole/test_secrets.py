@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.process import eventually, serve, simulate
+from tests import secrets
+from tests.process import Program, eventually, serve, simulate
 from tests.whole.fleet import settings
 
 MARK = "mark-0f2c9d-"
 API = {"apiVersion": "networking.serving.volcano.sh/v1alpha1"}
 CORE = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}
+STUBBORN = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); "
 PATHS = (
     "/", "/metrics", "/readyz", "/login", "/nothing", "/api/config", "/api/routes", "/api/pools", "/api/endpoints",
     "/api/flows", "/api/decisions", "/debug/tasks", "/debug/profile?seconds=0.2",
@@ -86,3 +89,58 @@ def test_no_secret_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         told.append(gateway.log)
     for text in told:
         assert MARK not in text, text[max(0, text.index(MARK) - 200) :][:300]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "key sk-ab12",
+        "authorization: Bearer abcdef.123456",
+        "eyJhbGciOiJI.eyJzdWIi.c2ln",
+        "-----BEGIN EC PRIVATE KEY-----",
+        "redis://user:word@127.0.0.1/0",
+        "of the registry: kept-by-hand",
+        "of the configuration: in-a-file, or by-a-variable",
+        "in a header: of-a-server, of a Secret: plain-text and coded-text",
+    ],
+)
+def test_what_looks_like_a_secret_is_one(said: str, tmp_path: Path) -> None:
+    config = tmp_path / "g.yaml"
+    (tmp_path / "key").write_text("in-a-file\n")
+    coded = base64.b64encode(b"coded-text").decode()
+    config.write_text(
+        "kind: ModelServer\nspec: {auth: {keyFile: key}, headers: {x-a: of-a-server}}\n---\n"
+        f"kind: Secret\nstringData: {{a: plain-text}}\ndata: {{b: {coded}}}\n---\n: broken\n"
+    )
+    secrets.secret("kept-by-hand")
+    known = secrets.given(["-c", str(config)], {"ENGINE_KEY": "by-a-variable", "HOME": "said"})
+    assert {"in-a-file", "by-a-variable", "of-a-server", "plain-text", "coded-text"} == known
+    assert secrets.found(f"before {said} after", known)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Bearer ***",
+        "a task-12 on a disk-34",
+        "http://127.0.0.1:80/a@b",
+        "redis://u:***@h",
+        "eyJ.a",
+        "the Bearer of news",
+    ],
+)
+def test_what_does_not_is_none(said: str) -> None:
+    assert not secrets.found(said)
+
+
+@pytest.mark.parametrize("code", ["print('Bearer abcdefgh', file=sys.stderr)", "print('Bearer abcdefgh')"])
+def test_a_program_that_tells_one_fails_its_test(code: str) -> None:
+    with pytest.raises(AssertionError, match="tells secrets"), Program("-c", STUBBORN + code):
+        pass
+
+
+def test_lines_for_accounts_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "u.log").write_text("Bearer abcdefgh\n")
+    (tmp_path / "g.yaml").write_text("kind: GatewayConfiguration\nusage: {file: u.log}\n")
+    with pytest.raises(AssertionError, match="tells secrets"), Program("-c", STUBBORN, "-c", str(tmp_path)):
+        pass

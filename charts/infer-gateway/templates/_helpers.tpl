@@ -133,7 +133,7 @@ capabilities: {drop: [ALL]}
 {{- $ports := .Values.ports -}}
 {{- $at := dict -}}
 {{- range $name, $port := $ports -}}{{- $_ := set $at $name (printf "%s:%d" $.Values.host (int $port)) -}}{{- end -}}
-{{- $listeners := dict "http" (dict "address" $at.http) "grpc" (dict "address" $at.grpc) "admin" (dict "address" $at.admin) -}}
+{{- $listeners := dict "http" (dict "address" $at.http) "grpc" (dict "address" $at.grpc) "admin" (dict "address" $at.admin) "maxBufferedBytes" 134217728 -}}
 {{- if not .Values.grpc.enabled -}}{{- $_ := set $listeners "grpc" (dict "address" "off") -}}{{- end -}}
 {{- $pair := dict "certFile" "/etc/infer-gateway-tls/tls.crt" "keyFile" "/etc/infer-gateway-tls/tls.key" -}}
 {{- if .Values.inferGateway.tls.enabled -}}
@@ -161,7 +161,7 @@ capabilities: {drop: [ALL]}
 {{- $_ := set $auth "apiKeysFile" (printf "/etc/infer-gateway-keys/%s" .Values.apiKeys.key) -}}
 {{- end -}}
 {{- if include "infer-gateway.open" . -}}{{- $_ := set $auth "required" false -}}{{- end -}}
-{{- $made := dict "listeners" $listeners "fairness" $fairness -}}
+{{- $made := dict "listeners" $listeners "fairness" $fairness "settleTime" "5s" -}}
 {{- $log := dict -}}
 {{- if .Values.accessLog.enabled -}}{{- $_ := set $log "requests" "all" -}}{{- end -}}
 {{- if ne .Values.accessLog.format "json" -}}{{- $_ := set $log "format" .Values.accessLog.format -}}{{- end -}}

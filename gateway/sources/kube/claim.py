@@ -1,6 +1,7 @@
 """A Lease as client-go's leader election uses it: who leads, until when, and what is to be written. (P)
 
-``now`` is the local monotonic clock in seconds; times that others wrote into a Lease are never compared with it.
+``now`` is a local clock in seconds that never goes back, nor stands still while the process does; times that others
+wrote into a Lease are never compared with it.
 Invariant: whoever leads stops ``DEADLINE_S`` after it asked for its last renewal, and nobody takes a Lease sooner than
 ``DURATION_S`` after having seen its last change; so two lead at once only if their clocks run apart by half.
 """

@@ -1,7 +1,7 @@
 """Electing one replica by a Lease, in company with whatever else uses client-go's leader election. (T)
 
-Invariant: `Election.leading` is false from the moment on at which the last renewal is too old, whatever hangs; a
-replica that ends gives the Lease back, within a second or not at all.
+Invariant: `Election.leading` is false from the moment on at which the last renewal is too old, whatever hangs, and
+though the process was stopped meanwhile; a replica that ends gives the Lease back, within a second or not at all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 
 import trio
 
+from gateway.awake import elapsed
 from gateway.sources.kube.api import Api, Tree
 from gateway.sources.kube.claim import Claim
 from gateway.sources.kube.client import ApiError, Unreachable
@@ -46,6 +47,7 @@ class Election:
         *,
         changed: Callable[[bool], object] = lambda leading: None,
         wall: Callable[[], float] = time.time,
+        now: Callable[[], float] = elapsed,
         rng: random.Random | None = None,
     ) -> None:
         self._api = api
@@ -53,6 +55,7 @@ class Election:
         self._claim = Claim(namespace, name, identity)
         self._changed = changed
         self._wall = wall
+        self._now = now
         self._rng = random.Random() if rng is None else rng
         self._unsure = False  # whether a write was sent whose answer never came
         self._told = False
@@ -60,7 +63,7 @@ class Election:
 
     @property
     def leading(self) -> bool:
-        return self._claim.leads(trio.current_time())
+        return self._claim.leads(self._now())
 
     @property
     def holder(self) -> str:
@@ -76,8 +79,8 @@ class Election:
         """Until cancelled; what is held then is given back, for which cancellation waits a second at most."""
         try:
             while True:
-                until = self._claim.until if self.leading else math.inf
-                with trio.CancelScope(deadline=until):
+                left = max(0.0, self._claim.until - self._now()) if self.leading else math.inf
+                with trio.move_on_after(left):
                     pause = await self._turn()
                     self._tell()
                     await trio.sleep(pause)
@@ -104,13 +107,13 @@ class Election:
         claim = self._claim
         if self.leading and await self._write():
             return
-        claim.see(await self._get(), trio.current_time())
-        if claim.free(trio.current_time()):
+        claim.see(await self._get(), self._now())
+        if claim.free(self._now()):
             await self._write()
 
     async def _write(self) -> bool:
         """Take or renew it as it was last seen; False if it is not like that any more."""
-        asked, claim = trio.current_time(), self._claim
+        asked, claim = self._now(), self._claim
         self._unsure = True
         try:
             lease = await self._send(claim.wish(self._wall()))
@@ -120,7 +123,7 @@ class Election:
                 return False
             raise
         self._unsure = False
-        claim.taken(lease, asked, trio.current_time())
+        claim.taken(lease, asked, self._now())
         return True
 
     async def _get(self) -> Tree | None:
@@ -141,7 +144,7 @@ class Election:
         return _tree(reply.json())
 
     async def _release(self) -> None:
-        held, now = self.leading or self._unsure, trio.current_time()
+        held, now = self.leading or self._unsure, self._now()
         self._claim.stop()
         self._tell()
         if not held:

@@ -12,7 +12,7 @@ from gateway.config.cluster import Cluster, Part
 from gateway.config.decode import Hidden
 from gateway.config.scheduler import ProfileSpec, Scheduler
 from gateway.config.settings import Kubernetes, Settings
-from gateway.config.sharing import Redis, State
+from gateway.config.sharing import ForeignRedis, Redis, State
 from gateway.route import RouteTable
 from tests.gateway.config.clusters import (
     EARLIER,
@@ -483,10 +483,10 @@ def test_limits_are_those_of_the_version_that_serves() -> None:
 def test_replicas_meet_where_the_oldest_route_says() -> None:
     told = Told()
     told.put(server("a"), route("young", "a", spec=REDIS, creationTimestamp="2026-03-01T00:00:00Z"))
-    assert told.cluster.part.redis == Redis(url=Hidden("redis://redis:6379"))
+    assert told.cluster.part.redis == ForeignRedis(url=Hidden("redis://redis:6379"))
     other = {"rateLimit": {"outputTokensPerUnit": 1, "global": {"redis": {"address": "elsewhere:1"}}}}
     told.put(route("old", "a", model="n", spec=other))
-    assert told.cluster.part.redis == Redis(url=Hidden("redis://elsewhere:1"))
+    assert told.cluster.part.redis == ForeignRedis(url=Hidden("redis://elsewhere:1"))
     accepted = told.of_route("young", "Accepted")
     assert accepted.status == "True"
     assert (
@@ -500,7 +500,7 @@ def test_replicas_meet_where_the_oldest_route_says() -> None:
     assert "elsewhere:1 is not used: state.redis is where replicas meet" in told.of_route("old", "Accepted").message
     told.cluster.settle(Settings())
     told.remove("ModelRoute", "old")
-    assert told.cluster.part.redis == Redis(url=Hidden("redis://redis:6379"))
+    assert told.cluster.part.redis == ForeignRedis(url=Hidden("redis://redis:6379"))
     assert told.of_route("young", "Accepted").message == ""
     told.remove("ModelRoute", "young")
     assert told.cluster.part.redis is None
@@ -656,8 +656,8 @@ def test_settings_are_for_all() -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        "127.0.0.1", "127.9.9.9", "localhost", "[::1]", "[::]", "0.0.0.0", "169.254.169.254", "[fe80::1]",
-        "[fd00:ec2::254]", "100.100.100.200", "[::ffff:127.0.0.1]", "[::ffff:a9fe:a9fe]", "224.0.0.1",
+        "127.0.0.1", "127.9.9.9", "localhost", "[::1]", "[::]", "0.0.0.0", "[::ffff:127.0.0.1]", "224.0.0.1", "127.1",
+        "2130706433", "0x7f000001", "0177.0.0.1", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "0",
     ],
 )  # fmt: skip
 def test_no_object_leads_to_the_gateways_own_machine(host: str) -> None:
@@ -672,6 +672,46 @@ def test_no_object_leads_to_the_gateways_own_machine(host: str) -> None:
         assert (accepted.status, accepted.reason) == ("False", "Invalid")
         assert f"$.spec.{path}: {host.strip('[]')} is the gateway's own machine" in accepted.message
         assert "kubernetes.allowLoopback" in accepted.message
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "100.100.100.200", "[::ffff:a9fe:a9fe]", "0xa9fea9fe"]
+)
+@pytest.mark.parametrize("loopback", [False, True])
+def test_no_object_leads_to_a_metadata_server(host: str, loopback: bool) -> None:
+    told = Told()
+    told.cluster.settle(Settings(kubernetes=Kubernetes(allow_loopback=loopback)))
+    told.put(provider("p", spec={"baseURL": f"https://{host}"}))
+    assert not told.cluster.part.pools
+    accepted = told.verdicts["ExternalModelProvider", "p", VOLCANO].conditions[0]
+    assert (accepted.status, accepted.reason) == ("False", "Invalid")
+    assert f"$.spec.baseURL: {host.strip('[]')}: link-local and metadata" in accepted.message
+    assert "egress.allow" in accepted.message
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:6379", "own machine"),
+        ("redis://localhost", "own machine"),
+        ("redis+cluster://10.0.0.1:1,127.1:2", "own machine"),
+        ("unix:///run/redis.sock", "own machine"),
+        ("169.254.169.254:80", "egress.allow"),
+    ],
+)
+def test_no_route_has_replicas_meet_on_the_gateways_own_machine(address: str, why: str) -> None:
+    told = Told()
+    spec = {"rateLimit": {"inputTokensPerUnit": 1, "global": {"redis": {"address": address}}}}
+    told.put(server("a"), route("r", "a", spec=spec))
+    assert told.cluster.part.redis is None
+    accepted = told.of_route("r", "Accepted")
+    assert accepted.status == "True"
+    assert "$.spec.rateLimit.global.redis.address: not used: " in accepted.message
+    assert why in accepted.message
+    if why == "own machine":
+        told.cluster.settle(Settings(kubernetes=Kubernetes(allow_loopback=True)))
+        told.build()
+        assert type(told.cluster.part.redis) is Redis
 
 
 def test_an_object_leads_there_where_the_configuration_lets_it() -> None:

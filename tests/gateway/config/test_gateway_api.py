@@ -634,7 +634,19 @@ WRONG: list[tuple[Tree, str]] = [
         "filters[0].responseHeaderModifier.remove[0]: the gateway sets",
     ),
     ({"matches": [{"path": {"type": "RegularExpression", "value": "("}}]}, "matches[0].path.value: not a regular"),
-    ({"matches": [{"path": {"type": "RegularExpression", "value": "/(?!a)"}}]}, "matches[0].path.value: look-around"),
+    ({"matches": [{"path": {"type": "RegularExpression", "value": "/(?!a)"}}]}, "matches[0].path.value: not a regular"),
+    (
+        {"matches": [{"path": {"type": "RegularExpression", "value": "(?:b?){1000}/"}}] * 17},
+        "matches[16].path.value: with this one the regular expressions are too large together",
+    ),
+    (
+        {"matches": [{"path": {"type": "RegularExpression", "value": "("}}] * 40},
+        "; ".join(
+            f"{'$.spec.rules[0].' if n else ''}matches[{n}].path.value: not a regular expression of RE2: missing ): ("
+            for n in range(17)
+        )
+        + "; the version",
+    ),
     ({"matches": [{"path": {"type": "Strange", "value": "/"}}]}, "matches[0].path.type: Strange is not supported"),
     ({"matches": [{"path": {"value": "x"}}]}, "matches[0].path.value: a path begins"),
     ({"matches": [{"headers": [{"name": "x", "type": "?", "value": ""}]}]}, "matches[0].headers[0].type: ? is not"),

@@ -182,6 +182,8 @@ def test_changes_are_applied_and_bad_ones_reported(tmp_path: Path) -> None:
         assert models(await seen.snapshot()) == ["two"]
         path.write_text("kind: [")
         assert "not valid YAML" in str(await seen.error())
+        path.write_text("")
+        assert f"{path}: there is not a byte in it" in str(await seen.error())
         # as editors do: a new file takes the old one's name
         (tmp_path / "g.yaml.new").write_text(server("three"))
         os.replace(tmp_path / "g.yaml.new", path)

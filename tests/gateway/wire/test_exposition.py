@@ -135,6 +135,22 @@ def test_a_page_laid_out_otherwise_is_looked_through(old: bytes, new: bytes, val
     assert read(PAGE, WANTED, layout).values == {"a": [1.0], "b": [7.5]}
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param(b'engine:a 5 # {trace_id="x"} 0.5\nengine:a 6\n', id="an exemplar"),
+        pytest.param(FIRST + b"engine:other 5\n" + sample("a", 0, 2.0) + b"engine:other 5\n", id="a series twice"),
+    ],
+)
+def test_odd_lines_are_followed_to_what_a_look_finds(lines: bytes) -> None:
+    layout = Layout()
+    page = b"#\n" + lines
+    found = read(page, WANTED)
+    assert len(found.values["a"]) == lines.count(b"engine:a")
+    for _ in range(3):
+        assert read(page, WANTED, layout) == found
+
+
 def test_what_came_unseen_is_seen_some_pages_later() -> None:
     layout = Layout()
     plain = PAGE.replace(b"engine:other 5\n", b"engine:any 5\nengine:more 6\n")

@@ -36,6 +36,11 @@ def parse(data: bytes, cuts: list[int] | None = None, **limits: int) -> h1.Reque
         pytest.param(HEAD + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, id="CL+TE"),
         pytest.param(HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400, id="TE+CL"),
         pytest.param(HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, id="another coding"),
+        pytest.param(
+            HEAD + b"Transfer-Encoding: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            501,
+            id="two fields of codings",
+        ),
         pytest.param(HEAD + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 400, id="chunked twice"),
         pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nab\r\n0\r\n\r\n", 400, id="bad chunk size"),
         pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\nab\r\n0\r\n\r\n", 400, id="negative chunk size"),
@@ -244,6 +249,30 @@ def test_a_parser_serves_one_response_after_another_and_nothing_unasked() -> Non
 def test_rubbish_is_not_a_response() -> None:
     with pytest.raises(h1.ProtocolError):
         h1.ResponseParser().feed(b"\x00\x01 not http\r\n\r\n")
+
+
+@pytest.mark.parametrize("codings", [b"gzip", b"gzip, chunked", b"gzip\r\nTransfer-Encoding: chunked"])
+def test_a_response_in_another_coding_is_none(codings: bytes) -> None:
+    with pytest.raises(h1.ProtocolError):
+        h1.ResponseParser().feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: %b\r\n\r\n0\r\n\r\n" % codings)
+
+
+@pytest.mark.parametrize(
+    "void", [b"ff;a=" + b"a" * 999, b"0\r\nx: " + b"a" * 999, b"0\r\n" + b"x: 1\r\n" * 300, b"0" * 999]
+)
+def test_what_surrounds_a_response_ends_somewhere(void: bytes) -> None:
+    parser = h1.ResponseParser()
+    parser.feed(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
+    assert parser.take() == b"a"
+    parser.feed(void)
+    more = b"x: 1\r\n" * 200 if void.endswith(b"\n") else void[-1:] * 1000
+    with pytest.raises(h1.ProtocolError):
+        fed(parser, more, 1100)
+
+
+def fed(parser: h1.ResponseParser, data: bytes, times: int) -> None:
+    for _ in range(times):
+        parser.feed(data)
 
 
 def test_response_head() -> None:

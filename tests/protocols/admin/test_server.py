@@ -1,3 +1,4 @@
+import errno
 import gc
 import logging
 import os
@@ -46,6 +47,9 @@ class FakeAdmin:
 
     def flows(self) -> object:
         return [{"pool": "p", "flows": []}]
+
+    def statistics(self) -> object:
+        return {"calls": 0}
 
     def endpoints(self) -> object:
         return [{"endpoint": "10.0.0.1:8000", "state": "ready"}]
@@ -101,6 +105,20 @@ def test_health_and_readiness() -> None:
         assert (await client.get("/healthz")).status_code == 200
 
     served(admin, visit)
+
+
+def test_a_connection_that_has_ended_needs_no_garbage_collector() -> None:
+    async def visit(client: httpx.AsyncClient) -> None:
+        for _ in range(3):
+            assert (await client.get("/healthz", headers={"connection": "close"})).status_code == 200
+        assert len([each for each in gc.get_objects() if isinstance(each, server._Connection)]) < 2  # the last one ends
+
+    gc.collect()
+    gc.disable()
+    try:
+        served(FakeAdmin(), visit)
+    finally:
+        gc.enable()
 
 
 def test_metrics_are_passed_on_with_their_type() -> None:
@@ -405,3 +423,18 @@ def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -
                 nursery.cancel_scope.cancel()
 
     trio.run(main)
+
+
+def test_descriptors_that_are_short_while_it_loads_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def load(*_: object) -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return "loaded"
+
+    monkeypatch.setattr(server, "_load", load)
+    monkeypatch.setattr(server, "_AGAIN_S", 0.0)
+    assert trio.run(server._loaded, cast(Any, None), cast(Any, None)) == "loaded"
+    assert len(tries) == 3

@@ -242,7 +242,10 @@ def test_who_served_is_told() -> None:
     assert dict(player.proxy.response_headers)["x-conformance-test-served-endpoint"] == b"10.0.0.9:8000"
 
 
-@pytest.mark.parametrize(("fields", "status"), [([(":status", "503")], 503), ([("status", "404")], 404), ([], 200)])
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [([(":status", "503")], 503), ([("status", "404")], 404), ([], 200), ([(":status", "2" * 5000)], 200)],
+)
 def test_status(fields: list[tuple[str, str]], status: int) -> None:
     player = Player().say(heads("request_headers", REQUEST), body("request_body", PROMPT, True))
     assert player.say(heads("response_headers", fields)).steps[-1].responded.status == status
@@ -303,6 +306,7 @@ def test_scores_and_limits_are_passed_on() -> None:
 
 HEADERS, LAST = heads("request_headers", REQUEST), body("request_body", PROMPT, True)
 REPLIED = heads("response_headers", RESPONSE)
+STREAMED = heads("request_headers", REQUEST, modes=(Mode.STREAMED, Mode.STREAMED))
 
 
 @pytest.mark.parametrize(
@@ -316,6 +320,9 @@ REPLIED = heads("response_headers", RESPONSE)
         [HEADERS, LAST, trailers("response_trailers")],
         [HEADERS, LAST, REPLIED, REPLIED],
         [HEADERS, LAST, REPLIED, body("response_body", b"", True), body("response_body", b"")],
+        [HEADERS, body("request_body", PROMPT), trailers("request_trailers"), trailers("request_trailers")],
+        [STREAMED, trailers("request_trailers"), body("request_body", b"x")],
+        [STREAMED, trailers("request_trailers"), trailers("request_trailers")],
         [heads("request_headers", REQUEST, modes=(5, 4))],  # type: ignore[arg-type]
     ],
 )

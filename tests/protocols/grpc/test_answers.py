@@ -216,7 +216,6 @@ def test_what_was_counted() -> None:
         (answers.chat, b'{"choices": [{"index": 2147483648}]}'),
         (answers.chat_event, b'{"choices": [{"logprobs": {"content": [{"bytes": [256]}]}}]}'),
         (answers.chat_event, b'{"x": ' + b"[" * 100000),
-        (answers.completion, b'{"created": 1e300}'),
         (answers.embeddings, b'{"data": [{"embedding": "AAA="}]}'),
         (answers.embeddings, b'{"data": [{"embedding": "!"}]}'),
         (answers.embeddings, b'{"data": [{"embedding": [1e300]}]}'),
@@ -269,3 +268,12 @@ def test_events_in_one_chunk(kinds: list[str]) -> None:
     told = answers.events(b"".join(shapes[kind] for kind in kinds), answers.chat_event)
     ids = [pb.StreamChatCompletionResponse.FromString(message).id for message in told]
     assert ids == [{"lines": "c"}.get(kind, kind) for kind in kinds if kind not in ("comment", "done")]
+
+
+@pytest.mark.parametrize("odd", ["-5", "1e300", "10" * 20, '"7"', "[]", "{}", "NaN", "Infinity"])
+def test_counts_that_cannot_be_do_not_make_an_answer_a_bad_one(odd: str) -> None:
+    counts = b'"created":%b,"usage":{"prompt_tokens":%b,"total_tokens":%b}' % ((odd.encode(),) * 3)
+    body = b'{"choices":[{"index":0,"message":{"content":"a"}}],%b}' % counts
+    told = pb.CreateChatCompletionResponse.FromString(answers.chat(body))
+    assert told.choices[0].message.content == "a"
+    assert (told.created, told.usage.prompt_tokens, told.usage.total_tokens) == (0, 0, 0)

@@ -36,6 +36,7 @@ async def _closing(clients: int) -> float:
             assert (await client.call("Unary", b"x")).status is Code.OK
         begun = trio.current_time()
         assert health.status("") == SERVING
+        door.settle()
         door.drain()
         assert health.status("") == NOT_SERVING
         for _ in range(clients):

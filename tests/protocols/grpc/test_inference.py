@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -16,6 +17,7 @@ from gateway.errors import Overloaded, RateLimited, Unauthorized, UpstreamError
 from gateway.ports import Exchange
 from gateway.types import Headers, Identity, ModelCard, Operation
 from gateway.wire.grpc import Code, GrpcError
+from protocols.grpc.exchange import GrpcExchange
 from protocols.grpc.generated.inference.v1 import InferenceServiceBase
 from protocols.grpc.generated.upb import inference as pb
 from protocols.grpc.inference import Inference
@@ -210,6 +212,32 @@ def test_a_call_that_fails_before_its_answer_has_no_initial_metadata(name: str) 
     assert stream.initial is None
     assert stream.sent == []
     assert dict(stream.trailing) == {b"x-request-id": b"r", b"retry-after": b"2"}
+
+
+def test_a_call_that_fails_needs_no_garbage_collector() -> None:
+    async def full(exchange: Exchange) -> None:
+        raise Overloaded("full")
+
+    async def main() -> None:
+        try:
+            await call("StreamCompletion", FakeStream(MESSAGES["StreamCompletion"][0]), FakeCore(full))
+        except GrpcError as error:
+            failures.append(error.message)
+
+    failures: list[str] = []
+
+    def calls() -> int:
+        return sum(isinstance(each, (GrpcExchange, FakeStream)) for each in gc.get_objects())
+
+    gc.collect()
+    before = calls()
+    gc.disable()
+    try:
+        trio.run(main)
+        assert failures == ["full"]
+        assert calls() == before
+    finally:
+        gc.enable()
 
 
 def test_what_is_left_of_limits_is_told_by_a_refusal_too() -> None:

@@ -10,7 +10,7 @@ import trio
 import trustme
 
 from gateway.listen import Listener, open_listeners
-from gateway.net import SocketStream, connect
+from gateway.net import SocketStream, connect, handshake
 from protocols.http.exchange import HttpExchange
 from protocols.http.listener import Limits, Server
 
@@ -51,7 +51,7 @@ class Rig:
         """A client over TLS, its handshake done."""
         raw = await (self.slow_client() if slow else self.client())
         stream = trio.SSLStream(raw, trusting, server_hostname="127.0.0.1", https_compatible=True)
-        await stream.do_handshake()
+        await handshake(stream)
         return stream
 
 

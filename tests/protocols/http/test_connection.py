@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -9,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.wire import h1
 from protocols.http.exchange import HttpExchange
 from protocols.http.listener import Limits
 from tests.protocols.http.rig import GET, TEXT, Rig, contexts, echo, read_all, read_until, run
@@ -272,3 +274,45 @@ def test_a_comment_over_tls_never_breaks_the_framing() -> None:
         assert said.count(b"b\r\n") == 1
 
     run(handler, scenario, context=context)
+
+
+@both
+@pytest.mark.parametrize("said", [b"", b"GET /a HT", GET], ids=["nothing", "half a request", "a request"])
+def test_a_connection_that_has_ended_needs_no_garbage_collector(said: bytes, tls: bool) -> None:
+    """Clients that come and go in crowds make old garbage, which nobody looks at for long."""
+    context, trusting = contexts() if tls else (None, None)
+
+    async def scenario(rig: Rig) -> None:
+        client = await (rig.client() if trusting is None else rig.secure(trusting))
+        await client.send_all(said)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        rig.clients.pop().close()
+        del client
+        while rig.server.statistics().connections:  # noqa: ASYNC110 — nobody tells
+            await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not [each for each in gc.get_objects() if isinstance(each, (h1.RequestParser, trio.SSLStream))]
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(echo, scenario, context=context)
+    finally:
+        gc.enable()
+
+
+def test_what_has_come_of_a_refused_request_is_held_no_longer() -> None:
+    """A client may take its time to go."""
+
+    async def scenario(rig: Rig) -> None:
+        buffered = rig.server.burden.buffered
+        buffered.limit(100_000)
+        client = await rig.client()
+        await client.send_all(GET.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n"))
+        for _ in range(10):
+            await client.send_all(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
+        assert b" 503 " in await read_until(client, b'"overloaded"}}')
+        assert rig.server.statistics().connections == 1
+        assert not buffered.held
+
+    run(echo, scenario)

@@ -215,6 +215,20 @@ def test_more_connections_than_allowed_are_told_so() -> None:
     run(echo, scenario, Limits(max_connections=1))
 
 
+def test_who_only_idles_makes_room_for_newcomers() -> None:
+    async def scenario(rig: Rig) -> None:
+        idle, busy = [await rig.client() for _ in range(3)], await rig.client()
+        await busy.send_all(GET[:10])
+        assert (await read_all(await rig.client())).startswith(b"HTTP/1.1 503 ")
+        assert await read_all(idle[0]) == b""
+        newcomer = await rig.client()
+        for client, rest in ((newcomer, GET), (busy, GET[10:])):
+            await client.send_all(rest)
+            await read_until(client, b"GET /a ")
+
+    run(echo, scenario, Limits(max_connections=4))
+
+
 def test_a_burst_of_connections_is_counted_as_it_comes() -> None:
     async def scenario(rig: Rig) -> None:
         burst = [socket.create_connection(("127.0.0.1", rig.port)) for _ in range(5)]  # all before one is accepted

@@ -142,6 +142,40 @@ def test_anything_else_passes_as_it_is() -> None:
     assert http.fields == [(b"x-request-id", b"one"), (b"content-type", b"text/x")]
 
 
+def test_what_a_sender_says_is_for_its_connection_alone_ends_there() -> None:
+    changes = Changes(set=((b"x-tenant", b"routes"),))
+    core = FakeCore(hopping, http_routes=table(rule("/raw", request=changes)))
+    sent = [
+        (b"connection", b"X-Hop, x-tenant ,"),
+        (b"x-hop", b"1"),
+        (b"connection", b"x-more"),
+        (b"x-more", b"2"),
+        (b"x-end", b"3"),
+        (b"x-tenant", b"routes"),
+    ]
+    http = ask(core, b"/raw", ECHO, sent)
+    raw = core.forwarded[0][1]
+    assert raw is not None
+    assert [field for field in raw.extra if field[0] in (b"x-hop", b"x-more", b"x-end")] == [(b"x-end", b"3")]
+    assert (b"x-tenant", b"routes") in raw.extra
+    assert http.fields[1:] == [(b"x-kept", b"1")]
+
+
+async def hopping(exchange: Exchange) -> None:
+    fields = ((b"connection", b"x-hop, Set-Cookie"), (b"x-hop", b"1"), (b"set-cookie", b"a=b"), (b"x-kept", b"1"))
+    await exchange.start(200, fields)
+    await exchange.finish(b"")
+
+
+@pytest.mark.parametrize(
+    "target", [b"//evil.x/a", b"/\\evil.x/a", b"///evil.x/a", b"/away//evil.x/a", b"/away/\\evil.x/a"]
+)
+def test_a_redirect_leads_to_no_host_that_the_client_chooses(target: bytes) -> None:
+    away = rule("/away", redirect=Redirect(path=Rewrite(prefix="/")))
+    http = ask(FakeCore(http_routes=table(away, rule("/", redirect=Redirect()))), target, method=b"GET")
+    assert http.field(b"location") == b"/evil.x/a"
+
+
 @pytest.mark.parametrize("body", [b"", b"not json", b"[1]", b'{"model": 7}', b'{"x": "\xff"}', b"[" * 100_000])
 def test_bodies_that_name_no_model(body: bytes) -> None:
     core = FakeCore(http_routes=PRIMARY)

@@ -52,6 +52,36 @@ def test_one_leads_and_renews() -> None:
     play(main)
 
 
+@pytest.mark.parametrize("meanwhile", ["b", ""])
+def test_one_that_was_stopped_leads_no_more_from_then_on(meanwhile: str) -> None:
+    """Trio's clock may not know that it was."""
+
+    async def main() -> None:
+        server, heard, away = Memory(), list[tuple[str, bool]](), [0.0]
+        one = Election(
+            server,
+            "ns",
+            "gateway",
+            "a",
+            changed=lambda leading: heard.append(("a", leading)),
+            now=lambda: trio.current_time() + away[0],
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.run)
+            await trio.sleep(1)
+            assert one.leading
+            away[0] = 11
+            assert not one.leading
+            if meanwhile:
+                server.put(PATH, {**server.objects[PATH], "spec": {**spec(server), "holderIdentity": meanwhile}})
+            await trio.sleep(5)
+            assert one.leading == (not meanwhile)
+            assert heard == [("a", True), ("a", False), ("a", True)][: 2 if meanwhile else 3]
+            nursery.cancel_scope.cancel()
+
+    play(main)
+
+
 def test_one_that_ends_gives_it_back_and_another_takes_it_at_once() -> None:
     async def main() -> None:
         server, heard = Memory(), list[tuple[str, bool]]()
