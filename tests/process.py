@@ -1,7 +1,7 @@
 """Programs as a user runs them: started, waited for by their ready line, stopped by their process id. (IO)
 
-Leaving a `Program`'s block stops it if it still runs and asserts that it ended as it should: the expected exit code and
-no traceback on stderr.
+Leaving a `Program`'s block stops it if it still runs and asserts that it ended as it should: the expected exit code, no
+traceback on stderr, and no secret in anything that it has said (`tests.secrets`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests import secrets
+
 ROOT = Path(__file__).resolve().parent.parent
 READY_S = 20.0
 """Far above what any program needs, for machines that are busy with something else."""
@@ -28,12 +30,17 @@ STOP_S = 15.0
 class Program:
     """One process. ``ready`` is its ready line's words, `name=value` ones by name; ``url`` the http listener's URL."""
 
+    ends_by = signal.SIGTERM
+
     def __init__(self, *argv: str, exit_code: int = 0, environment: dict[str, str] | None = None) -> None:
         self.argv = argv
         self.exit_code = exit_code
+        self.bugs = False
+        """Whether its log may tell of some."""
         self.ready: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self._environment = environment or {}
+        self._told: list[str] = []
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
 
     def start(self) -> Self:
@@ -118,22 +125,41 @@ class Program:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
-            self.process.stdout.close()
+            self._told.append(self._rest())
         if not self._log.closed:
             self.log = self.stderr
             self._log.close()
+            self._keep_secrets(raising=sys.exc_info()[0] is None)
+
+    def _rest(self) -> str:
+        """What it has written to stdout since it was ready."""
+        if self.process.stdout.closed:
+            return ""
+        os.set_blocking(self.process.stdout.fileno(), False)
+        rest = self.process.stdout.read() or b""
+        self.process.stdout.close()
+        return rest.decode(errors="replace")
+
+    def _keep_secrets(self, *, raising: bool) -> None:
+        known = secrets.given(self.argv, {**os.environ, **self._environment})
+        said = "\n".join((self.log, *self._told, *secrets.written(self.argv)))
+        leaks = secrets.found(said, known)
+        if leaks and raising:  # not in the place of what has gone wrong before
+            raise AssertionError(f"{self.argv} tells secrets:\n" + "\n---\n".join(leaks))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if self.process.poll() is None:
-                self.signal(signal.SIGTERM)
+                if kind is None and "admin" in self.ready:
+                    self._told += secrets.told(self.ready["admin"])
+                self.signal(self.ends_by)
             code = self.wait()
         finally:
             self.close()
         if kind is None:
-            assert "Traceback" not in self.log, self.log
+            assert self.bugs or "Traceback" not in self.log, self.log
             assert code == self.exit_code, f"exit code {code}, not {self.exit_code}:\n{self.log}"
 
 
@@ -150,7 +176,11 @@ def together(*programs: Program) -> Iterator[None]:
 
 
 class InferGateway(Program):
-    """`infer-gateway …`, run from the checkout by the interpreter that runs the tests."""
+    """`infer-gateway …`, run from the checkout by the interpreter that runs the tests. Ended as by Ctrl-C: what is
+    ended otherwise lets clients come for a while.
+    """
+
+    ends_by = signal.SIGINT
 
     def __init__(self, *arguments: str, exit_code: int = 0) -> None:
         super().__init__("-m", "gateway.cli", *arguments, exit_code=exit_code)
@@ -172,7 +202,10 @@ def simulate(engine: str, model: str, *arguments: str) -> InferGateway:
 def run(*arguments: str, within_s: float = 30.0) -> subprocess.CompletedProcess[str]:
     """`infer-gateway …` to its end, for commands that end by themselves."""
     command = [sys.executable, "-m", "gateway.cli", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=within_s, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=within_s, stdin=subprocess.DEVNULL)
+    leaks = secrets.found(done.stdout + done.stderr, secrets.given(arguments, os.environ))
+    assert not leaks, f"{arguments} tells secrets:\n" + "\n---\n".join(leaks)
+    return done
 
 
 def eventually(holds: Callable[[], bool], within_s: float = 10.0) -> bool:

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import IO
 
-WAITING = (("tests/whole",), ("tests/kube", "tests/engines", "tests/sdk", "tests/dashboard", "tests/docs"))
+WAITING = (
+    ("tests/whole",),
+    ("tests/faults", "tests/kube", "tests/engines", "tests/sdk", "tests/dashboard", "tests/docs"),
+)
 BESIDE = (("tests/conformance",), ("tests/charts", "tests/monitoring"))
 """Runs beside that of all other tests."""
 

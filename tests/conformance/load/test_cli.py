@@ -80,7 +80,8 @@ def test_a_failed_request_is_exit_code_1_unless_allowed(capsys: pytest.CaptureFi
         assert run(*arguments, "--allow-errors") == 0
     text = capsys.readouterr().out
     assert "http_500 2" in text
-    assert "milliseconds" not in text  # there is nothing to put below
+    assert "refused after" in text
+    assert "time to first token" not in text  # there is nothing to put beside
 
 
 def test_no_server_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:
