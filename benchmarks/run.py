@@ -409,6 +409,24 @@ def dashboard(bench: Bench) -> None:
     bench.show(Row("dashboard, 256 endpoints", "gateway", 100 * said["added"], "%", cores=said["added"], **verdict))
 
 
+def overload(bench: Bench) -> None:
+    """(p) Goodput and refusals at 1 to 10 times what engines' slots, or the gateway's core, can serve (slow)."""
+    argv = [sys.executable, str(HERE / "overload.py"), "--json", "--seconds", str(max(4.0, bench.args.seconds))]
+    said = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout)
+    for what, steps in said.items():
+        peak = max(step["served_per_s"] for step in steps)
+        for step in steps:
+            title, cores, late = f"{what}, {step['times']}x", step["cores"], step["late_p99_ms"]
+            behind = f", the load was {late:.0f} ms late at p99" if late > 25 else ""
+            note = f"{step['refused_per_s']:.0f} refused/s{behind}"
+            share = step["served_per_s"] / peak if peak else 0.0
+            verdict = {} if behind else {"target": ">= 0.9 of peak", "met": share >= 0.9}
+            bench.show(Row(title, "gateway", step["served_per_s"], "req/s", share, cores, note=note, **verdict))
+            if step["refused_per_s"]:
+                verdict = {} if behind else {"target": "<= 50 ms", "met": step["refused_p99_ms"] <= 50}
+                bench.show(Row(f"{title}, refused p99", "gateway", step["refused_p99_ms"], "ms", note=note, **verdict))
+
+
 MEASURES: Mapping[str, Callable[[Bench], None]] = {
     "nonstream": nonstream,
     "stream": stream,
@@ -425,13 +443,14 @@ MEASURES: Mapping[str, Callable[[Bench], None]] = {
     "kubernetes": kubernetes,
     "observing": observing,
     "dashboard": dashboard,
+    "overload": overload,
 }
 
 
 def arguments() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__.splitlines()[0])
-    slow = ("scheduling", "install", "kubernetes")
+    slow = ("scheduling", "install", "kubernetes", "overload")
     default = ",".join(name for name in MEASURES if name not in slow)
     parser.add_argument("--only", default=default, help=f"of {','.join(MEASURES)} (default: {default})")
     parser.add_argument("--trace", default="synthetic", metavar="FILE", help="for scheduling (default: a made-up one)")

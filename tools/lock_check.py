@@ -14,8 +14,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUPS = {"run": ("build",), "test": ("build", "test"), "check": ("build", "check"), "docs": ("docs",)}
-BESIDE = ("docs",)
+GROUPS = {
+    "run": ("build",),
+    "test": ("build", "test"),
+    "check": ("build", "check"),
+    "docs": ("docs",),
+    "fuzz": ("fuzz",),
+}
+BESIDE = ("docs", "fuzz")
 """Installed beside what another one installs, so that it has not the project's own dependencies."""
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)", re.MULTILINE)
 

@@ -34,6 +34,9 @@ WHYS = {
     "too_large": "its body alone is larger than `fairness.maxQueuedBytes`",
     "sheddable": "its objective's priority is below 0, and there is no room at once",
     "stopping": "the process is told to end",
+    "bytes": "the gateway holds as many bytes for requests as it may (`listeners.maxBufferedBytes`)",
+    "descriptors": "the gateway has no descriptor, port or memory left for a connection to an engine",
+    "late": "the gateway's processor does not keep up (`listeners.maxLateness`)",
     "unverified": "the introspection endpoint or the issuer's key set cannot be had",
 }
 """Beside these, the name of a filter of the scheduler that has left every endpoint out."""
