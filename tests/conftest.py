@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import gc
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -27,3 +28,13 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped: {report.longrepr[-1]}"
     return report
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """The garbage collector does not look: what is gone went by itself."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.collect()

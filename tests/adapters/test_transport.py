@@ -603,15 +603,11 @@ def test_an_endpoint_that_leads_outward_is_not_this_machine() -> None:
     trio.run(main)
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_a_connection_that_is_closed_needs_no_garbage_collector() -> None:
     async def scenario(transport: HTTPTransport, net: Net) -> None:
         assert await ask(transport) == b"ok"
         transport.close_idle()
         assert not [each for each in gc.get_objects() if isinstance(each, h1.ResponseParser)]
 
-    gc.collect()
-    gc.disable()
-    try:
-        run(answering(OK), scenario)
-    finally:
-        gc.enable()
+    run(answering(OK), scenario)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import weakref
 
@@ -668,6 +667,7 @@ def test_an_endpoint_of_two_pools_is_tried_once() -> None:
         pytest.param(None, id="nobody to ask"),
     ],
 )
+@pytest.mark.usefixtures("uncollected")
 def test_a_finished_call_is_freed_without_the_garbage_collector(first: list[tuple[int, list[Step]]] | None) -> None:
     async def scenario() -> None:
         world = World({A: list(first or []), B: [(200, [b"x!"])]})
@@ -682,12 +682,7 @@ def test_a_finished_call_is_freed_without_the_garbage_collector(first: list[tupl
         await trio.lowlevel.checkpoint()
         assert gone() is None
 
-    gc.collect()
-    gc.disable()
-    try:
-        run(scenario)
-    finally:
-        gc.enable()
+    run(scenario)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import weakref
-from collections.abc import Iterator
 
 import pytest
 import trio
@@ -24,14 +22,7 @@ class Knot:
         self.more: list[Knot] = []
 
 
-@pytest.fixture(autouse=True)
-def old() -> Iterator[None]:
-    """As if all garbage had grown old: the collector does not look by itself."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-    gc.collect()
+pytestmark = pytest.mark.usefixtures("uncollected")  # as if all garbage had grown old
 
 
 async def watched(garbage: Garbage, seconds: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -506,6 +505,7 @@ def test_a_hedge_is_a_span_and_an_explanation_tells_of_it() -> None:
     run(scenario)
 
 
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("first", [SLOW, [(200, [2.0, b"err"])], [(200, [2.0, UpstreamError("x", status=500)])]])
 def test_a_finished_race_is_freed_without_the_garbage_collector(first: Answers) -> None:
     async def scenario() -> None:
@@ -517,12 +517,7 @@ def test_a_finished_race_is_freed_without_the_garbage_collector(first: Answers) 
         await trio.lowlevel.checkpoint()
         assert gone() is None
 
-    gc.collect()
-    gc.disable()
-    try:
-        run(scenario)
-    finally:
-        gc.enable()
+    run(scenario)
 
 
 def test_a_defect_in_the_second_leg_is_not_kept_quiet() -> None:

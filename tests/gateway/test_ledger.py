@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import weakref
 
@@ -420,14 +419,11 @@ def test_durations_are_never_too_short(seconds: float) -> None:
     assert math.isfinite(told)
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_a_ledger_that_is_replaced_goes_at_once() -> None:
     """And with it all that it remembers of callers, without the garbage collector."""
-    gc.disable()
-    try:
-        ledger = Ledger([per_minute()])
-        reserved(ledger)
-        gone = weakref.ref(ledger._lines)
-        del ledger
-        assert gone() is None
-    finally:
-        gc.enable()
+    ledger = Ledger([per_minute()])
+    reserved(ledger)
+    gone = weakref.ref(ledger._lines)
+    del ledger
+    assert gone() is None

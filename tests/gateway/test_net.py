@@ -275,6 +275,7 @@ def test_connecting_says_what_was_tried() -> None:
     trio.run(main)
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_a_connection_that_was_refused_needs_no_garbage_collector() -> None:
     async def main() -> None:
         with socket.socket() as bound:
@@ -282,13 +283,8 @@ def test_a_connection_that_was_refused_needs_no_garbage_collector() -> None:
             with pytest.raises(ConnectionRefusedError):
                 await connect(*bound.getsockname())
 
-    gc.collect()
-    gc.disable()
-    try:
-        trio.run(main)
-        assert not [each for each in gc.get_objects() if isinstance(each, ConnectionRefusedError)]
-    finally:
-        gc.enable()
+    trio.run(main)
+    assert not [each for each in gc.get_objects() if isinstance(each, ConnectionRefusedError)]
 
 
 def test_urgent_data_stops_a_read_and_no_more() -> None:
@@ -314,6 +310,7 @@ def test_what_is_left_of_a_large_answer_is_copied_a_few_times_only() -> None:
     assert 5 < copies < 12
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_a_broken_connection_needs_no_garbage_collector() -> None:
     async def main() -> None:
         pair = Pair()
@@ -327,9 +324,4 @@ def test_a_broken_connection_needs_no_garbage_collector() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert not [each for each in gc.get_objects() if isinstance(each, SocketStream)]
 
-    gc.collect()
-    gc.disable()
-    try:
-        trio.run(main)
-    finally:
-        gc.enable()
+    trio.run(main)

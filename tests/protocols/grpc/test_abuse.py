@@ -360,6 +360,7 @@ def test_requests_that_are_none_are_not_put_up_with_for_ever() -> None:
     [b"", PREFACE, PREFACE + h2.headers(1, CALL, False, 16384), PREFACE + h2.headers(1, CALL, True, 16384)],
     ids=["nothing", "settings", "a call that is coming", "a call"],
 )
+@pytest.mark.usefixtures("uncollected")
 def test_a_connection_that_has_ended_needs_no_garbage_collector(data: bytes) -> None:
     async def scenario(rig: Rig) -> None:
         client = await rig.raw()
@@ -370,13 +371,8 @@ def test_a_connection_that_has_ended_needs_no_garbage_collector(data: bytes) -> 
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert _of_connections() == before
 
-    gc.collect()
     before = _of_connections()
-    gc.disable()
-    try:
-        run(scenario)
-    finally:
-        gc.enable()
+    run(scenario)
 
 
 def _of_connections() -> int:

@@ -214,6 +214,7 @@ def test_a_call_that_fails_before_its_answer_has_no_initial_metadata(name: str) 
     assert dict(stream.trailing) == {b"x-request-id": b"r", b"retry-after": b"2"}
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_a_call_that_fails_needs_no_garbage_collector() -> None:
     async def full(exchange: Exchange) -> None:
         raise Overloaded("full")
@@ -229,15 +230,10 @@ def test_a_call_that_fails_needs_no_garbage_collector() -> None:
     def calls() -> int:
         return sum(isinstance(each, (GrpcExchange, FakeStream)) for each in gc.get_objects())
 
-    gc.collect()
     before = calls()
-    gc.disable()
-    try:
-        trio.run(main)
-        assert failures == ["full"]
-        assert calls() == before
-    finally:
-        gc.enable()
+    trio.run(main)
+    assert failures == ["full"]
+    assert calls() == before
 
 
 def test_what_is_left_of_limits_is_told_by_a_refusal_too() -> None:

@@ -276,6 +276,7 @@ def test_a_comment_over_tls_never_breaks_the_framing() -> None:
     run(handler, scenario, context=context)
 
 
+@pytest.mark.usefixtures("uncollected")
 @both
 @pytest.mark.parametrize("said", [b"", b"GET /a HT", GET], ids=["nothing", "half a request", "a request"])
 def test_a_connection_that_has_ended_needs_no_garbage_collector(said: bytes, tls: bool) -> None:
@@ -293,12 +294,7 @@ def test_a_connection_that_has_ended_needs_no_garbage_collector(said: bytes, tls
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert not [each for each in gc.get_objects() if isinstance(each, (h1.RequestParser, trio.SSLStream))]
 
-    gc.collect()
-    gc.disable()
-    try:
-        run(echo, scenario, context=context)
-    finally:
-        gc.enable()
+    run(echo, scenario, context=context)
 
 
 def test_what_has_come_of_a_refused_request_is_held_no_longer() -> None:
