@@ -1,7 +1,8 @@
 """Every shape in which an engine reports a failure, as one `UpstreamError` of the OpenAI shape. (P)
 
 Invariant: ``code`` is a string or null, messages hold neither credentials nor tracebacks, and `retryable` is true only
-where the engine did no work that a second engine would repeat.
+where the engine did no work that a second engine would repeat. What engines say of a request holds what its client
+wrote: whatever it is, it is read in linear time and can be written as UTF-8.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from gateway.types import Headers
 
 MAX_MESSAGE = 2000
 """Characters of an engine's message a client gets to see: pydantic repeats whole prompts in its complaints."""
+_NAME_MAX = 200
+"""The same of a code, a type and a parameter's path."""
 
 _CONTEXT = re.compile(
     r"maximum context length|longer than the model's context length|maximum input length|must have less than \d+ tokens"
@@ -39,7 +42,7 @@ _DEAD = re.compile(
     r"|Background loop (has errored|is not running)|server is shutting down",
     re.IGNORECASE,
 )
-_TRACEBACK = re.compile(r'\s*(\n\s*File "|Traceback \(most recent call last\))')
+_TRACEBACK = re.compile(r'\n[^\S\n]*+File "|Traceback \(most recent call last\)')
 
 _NO_PATH = re.compile(r"(404:? )?((file|page) )?not found\.?", re.IGNORECASE)
 """What web frameworks say of a path they do not serve (FastAPI, llama.cpp, Go): the engine itself says more."""
@@ -134,8 +137,8 @@ def _report(document: object) -> Report:
     status = _http_status(inner.get("http_status_code")) or _http_status(inner.get("status_code")) or _http_status(code)
     return Report(
         message=_clean(message if isinstance(message, str) else "" if message is None else _dumped(message)),
-        type=kind if isinstance(kind, str) else "",
-        code=code if isinstance(code, str) and not code.isdigit() else None,
+        type=_cut(kind, _NAME_MAX) if isinstance(kind, str) else "",
+        code=_cut(code, _NAME_MAX) if isinstance(code, str) and not code.isdigit() else None,
         param=_param(inner.get("param")),
         status=status,
         delay=_retry_info(inner.get("details")),
@@ -144,7 +147,7 @@ def _report(document: object) -> Report:
 
 def _param(given: object) -> str | None:
     """vLLM begins with where it looked, and for JSON it cannot read tells a place in it."""
-    param = given.removeprefix("body.") if isinstance(given, str) else ""
+    param = _cut(given.removeprefix("body."), _NAME_MAX) if isinstance(given, str) else ""
     return None if param in ("", "body") or param.isdigit() else param
 
 
@@ -156,7 +159,12 @@ def _dumped(document: object) -> str:
 
 
 def _clean(message: str) -> str:
-    return _TRACEBACK.split(message, maxsplit=1)[0].strip()[:MAX_MESSAGE]
+    return _cut(_TRACEBACK.split(message, maxsplit=1)[0].strip(), MAX_MESSAGE)
+
+
+def _cut(text: str, most: int) -> str:
+    """At most so many characters, half of an emoji being none."""
+    return text[:most].encode("utf-8", "replace").decode()
 
 
 def _http_status(value: object) -> int:

@@ -263,7 +263,8 @@ class Attempt:
     def _judge(self, error: UpstreamError | UpstreamTimeout, probe: bool) -> None:
         """What the failure says about the endpoint: its own fault, a request to wait, or the caller's mistake."""
         now = self.call.gateway.turn.now
-        if error.retry_after is not None:
+        of_its_own = 400 <= error.status < 500 and not error.retryable and error.status not in FULL
+        if error.retry_after and not of_its_own:  # "later" to one request, too large, is not for others
             self.member.cool(now, error.retry_after)
         elif error.status in FULL:
             self.member.refused(now)  # not ill

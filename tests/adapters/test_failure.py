@@ -206,7 +206,11 @@ def test_geminis_error_as_object_or_array(wrap: str) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just("error"),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(st.characters(), max_size=5)
+    | st.sampled_from(["error", "\ud83d"]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.sampled_from(["error", "message", "code", "type", "param", "details", "detail"]), inner)
@@ -223,6 +227,26 @@ def test_no_body_is_too_odd(status: int, document: object) -> None:
         assert shown["message"]
         assert isinstance(shown["code"], str | None)
         assert isinstance(shown["param"], str | None)
+
+
+@pytest.mark.parametrize("name", ["message", "code", "param"])
+def test_half_an_emoji_can_be_told(name: str) -> None:
+    """Engines say again what a client wrote, and JSON can write what UTF-8 cannot."""
+    document = {"error": {"message": "m", "status_code": 400, name: "a\ud83d"}}
+    for error in (told(400, json.dumps(document)), failure.of_event(document, started=True)):
+        assert json.loads(body(error))["error"][name] == "a?"
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\n ", " \n\n"])
+def test_what_a_client_wrote_is_read_in_linear_time(blank: str) -> None:
+    """Pydantic says it again; where that took the cube of it, a few thousand line ends held up everybody."""
+    error = told(400, json.dumps({"error": {"message": f"a{blank * 200_000}b", "type": "model" * 200_000}}))
+    assert error.message == f"a{blank * 200_000}"[: failure.MAX_MESSAGE]
+
+
+def test_names_of_an_engine_are_short() -> None:
+    error = told(400, json.dumps({"error": {"message": "m", "code": "c" * 100_000, "param": "p" * 100_000}}))
+    assert (error.code, error.param) == ("c" * 200, "p" * 200)
 
 
 @given(st.binary(max_size=40))

@@ -131,6 +131,31 @@ def test_the_last_error_is_what_the_client_sees() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize(
+    ("status", "after", "cooled", "failures", "full"),
+    [
+        pytest.param(413, b"50", False, 0, False, id="one request is too large, others are not"),
+        pytest.param(400, b"50", False, 0, False, id="one request is wrong for now"),
+        pytest.param(503, b"50", True, 0, False, id="full for a while"),
+        pytest.param(503, b"0", False, 0, True, id="full for no time at all"),
+        pytest.param(502, b"0", False, 1, False, id="broken for no time at all"),
+    ],
+)
+def test_when_to_come_back_is_heeded_where_it_is_said_of_the_endpoint(
+    status: int, after: bytes, cooled: bool, failures: int, full: bool
+) -> None:
+    async def scenario() -> None:
+        world = World({A: [(status, [b"x"])], B: [(200, [b"one!"])]}, headers=[(b"retry-after", after)])
+        world.prefer(A)
+        await world.ask(FakeExchange())
+        member = next(member for member in world.pools.members() if member.endpoint == A)
+        now = trio.current_time()
+        assert (member.health.cool_until > now, member.failures) == (cooled, failures)
+        assert (member.health.full_until > now) == full
+
+    run(scenario)
+
+
 def test_a_4xx_and_a_refusal_by_the_adapter_are_never_retried() -> None:
     async def scenario() -> None:
         world = World({A: [(400, [b"bad"])], B: [(400, [b"bad"])]})
