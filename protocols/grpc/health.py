@@ -39,19 +39,20 @@ class Health:
     the others instead of NOT_FOUND, because endpoint pickers are probed by names of their users' choosing.
     """
 
+    max_message = standard.MAX_MESSAGE
+
     def __init__(
         self, services: Iterable[str] = (), ready: Callable[[], bool] = lambda: True, *, unknown_serving: bool = False
     ) -> None:
         self._names = frozenset(("", *services))
         self._ready = ready
         self._unknown_serving = unknown_serving
-        self._draining = self._ended = False
-        self._change = trio.Event()
+        self._draining = self._ended = self._looking = False
+        self._watchers = trio.lowlevel.ParkingLot()
 
     def changed(self) -> None:
         """``ready`` may say something else now: watchers hear of it at once, not within `LOOK_S`."""
-        self._change.set()
-        self._change = trio.Event()
+        self._watchers.unpark_all()
 
     def drain(self) -> None:
         """NOT_SERVING from now on. Watchers are told and their calls end, so that they hold up no server's drain."""
@@ -95,13 +96,31 @@ class Health:
     async def _watch(self, stream: Any) -> None:
         service = (await stream.recv_message()).service
         told = None
-        while True:
-            change = self._change
-            status = self.status(service)
-            if status != told:
-                told = status
-                await stream.send_message(_Response(status=status))
-            if self._ended:
-                raise GrpcError(Code.UNAVAILABLE, "the server is draining")
-            with trio.move_on_after(LOOK_S):
-                await change.wait()
+        try:
+            while True:
+                status = self.status(service)
+                if status != told:
+                    told = status
+                    await stream.send_message(_Response(status=status))
+                elif self._ended:
+                    raise GrpcError(Code.UNAVAILABLE, "the server is draining")
+                else:
+                    await self._news()
+        finally:
+            if not self._looking:
+                self._watchers.unpark()  # whoever is next
+
+    async def _news(self) -> None:
+        """Until something may have changed. One looks for all: watchers cost nobody a question, and may be many."""
+        if self._looking:
+            await self._watchers.park()
+            return
+        self._looking = True
+        try:
+            was = self._ready()
+            while was == self._ready() and not self._ended:
+                with trio.move_on_after(LOOK_S):
+                    await self._watchers.park()
+        finally:
+            self._looking = False
+        self._watchers.unpark_all()

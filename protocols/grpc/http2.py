@@ -27,13 +27,14 @@ from protocols.grpc.limits import Limits
 from protocols.grpc.outgoing import Outgoing
 
 if TYPE_CHECKING:
-    from hyperframe.frame import Frame, HeadersFrame
+    from hyperframe.frame import Frame, HeadersFrame, SettingsFrame
 
 _FAREWELLS = (ConnectionInputs.SEND_GOAWAY, ConnectionInputs.RECV_GOAWAY)
 _DEFAULT_WINDOW = 65535
 _TURN = 64
 _HEAD, _FRAME_MAX, _END_STREAM = 9, 16384, 1
 _OPEN = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)
+_SETTINGS = frozenset(code.value for code in SettingCodes)
 _UPDATES = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*.){3}", re.DOTALL)  # RFC 7541 §4.2 has at most two
 
 vars(connection)["repr"] = object.__repr__  # h2 spells out every frame it gets, for a log that nobody reads
@@ -66,6 +67,9 @@ class _Frames(FrameBuffer):
 
 
 class _Connection(H2Connection):
+    MAX_CLOSED_STREAMS = 8192
+    """Of which it is known how they ended; h2's own 65,536 take 11 MB a connection."""
+
     @property
     def open_inbound_streams(self) -> int:
         if len(self.streams) & 63 == 63:
@@ -76,6 +80,11 @@ class _Connection(H2Connection):
         if _UPDATES.match(frame.data):
             raise ProtocolError("more changes of the table than can be meant")
         return super()._receive_headers_frame(frame)
+
+    def _receive_settings_frame(self, frame: SettingsFrame) -> tuple[list[Frame], list[Event]]:
+        """Settings that nobody knows are ignored: h2 keeps a deque for each of 65,536 names, 56 MB."""
+        frame.settings = {code: value for code, value in frame.settings.items() if code in _SETTINGS}
+        return super()._receive_settings_frame(frame)
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
         stream = super()._begin_new_stream(stream_id, allowed_ids)

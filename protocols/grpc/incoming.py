@@ -2,7 +2,8 @@
 
 Invariant: a byte is given back once, and not before its message was taken or is the very next one that is awaited; what
 is given back for an awaited message that is not whole yet is on loan (`lent`), so that its owner can bound it. What was
-compressed is so until it is taken: a window full of gzip holds a thousand times its size.
+compressed is so until it is taken: a window full of gzip holds a thousand times its size. What comes behind a message
+that nobody has taken stays as it came: cut into the smallest messages, a window full holds twenty times its size.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ from collections import deque
 from gateway.wire.grpc import Code, GrpcError, Messages, inflated
 
 _PREFIX = 5
+_PIECE = 16384
 
 
 class Incoming:
     """``error``: why bytes were refused; later ones are dropped. ``ended``: the client has said everything."""
 
-    __slots__ = ("_held", "_limit", "_messages", "_parser", "ended", "error", "lent")
+    __slots__ = ("_behind", "_held", "_limit", "_messages", "_parser", "_size", "ended", "error", "lent")
 
     def __init__(self, limit: int, gzip: bool) -> None:
         self._limit = limit
         self._parser = Messages(limit, gzip)
         self._messages: deque[tuple[int, bytes]] = deque()
+        self._behind = bytearray()
+        self._size = 0
         self._held = 0
         self.lent = 0
         self.ended = False
@@ -41,7 +45,7 @@ class Incoming:
     @property
     def size(self) -> int:
         """Bytes of messages that are here, as they came."""
-        return self._parser.held + sum(len(message) for _, message in self._messages)
+        return self._size
 
     @property
     def torn(self) -> bool:
@@ -52,14 +56,25 @@ class Incoming:
         """Bytes of a DATA frame that took ``cost`` of the window."""
         self._held += cost
         if self.error is None:
-            try:
-                self._messages.extend(self._parser.cut(data))
-            except GrpcError as error:
-                self.error = error
+            self._size += len(data)
+            if self._messages:
+                self._behind += data
+            else:
+                self._cut(data)
+
+    def _cut(self, data: bytes) -> None:
+        try:
+            self._messages.extend(self._parser.cut(data))
+        except GrpcError as error:
+            self.error = error
+            self._behind.clear()
 
     def end(self) -> None:
         self.ended = True
-        if self.error is None and self.torn:
+        self._check_end()
+
+    def _check_end(self) -> None:
+        if self.ended and self.error is None and self.torn and not self._behind:
             self.error = GrpcError(Code.INTERNAL, "the request ends within a message")
 
     def take(self) -> tuple[bytes | None, int]:
@@ -69,6 +84,9 @@ class Incoming:
                 raise self.error
             return None, self.release()
         packed, message = self._messages.popleft()
+        self._size -= len(message) + _PREFIX
+        if self._behind and not self._messages:
+            self._cut_behind()
         earned = max(0, min(self._held, len(message) + _PREFIX - self.lent))
         if packed:
             message = self._inflated(message)
@@ -76,12 +94,20 @@ class Incoming:
         self.lent = 0
         return message, earned
 
+    def _cut_behind(self) -> None:
+        while self._behind and not self._messages:
+            piece = bytes(self._behind[:_PIECE])
+            del self._behind[:_PIECE]
+            self._cut(piece)
+        self._check_end()
+
     def _inflated(self, message: bytes) -> bytes:
         try:
             return inflated(message, self._limit)
         except GrpcError as error:
             self.error = error
             self._messages.clear()
+            self._behind.clear()
             raise
 
     def lend(self) -> int:

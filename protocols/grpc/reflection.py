@@ -20,6 +20,8 @@ from protocols.grpc import standard
 class Reflection:
     """Tells of ``services``, as they are mounted, itself included. ``files`` describe them, beside gRPC's own."""
 
+    max_message = standard.MAX_MESSAGE
+
     def __init__(self, services: Iterable[Any], files: Iterable[FileDescriptor]) -> None:
         mounted = {path for service in services for path in service.__mapping__()}
         self._services = sorted({path.split("/")[1] for path in (*mounted, *self.__mapping__())})

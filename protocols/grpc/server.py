@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -31,7 +32,9 @@ _PATROL_S = 1.0
 
 
 class Service(Protocol):
-    """What generated service bases are: a table of grpclib's Handlers by path."""
+    """What generated service bases are: a table of grpclib's Handlers by path. One with ``max_message`` takes no larger
+    ones than that, whatever the server does.
+    """
 
     def __mapping__(self) -> Mapping[str, Any]: ...
 
@@ -154,9 +157,10 @@ class Server:
 def _methods(services: Sequence[Service]) -> dict[bytes, Method]:
     methods: dict[bytes, Method] = {}
     for service in services:
+        most: int = getattr(service, "max_message", sys.maxsize)
         for path, handler in service.__mapping__().items():
             if path.encode() in methods:
                 raise ValueError(f"{path} is served twice")
             streams_in, streams_out = handler.cardinality.value
-            methods[path.encode()] = Method(handler.func, streams_in, streams_out, handler.request_type)
+            methods[path.encode()] = Method(handler.func, streams_in, streams_out, handler.request_type, most)
     return methods

@@ -15,6 +15,11 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
+MAX_MESSAGE: Final = 4096
+"""Bytes of a question, which is a name: whoever asks these services is asked nothing, and may leave the answer, which
+repeats it, where it is.
+"""
+
 _SCALARS: Final = {
     "string": FieldDescriptorProto.TYPE_STRING,
     "bytes": FieldDescriptorProto.TYPE_BYTES,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +34,7 @@ _log = logging.getLogger("infer_gateway.grpc")
 
 HIGH_WATER: Final = 65536
 _TURN: Final = 64
-"""Messages sent without letting others run."""
+"""Messages sent, or taken, without letting others run."""
 
 
 _FINE = GrpcError(Code.OK)
@@ -47,6 +48,7 @@ class Method(msgspec.Struct, frozen=True):
     client_streaming: bool
     server_streaming: bool
     request_type: Any
+    max_message: int = sys.maxsize
 
 
 class Deadline:
@@ -73,7 +75,7 @@ class Stream:
         self.begun = connection.now
         self.deadline_at = math.inf if request.timeout == math.inf else self.begun + request.timeout
         self.scope = trio.CancelScope(deadline=self.deadline_at)
-        self.incoming = Incoming(connection.limits.max_message, request.gzip)
+        self.incoming = Incoming(min(connection.limits.max_message, method.max_message), request.gzip)
         self.outgoing = Outgoing(stream_id)
         self.closed = False
         self.owed = 0
@@ -88,6 +90,7 @@ class Stream:
         self._room = trio.lowlevel.ParkingLot()
         self._awaiting = False
         self._unyielding = 0
+        self._unwaiting = 0
         self._received = False
         self._replied = False
         self._trailers: list[tuple[bytes, bytes]] = []
@@ -125,12 +128,16 @@ class Stream:
     async def recv_bytes(self) -> bytes | None:
         """The next message undecoded, None after the last.
 
-        A checkpoint only if it has to wait. Raises GrpcError: for what the client sent instead of a message, and where
-        a call of one message has none, or more.
+        A checkpoint only if it has to wait, or has not for long. Raises GrpcError: for what the client sent instead of
+        a message, and where a call of one message has none, or more.
         """
         incoming = self.incoming
+        self._unwaiting += 1
         if not incoming.ready:
             await self._arrived()
+        elif self._unwaiting > _TURN:
+            self._unwaiting = 0
+            await trio.lowlevel.checkpoint()
         lent = incoming.lent
         message, earned = incoming.take()
         self._connection.lent -= lent - incoming.lent
@@ -145,6 +152,7 @@ class Stream:
 
     async def _arrived(self) -> None:
         self._awaiting = True
+        self._unwaiting = 0
         try:
             self._connection.lend(self)
             while not self.incoming.ready:

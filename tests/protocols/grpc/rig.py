@@ -31,11 +31,12 @@ DETAILS = Status(code=9, message="details").SerializeToString()
 
 
 class Echo:
-    """``entered`` and ``left`` count handlers; ``gate`` lets `Hold` go."""
+    """``entered`` and ``left`` count handlers, ``taken`` what `Collect` has; ``gate`` lets `Hold` go."""
 
     def __init__(self) -> None:
         self.entered = 0
         self.left = 0
+        self.taken = 0
         self.gate = trio.Event()
         self.news = trio.Condition()
         self.seen: list[Stream] = []
@@ -60,6 +61,7 @@ class Echo:
         size = 0
         async for message in stream:
             size += len(message.value)
+            self.taken += 1
         await stream.send_message(BytesValue(value=str(size).encode()))
 
     async def chat(self, stream: Stream) -> None:

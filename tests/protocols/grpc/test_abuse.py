@@ -307,6 +307,46 @@ def test_a_read_full_of_small_frames_takes_turns_with_everybody_else() -> None:
     run(scenario)
 
 
+def test_a_window_full_of_small_messages_takes_turns_with_everybody_else() -> None:
+    count = 50_000
+
+    async def scenario(rig: Rig) -> None:
+        client = await rig.raw()
+        path = hpack.Encoder().encode([*HEADERS[:3], (":path", "/test.Echo/Collect"), *HEADERS[3:], *TYPE])
+        data = message(b"") * count
+        frames = [h2.data(1, data[at : at + 16384]) for at in range(0, len(data), 16384)]
+        await client.send_all(PREFACE + h2.headers(1, path, False, 16384) + b"".join(frames))
+        seen = [0]
+        while seen[-1] < count:
+            await trio.lowlevel.checkpoint()
+            seen.append(rig.echo.taken)
+        assert max(later - earlier for earlier, later in itertools.pairwise(seen)) <= 256
+
+    run(scenario)
+
+
+def test_settings_that_nobody_knows_are_not_kept() -> None:
+    names = range(16, 65536)
+    frames = [h2.settings(dict.fromkeys(names[at : at + 2700], 1)) for at in range(0, len(names), 2700)]
+
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        assert (await client.call("Unary", b"x")).status is Code.OK
+        gc.collect()
+        tracemalloc.start()
+        await client.stream.send_all(b"".join(frames))
+        assert (await client.call("Unary", b"x")).status is Code.OK
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert held < 5_000_000
+
+    run(scenario)
+
+
+def test_calls_that_have_ended_are_forgotten() -> None:
+    assert Http2(Limits())._h2._closed_streams._size_limit <= 8192
+
+
 def test_what_a_refusal_repeats_of_a_request_is_little() -> None:
     async def scenario(rig: Rig) -> None:
         client = await rig.client()

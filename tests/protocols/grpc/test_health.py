@@ -158,6 +158,53 @@ def test_what_nobody_announces_is_seen_within_a_second(autojump_clock: trio.test
     trio.run(main, clock=autojump_clock)
 
 
+def test_one_watcher_looks_for_all_and_another_when_it_leaves(
+    autojump_clock: trio.testing.MockClock, fleet: Fleet
+) -> None:
+    looks = []
+
+    def ready() -> bool:
+        looks.append(trio.current_time())
+        return fleet.ready
+
+    async def main() -> None:
+        watch, watchers = Health((), ready).__mapping__()[WATCH].func, [Watcher() for _ in range(100)]
+        leaving = [trio.CancelScope() for _ in watchers]
+
+        async def watched(watcher: Watcher, scope: trio.CancelScope) -> None:
+            with scope:
+                await watch(watcher)
+
+        async with trio.open_nursery() as nursery:
+            for each in zip(watchers, leaving, strict=True):
+                nursery.start_soon(watched, *each)
+            await trio.sleep(10.5)
+            assert len(looks) < 500
+            for scope in leaving[:98]:
+                scope.cancel()
+                await trio.testing.wait_all_tasks_blocked()
+            fleet.ready = False
+            await trio.sleep(1.5)
+            nursery.cancel_scope.cancel()
+        assert [[status for _, status in watcher.told] for watcher in watchers] == [[1]] * 98 + [[1, 2]] * 2
+
+    trio.run(main, clock=autojump_clock)
+
+
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+def test_a_name_is_no_load(method: str) -> None:
+    """Whoever asks is not asked who it is, and may watch for ever."""
+
+    async def main() -> None:
+        async with served([Health()]) as (_, target), connect(target) as channel:
+            asked = health_pb2.HealthCheckRequest(service="x" * 5000)
+            with pytest.raises(RpcError, match="RESOURCE_EXHAUSTED: a message has 5003 bytes, at most 4096"):
+                async with channel.unary_stream(f"/grpc.health.v1.Health/{method}", asked, Status) as call:
+                    await call.receive()
+
+    trio.run(main)
+
+
 @pytest.fixture
 def autojump_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(autojump_threshold=0)

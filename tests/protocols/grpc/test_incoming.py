@@ -85,3 +85,36 @@ def test_gzip_that_is_none_is_the_last_that_is_heard() -> None:
             incoming.take()
         assert refused.value.code is Code.INTERNAL
     assert incoming.release() == 14
+
+
+@pytest.mark.parametrize("frame", [16384, 2])
+def test_what_nobody_has_taken_yet_holds_no_more_than_it_came_as(frame: int) -> None:
+    """The smallest messages there are, as many as fit into a window."""
+    window = framed(b"") * 50_000
+    incoming = Incoming(100, False)
+    tracemalloc.start()
+    for start in range(0, len(window), frame):
+        incoming.feed(window[start : start + frame], frame)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * len(window)
+    assert incoming.size == len(window)
+    taken = 0
+    while incoming.ready:
+        assert incoming.take() == (b"", 5)
+        taken += 1
+    assert (taken, incoming.size) == (50_000, 0)
+
+
+@pytest.mark.parametrize(("rest", "ends"), [(b"", True), (b"\0\0", False)])
+def test_what_comes_behind_is_understood_when_its_turn_comes(rest: bytes, ends: bool) -> None:
+    incoming = Incoming(100, False)
+    for piece in (framed(b"one"), framed(b"two") + rest):
+        incoming.feed(piece, len(piece))
+    incoming.end()
+    assert [incoming.take()[0], incoming.take()[0]] == [b"one", b"two"]
+    if ends:
+        assert incoming.take() == (None, 0)
+    else:
+        with pytest.raises(GrpcError):
+            incoming.take()

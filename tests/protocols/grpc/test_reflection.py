@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from protocols.grpc import standard
-from protocols.grpc.client import connect
+from protocols.grpc.client import RpcError, connect
 from protocols.grpc.generated.upb import inference as pb
 from protocols.grpc.health import Health
 from protocols.grpc.reflection import Reflection
@@ -99,6 +99,21 @@ def test_grpcio_finds_services_and_builds_messages() -> None:
     async def main() -> None:
         async with served(services()) as (_, target):
             await trio.to_thread.run_sync(explore, target)
+
+    trio.run(main)
+
+
+def test_a_question_that_is_a_load_is_not_repeated_in_an_answer() -> None:
+    async def main() -> None:
+        path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        async with (
+            served(services()) as (_, target),
+            connect(target) as channel,
+            channel.stream_stream(path, Response) as call,
+        ):
+            await call.send(Request(file_by_filename="x" * 5000))
+            with pytest.raises(RpcError, match="RESOURCE_EXHAUSTED: a message has 5003 bytes, at most 4096"):
+                await call.receive()
 
     trio.run(main)
 
