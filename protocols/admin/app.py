@@ -6,8 +6,8 @@ A Quart-Trio application; nothing here decides or counts, everything comes from 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final, Protocol
 
 import trio
@@ -26,14 +26,21 @@ _MAX_BODY: Final = 65536
 _EVENTS: Final = "text/event-stream"
 _RETRY_MS: Final = 2000
 _HEARTBEAT_S: Final = 10.0
-Cut = Callable[[], object]
-"""Ends a connection at once."""
+
+
+class Connection(Protocol):
+    """A client's. ``stays``: where there are too many, others give way first."""
+
+    stays: bool
+
+    def close(self) -> None:
+        """End it at once."""
 
 
 class Feed(Protocol):
     """What is going on, as events."""
 
-    def watch(self, cut: Cut, /) -> AbstractContextManager[trio.MemoryReceiveChannel[Event]]:
+    def watch(self, cut: Callable[[], object], /) -> AbstractContextManager[trio.MemoryReceiveChannel[Event]]:
         """From now on. ``cut`` is called when whoever watches falls behind. Raises Crowded where too many do."""
 
 
@@ -78,8 +85,8 @@ class Admin(Protocol):
         """
 
 
-def make_app(admin: Admin, rules: Rules, cut: Callable[[], Cut]) -> QuartTrio:
-    """``rules``: how the listener was opened. ``cut`` ends the connection that the running task answers."""
+def make_app(admin: Admin, rules: Rules, answered: Callable[[], Connection]) -> QuartTrio:
+    """``rules``: how the listener was opened. ``answered``: the connection that the running task answers."""
     app = QuartTrio(__name__, static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -90,7 +97,7 @@ def make_app(admin: Admin, rules: Rules, cut: Callable[[], Cut]) -> QuartTrio:
     _add_health(app, admin)
     _add_views(app, admin)
     _add_pages(app)
-    _add_live(app, admin.live, guard, cut)
+    _add_live(app, admin.live, guard, answered)
     _add_actions(app, admin)
     add_debug(app, admin.statistics)
     return app
@@ -155,23 +162,34 @@ def _add_pages(app: QuartTrio) -> None:
         return page(name)
 
 
-def _add_live(app: QuartTrio, feed: Feed, guard: Guard, cut: Callable[[], Cut]) -> None:
+def _add_live(app: QuartTrio, feed: Feed, guard: Guard, answered: Callable[[], Connection]) -> None:
     @app.get("/api/live")
     async def live() -> Response:
         if request.method == "HEAD":
             return Response(b"", content_type=_EVENTS)
-        stack = ExitStack()
+        stack, connection = ExitStack(), answered()
         try:
-            events = stack.enter_context(feed.watch(cut()))
+            events = stack.enter_context(feed.watch(connection.close))
         except Crowded:
             refused = error(503, "as many watch as may; try again later")
             refused.headers["retry-after"] = "5"
             return refused
+        stack.enter_context(_staying(connection))
         asked = guard.asked()
         told = _told(stack, events, lambda: guard.refusal(asked) is None)
         response = Response(told, content_type=_EVENTS, headers={"cache-control": "no-store"})
         response.timeout = None
         return response
+
+
+@contextmanager
+def _staying(connection: Connection) -> Iterator[None]:
+    """Of one who was let in, and only while it watches: those that are refused would crowd out who is answered."""
+    connection.stays = True
+    try:
+        yield
+    finally:
+        connection.stays = False
 
 
 async def _told(

@@ -36,13 +36,6 @@ _answered: ContextVar[_Connection] = ContextVar("answered")
 """The connection that the running task serves."""
 
 
-def _cut() -> Callable[[], object]:
-    """Whoever asks for it has been let in and stays: others give way first."""
-    connection = _answered.get()
-    connection.stays = True
-    return connection.close
-
-
 Converse = Callable[[trio.abc.Stream], Awaitable[None]]
 """Speaks HTTP on one connection until it ends."""
 
@@ -189,7 +182,7 @@ def _load(admin: Admin, rules: Rules) -> Converse:
     config.loglevel = "WARNING"
     config.include_server_header = False
     config.read_timeout = None
-    app: Any = make_app(admin, rules, _cut)
+    app: Any = make_app(admin, rules, _answered.get)
     asked: Any = front(app)
     wrapped = wrap_app(asked, config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)

@@ -13,6 +13,7 @@ import httpx
 import pytest
 import trio
 
+from gateway import live
 from gateway.config.settings import AdminListener
 from gateway.listen import Listener
 from gateway.live import Live
@@ -276,6 +277,35 @@ def test_the_oldest_connection_gives_way(monkeypatch: pytest.MonkeyPatch) -> Non
                     assert await healthy(stream)
                 assert await streams[0].receive_some() == b""
                 assert await healthy(streams[1])
+                for stream in streams:
+                    await stream.aclose()
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_who_may_not_watch_gives_way_as_anybody_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else those who were refused would stay, and whoever is being answered would have to go."""
+    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(live, "WATCHERS", 1)
+    watch = b"GET /api/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+    async def main() -> None:
+        sock = listening()
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.serve, FakeAdmin(), Listener(sock))
+                streams = []
+                for answer in (b"HTTP/1.1 200", b"HTTP/1.1 503", b"HTTP/1.1 503"):
+                    streams.append(await trio.open_tcp_stream(*sock.getsockname()))
+                    await streams[-1].send_all(watch)
+                    assert await streams[-1].receive_some(12) == answer
+                for _ in range(2):
+                    streams.append(await trio.open_tcp_stream(*sock.getsockname()))
+                    assert await healthy(streams[-1])
+                assert await healthy(streams[-2])
+                while await streams[1].receive_some():
+                    pass
                 for stream in streams:
                     await stream.aclose()
                 nursery.cancel_scope.cancel()
