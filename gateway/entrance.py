@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAIN: Final = 0
 """In place of a port: the program's own HTTP listener, which stands for all ports that have none of their own."""
+_LONGEST: Final = 253
+"""Characters of a hostname. Of a host that has more no hostname is the end: it may have as many dots as it likes."""
 
 
 class Parent(msgspec.Struct, frozen=True):
@@ -107,7 +109,7 @@ def hostnames(host: str) -> Iterator[str]:
     """Those that hold for a host in lower case, the most specific first."""
     if host:
         yield host
-    rest = host
+    rest = host if len(host) <= _LONGEST else ""
     while "." in rest:
         rest = rest.partition(".")[2]
         yield f"*.{rest}"

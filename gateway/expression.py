@@ -7,8 +7,10 @@ microsecond where RE2 takes two; RE2 itself is imported when the first other one
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import cache
 from typing import Protocol
 
@@ -21,6 +23,12 @@ WORK = 1 << 23
 takes 80 ms at the very worst, and mostly less than one, for RE2 goes through all of a program for each character only
 where a match has very many states.
 """
+ENOUGH = 8 * WORK
+"""For all that is tried to find the way of one request: there may be any number of routes. 0.2 s at the very worst."""
+TOGETHER = 16 * PROGRAM
+"""Instructions of all expressions of one object. Reading them takes 0.15 s at the worst."""
+_STEP = 4
+"""What a step of the interpreter's own matcher counts for: it takes as long as so many instructions."""
 _CLASSES = 4
 """Of Unicode, in one expression: reading one takes longer than all the rest."""
 _MEMORY = 1 << 18
@@ -52,22 +60,44 @@ class _RE2(Protocol):
     def compile(self, pattern: bytes, options: _Options) -> _Compiled: ...
 
 
+class _Work:
+    """What is left to the request that is being looked at: its way is found at one go."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = ENOUGH
+
+
+_work = _Work()
+
+
+def afresh() -> None:
+    """The way of another request is looked for: there is `ENOUGH` again."""
+    _work.left = ENOUGH
+
+
 class Expression:
     """``text`` as written; ``whole``: texts have to match from end to end, otherwise anywhere; ``size``: instructions
-    of RE2, 0 where it is not needed. Immutable.
+    of RE2, or characters where it is not needed. Immutable.
 
     Raises ValueError for what RE2 does not take, for what makes too large a program, and for what would need RE2 where
     it is not installed.
     """
 
-    __slots__ = ("_match", "size", "text", "whole")
+    __slots__ = ("_cost", "_match", "size", "text", "whole")
 
     def __init__(self, text: str, *, whole: bool) -> None:
         self.text = text
         self.whole = whole
-        self._match, self.size = _matcher(text, whole)
+        self._match, self.size, self._cost = _matcher(text, whole)
 
     def holds(self, text: str) -> bool:
+        """Never where it would take more work than is left to a request (`afresh`)."""
+        left = _work.left - self._cost * len(text)
+        if left < 0:
+            return False
+        _work.left = left
         return self._match(text) is not None
 
     def __eq__(self, other: object) -> bool:
@@ -80,14 +110,55 @@ class Expression:
         return f"Expression({self.text!r}, whole={self.whole})"
 
 
-def _matcher(text: str, whole: bool) -> tuple[Callable[[str], object], int]:
+class Allowance:
+    """For the expressions of one object, which are read while requests wait."""
+
+    def __init__(self) -> None:
+        self._left = TOGETHER
+
+    def read(self, text: str, *, whole: bool) -> Expression | None:
+        """None behind the one with which it was too much: all of them would take seconds. Raises ValueError."""
+        if self._left < 0:
+            return None
+        try:
+            made = Expression(text, whole=whole)
+        except ValueError:
+            self._left -= PROGRAM
+            raise
+        self._left -= made.size
+        if self._left < 0:
+            raise ValueError("with this one the regular expressions are too large together")
+        return made
+
+
+_allowance: ContextVar[Allowance | None] = ContextVar("allowance", default=None)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What is `read` within the block is of one object, and has one `Allowance`."""
+    before = _allowance.set(Allowance())
+    try:
+        yield
+    finally:
+        _allowance.reset(before)
+
+
+def read(text: str, *, whole: bool) -> Expression | None:
+    """As `Allowance.read`, by that of the object that is being read."""
+    return (_allowance.get() or Allowance()).read(text, whole=whole)
+
+
+def _matcher(text: str, whole: bool) -> tuple[Callable[[str], object], int, int]:
+    """How it is matched, its size, and the work that a character is."""
     plan = linear.plan(text, whole=whole)
     if plan is None:
-        return _foreign(text, whole)
-    compiled = re.compile(plan.pattern, re.ASCII)
+        match, size = _foreign(text, whole)
+        return match, size, size
+    compiled, cost = re.compile(plan.pattern, re.ASCII), _STEP * (plan.factor + 1)
     if whole:
-        return compiled.fullmatch, 0
-    return (compiled.match if plan.begins else compiled.search), 0
+        return compiled.fullmatch, len(text), cost
+    return (compiled.match if plan.begins else compiled.search), len(text), cost
 
 
 def _foreign(text: str, whole: bool) -> tuple[Callable[[str], object], int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from operator import attrgetter
@@ -19,10 +19,11 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway import expression
 from gateway.entrance import host_and_port, hostnames
 from gateway.errors import NoBackend
 from gateway.expression import Expression
-from gateway.route import Share, Target
+from gateway.route import FEW, Share, Target
 from gateway.types import Headers
 
 _DOTS: Final = re.compile(r"(?:[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?=[/\\;]|%2f|%5c|%3b|\Z)", re.IGNORECASE)
@@ -51,6 +52,35 @@ class Field(msgspec.Struct, frozen=True):
         return value == self.value if self.regex is None else self.regex.holds(value)
 
 
+class Asked:
+    """What a request says besides its path. It may have thousands of fields and parameters, and as many matches may
+    ask for one: where there are many they are looked through once.
+    """
+
+    __slots__ = ("_fields", "_headers", "_parameters", "_query", "method")
+
+    def __init__(self, method: str, headers: Headers = (), query: str = "") -> None:
+        self.method = method
+        self._headers, self._query = headers, query
+        self._fields = dict(reversed(headers)) if len(headers) > FEW else None
+        self._parameters: dict[str, str] | None = None
+
+    def header(self, name: str) -> str | None:
+        """The first of that name."""
+        wanted = name.encode("utf-8", "replace")
+        if self._fields is not None:
+            value = self._fields.get(wanted)
+        else:
+            value = next((value for name, value in self._headers if name == wanted), None)
+        return None if value is None else value.decode("latin-1")
+
+    def parameter(self, name: str) -> str | None:
+        """The first of that name in the query."""
+        if self._parameters is None:
+            self._parameters = dict(reversed(parse_qsl(self._query, keep_blank_values=True)))
+        return self._parameters.get(name)
+
+
 class HttpMatch(msgspec.Struct, frozen=True):
     """All parts have to hold. ``method`` "": any."""
 
@@ -59,16 +89,13 @@ class HttpMatch(msgspec.Struct, frozen=True):
     headers: tuple[Field, ...] = ()
     query: tuple[Field, ...] = ()
 
-    def holds(self, method: str, headers: Headers, query: str) -> bool:
+    def holds(self, asked: Asked) -> bool:
         """Of what is not the path."""
-        if self.method and self.method != method:
+        if self.method and self.method != asked.method:
             return False
-        if self.headers and not all(field.holds(_header(headers, field.name)) for field in self.headers):
+        if self.headers and not all(field.holds(asked.header(field.name)) for field in self.headers):
             return False
-        if not self.query:
-            return True
-        given = dict(reversed(parse_qsl(query, keep_blank_values=True)))
-        return all(field.holds(given.get(field.name)) for field in self.query)
+        return not self.query or all(field.holds(asked.parameter(field.name)) for field in self.query)
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -176,13 +203,14 @@ class Way:
 
 
 class _Site:
-    """The ways of one hostname, by path."""
+    """The ways of one hostname, by path. ``lengths``: of the prefixes, the longest last."""
 
-    __slots__ = ("exact", "prefixes", "regexes")
+    __slots__ = ("exact", "lengths", "prefixes", "regexes")
 
     def __init__(self) -> None:
         self.exact: dict[str, list[Way]] = {}
         self.prefixes: dict[str, list[Way]] = {}
+        self.lengths: list[int] = []
         self.regexes: list[Way] = []
 
     def add(self, way: Way) -> list[Way]:
@@ -191,7 +219,10 @@ class _Site:
         if path.kind == "exact":
             ways = self.exact.setdefault(path.value, [])
         elif path.kind == "prefix":
-            ways = self.prefixes.setdefault(path.value.rstrip("/"), [])
+            prefix = path.value.rstrip("/")
+            if prefix not in self.prefixes and len(prefix) not in self.lengths:
+                insort(self.lengths, len(prefix))
+            ways = self.prefixes.setdefault(prefix, [])
         else:
             ways = self.regexes
         ways.append(way)
@@ -200,12 +231,10 @@ class _Site:
     def ways(self, path: str) -> Iterator[Way]:
         """Those whose path holds, best first."""
         yield from self.exact.get(path, ())
-        prefix = path
-        while True:
-            yield from self.prefixes.get(prefix, ())
-            if not prefix:
-                break
-            prefix = prefix[: prefix.rfind("/")] if "/" in prefix else ""
+        # by what there may be, and not by the path: it may consist of slashes
+        for length in reversed(self.lengths):
+            if not length or path[length : length + 1] == "/" or length == len(path):
+                yield from self.prefixes.get(path[:length], ())
         for way in self.regexes:
             regex = way.match.path.regex
             if regex is not None and regex.holds(path):
@@ -248,20 +277,14 @@ class HttpRouteTable:
         """The way of a request. ``host`` as in its field, with a port or not; ``path`` as it came, percent-encoded."""
         if _DOTS.search(path):
             return None
+        expression.afresh()
+        asked = Asked(method, headers, query)
         for site in self._of(host_and_port(host)[0].lower()):
             for way in site.ways(path):
-                if way.match.holds(method, headers, query):
+                if way.match.holds(asked):
                     return way
         return None
 
     def _of(self, host: str) -> Iterator[_Site]:
         """The sites of a host, the most specific first."""
         return (site for name in hostnames(host) if (site := self._sites.get(name)) is not None)
-
-
-def _header(headers: Headers, wanted: str) -> str | None:
-    field = wanted.encode("utf-8", "replace")
-    for name, value in headers:
-        if name == field:
-            return value.decode("latin-1")
-    return None

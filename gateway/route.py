@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from gateway import expression
 from gateway.entrance import Entrance, Parent
 from gateway.errors import ModelNotFound, NoEndpoints
 from gateway.expression import Expression
@@ -25,6 +26,10 @@ from gateway.types import Headers, ModelCard
 
 _ENTRANCES: Final = 4096
 """For so many the routes are laid out at a time: Gateways may come and go while routes stay."""
+FEW: Final = 64
+"""Fields of a request that are gone through for each match; of more they are looked up: there may be thousands of both.
+"""
+Fields = Headers | dict[bytes, bytes]
 
 
 class TextMatch(msgspec.Struct, frozen=True):
@@ -49,7 +54,7 @@ class Match(msgspec.Struct, frozen=True):
     uri: TextMatch | None = None
     model: str | None = None
 
-    def holds(self, model: str, path: str, headers: Headers) -> bool:
+    def holds(self, model: str, path: str, headers: Fields) -> bool:
         if self.model is not None and self.model != model:
             return False
         if self.uri is not None and not self.uri.holds(path):
@@ -217,8 +222,10 @@ class _Names:
 
     def find(self, model: str, path: str, headers: Headers, chance: float, user: str) -> Target | None:
         """None where no rule holds. Raises NoEndpoints."""
+        expression.afresh()
+        fields = headers if len(headers) <= FEW else dict(reversed(headers))
         for choice in self.bases.get(model) or self.loras.get(model) or ():
-            if choice.match is None or choice.match.holds(model, path, headers):
+            if choice.match is None or choice.match.holds(model, path, fields):
                 return choice.pick(chance, headers, user)
         return None
 
@@ -345,7 +352,9 @@ def _listed(compiled: Iterable[_Compiled]) -> tuple[ModelCard, ...]:
     return tuple(cards[name] for name in sorted(cards))
 
 
-def _header(headers: Headers, wanted: bytes) -> str:
+def _header(headers: Fields, wanted: bytes) -> str:
+    if isinstance(headers, dict):
+        return headers.get(wanted, b"").decode("latin-1")
     for name, value in headers:
         if name == wanted:
             return value.decode("latin-1")

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import field
 
+from gateway import expression
 from gateway.config.decode import INVALID, Decoder, Hidden, Section, described, member, suggestion
 from gateway.config.document import Document, Tree
 from gateway.config.extension import ALPHA, CURRENT, AlphaPool, InferenceModelRewrite, InferenceObjective
@@ -184,7 +185,9 @@ def decoded(document: Document, where: str) -> tuple[Resource | None, list[str]]
             if key not in (*_ENVELOPE, "spec"):
                 decoder.refuse(member("$", key), f"unknown field{suggestion(key, (*_ENVELOPE, 'spec'))}")
         spec = tree.get("spec")
-        content = decoder.build({} if spec is None else spec, kind.earlier.get(tree["apiVersion"], kind.type), "$.spec")
+        with expression.together():
+            made = kind.earlier.get(tree["apiVersion"], kind.type)
+            content = decoder.build({} if spec is None else spec, made, "$.spec")
         if isinstance(content, AlphaPool):
             content = content.modern()
     else:

@@ -26,7 +26,7 @@ from gateway.config.gateway_objects import (
     Timeouts,
 )
 from gateway.config.resources import is_header_name, is_header_value
-from gateway.expression import PROGRAM, Expression
+from gateway.expression import Allowance, Expression
 from gateway.httproute import Changes, Field, HttpMatch, HttpRule, PathMatch, Redirect, Rewrite
 
 _PATH: Final = re.compile(r"/[\x21-\x7e]*\Z")
@@ -36,8 +36,6 @@ _OWN: Final = frozenset(
     ("host", "content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection", "upgrade", "te",
      "trailer", "expect", "accept-encoding"),
 )  # fmt: skip
-_INSTRUCTIONS: Final = 16 * PROGRAM
-"""Of all expressions of a route; one that is refused counts as a large one. Reading them takes 0.1 s at the worst."""
 _STATUSES: Final = (301, 302, 303, 307, 308)
 
 
@@ -46,7 +44,7 @@ class Rules:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self._instructions = _INSTRUCTIONS
+        self._allowance = Allowance()
 
     def of(self, spec: RouteSpec) -> tuple[HttpRule, ...]:
         """One for each, still without shares."""
@@ -106,18 +104,11 @@ class Rules:
         return tuple(found.values())
 
     def _regex(self, path: str, text: str) -> Expression | None:
-        if self._instructions < 0:
-            return None  # of a rule that comes to nothing anyway: all of them would take seconds
         try:
-            made = Expression(text, whole=True)
+            return self._allowance.read(text, whole=True)
         except ValueError as error:
             self._refuse(path, str(error))
-            self._instructions -= PROGRAM
             return None
-        self._instructions -= made.size
-        if self._instructions < 0:
-            self._refuse(path, "with this one the regular expressions are too large together")
-        return made
 
     # -- filters --------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from msgspec import Meta, field
 from gateway.config.decode import Duration, Fault, Hidden, Section, member, suggestion
 from gateway.config.sharing import Amount
 from gateway.config.url import endpoint, is_loopback
-from gateway.expression import Expression
+from gateway.expression import Expression, read
 from gateway.types import Endpoint
 
 Text = Annotated[str, Meta(max_length=1024)]
@@ -80,7 +80,7 @@ OTHER_METADATA = frozenset(
 # --- ModelRoute -------------------------------------------------------------------------------------------------------
 
 
-class StringMatch(Section, frozen=True):
+class StringMatch(Section, frozen=True, dict=True):
     """The first one given decides, in this order; none given matches everything. ``exact``: the whole text. ``prefix``:
     how it begins. ``regex``: of RE2's language, found anywhere in it.
     """
@@ -90,12 +90,17 @@ class StringMatch(Section, frozen=True):
     regex: Text | None = None
 
     def __post_init__(self) -> None:
-        if self.regex is None:
-            return
         try:
-            Expression(self.regex, whole=False)
+            made = None if self.regex is None else read(self.regex, whole=False)
         except ValueError as error:
             raise Fault(".regex", str(error)) from None
+        self.__dict__["expression"] = made  # reading it takes milliseconds, and routes are made again and again
+
+    @property
+    def expression(self) -> Expression | None:
+        """What ``regex`` comes to."""
+        made: Expression | None = self.__dict__["expression"]
+        return made
 
 
 class BodyMatch(Section, frozen=True):

@@ -11,7 +11,6 @@ from gateway.config.envelope import Flaw, Resource
 from gateway.config.resources import ModelMatch, ModelRoute, StickyBy, StringMatch, TargetModel
 from gateway.config.resources import Rule as RuleSpec
 from gateway.config.snapshot import PoolSpec
-from gateway.expression import Expression
 from gateway.route import Match, Route, Rule, Share, Sticky, TextMatch
 
 Find = Callable[[str, str], PoolSpec | None]
@@ -79,7 +78,7 @@ def match_of(match: ModelMatch | None) -> Match | None:
 
 
 def _text(match: StringMatch) -> TextMatch:
-    return TextMatch(match.exact, match.prefix, None if match.regex is None else Expression(match.regex, whole=False))
+    return TextMatch(match.exact, match.prefix, match.expression)
 
 
 def _sticky(by: StickyBy | None) -> Sticky | None:

@@ -53,6 +53,14 @@ def test_any_host_has_hostnames(host: str) -> None:
     Entrances(SITES).of(MAIN, host)
 
 
+def test_of_a_host_that_none_can_have_no_end_is_looked_for() -> None:
+    """It may be as long as a request's header, and consist of dots."""
+    assert list(hostnames("." * 30_000)) == ["." * 30_000, ""]
+    longest = "a." * 126 + "a"
+    assert len(longest) == 253
+    assert len(list(hostnames(longest))) == 128
+
+
 HTTP = Inlet("infra/g", "http", 80, "Same")
 
 

@@ -10,8 +10,13 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from gateway import expression, linear
-from gateway.expression import PROGRAM, WORK, Expression
+from gateway.expression import PROGRAM, TOGETHER, WORK, Allowance, Expression
 from tests.gateway.patterns import patterns
+
+
+@pytest.fixture(autouse=True)
+def another_request() -> None:
+    expression.afresh()
 
 
 def by_re2(text: str, *, whole: bool) -> Expression:
@@ -100,6 +105,34 @@ def test_work_is_bounded() -> None:
     assert small.holds("b" * 65535 + "c")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "part"),
+    [(r"(?:a|c)*a[ac]{12}b", "ac"), ("^[^b]*" + "(?:a|b|c|d|e|f)" * 3, "a"), ("(?:a?){1000}b", "a")],
+)
+def test_the_work_for_one_request_is_bounded(pattern: str, part: str) -> None:
+    """There may be any number of expressions, all for one long text."""
+    made, text = Expression(pattern, whole=False), part * (4000 // len(part))
+    tried = 0
+    while Expression("^", whole=False).holds(text):
+        made.holds(text)
+        tried += 1
+    assert 1 < tried < 1000
+    expression.afresh()
+    assert Expression("^", whole=False).holds(text)
+    assert made.holds("aaaaaaaaaaaaab")
+
+
+def test_expressions_of_one_object_are_bounded_together() -> None:
+    """A character counts as much as an instruction: the interpreter's own compiler is the slower one."""
+    for pattern in ("a" * 1024, "(?:b?){500}c"):
+        allowance = Allowance()
+        for _ in range(TOGETHER // Expression(pattern, whole=True).size):
+            assert allowance.read(pattern, whole=True) is not None
+        with pytest.raises(ValueError, match="with this one the regular expressions are too large together"):
+            allowance.read(pattern, whole=True)
+        assert allowance.read("a", whole=True) is None
+
+
 def test_the_wider_language() -> None:
     assert Expression(r"\pL+", whole=True).holds("é")
     assert Expression(r"(?i)k", whole=True).holds("\u212a")
@@ -117,7 +150,7 @@ def test_values() -> None:
     assert hash(Expression("(?i)a", whole=True)) == hash(Expression("(?i)a", whole=True))
     assert Expression("a+", whole=True) != Expression("a+", whole=False)
     assert Expression("a+", whole=True) != "a+"
-    assert Expression("a+", whole=True).size == 0 < Expression("(?i)a", whole=True).size < 20
+    assert Expression("a+", whole=True).size == 2 < Expression("(?i)a", whole=True).size < 20
     assert repr(Expression("a+", whole=True)) == "Expression('a+', whole=True)"
 
 

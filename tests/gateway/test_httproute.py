@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from gateway.errors import NoBackend
 from gateway.expression import Expression
 from gateway.httproute import (
+    Asked,
     Changes,
     Field,
     HttpMatch,
@@ -24,7 +27,7 @@ from gateway.httproute import (
     Rewrite,
     Way,
 )
-from gateway.route import Share
+from gateway.route import FEW, Share
 from gateway.types import Headers
 
 ANY = PathMatch()
@@ -208,7 +211,7 @@ def naive(routes: list[HttpRoute], host: str, path: str, method: str, headers: H
         for hostname in route.hostnames
         for index, rule in enumerate(route.rules)
         for match in rule.matches
-        if under(hostname, host) and below(match.path, path) and match.holds(method, headers, query)
+        if under(hostname, host) and below(match.path, path) and match.holds(Asked(method, headers, query))
     ]
     return min(held)[1] if held else ""
 
@@ -335,3 +338,56 @@ def test_changes_of_fields() -> None:
     changes = Changes(set=((b"a", b"2"),), add=((b"b", b"2"),), remove=(b"c",))
     before = [(b"a", b"1"), (b"b", b"1"), (b"a", b"0"), (b"c", b"1"), (b"d", b"1")]
     assert changes.applied(before) == [(b"b", b"1"), (b"d", b"1"), (b"a", b"2"), (b"b", b"2")]
+
+
+class Counting(dict[str, Any]):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked += 1
+        return super().get(key, default)
+
+
+@pytest.mark.parametrize("path", ["/" * 60_000, "/a" * 30_000, "a/" * 30_000])
+def test_a_path_of_slashes_is_compared_with_what_there_is(path: str) -> None:
+    table = laid([HttpRoute("ns/r", rules=(rule("p", prefix("/a"), prefix("/a/b"), prefix("/c"), prefix("/a/")),))])
+    prefixes = table._sites[""].prefixes = Counting(table._sites[""].prefixes)
+    assert asked(table, path) == ("p" if path.startswith("/a/") else "")
+    assert prefixes.asked <= 2
+
+
+@given(st.lists(st.text("/ab", max_size=6), max_size=8), st.text("/ab", max_size=8))
+def test_of_prefixes_the_longest_decides(prefixes: list[str], path: str) -> None:
+    given = [f"/{each}" for each in prefixes]
+    table = laid([HttpRoute("ns/r", rules=tuple(rule(each, prefix(each)) for each in given))])
+    holding = [each.rstrip("/") for each in given if f"/{path}/".startswith(f"{each.rstrip('/')}/")]
+    found = asked(table, f"/{path}")
+    assert found.rstrip("/") == (max(holding, key=len) if holding else "")
+    assert bool(found) is bool(holding)
+
+
+def test_a_query_is_taken_apart_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of parameters, and as many matches that ask for one."""
+    queries: list[str] = []
+
+    def counted(query: str, **options: bool) -> list[tuple[str, str]]:
+        queries.append(query)
+        return parse_qsl(query, **options)
+
+    monkeypatch.setattr("gateway.httproute.parse_qsl", counted)
+    matches = tuple(HttpMatch(query=(Field("k", str(n)),)) for n in range(64))
+    table = laid([HttpRoute("ns/r", rules=(HttpRule((Share("p"),), matches),))])
+    assert asked(table, "/?k=63&k=x") == "p"
+    assert asked(table, "/?k=x") == ""
+    assert queries == ["k=63&k=x", "k=x"]
+
+
+@pytest.mark.parametrize("others", [0, FEW, 10_000])
+def test_of_fields_the_first_counts_however_many_there_are(others: int) -> None:
+    match = HttpMatch(headers=(Field("x-a", "1"), Field("x-b", "2")))
+    table = laid([HttpRoute("ns/r", rules=(HttpRule((Share("p"),), (match,)),))])
+    more = tuple((b"x-%d" % n, b"v") for n in range(others))
+    assert asked(table, headers=(*more, (b"x-a", b"1"), (b"x-b", b"2"), (b"x-a", b"2"))) == "p"
+    assert asked(table, headers=(*more, (b"x-a", b"2"), (b"x-b", b"2"), (b"x-a", b"1"))) == ""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.entrance import NOWHERE, Entrance, Inlet, Parent
 from gateway.errors import ModelNotFound, NoEndpoints
 from gateway.expression import Expression
-from gateway.route import Match, Route, RouteTable, Rule, Share, Sticky, Target, TextMatch
+from gateway.route import FEW, Match, Route, RouteTable, Rule, Share, Sticky, Target, TextMatch
 from gateway.types import Headers, ModelCard
 
 CHAT = "/v1/chat/completions"
@@ -85,6 +85,16 @@ def test_rules_go_in_order(headers: Headers, path: str, wanted: str) -> None:
         ]
     )
     assert pool(table, "m", headers, path) == wanted
+
+
+@pytest.mark.parametrize("others", [0, FEW, 10_000])
+def test_of_fields_the_first_counts_however_many_there_are(others: int) -> None:
+    both = ((b"a", TextMatch(exact="1")), (b"b", TextMatch(exact="")))
+    table = RouteTable([route("r", "m", rule("x", headers=both))])
+    more = [(b"x-%d" % n, b"v") for n in range(others)]
+    assert pool(table, "m", [*more, (b"a", b"1"), (b"a", b"2")]) == "x"
+    assert pool(table, "m", [*more, (b"a", b"2"), (b"a", b"1")]) is None
+    assert pool(table, "m", [*more, (b"a", b"1"), (b"b", b"2")]) is None
 
 
 def test_all_parts_of_a_match_have_to_hold() -> None:

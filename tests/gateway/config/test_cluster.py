@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway import expression
 from gateway.config.cluster import Cluster, Part
 from gateway.config.decode import Hidden
 from gateway.config.scheduler import ProfileSpec, Scheduler
@@ -568,6 +569,46 @@ def test_nothing_an_object_holds_hurts_another(tree: Any) -> None:
     assert all(len(condition.message) <= 2000 for said in told.verdicts.values() for condition in said.conditions)
     told.put(route("r", "well"), server("a"))
     assert told.of_route("r", "Accepted").status == "True"
+
+
+def expressions(*texts: str, **more: Any) -> Any:
+    """One rule with all of them."""
+    match = {"headers": {f"x-{index}": {"regex": text} for index, text in enumerate(texts)}}
+    return {"rules": [{"modelMatch": match, "targetModels": [{"modelServerName": "a"}]}], **more}
+
+
+def test_expressions_of_a_route_are_bounded_together_and_what_is_behind_them_is_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[str] = []
+    matcher = expression._matcher
+    monkeypatch.setattr(expression, "_matcher", lambda text, whole: (read.append(text), matcher(text, whole))[1])
+    texts = [f"^{'[a-z]' * 200}{index:04}" for index in range(32)]  # which the interpreter's own matcher takes
+    size = expression.Expression(texts[0], whole=False).size
+    least = expression.TOGETHER // size
+    told = Told()
+    told.put(server("a"), route("r", "a"))
+    read.clear()
+    rules = [rule for _ in range(16) for rule in expressions(*texts)["rules"]]
+    told.put(route("r", "a", spec={"rules": rules}))
+    assert len(read) == least + 1
+    index, number = divmod(least, len(texts))
+    accepted = told.of_route("r", "Accepted")
+    assert accepted.message.startswith(
+        f"$.spec.rules[{index}].modelMatch.headers.x-{number}.regex: "
+        "with this one the regular expressions are too large together; the version"
+    )
+    told.put(route("s", "a", spec=expressions(*texts)))  # each object has its own allowance
+    assert told.of_route("s", "Accepted").status == "True"
+
+
+def test_an_expression_is_read_once_however_often_its_route_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    told.put(server("a"), route("r", "a", spec=expressions("b+")))
+    monkeypatch.setattr(expression, "_matcher", lambda text, whole: pytest.fail(text))
+    told.put(server("a", spec={"model": "other"}))
+    (made,) = told.cluster.part.routes
+    assert made.rules[0].shares[0].model == "other"
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
