@@ -6,11 +6,13 @@ how many places the replica holds is told as a number, never as a change, so tha
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from gateway.types import Demand, Taken
 
@@ -44,8 +46,11 @@ class _Keys(dict[str, int]):
         return place
 
 
+Number = Annotated[float, Meta(ge=0.0, le=sys.float_info.max)]
+"""None that is not one, none without end: what a request waits is told to its caller."""
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[float, list[tuple[bool, float, tuple[float, ...]]]]).decode
+_decode = msgspec.msgpack.Decoder(tuple[Number, list[tuple[bool, Number, tuple[Number, ...]]]]).decode
 
 
 class Outbox:
@@ -130,8 +135,10 @@ class Outbox:
         return (self._rates if demand.rate else self._places) + demand.key
 
 
-def answers(reply: bytes) -> list[Granted]:
-    """One for each request of the batch, in order. Raises msgspec.ValidationError, a ValueError, for anything else."""
+def answers(reply: object) -> list[Granted]:
+    """One for each request of the batch, in order. Raises ValueError for anything else."""
+    if not isinstance(reply, bytes):
+        raise ValueError(f"not an answer to a batch: {type(reply).__name__}")
     at, all_taken = _decode(reply)
     return [Granted(granted, wait, used, at) for granted, wait, used in all_taken]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ import trio
 from gateway.config import redis_url
 from gateway.config.sharing import Redis as Settings
 from gateway.replicas import Count, Replicas
-from gateway.store.connect import Failed, Open, open_client
+from gateway.store.connect import NONSENSE, Failed, Open, open_client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -35,7 +35,8 @@ PATIENCE_S: Final = 5.0
 RETRY_S: Final = (0.1, 5.0)
 """The first pause before it is tried again, and the longest; being connected for as long as that starts over."""
 _RENEWED: Final = 300
-_BATCH: Final = 100
+_BATCH: Final = 16
+"""Messages in one answer of Redis, which is bounded in size (`gateway.store.bounded`)."""
 _MESSAGE: Final = b"m"
 
 _log: Final = logging.getLogger("infer_gateway.store")
@@ -74,6 +75,7 @@ class Carrier:
         self._where = str(redis_url.parse(settings.url.reveal()))
         self._unsent: bytes | None = None
         self._connected = False
+        self._history = True  # unless it could not be read the last time
         self._reason = ""
         self._delay, self._since = RETRY_S[0], 0.0
         self._away = self._sent = self._heard = 0
@@ -104,8 +106,8 @@ class Carrier:
 
     async def _exchange(self, client: Client[bytes], listener: Client[bytes]) -> None:
         said = await self._tell(client)
-        last = await self._join(listener, said)
-        self._connected, self._reason, self._since = True, "", trio.current_time()
+        last = await self._join(listener, said) if self._history else said
+        self._connected, self._history, self._reason, self._since = True, True, "", trio.current_time()
         _log.info("replicas meet at Redis at %s", self._where)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, listener, last)
@@ -124,27 +126,37 @@ class Carrier:
 
     # -- listening -------------------------------------------------------------------------------------------------
 
-    async def _join(self, client: Client[bytes], now: str) -> str:
-        """Hear what was said lately; the id of the last message. What is known already is passed over. ``now`` is the
-        id of a message just sent.
+    async def _join(self, client: Client[bytes], said: str) -> str:
+        """Hear what was said lately, the oldest first; the id of the last message. What is known already is passed
+        over. ``said``: the id of a message just sent, up to which it is read.
         """
-        entries = await _within(PATIENCE_S, client.xrevrange(self._key, end="+", start="-", count=KEPT))
-        for entry in reversed(entries):
-            await self._hear(entry, max(0.0, _said_at(now) - _said_at(_text(entry.identifier))))
-        return _text(entries[0].identifier) if entries else now
+        self._history = False
+        now, last = _order(said), "0-0"
+        for _ in range(2 * KEPT // _BATCH):
+            entries = await self._read(client, last)
+            for entry in entries:
+                last = _text(entry.identifier)
+                await self._hear(entry, max(0.0, (now[0] - _order(last)[0]) / 1000.0))
+            if not entries or _order(last) >= now:
+                break
+        return last if _order(last) >= now else said
 
     async def _listen(self, client: Client[bytes], last: str) -> None:
         while True:
-            read = client.xread({self._key: last}, count=_BATCH, block=int(BLOCK_S * 1000))
-            streams = await _within(BLOCK_S + PATIENCE_S, read)
-            for entries in (streams or {}).values():
-                for entry in entries:
-                    await self._hear(entry)
-                    last = _text(entry.identifier)
+            for entry in await self._read(client, last, block=int(BLOCK_S * 1000)):
+                await self._hear(entry)
+                last = _text(entry.identifier)
+
+    async def _read(self, client: Client[bytes], last: str, block: int | None = None) -> Sequence[Any]:
+        """The next messages after that one; none after ``block`` ms, or if there are none."""
+        read = client.xread({self._key: last}, count=_BATCH, block=block)
+        streams = await _within(BLOCK_S + PATIENCE_S, read)
+        return [entry for entries in (streams or {}).values() for entry in entries]
 
     async def _hear(self, entry: Any, age: float = 0.0) -> None:
         self._heard += 1
-        self._replicas.hear(entry.field_values.get(_MESSAGE, b""), trio.current_time(), age)
+        message = entry.field_values.get(_MESSAGE)
+        self._replicas.hear(message if isinstance(message, bytes) else b"", trio.current_time(), age)
         await trio.lowlevel.checkpoint()  # requests go on between any two
 
     # -- saying ----------------------------------------------------------------------------------------------------
@@ -178,14 +190,24 @@ class Carrier:
 
 async def _within(seconds: float, answer: Awaitable[_T]) -> _T:
     with trio.move_on_after(seconds):
-        return await answer
+        try:
+            return await answer
+        except NONSENSE as error:
+            raise Failed(f"what it answers is not understood: {error}") from None
     raise Failed(f"no answer within {seconds:g} s")
 
 
 def _text(id: str | bytes) -> str:
-    return id if isinstance(id, str) else id.decode("ascii")
+    """Raises Failed for what is no id."""
+    try:
+        text = id if isinstance(id, str) else id.decode("ascii")
+        _ = _order(text)
+    except ValueError:
+        raise Failed(f"what it answers is not understood: a message called {id!r}") from None
+    return text
 
 
-def _said_at(id: str) -> float:
-    """Seconds by the server's clock."""
-    return int(id.partition("-")[0]) / 1000.0
+def _order(id: str) -> tuple[int, int]:
+    """Milliseconds by the server's clock, and a number. Raises ValueError."""
+    at, _, number = id.partition("-")
+    return int(at), int(number)

@@ -1,6 +1,7 @@
 """Connections to the Redis that the configuration names; with `gateway.store.redis` what knows coredis. (IO)
 
-Invariant: TLS means a verified certificate for the host asked for; no password leaves this module but to the server.
+Invariant: TLS means a verified certificate for the host asked for; no password leaves this module but to the server;
+no server is heard without a bound.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 CONNECT_S: Final = 2.0
 """How long a TCP connection and its TLS handshake may take."""
+NONSENSE: Final = (ValueError, TypeError, LookupError, AssertionError, AttributeError)
+"""What coredis makes of answers that no Redis gives."""
+_LONGEST: Final = 300
 
 
 class Failed(Exception):
@@ -58,7 +62,8 @@ async def open_client(settings: Settings) -> AsyncIterator[Client[bytes]]:
         failures.append(group)
     if failures:
         reason = _reason(failures[0])
-        raise Failed(reason.replace(password, "***") if password else reason)
+        reason = reason.replace(password, "***") if password else reason
+        raise Failed(reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…")
 
 
 def _errors() -> tuple[type[Exception], ...]:
@@ -73,6 +78,9 @@ def _client(address: redis_url.Address, username: str, password: str, context: s
     from coredis.connection import TCPLocation
     from coredis.retry import NoRetryPolicy
 
+    from gateway.store.bounded import bound
+
+    bound()
     logging.getLogger("coredis").setLevel(logging.CRITICAL)  # tracebacks of every attempt; who connects tells of it
     options: dict[str, Any] = {
         "username": username or None,

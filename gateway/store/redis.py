@@ -20,7 +20,7 @@ import secrets
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import outcome
@@ -30,7 +30,7 @@ from gateway.config import redis_url
 from gateway.config.sharing import Redis as Settings
 from gateway.ports import Store
 from gateway.store.batch import REQUESTS, Batch, Granted, Outbox, answers
-from gateway.store.connect import Failed, Open, open_client
+from gateway.store.connect import NONSENSE, Failed, Open, open_client
 from gateway.types import Demand, Taken
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ PATIENCE_S: Final = 5.0
 LAST_WORDS_S: Final = 0.5
 RETRY_S: Final = (0.1, 5.0)
 """The first pause before it is tried again, and the longest; being in use for as long as that starts over."""
+_PASSING: Final = ("OOM ", "MISCONF ", "BUSY ", "MASTERDOWN ", "NOREPLICAS ")
 
 _log = logging.getLogger("infer_gateway.store")
 
@@ -215,11 +216,11 @@ class Redis:
         if self._connected:
             oldest = self._under_way[0].at if self._under_way else began
             self._patience.deadline = oldest + self._settings.timeout
-        reply = await self._ask(client, self._unanswered)
+        all_taken = await self._ask(client, self._unanswered)
         self._patience.deadline = math.inf
         self._latency += (trio.current_time() - began - self._latency) * 0.1
         self._unanswered = None
-        self._deliver(answers(reply))
+        self._deliver(all_taken)
 
     def _next(self, now: float) -> Batch:
         if now >= self._renewal:
@@ -233,9 +234,9 @@ class Redis:
         self._due = now if batch.full else self._renewal
         return batch
 
-    async def _ask(self, client: Client[bytes], batch: Batch) -> bytes:
-        """The script's answer. A batch that the server refuses is dropped: it would refuse it again."""
-        from coredis.exceptions import NoScriptError, RedisError, ResponseError
+    async def _ask(self, client: Client[bytes], batch: Batch) -> list[Granted]:
+        """The script's answer. A batch that the server will never answer is dropped."""
+        from coredis.exceptions import NoScriptError, RedisError
 
         with trio.move_on_after(PATIENCE_S):
             try:
@@ -243,15 +244,23 @@ class Redis:
                     reply = await client.evalsha(self._digest, keys=batch.keys, args=(batch.body,))
                 except NoScriptError:  # restarted, or another server than before
                     reply = await client.eval(self._script, keys=batch.keys, args=(batch.body,))
-            except (OSError, RedisError) as error:
+                return self._understood(answers(reply))
+            except (OSError, RedisError, *NONSENSE) as error:
                 self._part()
-                if isinstance(error, ResponseError):
+                if _is_final(error):
                     self._unanswered = None
                     self._under_way.clear()
                     self._outbox.dropped += batch.settlements
+                if isinstance(error, NONSENSE):
+                    raise Failed(f"what it answers is not understood: {error}") from None
                 raise
-            return cast(bytes, reply)
         raise Failed(f"no answer within {PATIENCE_S:g} s")
+
+    def _understood(self, all_taken: list[Granted]) -> list[Granted]:
+        """Raises ValueError unless they are about what is under way."""
+        if [len(taken.used) for taken in all_taken] != [len(wanted.demands) for wanted in self._under_way]:
+            raise ValueError("not an answer to this batch")
+        return all_taken
 
     def _deliver(self, all_taken: Sequence[Granted]) -> None:
         under_way, self._under_way = self._under_way, []
@@ -301,3 +310,14 @@ class Redis:
             async with self._connect(self._settings) as client:
                 while self._unanswered is not None or self._outbox.waiting:
                     await self._exchange(client)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether a batch would fare no better another time: its own script or keys are at fault, or nobody knows why.
+    Else it is the state that the server is in, which passes, and what has ended meanwhile is settled then.
+    """
+    from coredis.exceptions import ResponseError, WrongTypeError
+
+    if type(error) is ResponseError:  # one that coredis has no name for
+        return not str(error).startswith(_PASSING)
+    return isinstance(error, (WrongTypeError, *NONSENSE))

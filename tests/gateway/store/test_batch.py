@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -82,8 +83,21 @@ def test_a_batch_takes_so_much_and_says_that_more_waits(monkeypatch: pytest.Monk
     assert (first.full, first.settlements, second.full, second.settlements) == (True, 2, False, 1)
 
 
-def test_an_answer_that_is_none_is_refused() -> None:
+@pytest.mark.parametrize(
+    "reply",
+    [
+        msgspec.msgpack.encode([1.0, [["yes", 0, []]]]),
+        msgspec.msgpack.encode([1.0, [[False, math.nan, [1.0]]]]),
+        msgspec.msgpack.encode([1.0, [[False, math.inf, [1.0]]]]),
+        msgspec.msgpack.encode([1.0, [[False, 1.0, [-1.0]]]]),
+        msgspec.msgpack.encode([math.inf, []]),
+        b"\xc1",
+        b"",
+        None,
+        5,
+        [1.0, []],
+    ],
+)
+def test_an_answer_that_is_none_is_refused(reply: object) -> None:
     with pytest.raises(ValueError):
-        answers(msgspec.msgpack.encode([1.0, [["yes", 0, []]]]))
-    with pytest.raises(ValueError):
-        answers(b"\xc1")
+        answers(reply)

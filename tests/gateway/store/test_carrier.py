@@ -114,16 +114,12 @@ class Stream:
             raise Failed("lost")
         return id
 
-    async def xrevrange(self, key: str, *, end: str, start: str, count: int) -> tuple[Entry, ...]:
-        await self._turn()
-        return tuple(reversed(self.entries[-count:]))
-
     async def xread(
-        self, streams: Mapping[str, str], *, count: int, block: int
+        self, streams: Mapping[str, str], *, count: int, block: int | None
     ) -> dict[bytes, tuple[Entry, ...]] | None:
         await self._turn()
         ((key, last),) = streams.items()
-        with trio.move_on_after(block / 1000):
+        with trio.move_on_after((block or 0) / 1000):
             while not (newer := [e for e in self.entries if _order(e.identifier) > _order(last.encode())]):
                 await self._lot.park()
                 await self._turn()

@@ -411,6 +411,27 @@ def test_what_the_server_refuses_is_dropped_and_not_sent_for_ever(server: RedisS
     trio.run(main)
 
 
+def test_what_a_server_refuses_for_a_while_is_settled_afterwards(server: RedisServer) -> None:
+    """A full one, one that has become a replica: whatever its state is, batches are as good as before."""
+
+    async def main() -> None:
+        async with running(settings(server)) as store:
+            before = [await take(store, limit(100.0, key, 10.0)) for key in ("full", "reader")]
+            for key, refuse, repair in (
+                ("full", "CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+                ("reader", "REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+            ):
+                server.command(refuse)
+                store.settle(limit(100.0, key, 10.0), before.pop(0), (9.0,), trio.current_time())
+                assert not isinstance(await take(store, limit(100.0, "other")), Granted)
+                server.command(repair)
+                await until(lambda: store.statistics().connected)
+                assert (await take(store, limit(100.0, key))).used == (2.0,)
+            assert store.statistics().dropped == 0
+
+    trio.run(main)
+
+
 # --- connections ------------------------------------------------------------------------------------------------------
 
 
