@@ -282,7 +282,7 @@ class Mender:
         self._created = 0
         self._model = model
         self._spoken = set(spoken)
-        self._called: dict[int, list[str]] = {}
+        self._called: dict[int, dict[int, str]] = {}
 
     def mend(self, payload: bytes) -> bytes:
         """One payload, mended. Expects one that `read` has accepted."""
@@ -307,7 +307,7 @@ class Mender:
             choice.setdefault("logprobs", None)
             for name in ("content", "refusal"):
                 choice["message"].setdefault(name, None)
-            self._calls(index, choice["message"])
+            self._calls(index, choice["message"], whole=True)
             for call in dicts(choice["message"].get("tool_calls")):
                 del call["index"]
         else:
@@ -324,24 +324,26 @@ class Mender:
         elif "role" in delta:
             self._spoken.add(index)
 
-    def _calls(self, index: int, delta: dict[str, Any]) -> None:
-        """Without an index (Gemini sends calls whole) a call that names a function is a new one."""
-        known = self._called.setdefault(index, [])
-        for call in dicts(delta.get("tool_calls")):
+    def _calls(self, index: int, said: dict[str, Any], *, whole: bool = False) -> None:
+        """A call is numbered and named once, whatever its number is; what comes of it without a name goes on with it.
+        One that names a function under another id is a new one: Gemini gives none a number, or all the same.
+        """
+        known = self._called.setdefault(index, {})
+        for call in dicts(said.get("tool_calls")):
             function = call["function"] = call["function"] if isinstance(call.get("function"), dict) else {}
-            at = call.get("index")
-            if not isinstance(at, int):
-                at = len(known) if function.get("name") else max(0, len(known) - 1)
+            at, given, named = call.get("index"), call.get("id"), bool(function.get("name"))
+            ident = given if isinstance(given, str) and not given.isdigit() else ""
+            another = whole or not isinstance(at, int) or (named and ident and ident != known.get(at, ident))
+            if another:
+                at = max(0, max(known, default=-1) + (whole or named))
             call["index"] = at
-            first = at >= len(known)
-            if first:
-                given = call.get("id")
-                known.append(given if isinstance(given, str) and not given.isdigit() and given else f"{self._id}-{at}")
-                call["id"], call["type"] = known[-1], "function"
+            if at not in known and (whole or given or named):
+                known[at] = call["id"] = ident or f"{self._id}-{at}"
+                call["type"] = "function"
             else:  # OpenAI names a call once
                 for name in ("id", "type"):
                     call.pop(name, None)
-                if not function.get("name"):
+                if not named:
                     function.pop("name", None)
             _stringify(call)
 

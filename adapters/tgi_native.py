@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from adapters import chunk, dialect, failure
+from adapters import chunk, dialect, failure, usage
 from adapters.stream import DONE, EventDecoder, answer_id
 from adapters.whole import Answer, WholeDecoder
 from gateway.types import Headers, InferenceRequest, Usage
@@ -124,7 +124,8 @@ class _Reply:
         self._with_logprobs = bool(dialect.value(dialect.members(request.body), "logprobs"))
 
     def usage(self, details: _Details) -> Usage:
-        return Usage(prompt=details.input_length or self.prompt, completion=details.generated_tokens)
+        counts = usage.Counts(details.input_length or self.prompt, details.generated_tokens)
+        return usage.read(counts) or Usage()
 
     def text(self, text: str, reason: str | None, tokens: list[_Token], tops: list[list[_Token]]) -> dict[str, Any]:
         choice = {

@@ -17,6 +17,11 @@ from gateway.types import Headers, InferenceRequest, Operation, Usage
 ANSWER_MAX: Final = 128 << 20
 """Bytes of an answer that comes whole: embeddings of 2,048 texts are some 75 MB."""
 _ABSENT = msgspec.Raw()
+_NULL = msgspec.Raw(b"null")
+
+
+_SPEECHLESS: Final = ("length", "content_filter")
+"""Finish reasons of providers for which there may be nothing to show."""
 
 
 class _Message(msgspec.Struct):
@@ -28,6 +33,12 @@ class _Choice(msgspec.Struct):
     finish_reason: Any = None
     message: _Message | None = None
     logprobs: msgspec.Raw = _ABSENT
+    text: Any = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether it holds neither a chat's message nor a completion's text, and does not say why."""
+        return self.message is None and not isinstance(self.text, str) and self.finish_reason not in _SPEECHLESS
 
     @property
     def odd(self) -> bool:
@@ -60,6 +71,14 @@ class Answer(msgspec.Struct):
     @property
     def gave_up(self) -> bool:
         return any(str(choice.finish_reason) in chunk.FAILED_REASONS for choice in self.choices or ())
+
+    @property
+    def empty(self) -> bool:
+        """Whether one of its choices says nothing, be it that there is nothing to say."""
+        for choice in self.choices or ():  # noqa: SIM110  any() would cost as much again
+            if choice.empty:
+                return True
+        return False
 
     @property
     def bare(self) -> bool:
@@ -138,8 +157,10 @@ class WholeDecoder:
             return failure.of_event(_document(body), started=False)
         if answer.gave_up:
             return gave_up([str(choice.finish_reason) for choice in answer.choices or ()], started=False)
-        if self.speaks and answer.choices is None and answer.type != "message":
+        if self.speaks and not answer.choices and answer.type != "message":
             return failure.rubbish("the engine answered something that holds no choices")
+        if self.speaks and answer.choices and answer.empty:
+            return failure.rubbish("the engine answered a choice that holds neither a message nor a text")
         return None
 
     def _taken(self, body: bytes) -> bytes:
@@ -323,7 +344,13 @@ def _read(body: bytes) -> Answer | None:
         return None
     if not isinstance(document, dict):
         return None
-    choices = [_Choice(choice.get("finish_reason")) for choice in chunk.dicts(document.get("choices"))]
+    choices = [_loose(choice) for choice in chunk.dicts(document.get("choices"))]
     counts = usage.loose(document.get("usage"))
     named = {name: document.get(name) for name in _NAMED}
     return _LooseAnswer(document.get("error"), document.get("error_type"), counts, choices, **named)
+
+
+def _loose(choice: dict[str, Any]) -> _Choice:
+    """Nothing is put beside what it holds: what there is of it is not looked at."""
+    message = _Message(refusal=_NULL) if isinstance(choice.get("message"), dict) else None
+    return _Choice(choice.get("finish_reason"), message, _NULL, choice.get("text"))

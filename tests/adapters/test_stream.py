@@ -467,6 +467,54 @@ def test_19_what_typed_clients_need_is_put_in_whatever_the_engine_is(kind: str) 
     assert last["choices"][0]["finish_reason"] == "tool_calls"
 
 
+def calling(at: int, name: str = "", ident: str = "", arguments: str = "") -> bytes:
+    named = {"id": ident, "type": "function"} if ident else {}
+    function = {"arguments": arguments, **({"name": name} if name else {})}
+    delta = {"tool_calls": [{"index": at, **named, "function": function}]}
+    choice = {"index": 0, "delta": delta, "finish_reason": None}
+    return b"data: %b\n\n" % json.dumps({"id": "c", "choices": [choice]}).encode()
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param((1, 0), id="the second first"),
+        pytest.param((1, 2), id="from 1"),
+        pytest.param((10**9, 7), id="any"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["ollama", "tgi", "gemini", "vllm"])
+def test_each_call_has_one_id_and_one_name_whatever_its_number(kind: str, numbers: tuple[int, int]) -> None:
+    """Clients put together whatever they hear of a number, its id and name included; in one stream it all turns odd."""
+    a, b = numbers
+    odd = b'data: {"id":"c","choices":[{"index":0,"delta":null,"finish_reason":null}]}\n\n'
+    sent = [calling(a, "f", "call_f", "{"), calling(b, "g", "call_g"), odd, calling(a, arguments="}"), FINISH + DONE]
+    made = load()[kind].decoder(request(b'{"tools":[{}]}', stream=True), 200, events(b"").headers)
+    found: dict[int, dict[str, str]] = {}
+    for told in chunks(run(made, sent)):
+        for call in told["choices"][0]["delta"].get("tool_calls", ()):
+            heard = found.setdefault(call["index"], {"id": "", "name": "", "arguments": ""})
+            heard["id"] += call.get("id", "")
+            for name in ("name", "arguments"):
+                heard[name] += call["function"].get(name, "")
+    assert found == {
+        a: {"id": "call_f", "name": "f", "arguments": "{}"},
+        b: {"id": "call_g", "name": "g", "arguments": ""},
+    }
+
+
+def test_calls_that_all_have_one_number_are_several() -> None:
+    """Gemini's: whole ones, each of which says 0."""
+    made = load()["gemini"].decoder(request(b'{"tools":[{}]}', stream=True), 200, events(b"").headers)
+    out = run(made, [calling(0, "f", "a", "{}"), calling(0, "f", "b", "{}"), calling(0, "g", "c", "{}"), FINISH + DONE])
+    calls = [call for told in chunks(out) for call in told["choices"][0]["delta"].get("tool_calls", ())]
+    assert [(call["index"], call["id"], call["function"]["name"]) for call in calls] == [
+        (0, "a", "f"),
+        (1, "b", "f"),
+        (2, "c", "g"),
+    ]
+
+
 def test_calls_that_are_in_order_pass_as_they_came() -> None:
     call = b'{"index":0,"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}'
     event = (

@@ -311,3 +311,15 @@ def test_tokenize_of_a_prompt_and_of_messages() -> None:
     made = ADAPTER.decoder(asked_for, 200, JSON)
     assert run(made, [b'{"nothing":1}']) == b""
     assert made.error is not None
+
+
+@pytest.mark.parametrize("count", [-5, 10**18])
+@pytest.mark.parametrize("stream", [False, True])
+def test_counts_that_cannot_be_are_none(count: int, stream: bool) -> None:
+    """Limits go by them: what is below nothing would be given back."""
+    details = {"finish_reason": "length", "generated_tokens": count, "input_length": count}
+    said = json.dumps({"token": {"text": "a"}, "generated_text": "a", "details": details}).encode()
+    made = TGI().decoder(request(b'{"prompt":"x"}', operation=Operation.COMPLETIONS, stream=stream), 200, ())
+    run(made, [b"data:%b\n\n" % said if stream else said])
+    assert made.error is None
+    assert made.usage == Usage()
