@@ -29,6 +29,8 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PROBE_AFTER_S: Final = 30
 _PROBES: Final = 3
 _GRACE_S: Final = 5
+_LONGEST_MS: Final = 2**31 - 1
+"""24 days; the kernel takes no more."""
 _ATTACH_FILTER: Final = 26
 _ALL: Final = 0xFFFFFFFF
 _NO_SYN: Final = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, _ALL))
@@ -65,7 +67,8 @@ def probe(listeners: Iterable[Listener], patience: float = 60.0) -> None:
     idle = max(1, min(_PROBE_AFTER_S, int(patience / 2))) if bounded else _PROBE_AFTER_S
     options = [("TCP_KEEPIDLE", idle), ("TCP_KEEPINTVL", max(1, idle // _PROBES)), ("TCP_KEEPCNT", _PROBES)]
     if bounded:  # the moment later lets whoever keeps watch over what is sent be first, who can tell why
-        options.append(("TCP_USER_TIMEOUT", int((patience + min(patience, _GRACE_S)) * 1000)))
+        milliseconds = (patience + min(patience, _GRACE_S)) * 1000
+        options.append(("TCP_USER_TIMEOUT", int(min(milliseconds, _LONGEST_MS))))
     for listener in listeners:
         listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in options:
