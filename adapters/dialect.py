@@ -13,6 +13,7 @@ import msgspec
 
 from adapters.shapes import invalid, read
 from gateway.errors import InvalidRequest, Unsupported
+from gateway.wire import splice
 
 STEERING = (
     "kv_transfer_params",
@@ -213,14 +214,16 @@ _PLAIN = _JUDGED | NEEDED | frozenset(
 
 
 def members(body: bytes) -> Members:
-    """All top-level members; the last of a name counts. Raises InvalidRequest if the body is no JSON object, or has
-    what an engine written in Go takes for another member than we do.
+    """All top-level members; the last of a name counts. Raises InvalidRequest if the body is no JSON object, has more
+    members than can be looked at, or what an engine written in Go takes for another member than we do.
     """
     try:
         found = _MEMBERS.decode(body)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the body is not a JSON object: {error}") from None
     if not _PLAIN.issuperset(found):
+        if len(found) > splice.MOST:
+            raise InvalidRequest(f"the body has more than {splice.MOST} members")
         _check_spelling(found.keys() - _PLAIN)
     return found
 

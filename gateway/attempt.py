@@ -15,6 +15,7 @@ import trio
 
 from gateway.errors import GatewayError, InvalidRequest, NotFound, Unsupported, UpstreamError, UpstreamTimeout
 from gateway.member import Member
+from gateway.meter import OTHER
 from gateway.pool import Placement, Pool
 from gateway.ports import Decoder, Sending
 from gateway.schedule.ask import Ask
@@ -34,6 +35,8 @@ NOTHING: Final[tuple[Usage | None, int]] = (None, 0)
 """Of an answer that did not come: usage and tokens."""
 _MUTE_S: Final = 10.0
 _HELD_MAX: Final = 4 << 20
+_STEP_S: Final = 0.02
+"""What engines take for a token, where nobody has seen them stream."""
 
 
 class Attempt:
@@ -82,12 +85,19 @@ class Attempt:
         """What the endpoint is sent: without the members it would ignore, where the route wants it so. Raises
         GatewayError.
         """
-        call, member = self.call, self.member
+        call = self.call
         request = call.named_request()
         if call.trace is not None:
             headers = call.trace.headers(request.headers, self.step)
             if headers is not request.headers:
                 request = msgspec.structs.replace(request, headers=headers)
+        try:
+            return self._encoded(request)
+        except splice.Crowded as error:
+            raise InvalidRequest(f"the body cannot be passed on: {error}") from None
+
+    def _encoded(self, request: InferenceRequest) -> UpstreamRequest:
+        member = self.member
         dropped: tuple[str, ...] = ()
         while True:
             try:
@@ -142,7 +152,8 @@ class Attempt:
         usage, tokens = self.came = counted(self.decoder)
         placement.left(now, usage, tokens)
         outcome = "ok" if error is None else error.reason if isinstance(error, GatewayError) else "cancelled"
-        call.gateway.observer.attempted(member.pool, member.id, outcome)
+        # one that has left has no series any more: a new one would stay for ever
+        call.gateway.observer.attempted(member.pool, OTHER if member.gone else member.id, outcome)
         if self.step is not None:
             self._trace(self.step, outcome)
         if error is None:
@@ -232,13 +243,17 @@ class Attempt:
             self.placement.outrun(now)
 
     def made(self, now: float) -> float:
-        """Tokens its engine has made so far; of an answer that comes whole, as many as there was time for."""
-        placement, decode = self.placement, self.member.speed.decode
+        """Tokens its engine has made so far; of an answer that comes whole, as many as there was time for, at most what
+        was expected of it.
+        """
+        placement = self.placement
         if tokens := counted(self.decoder)[1]:
             return float(tokens)
         if placement is None or not self.output:
             return 0.0
-        return min(self.output, max(0.0, now - placement.at - placement.expected) / decode) if decode else self.output
+        return min(
+            self.output, max(0.0, now - placement.at - placement.expected) / (self.member.speed.decode or _STEP_S)
+        )
 
     # -- when it is over ----------------------------------------------------------------------------------------------
 

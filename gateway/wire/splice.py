@@ -1,7 +1,8 @@
 """Edit members of a JSON object given as bytes, leaving every other byte as it came. (P)
 
 Invariant: what is not named keeps its spelling, order and whitespace; numbers are never read, so none loses digits.
-All functions expect a valid JSON object in UTF-8 (RFC 8259) and raise ValueError where they notice that it is none.
+All functions expect a valid JSON object in UTF-8 (RFC 8259) and raise ValueError where they notice that it is none, or
+that it has more than `MOST` members to be looked at.
 A name given twice is replaced or removed twice, and a name spelt with escapes (``"\\u006dodel"``) counts as the name.
 """
 
@@ -10,7 +11,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+MOST: Final = 10_000
+"""Members of one object, those included that have the same name. Each takes a microsecond or two to pass: a body full
+of them would be minutes of everybody's time.
+"""
 
 _OPEN = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
@@ -21,6 +27,10 @@ _NEXT = re.compile(rb"[ \t\r\n]*([,}])[ \t\r\n]*")
 _BRACKET = re.compile(rb'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+([{}\[\]])')
 _PLAIN_NAME = re.compile(r"[A-Za-z_]+")
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
+
+
+class Crowded(ValueError):
+    """The object has more than `MOST` members."""
 
 
 class _Member(NamedTuple):
@@ -171,7 +181,7 @@ def _members(body: bytes) -> Iterator[_Member]:
     at = opened.end()
     if body[at : at + 1] == b"}":
         return
-    while True:
+    for _ in range(MOST):
         key = _STRING.match(body, at)
         colon = _COLON.match(body, key.end()) if key is not None else None
         if key is None or colon is None:
@@ -184,6 +194,7 @@ def _members(body: bytes) -> Iterator[_Member]:
         if following.group(1) == b"}":
             return
         at = following.end()
+    raise Crowded(f"it has more than {MOST} members")
 
 
 def _plain(key: bytes) -> bytes:

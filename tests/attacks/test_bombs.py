@@ -19,7 +19,13 @@ MESSAGES = '"messages": [{"role": "user", "content": "hi"}]'
 PLAIN = f'{{"model": "m", {MESSAGES}}}'.encode()
 DEEP = 200_000
 LISTS, OBJECTS = "[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP
+OFTEN = ", ".join(['"k": 1'] * 100_000)
 DIGITS = "9" * 3_000_000
+
+
+def names(count: int) -> str:
+    """So many members."""
+    return ", ".join([f'"k{n}": 1' for n in range(count)])
 
 
 def compressed(*parts: bytes, kind: int = 31) -> bytes:
@@ -81,10 +87,9 @@ REQUESTS = {
     "another case in Unicode": ((CHAT, f'{{"model": "m", "max_to\u212aens": 9, {MESSAGES}}}'), 400),
     "a long s": ((CHAT, f'{{"model": "m", "\\u017ftream": true, {MESSAGES}}}'), 400),
     "another case of what steers": ((CHAT, f'{{"model": "m", "Priority": 9, {MESSAGES}}}'), 400),
-    "many names": (
-        (CHAT, f'{{"model": "m", {",".join(f"{chr(34)}k{n}{chr(34)}:1" for n in range(100_000))}, {MESSAGES}}}'),
-        200,
-    ),
+    "many names": ((CHAT, f'{{"model": "m", {names(9_000)}, {MESSAGES}}}'), 200),
+    "more names than anybody has": ((CHAT, f'{{"model": "m", {names(100_000)}, {MESSAGES}}}'), 400),
+    "one name very often": ((CHAT, f'{{"model": "m", "priority": 1, {OFTEN}, {MESSAGES}}}'), 400),
 }
 """Path and body, and the status."""
 JUDGED = {

@@ -167,6 +167,15 @@ def test_deep_nesting_does_not_recurse() -> None:
     assert splice.replace(b'{"a":%b,"b":1}' % deep, "b", b"2") == b'{"a":%b,"b":2}' % deep
 
 
+@pytest.mark.parametrize("name", [b"k", b"k%d"])
+def test_no_more_members_are_looked_at_than_there_may_be(name: bytes) -> None:
+    members = [b'"%b":1' % (name % n if b"%" in name else name) for n in range(splice.MOST)]
+    body = b"{%b}" % b",".join(members)
+    assert splice.remove(body, ["a"]) == body
+    with pytest.raises(splice.Crowded):
+        splice.remove(b'{"a":1,%b' % body[1:], ["a"])
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"1", b'{"a"}', b'{"a":1', b'{"a":[}', b'{"a":1 "b":2}', b'{"a":}', b"{,}"]
 )

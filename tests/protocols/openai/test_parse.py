@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -168,6 +170,24 @@ def test_a_member_that_is_wrong(operation: Operation, body: object, param: str, 
     assert error.param == param
     assert message in error.message
     assert (error.type, error.code) == ("invalid_request_error", "invalid_request_error")
+
+
+def test_one_mistake_among_many_turns_is_found_without_a_look_at_each() -> None:
+    """Nobody else is served meanwhile."""
+    turns, looks = 20_000, 0
+
+    def count(_: FrameType, event: str, __: object) -> None:
+        nonlocal looks
+        looks += event == "call"
+
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "a"}] * turns + [{"role": 1}]}).encode()
+    sys.setprofile(count)
+    try:
+        error = refusal(CHAT, body)
+    finally:
+        sys.setprofile(None)
+    assert error.param == f"messages[{turns}].role"
+    assert looks < 4 * turns
 
 
 def test_a_number_longer_than_python_reads() -> None:
