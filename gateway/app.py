@@ -386,7 +386,8 @@ class Program:
         self._doors.keep(() if self.entrances is None else self.entrances.ports)
 
     def _left(self, member: Member) -> None:
-        self.totals.forget(member.pool, member.id)
+        if member.gone:
+            self.totals.forget(member.pool, member.id)
         self.transport.forget(member.endpoint)
 
     def check(self, settings: Settings) -> None:

@@ -126,16 +126,20 @@ class Call:
         self.legs = ()
 
     def _used(self, record: Record, *, left: bool) -> Usage | None:
-        """What the caller has to answer for: what engines did for it, if only on a prompt whose answer it did not wait
-        for; not what they failed at.
+        """What the caller has to answer for: what engines did for it, on a prompt and a whole answer that it did not
+        wait for as well; not what they failed at.
         """
-        usage = None if self.attempt is None else self.attempt.came[0]
+        attempt = self.attempt
+        usage = None if attempt is None else attempt.came[0]
         if usage is not None:
             return usage
         if self.blind and self.admission is not None:
             return self.admission.expected
-        asked = left and self.tried > 0
-        return Usage(completion=record.tokens_out) if record.tokens_out or self.committed or asked else None
+        if record.tokens_out or self.committed:
+            return Usage(completion=record.tokens_out)
+        if not left or attempt is None:
+            return None
+        return Usage(completion=round(attempt.made(record.ended)) if attempt.failure is None else 0)
 
     # -- before any endpoint is asked -------------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ class Estimator:
         limit: int | None = getattr(request.view, "output_limit", None)
         if limit is not None and limit < length:
             length = float(max(limit, 0))
-        return length * _choices(request)
+        return length * _answers(request)
 
     def observe(self, request: InferenceRequest, text_bytes: int, usage: Usage) -> None:
         """Learn from what an engine told at an answer's end. One cut short says nothing; ``text_bytes`` 0: not read."""
@@ -110,14 +110,15 @@ class Estimator:
             self._ratios.learn(model, min(max(text_bytes / usage.prompt, least), most), BYTES_PER_TOKEN)
         if request.operation in _NO_ANSWER or usage.completion <= 0:
             return
-        length = min(usage.completion / _choices(request), _LONGEST)
+        length = min(usage.completion / _answers(request), _LONGEST)
         expected = self._lengths.get(model)
         prior = OUTPUT_TOKENS if expected is None else expected
         self._answers.learn((request.identity.flow, model), length, prior)
         self._lengths.learn(model, length, prior)
 
 
-def _choices(request: InferenceRequest) -> int:
-    """How many answers the client wants; what engines refuse anyway is not believed."""
+def _answers(request: InferenceRequest) -> int:
+    """How many the client wants; what engines refuse anyway is not believed."""
     choices: int = getattr(request.view, "choices", 1)
-    return choices if 1 <= choices <= _MOST_CHOICES else min(max(choices, 1), _MOST_CHOICES)
+    prompts: int = getattr(request.view, "prompts", 1)
+    return min(max(choices, 1), _MOST_CHOICES) * prompts

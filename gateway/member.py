@@ -50,11 +50,13 @@ class MemberStatistics(msgspec.Struct, frozen=True):
 
 
 class Member:
-    """One endpoint in one pool (ports.Candidate). ``up`` is None until it has answered a probe; it may be used."""
+    """One endpoint in one pool (ports.Candidate). ``up`` is None until it has answered a probe; it may be used.
+    ``gone``: its pool has none of its name any more; what is under way there goes on.
+    """
 
     __slots__ = (
         "adapter", "answered_at", "backlog", "cards", "computed_s", "drift", "endpoint", "failures", "foreign",
-        "foreign_pending", "health", "id", "inflight", "load", "outside", "outside_pending", "peers", "pending",
+        "foreign_pending", "gone", "health", "id", "inflight", "load", "outside", "outside_pending", "peers", "pending",
         "pool", "requests", "room", "speed", "unheard", "unseen", "unstreamed", "until",
     )  # fmt: skip
 
@@ -65,6 +67,7 @@ class Member:
         self.adapter = adapter
         self.cards: tuple[ModelCard, ...] = ()
         self.health = Health() if health is None else health
+        self.gone = False
         self.inflight = 0
         self.unstreamed = 0
         self.requests = 0

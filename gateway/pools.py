@@ -149,6 +149,7 @@ class Pools:
         for member in gone:
             self._displace(member)
             if member.id not in there:  # one that only got other headers or labels still holds what it held
+                member.gone = True
                 pool.profile.forget(member.id)
         return gone
 
@@ -160,6 +161,7 @@ class Pools:
         self._keep_gate(pool)
         for member in pool.members:
             self._displace(member)
+            member.gone = True
         return list(pool.members)
 
     def sort(self, names: Iterable[str]) -> None:

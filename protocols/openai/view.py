@@ -17,6 +17,7 @@ from gateway.types import Operation
 
 _ABSENT: Final = Raw()
 _EMPTY: Final = re.compile(rb"\[\s*\]")
+_SEVERAL: Final = re.compile(rb"\[\s*[\"\[]")
 _T = TypeVar("_T")
 _Named = Annotated[str, Meta(min_length=1)]
 _Limit = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -55,7 +56,12 @@ class View(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     @property
     def choices(self) -> int:
-        """How many answers the client asks for."""
+        """How many answers the client asks for to each prompt."""
+        return 1
+
+    @property
+    def prompts(self) -> int:
+        """How many there are in one request."""
         return 1
 
 
@@ -121,6 +127,13 @@ class CompletionView(StreamedGeneration, frozen=True, gc=False, kw_only=True):
 
     def prompt_text(self) -> str:
         return _plain_text(self.prompt)
+
+    @property
+    def prompts(self) -> int:
+        if not _SEVERAL.match(memoryview(self.prompt)):
+            return 1
+        each = _read(_ARRAY, self.prompt)
+        return len(each) if each else 1
 
 
 class ResponsesView(Generation, frozen=True, gc=False, kw_only=True):
@@ -271,6 +284,7 @@ class _Item(msgspec.Struct, frozen=True, gc=False):
 _CONTENT = msgspec.json.Decoder(str | list[_Part] | None)
 _ITEMS = msgspec.json.Decoder(list[_Item])
 _PLAIN = msgspec.json.Decoder(str | list[str] | None)
+_ARRAY = msgspec.json.Decoder(list[Raw])
 
 
 def _read(decoder: msgspec.json.Decoder[_T], raw: Raw) -> _T | None:

@@ -71,6 +71,19 @@ def test_a_prompt_that_is_mostly_template_teaches_nothing(prompt: int) -> None:
     assert estimator.ratio("llama") == BYTES_PER_TOKEN
 
 
+@pytest.mark.parametrize(
+    ("prompt", "answers"),
+    [("hi", 1), (["hi"], 1), (["a", "b", "[c"], 3), ([[1, 2], [3]], 2), ([1, 2, 3], 1), ([], 1), ([{}, {}], 1)],
+)
+def test_each_of_several_prompts_has_an_answer(prompt: object, answers: int) -> None:
+    """Else a thousand of them are let in as one, and make every stranger's answer look a thousand times as long."""
+    many, estimator = asked(Operation.COMPLETIONS, prompt=prompt, n=2), Estimator()
+    assert estimator.output(many) == 2 * answers * OUTPUT_TOKENS
+    for _ in range(300):
+        estimator.observe(many, 0, Usage(completion=10 * 2 * answers))
+    assert estimator.output(asked(user="stranger")) == pytest.approx(10, rel=0.05)
+
+
 def test_answers_are_learned_by_caller_then_by_model() -> None:
     estimator = Estimator()
     for _ in range(300):
