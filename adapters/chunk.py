@@ -331,10 +331,10 @@ class Mender:
         known = self._called.setdefault(index, {})
         for call in dicts(said.get("tool_calls")):
             function = call["function"] = call["function"] if isinstance(call.get("function"), dict) else {}
-            at, given, named = call.get("index"), call.get("id"), bool(function.get("name"))
+            number, given, named = call.get("index"), call.get("id"), bool(function.get("name"))
             ident = given if isinstance(given, str) and not given.isdigit() else ""
-            another = whole or not isinstance(at, int) or (named and ident and ident != known.get(at, ident))
-            if another:
+            at = number if isinstance(number, int) and not whole else None
+            if at is None or (named and ident and ident != known.get(at, ident)):
                 at = max(0, max(known, default=-1) + (whole or named))
             call["index"] = at
             if at not in known and (whole or given or named):

@@ -470,6 +470,8 @@ def _reason(error: BaseException) -> str:
         return "its address is one that egress.allow does not name"
     if isinstance(error, _Inward):
         return str(error)
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+        return "its name cannot be looked up for now"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return "its name has no address" if isinstance(error, OSError) else "the connection broke"

@@ -26,10 +26,10 @@ from trio.lowlevel import (
     reschedule,
     wait_readable,
     wait_task_rescheduled,
-    wait_writable,
 )
 
 from gateway.burden import burden
+from gateway.dial import dial
 from gateway.turn import of_this_run
 
 READ_SIZE: Final = 65536
@@ -324,7 +324,7 @@ def _translated(error: OSError) -> trio.BrokenResourceError | trio.ClosedResourc
 
 
 async def connect(host: str, port: int) -> SocketStream:
-    """A TCP connection to the first address of ``host`` that answers.
+    """A TCP connection to the address of ``host`` that answers first.
 
     Raises OSError naming the address that was tried last, EMFILE where descriptors are running out: some are kept for
     what else the process opens. The caller brings the deadline.
@@ -334,43 +334,9 @@ async def connect(host: str, port: int) -> SocketStream:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     load.dialling += 1
     try:
-        return await _dial(host, port)
+        return SocketStream(await dial(host, port))
     finally:
         load.dialling -= 1
-
-
-async def _dial(host: str, port: int) -> SocketStream:
-    addresses = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    failure: OSError = OSError(f"{host} has no address")
-    for family, kind, proto, _, address in addresses:
-        sock = socket.socket(family, kind, proto)
-        try:
-            sock.setblocking(False)
-            await _connect(sock, address)
-            return SocketStream(sock)
-        except OSError as error:
-            sock.close()
-            failure = error.with_traceback(None)
-        except BaseException:
-            sock.close()
-            raise
-    try:
-        raise failure
-    finally:
-        del failure  # whose traceback has this frame: each would keep the other
-
-
-async def _connect(sock: socket.socket, address: object) -> None:
-    code = sock.connect_ex(address)  # type: ignore[arg-type]
-    if code == errno.EINPROGRESS:
-        await wait_writable(sock)
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        raise OSError(code, f"{errno.errorcode.get(code, code)} connecting to {_text(address)}")
-
-
-def _text(address: object) -> str:
-    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
 
 
 class _Readiness:
