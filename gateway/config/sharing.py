@@ -23,7 +23,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 class Tier(Section, frozen=True):
     """How those of a tier are served. ``weight``: share of the service. ``priority``: higher is served first."""
 
-    weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    weight: Annotated[float, Meta(ge=1e-6, le=1e6)] = 1.0
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
 
 
