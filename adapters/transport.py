@@ -20,6 +20,7 @@ from types import TracebackType
 import msgspec
 import trio
 
+from adapters.trust import Trust, Unvouched
 from gateway.config.address import is_inward
 from gateway.egress import RefusedAddress
 from gateway.errors import Exhausted, InvalidRequest, UpstreamError, UpstreamTimeout
@@ -210,7 +211,7 @@ class HTTPTransport:
         self.settings = settings or TransportSettings()
         self._connect = connect or self._dial
         self._hosts: dict[Endpoint, _Host] = {}
-        self._contexts: dict[tuple[bool, str], ssl.SSLContext] = {}
+        self._trust = Trust()
         self.opened = self.busy = 0
         self.turn = turn()
 
@@ -282,24 +283,14 @@ class HTTPTransport:
             raise _Inward("its name leads to the gateway's own machine")
         if endpoint.scheme != "https":
             return stream
-        secure = trio.SSLStream(stream, self._context(endpoint), server_hostname=endpoint.host, https_compatible=True)
         try:
+            context = self._trust.context(endpoint)
+            secure = trio.SSLStream(stream, context, server_hostname=endpoint.host, https_compatible=True)
             await handshake(secure)
         except BaseException:
             stream.close()
             raise
         return secure
-
-    def _context(self, endpoint: Endpoint) -> ssl.SSLContext:
-        key = (endpoint.verify, endpoint.ca_file)
-        context = self._contexts.get(key)
-        if context is None:
-            context = ssl.create_default_context(cafile=endpoint.ca_file or None)
-            if not endpoint.verify:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            self._contexts[key] = context
-        return context
 
 
 class _Host:
@@ -468,7 +459,7 @@ def _reason(error: BaseException) -> str:
         return _reason(cause) if isinstance(cause, ssl.SSLCertVerificationError) else f"TLS failed: {cause.reason}"
     if isinstance(error, RefusedAddress):
         return "its address is one that egress.allow does not name"
-    if isinstance(error, _Inward):
+    if isinstance(error, (Unvouched, _Inward)):
         return str(error)
     if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
         return "its name cannot be looked up for now"

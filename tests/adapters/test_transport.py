@@ -9,6 +9,7 @@ import ssl
 import zlib
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ import trustme
 
 from adapters.transport import HTTPTransport, TransportSettings
 from gateway.errors import GatewayError, InvalidRequest, UpstreamError, UpstreamTimeout
+from gateway.net import held
 from gateway.request_id import HERE
 from gateway.types import Endpoint, UpstreamRequest
 from gateway.wire import h1
@@ -577,6 +579,43 @@ def test_https_is_verified(tmp_path: object) -> None:
         unverified = Endpoint("openai", "https", "localhost", endpoint.port, verify=False)
         assert await ask_at(transport, unverified) == b"ok"
         transport.close_idle()
+
+    over_tcp(context, scenario)
+
+
+def test_authorities_are_those_of_the_file_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Replaced, broken, gone and back, while an engine's certificate changes from one authority's to another's."""
+    before, after, file = trustme.CA(), trustme.CA(), tmp_path / "ca.pem"
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    before.issue_cert("localhost").configure_cert(context)
+
+    async def scenario(endpoint: Endpoint) -> None:
+        asked = Endpoint("openai", "https", "localhost", endpoint.port, ca_file=str(file))
+        transport = HTTPTransport()
+        open_before = held()[0]
+        for content in (None, b"noise"):
+            if content is not None:
+                file.write_bytes(content)
+            with pytest.raises(UpstreamError, match=r"authorities that are to vouch for it cannot be used$") as told:
+                await transport.dial(asked)
+            assert str(file) in str(told.value.__cause__ and told.value.__cause__.__cause__)
+        before.cert_pem.write_to_path(str(file))
+        (await transport.dial(asked)).close()
+        for content in (b"", b"noise", before.cert_pem.bytes()[:300]):
+            file.write_bytes(content)
+            (await transport.dial(asked)).close()
+            assert caplog.records.pop().getMessage().startswith(f"cannot use the authorities in {file}: ")
+            (await transport.dial(asked)).close()
+            assert not caplog.records, "told once"
+            caplog.clear()
+        file.unlink()
+        (await transport.dial(asked)).close()
+        after.cert_pem.write_to_path(str(file))
+        with pytest.raises(UpstreamError, match="certificate does not verify"):
+            await transport.dial(asked)
+        after.issue_cert("localhost").configure_cert(context)
+        (await transport.dial(asked)).close()
+        assert held()[0] <= open_before, "a connection is left over"
 
     over_tcp(context, scenario)
 
