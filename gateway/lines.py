@@ -146,13 +146,16 @@ class Stamp:
 
     def __init__(self, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
-        self._second = -1
-        self._prefix = ""
+        self._second = self._millisecond = -1
+        self._prefix = self._text = ""
 
     def now(self) -> str:
-        now = self._wall()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._prefix}.{int(now % 1 * 1000):03d}Z"
+        now = int(self._wall() * 1000)
+        if now != self._millisecond:  # many requests end in one
+            self._millisecond = now
+            second, rest = divmod(now, 1000)
+            if second != self._second:
+                self._second = second
+                self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._text = f"{self._prefix}.{rest:03d}Z"
+        return self._text
