@@ -27,7 +27,7 @@ from gateway import __version__, spans
 from gateway.trace import SAMPLED
 
 if TYPE_CHECKING:
-    import requests
+    from gateway.otlp_session import Session
 
 _log: Final = logging.getLogger("infer_gateway.tracing")
 _PROVIDERS: Final = (
@@ -64,12 +64,13 @@ class Pipeline:
     def __init__(self, endpoint: str | None, fields: Mapping[str, str], timeout: float | None, service: str) -> None:
         """Raises ValueError where the environment asks for what cannot be."""
         self._heard = _quiet()
-        sender = OTLPSpanExporter(endpoint=endpoint, headers=dict(fields), timeout=timeout, session=_session())
+        session = _session()
+        sender = OTLPSpanExporter(endpoint=endpoint, headers=dict(fields), timeout=timeout, session=session)
         self._queue = queue = _number(*_QUEUE)
         self._added = self._overflown = 0
         self._told = -math.inf
         self._collector = _collector(endpoint, os.environ)
-        self._out = _Out(sender, _resource(service), self._heard, self._collector)
+        self._out = _Out(sender, _resource(service), self._heard, self._collector, session)
         self._processor = BatchSpanProcessor(
             self._out, queue, _number(*_DELAY_MS), max_export_batch_size=min(_BATCH, queue)
         )
@@ -106,12 +107,15 @@ class Pipeline:
 class _Out(SpanExporter):
     """What the SDK's thread sends by. Its counters are written by that thread alone."""
 
-    def __init__(self, sender: SpanExporter, resource: Resource, heard: _Heard, collector: str) -> None:
+    def __init__(
+        self, sender: SpanExporter, resource: Resource, heard: _Heard, collector: str, session: Session | None = None
+    ) -> None:
         self.taken = self.lost = 0
         self._collector = collector
         self._sender = sender
         self._resource = resource
         self._heard = heard
+        self._session = session
         self._failing = False
 
     def export(self, queued: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -130,7 +134,7 @@ class _Out(SpanExporter):
         if not sent:
             self.lost += requests
             if not self._failing:
-                why = self._heard.first or "no reason given"
+                why = (self._session and self._session.fault) or self._heard.first or "no reason given"
                 _log.error("traces cannot be sent to %s, they are lost: %s", self._collector, why)
         elif self._failing:
             _log.warning("traces are sent again; those of %d requests were lost", self.lost)
@@ -179,18 +183,13 @@ def _made(queued: Queued, resource: Resource) -> list[ReadableSpan]:
     ]
 
 
-def _session() -> requests.Session | None:
-    """Without the environment's proxies and ~/.netrc, and without redirects, along which credentials would go. None
-    where the environment names a provider of sessions.
-    """
+def _session() -> Session | None:
+    """None where the environment names a provider of sessions."""
     if any(os.environ.get(name) for name in _PROVIDERS):
         return None
-    import requests
+    from gateway.otlp_session import Session
 
-    session = requests.Session()
-    session.trust_env = False
-    session.max_redirects = 0
-    return session
+    return Session()
 
 
 def _collector(endpoint: str | None, environment: Mapping[str, str]) -> str:

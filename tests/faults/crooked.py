@@ -35,6 +35,10 @@ class Crooked:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    def then(self, way: Way) -> None:
+        """Connections to come go that way; those there are go on as they do."""
+        self._way = way
+
     def _accept(self) -> None:
         while True:
             try:

@@ -129,6 +129,22 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapture
     assert message.startswith(f"traces cannot be sent to {url}, they are lost: ")
 
 
+def test_no_credential_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither of a query nor of a field, whatever is wrong with them."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1/traces"
+    for query, fields in (("?key=my-secret", {}), ("", {"authorization": "my-secret\n"}), ("", {"a": "my-secret…"})):
+        made = Pipeline(url + query, fields, 0.5, "")
+        made.add(followed(), OFFSET)
+        assert eventually(lambda made=made: made.waiting == 0)  # type: ignore[misc]
+        made.close()
+        assert made.dropped == 1
+    messages = [record.getMessage() for record in told(caplog)]
+    assert ["refused" in messages[0], "InvalidHeader" in messages[1], "Unicode" in messages[2]] == [True] * 3, messages
+    assert "my-secret" not in "".join(messages)
+
+
 class Trying:
     """A sender as the SDK's is: it complains of each attempt, and at last that there were enough."""
 
