@@ -179,9 +179,7 @@ class _Inflater:
     """A compressed body, plain again piece by piece. ``more``: there is another piece in what was fed."""
 
     def __init__(self, coding: bytes) -> None:
-        if coding not in (b"gzip", b"x-gzip", b"deflate"):
-            name = coding.decode("latin-1")
-            raise UpstreamError(f"the engine answered in an unknown content coding: {name}", retryable=True)
+        self._unknown = "" if coding in (b"gzip", b"x-gzip", b"deflate") else coding.decode("latin-1")
         self._zlib = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip or zlib, told by the header
         self._begun = self.more = False
 
@@ -191,7 +189,11 @@ class _Inflater:
         return self._begun and not self.more and not self._zlib.eof
 
     def feed(self, data: bytes) -> bytes:
-        """The next piece. Raises zlib.error."""
+        """The next piece. Raises zlib.error, UpstreamError for a coding that nobody knows: of a refusal the head says
+        enough.
+        """
+        if data and self._unknown:
+            raise UpstreamError(f"the engine answered in an unknown content coding: {self._unknown}", retryable=True)
         inflate = self._zlib
         if inflate.eof or not (data or self.more):
             self.more = False

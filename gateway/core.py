@@ -276,13 +276,14 @@ async def _see_off(upstream: UpstreamResponse) -> None:
 
 
 async def _refusal(member: Member, upstream: UpstreamResponse) -> UpstreamError:
-    """An answer that is not 2xx, as the error it means."""
+    """An answer that is not 2xx, as the error it means: its status stands, though the rest of it be broken."""
     body = b""
-    while len(body) < _ERROR_BODY_MAX:
-        data = await upstream.receive()
-        body += data
-        if not data or upstream.complete:
-            break
+    with contextlib.suppress(UpstreamError):
+        while len(body) < _ERROR_BODY_MAX:
+            data = await upstream.receive()
+            body += data
+            if not data or upstream.complete:
+                break
     return member.adapter.error(upstream.status, upstream.headers, body[:_ERROR_BODY_MAX])
 
 

@@ -260,3 +260,24 @@ def test_answers_that_lie_about_themselves(gateway: InferGateway, engine: Engine
     assert TEXT.startswith(outcome.text)
     assert len(engine.asked) == 1
     assert PROTOCOLS[protocol](gateway, "solo").text == TEXT
+
+
+# -- refusals that break off ------------------------------------------------------------------------------------------
+
+NO = b"HTTP/1.1 400 No\r\n"
+CUT: dict[str, bytes] = {
+    "short": NO + b"content-length: 500\r\n\r\n{}",
+    "chunked": NO + b"transfer-encoding: chunked\r\n\r\n5\r\n{",
+    "not gzip": NO + coded("gzip", b"{}"),
+    "a coding nobody knows": NO + coded("br", b"\x0b\x01"),
+}
+
+
+@pytest.mark.parametrize("what", CUT)
+def test_a_refusal_stands_though_the_rest_of_it_is_broken(gateway: InferGateway, engine: Engine, what: str) -> None:
+    """Its client is told that it erred, and nobody else is asked the same."""
+    for protocol in FOUR:
+        engine.then(saying(CUT[what], CUT[what], ends))
+        outcome = PROTOCOLS[protocol](gateway, "pair")
+        assert (outcome.kind, outcome.status) == ("refused", "INVALID_ARGUMENT" if "grpc" in protocol else 400)
+        assert len(engine.asked) == 1
