@@ -49,6 +49,8 @@ _SHORT_S: Final = 1.0
 _RETRY_AFTER_S: Final = 300.0
 _TRANSIENT: Final = (401, 429, 503)
 _PATIENCE: Final = 3
+_BARREN: Final = 10
+"""Parts of a list in a row that bring nothing new: whoever sends those sends them without an end."""
 
 _log = logging.getLogger("infer_gateway.kubernetes")
 
@@ -114,6 +116,7 @@ class Reflector(Generic[T]):
         self._versions: dict[Key, str] = {}
         self._refused: dict[Key, str] = {}
         self._version = ""
+        self._latest = ""
         self._garbled_at = ""
         self._bookmarks = False
         self._state: State = "syncing"
@@ -165,7 +168,10 @@ class Reflector(Generic[T]):
         self._size = self._page * self._pages
         page = await self._part("")
         version = page.version  # later parts continue the list as of the first
+        self._check_history(version)
+        barren = 0
         while True:
+            known = len(seen)
             for raw in page.items:
                 key, listed = named(raw)
                 seen.add(key)
@@ -173,6 +179,9 @@ class Reflector(Generic[T]):
                 await self._give_way()
             if not page.token:
                 break
+            barren = 0 if len(seen) > known else barren + 1
+            if barren >= _BARREN:
+                raise Garbage("the parts of the list have no end")
             page = await self._part(page.token)
         for key in [key for key in self._versions if key not in seen]:
             self._drop(key)
@@ -183,6 +192,12 @@ class Reflector(Generic[T]):
         self._settled.set()
         self._synced()
 
+    def _check_history(self, version: str) -> None:
+        """A server that was put back to an earlier state gives out versions for the second time: they say nothing."""
+        if _number(version) < _number(self._latest):
+            self._versions = dict.fromkeys(self._versions, "")
+        self._latest = version
+
     async def _part(self, token: str) -> Page:
         try:
             reply = await self._bounded(token)
@@ -191,10 +206,7 @@ class Reflector(Generic[T]):
                 self._pages *= 4  # reading it in so many parts took longer than the server remembers
             raise
         self._worked = time.perf_counter()
-        page = page_of(reply.body, self.kind)
-        if token and page.token == token:
-            raise Garbage("the parts of the list have no end")
-        return page
+        return page_of(reply.body, self.kind)
 
     async def _bounded(self, token: str) -> Reply:
         """A part of as many objects as are no more bytes than can be taken apart without keeping requests waiting."""
@@ -269,7 +281,7 @@ class Reflector(Generic[T]):
                 raise refusal(status_of(event.object))
             case _:
                 raise Garbage(f"a watch event of type {event.type[:40]!r}")
-        self._version = version
+        self._version = self._latest = version
         self._events += 1
 
     # --- what is told
@@ -323,6 +335,9 @@ class Reflector(Generic[T]):
         status = error.status if isinstance(error, ApiError) else 0
         if status == 410:
             self._version = ""
+            if self._pace.expiries >= _PATIENCE:
+                self._enter("broken", str(error))
+                self._outage.failed(self.name, str(error), answered=True)
             return self._pace.expired()
         if status in (403, 404):
             self._version = ""
@@ -376,7 +391,7 @@ class _Pace:
 
     def reset(self) -> None:
         self.failures = 0
-        self._expiries = 0
+        self.expiries = 0
 
     def failed(self, retry_after: float | None) -> float:
         pause = self._rng.uniform(0.0, min(_PAUSE_S[1], _PAUSE_S[0] * 2.0 ** min(self.failures, 10)))
@@ -385,8 +400,13 @@ class _Pace:
 
     def expired(self) -> float:
         """At once, unless that happens again and again."""
-        self._expiries += 1
-        return 0.0 if self._expiries == 1 else self.failed(None)
+        self.expiries += 1
+        return 0.0 if self.expiries == 1 else self.failed(None)
+
+
+def _number(version: str) -> int:
+    """For comparing; 0 where that cannot be done."""
+    return int(version) if version.isdecimal() and len(version) < 20 else 0
 
 
 async def _next(stream: Stream, patience: float) -> bytes:

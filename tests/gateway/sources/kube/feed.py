@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,8 +18,9 @@ BREAKING = ("garbage", "truncated", "not json", "nameless", "strange", "huge", "
 
 class Feed:
     """``objects`` by name as (version, value). ``faults`` are what the next streams end with, ``refusals`` what the
-    next requests get; ``down`` refuses all; ``weights`` are bytes of objects by name. ``asked`` holds (virtual time,
-    "list" or "watch", query).
+    next requests get; ``down`` refuses all; ``weights`` are bytes of objects by name. ``endless``: instead of lists,
+    parts of one that has no end: of each its token, and how many objects there are in it. ``asked`` holds (virtual
+    time, "list" or "watch", query).
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,7 @@ class Feed:
         self.faults: deque[str] = deque()
         self.down: Exception | None = None
         self.unwatchable: Exception | None = None
+        self.endless: Callable[[], tuple[str, int]] | None = None
         self.asked: list[tuple[float, str, Mapping[str, str | int]]] = []
         self.bookmark_s = 60.0
         self.weights: dict[str, int] = {}
@@ -94,6 +96,10 @@ class Feed:
         assert (method, path) == ("GET", MODEL_ROUTE.path())
         await trio.lowlevel.checkpoint()
         self._admit("list", query)
+        if self.endless is not None:
+            token, count = self.endless()
+            items = [tree(name, *self.objects[name]) for name in sorted(self.objects)[:count]]
+            return self._part(self.version, token, items)
         token, count = str(query["continue"]), int(query["limit"])
         version = int(token.split(":")[0]) if token else self.version
         if token and version < self.token_floor:
@@ -106,8 +112,12 @@ class Feed:
         if rest:
             token = f"{version}:{len(self.asked)}"
             self._lists[token] = rest
+        return self._part(version, token, listed[:count])
+
+    @staticmethod
+    def _part(version: int, token: str, items: list[dict[str, Any]]) -> Reply:
         metadata = {"resourceVersion": str(version), "continue": token}
-        body = {"kind": "ModelRouteList", "metadata": metadata, "items": listed[:count] or None}
+        body = {"kind": "ModelRouteList", "metadata": metadata, "items": items or None}
         return Reply(200, json.dumps(body).encode())
 
     @asynccontextmanager

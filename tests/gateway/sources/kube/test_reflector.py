@@ -161,6 +161,40 @@ def test_a_server_put_back_to_an_earlier_state_is_listed_again() -> None:
     play(scenario)
 
 
+def test_versions_that_are_given_out_for_the_second_time_hide_nothing() -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        await mirror.reflector.wait_synced()
+        feed.version = 14  # the last write is lost
+        feed.objects = {"r0": feed.objects["r0"], "r1": (12, 99)}
+        feed.deleted = {f"r{number}": 1 for number in range(2, 5)}
+        feed.history.clear()
+        feed.unwatchable = ApiError(504, "Timeout", "Too large resource version: 15, current: 14")
+        feed.break_streams("reset")
+        await trio.sleep(120)
+        assert mirror.objects == {"r0": 0, "r1": 99}
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("tokens", [("a", "b"), ("a",), None])
+@pytest.mark.parametrize("items", [0, 2])
+def test_a_list_without_an_end_is_left_and_told(
+    tokens: tuple[str, ...] | None, items: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(feed: Feed, mirror: Mirror) -> None:
+        given = map(str, itertools.count()) if tokens is None else itertools.cycle(tokens)
+        feed.endless = lambda: (next(given), items)
+        await trio.sleep(60)
+        assert 20 < len(feed.asked) < 300
+        assert (mirror.state, mirror.synced) == ("broken", 0)
+        assert "the parts of the list have no end" in caplog.text
+        feed.endless = None
+        await trio.sleep(60)
+        assert mirror.agrees
+
+    play(scenario)
+
+
 def test_what_has_no_watch_is_read_now_and_then() -> None:
     async def scenario(feed: Feed, mirror: Mirror) -> None:
         await trio.sleep(1)
@@ -335,12 +369,16 @@ def test_watches_that_end_at_once_are_not_asked_for_in_a_loop() -> None:
     play(scenario)
 
 
-def test_a_server_that_forgets_all_the_time_is_not_asked_in_a_loop() -> None:
+def test_a_server_that_forgets_all_the_time_is_not_asked_in_a_loop_and_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def scenario(feed: Feed, mirror: Mirror) -> None:
         feed.floor = 10**9
         await trio.sleep(120)
         assert 5 < len(feed.asked) < 60
         assert mirror.agrees
+        assert mirror.state == "broken"
+        assert caplog.text.count("cannot be followed, what is known stays: 410 Expired: too old") == 1
 
     play(scenario)
 
