@@ -7,6 +7,7 @@ Those that answer are asked ever more seldom the more there are: their number mu
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
@@ -22,7 +23,7 @@ from gateway.config.resources import PROVIDERS
 from gateway.errors import Exhausted, GatewayError, UpstreamError
 from gateway.ports import Adapter, Transport
 from gateway.rounds import Rounds
-from gateway.types import ANY, PLAIN, Endpoint, Headers, ModelCard, UpstreamRequest
+from gateway.types import ANY, PLAIN, UNKNOWN, Endpoint, Headers, ModelCard, UpstreamRequest
 
 _log = logging.getLogger("infer_gateway.discover")
 _UP_S: Final = 5.0
@@ -166,6 +167,8 @@ class Discovery:
         engine = known.engine or endpoint.engine
         if engine not in self._adapters or engine == PLAIN:  # it may have become an engine
             engine = await self._recognise(endpoint)
+        elif known.up is False and endpoint.engine in UNKNOWN:
+            engine = await self._another(endpoint, engine)
         if engine == PLAIN:
             return Answer(True, PLAIN)
         adapter = self._adapters[engine]
@@ -192,6 +195,14 @@ class Discovery:
             return PLAIN
         if engine is None:
             raise ValueError("it answers like no engine that is known; name the engine instead of `auto`")
+        return engine
+
+    async def _another(self, endpoint: Endpoint, engine: str) -> str:
+        """Which engine it is that was ``engine`` and went: the one that answers at its address need not be the same.
+        What cannot be told in time is the one that it was.
+        """
+        with trio.move_on_after(_TIMEOUT_S / 2), contextlib.suppress(ValueError):
+            return await self._recognise(endpoint)
         return engine
 
     async def _get(self, endpoint: Endpoint, path: bytes, fields: Headers = ()) -> tuple[int, bytes]:

@@ -83,7 +83,7 @@ def run(scenario: Callable[[Discovery, Fleet, list[float]], Awaitable[None]]) ->
             fleet,
             {"fake": FakeAdapter(), "anthropic": FakeAdapter(), "plain": FakeAdapter()},  # type: ignore[dict-item]
             lambda endpoint: changes.append(trio.current_time()),
-            detect=lambda answers: "fake" if "/version" in answers else None,
+            detect=lambda answers: {b"1": "fake", b"anthropic": "anthropic"}.get(answers.get("/version", b"")),
             detect_paths=["/version"],
             fields={"anthropic": ((b"version", b"1"),)},
             wall=lambda: 1e9 + trio.current_time(),
@@ -221,6 +221,24 @@ def test_an_unknown_engine_is_recognised_once_it_answers() -> None:
         fleet.answers["b", "/v1/models"] = b"one"
         await trio.sleep(5)
         assert (discovery[B].up, discovery[B].engine) == (True, "fake")
+
+    run(scenario)
+
+
+def test_another_engine_at_the_same_address_is_recognised() -> None:
+    """…when the one before has gone; what is not told in time stays what it was."""
+
+    async def scenario(discovery: Discovery, fleet: Fleet, changes: list[float]) -> None:
+        fleet.answers |= {("b", "/version"): b"1", ("b", "/v1/models"): b"one"}
+        discovery.watch([B])
+        await discovery.wait_settled()
+        for version, engine in ((b"anthropic", "anthropic"), (b"", "anthropic"), (None, "anthropic"), (b"1", "fake")):
+            fleet.answers |= {("b", "/version"): UpstreamError("gone"), ("b", "/v1/models"): UpstreamError("gone")}
+            await trio.sleep(6)
+            assert discovery[B].up is False
+            fleet.answers |= {("b", "/version"): version, ("b", "/v1/models"): b"two"}
+            await trio.sleep(6)
+            assert (discovery[B].up, discovery[B].engine) == (True, engine)
 
     run(scenario)
 
