@@ -34,6 +34,8 @@ PAUSE_S: Final = (0.5, 30.0)
 MAX_RETRY_AFTER_S: Final = 60.0
 RETRY_S: Final = (0.2, 30.0)
 """The same for one object."""
+STUBBORN: Final = 8
+"""Of one object: so many in a row, some 25 s, are told."""
 MAX_OBJECTS: Final = 100_000
 
 Key = tuple[str, str, str, str]
@@ -198,7 +200,7 @@ class StatusWriter:
     ) -> None:
         typed = "typed patch object" in error.message  # of an apply that the schema does not know: 500 for most servers
         if error.status == 409:
-            self._retry(key, found)
+            self._retry(key, found, error)
         elif error.status == 404:
             await self._missing(key, found, kind)
         elif error.status == 403:
@@ -218,11 +220,11 @@ class StatusWriter:
             await self._api.request("GET", kind.path(verdict.namespace, verdict.name), timeout=TIMEOUT_S)
         except ApiError as error:
             if error.status != 404:
-                self._retry(key, found)
+                self._retry(key, found, error)
             elif self._objects.get(key) is found:
                 self.forget(key)
-        except Unreachable:
-            self._retry(key, found)
+        except Unreachable as error:
+            self._retry(key, found, error)
         else:
             self._silence(key, kind, "the CustomResourceDefinition has no status subresource")
 
@@ -231,14 +233,17 @@ class StatusWriter:
         self._agenda.add(key, until)
         self._warn(f"no status is written for {kind}: {why}")
 
-    def _retry(self, key: Key, found: Spoken) -> None:
+    def _retry(self, key: Key, found: Spoken, error: ApiError | Unreachable) -> None:
         found.failures += 1
+        if found.failures == STUBBORN and isinstance(error, ApiError):  # whoever watches tells that the server is away
+            named = "/".join(part for part in key[2:] if part)
+            self._warn(f"the status of {key[1]} {named} is not written, and tried again now and then: {error}")
         found.not_before = trio.current_time() + backoff(found.failures, *RETRY_S)
         self._agenda.add(key, found.not_before)
 
     def _postpone(self, key: Key, found: Spoken, error: ApiError | Unreachable) -> None:
         """Everybody waits, and this one after the others: it may be the only one that fails."""
-        self._retry(key, found)
+        self._retry(key, found, error)
         self._outage += 1
         after = error.retry_after if isinstance(error, ApiError) else None
         pause = max(backoff(self._outage, *PAUSE_S), min(after or 0.0, MAX_RETRY_AFTER_S))

@@ -301,6 +301,27 @@ def test_one_that_always_fails_keeps_nobody_waiting(caplog: pytest.LogCaptureFix
     play(main)
 
 
+@pytest.mark.parametrize("failure", [ApiError(409, "Conflict", "apply your changes"), ApiError(500, "", "a webhook")])
+def test_one_that_always_fails_is_told_once_with_its_name(failure: ApiError, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        cluster.create(accepted("bad"), accepted("good"))
+        cluster.server.before = bad
+        async with running(cluster):
+            cluster.writer.put([accepted("bad"), accepted("good")])
+            await trio.sleep(600)
+            assert cluster.agrees(accepted("good"))
+
+    async def bad(method: str, path: str) -> None:
+        if "/bad/" in path:
+            raise failure
+
+    play(main)
+    told = [line for line in caplog.messages if "bad" in line]
+    kind, namespace, name = accepted("bad").key[1:]
+    assert told == [f"the status of {kind} {namespace}/{name} is not written, and tried again now and then: {failure}"]
+
+
 def test_an_outage_keeps_the_latest() -> None:
     async def main() -> None:
         cluster = Cluster()
