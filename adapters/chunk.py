@@ -84,7 +84,10 @@ class Chunk(msgspec.Struct):
 
     @property
     def speaks(self) -> bool:
-        return any(c.text or (c.delta is not None and c.delta.speaks) for c in self.choices or ())
+        for choice in self.choices or ():  # noqa: SIM110  any() would cost as much again
+            if choice.text or (choice.delta is not None and choice.delta.speaks):
+                return True
+        return False
 
     @property
     def reasons(self) -> list[str]:

@@ -217,17 +217,24 @@ class StreamDecoder(EventDecoder):
 
     def _learned(self, data: bytes) -> int:
         """As `_plain`, by the shape that the first two events show."""
-        two = data.find(b"\n\n", data.find(b"\n\n") + 2) + 2
+        return self._alike.events(data) if self._learn(data, 0) else 0
+
+    def _learn(self, data: bytes, at: int) -> bool:
+        """Whether the two events from ``at`` on may have shown a shape that was not known."""
+        two = data.find(b"\n\n", data.find(b"\n\n", at) + 2) + 2
         if two < 2 or not self._simple or not self._alike.chances:
-            return 0
-        first = data[:two]
+            return False
+        first = data[at:two]
         if self._alike.events(first) or self._whatever_their_shape(first) != 2:  # known, or nothing to learn from
-            return 0
+            return False
         self._alike.learn(first)
-        return self._alike.events(data)
+        return True
 
     def _end_of_alike(self, data: bytes, at: int) -> int:
-        return self._alike.last_end(data, at)
+        end = self._alike.last_end(data, at)
+        if not end and at and self._learn(data, at):  # from the start on there was nothing to be learned
+            end = self._alike.last_end(data, at)
+        return end
 
     def _whatever_their_shape(self, data: bytes) -> int:
         if self._suspicious(data):
@@ -299,7 +306,9 @@ class StreamDecoder(EventDecoder):
         if self._mender is None and self._odd(data, read):
             self._mender = mender(self._request, self._headers, self._spoken)
         self._looked += bool(read.choices)
-        self._spoken.update(chunk.place(c.index) for c in read.choices or () if c.delta is not None and c.delta.role)
+        for choice in read.choices or ():
+            if choice.delta is not None and choice.delta.role:
+                self._spoken.add(chunk.place(choice.index))
         speaks = read.speaks
         self.progress = 2 if speaks or reasons else max(self.progress, 1)
         self.tokens += speaks
@@ -324,11 +333,11 @@ class StreamDecoder(EventDecoder):
     def _mended(self, data: bytes, read: chunk.Chunk) -> bytes:
         if self._mender is not None:
             return self._mender.mend(data)
-        if read.choices is None or any(isinstance(c.finish_reason, str) for c in read.choices):
-            odd = read.choices is None or any(
-                isinstance(c.finish_reason, str) and c.finish_reason not in chunk.FINISH_REASONS for c in read.choices
-            )
-            return chunk.mend_reasons(data) if odd else data
+        if read.choices is None:
+            return chunk.mend_reasons(data)
+        for choice in read.choices:
+            if isinstance(choice.finish_reason, str) and choice.finish_reason not in chunk.FINISH_REASONS:
+                return chunk.mend_reasons(data)
         return data
 
     def _harvest(self, data: bytes, read: chunk.Chunk) -> bool:
