@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("infer_gateway.core")
 FULL: Final = (429, 503, 529)
 """Statuses of who has no room."""
+ABSENT: Final = 404
+"""Retryable where it is the model that is not there: the engine is well."""
 NOT_OFFERED: Final = 501
 """What the caller asked for is not there; the engine is well."""
 NOTHING: Final[tuple[Usage | None, int]] = (None, 0)
@@ -165,6 +167,8 @@ class Attempt:
             if self.before is not None and isinstance(error, (InvalidRequest, NotFound)):
                 self.failure = self.before  # it was well asked of the one before, and this one cannot stand in
             return self.failure is not None
+        if error.status == ABSENT:
+            self._miss(error)
         self._judge(error, placement.probe)
         if error.retryable and call.speaker is not self:
             self.failure = unlink(error)
@@ -275,6 +279,20 @@ class Attempt:
         if outcome != "ok":
             step.attributes["error.type"] = outcome
 
+    def _miss(self, error: UpstreamError | UpstreamTimeout) -> None:
+        """Who does not know the model and lists others has been given somebody else's address, or lacks an adapter:
+        the rest of its pool may know it.
+        """
+        member = self.member
+        if error.code != "model_not_found" or not member.cards or any(card.id == self.model for card in member.cards):
+            return
+        error.retryable = True
+        if member.lacks != self.model:
+            member.lacks = self.model
+            listed = ", ".join([card.id for card in member.cards[:3]])
+            told = "%s of %s does not serve %s, which others are asked for; it lists %s: is the address still its own?"
+            _log.warning(told, member.id, member.pool, self.model, listed)
+
     def _judge(self, error: UpstreamError | UpstreamTimeout, probe: bool) -> None:
         """What the failure says about the endpoint: its own fault, a request to wait, or the caller's mistake."""
         now = self.call.gateway.turn.now
@@ -283,7 +301,7 @@ class Attempt:
             self.member.cool(now, error.retry_after)
         elif error.status in FULL:
             self.member.refused(now)  # not ill
-        elif error.retryable or (error.status >= 500 and error.status != NOT_OFFERED):
+        elif (error.retryable and error.status != ABSENT) or (error.status >= 500 and error.status != NOT_OFFERED):
             rest = self.member.failed(now, probe)
             if rest:
                 cause = error.__cause__ or error

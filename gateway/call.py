@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from gateway.admission import Admission
-from gateway.attempt import FULL, Attempt, counted
+from gateway.attempt import ABSENT, FULL, Attempt, counted
 from gateway.auth import allowed
 from gateway.config.snapshot import Policy
 from gateway.errors import Forbidden, GatewayError, NoEndpoints, Overloaded
@@ -332,8 +332,9 @@ class Call:
         return msgspec.structs.replace(self.request, id=self.request.id[: 128 - len(suffix)] + suffix)
 
     def _may_retry(self, policy: Policy, failure: GatewayError) -> bool:
-        """A refusal for want of room has cost nothing and is not charged to the budget."""
-        return self.tried < policy.attempts and (failure.status in FULL or self.gateway.budget.withdraw())
+        """A refusal for want of room, or of the model, has cost nothing and is not charged to the budget."""
+        free = failure.status in FULL or failure.status == ABSENT
+        return self.tried < policy.attempts and (free or self.gateway.budget.withdraw())
 
     # -- towards the client -------------------------------------------------------------------------------------
 

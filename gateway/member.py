@@ -51,13 +51,14 @@ class MemberStatistics(msgspec.Struct, frozen=True):
 
 class Member:
     """One endpoint in one pool (ports.Candidate). ``up`` is None until it has answered a probe; it may be used.
-    ``gone``: its pool has none of its name any more; what is under way there goes on.
+    ``gone``: its pool has none of its name any more; what is under way there goes on. ``lacks``: the model of the pool
+    that it last said it did not know.
     """
 
     __slots__ = (
         "adapter", "answered_at", "backlog", "cards", "computed_s", "drift", "endpoint", "failures", "foreign",
-        "foreign_pending", "gone", "health", "id", "inflight", "load", "outside", "outside_pending", "peers", "pending",
-        "pool", "requests", "room", "speed", "unheard", "unseen", "unstreamed", "until",
+        "foreign_pending", "gone", "health", "id", "inflight", "lacks", "load", "outside", "outside_pending", "peers",
+        "pending", "pool", "requests", "room", "speed", "unheard", "unseen", "unstreamed", "until",
     )  # fmt: skip
 
     def __init__(self, pool: str, endpoint: Endpoint, adapter: Adapter, health: Health | None = None) -> None:
@@ -66,6 +67,7 @@ class Member:
         self.id = endpoint.id
         self.adapter = adapter
         self.cards: tuple[ModelCard, ...] = ()
+        self.lacks = ""
         self.health = Health() if health is None else health
         self.gone = False
         self.inflight = 0

@@ -11,10 +11,11 @@ import trio
 import trio.testing
 
 from gateway.config.snapshot import Policy, PoolSpec
+from gateway.core import RetryBudget
 from gateway.errors import GatewayError, UpstreamError
 from gateway.outliers import ERRING, STUCK
 from gateway.route import Target
-from gateway.types import Headers, Identity, Usage
+from gateway.types import Headers, Identity, ModelCard, Usage
 from tests.gateway.scripted import A, B, C, FakeDecoder, FakeExchange, Step, World, run, with_watch
 
 
@@ -152,6 +153,35 @@ def test_when_to_come_back_is_heeded_where_it_is_said_of_the_endpoint(
         now = trio.current_time()
         assert (member.health.cool_until > now, member.failures) == (cooled, failures)
         assert (member.health.full_until > now) == full
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("listed", "code", "expected"),
+    [
+        pytest.param(("other",), "model_not_found", ["one!", "END"], id="it lists others"),
+        pytest.param(("other", "m"), "model_not_found", ["FAIL 404 model_not_found"], id="it lists it"),
+        pytest.param((), "model_not_found", ["FAIL 404 model_not_found"], id="it lists none"),
+        pytest.param(("other",), "not_found", ["FAIL 404 not_found"], id="it is not the model that is not there"),
+    ],
+)
+def test_who_does_not_know_the_model_but_others_is_not_believed(
+    listed: tuple[str, ...], code: str, expected: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its address was another's before: clients are not told that there is no such model, nor is it ill."""
+
+    async def scenario() -> None:
+        world = World({A: [(404, [b"x"])] * 3, B: [(200, [b"one!"])] * 3})
+        world.adapter.error = lambda *_: UpstreamError("no such model", status=404, code=code)  # type: ignore[method-assign]
+        member = next(member for member in world.pools.members() if member.endpoint == A)
+        member.cards = tuple(map(ModelCard, listed))
+        world.gateway.budget = RetryBudget(0.0, 0.0)
+        for _ in range(3):
+            world.prefer(A)
+            assert await world.ask(FakeExchange()) == expected
+        assert (member.failures, member.usable(trio.current_time())) == (0, True)
+        assert len([told for told in caplog.messages if "does not serve m" in told]) == (expected[-1] == "END")
 
     run(scenario)
 
