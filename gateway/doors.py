@@ -20,6 +20,7 @@ from gateway.config.settings import OFF, TLS, ExtProcListener, Listeners, Settin
 from gateway.descriptors import bound
 from gateway.entrance import MAIN
 from gateway.gateway_ports import GatewayPorts
+from gateway.http_refusals import HttpRefusals
 from gateway.inherit import Inherited, inherited
 from gateway.listen import Listener, close_listeners, open_listeners, resolved
 from gateway.pem import copied
@@ -30,13 +31,19 @@ from protocols.openai.serve import OpenAIApp
 
 if TYPE_CHECKING:
     from gateway import grpc_door, picker_door
+    from gateway.access_log import AccessLog
     from gateway.errors import GatewayError
+    from gateway.meter import Totals
     from gateway.types import Headers, Identity, Operation
     from protocols.openai import serve
 
     class Core(serve.Core, grpc_door.Core, picker_door.Core, Protocol):
         """What all of them stand on."""
 
+        @property
+        def totals(self) -> Totals: ...
+        @property
+        def access_log(self) -> AccessLog: ...
         def refused(
             self,
             operation: Operation,
@@ -145,7 +152,8 @@ class Doors:
     def build(self, core: Core, settings: Settings, pool: str | None = None) -> None:
         """The servers, with ``core`` behind them. ``pool``: the one to pick from, instead of that of the settings."""
         limits = _limits(settings)
-        self._make = lambda port, at: HttpServer(OpenAIApp(core, port, burden()), at, limits)
+        refusals = HttpRefusals(core.totals.http_refusals, core.access_log.note)
+        self._make = lambda port, at: HttpServer(OpenAIApp(core, port, burden(), refusals), at, limits, refusals)
         self._servers["http"] = self._make(MAIN, self._listeners["http"])
         wanted, at = settings.listeners, self._listeners
         # what follows is imported where it is wanted: HTTP alone can do without

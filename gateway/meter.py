@@ -111,8 +111,8 @@ class Totals:
     (route, pool, target), ``max_names`` whatever else is counted by one name or a few. Of ``tiers``, which are to be
     those that the configuration knows, waits and refusals are told apart. ``generation`` counts configurations put in
     force, ``in_force_since`` is when the last one was, in seconds of the epoch. ``restarts`` counts restarts of
-    supervised tasks by name, ``strangers`` requests whose credentials were not accepted, by reason: who finds out
-    counts there.
+    supervised tasks by name, ``strangers`` requests whose credentials were not accepted, by reason, ``http_refusals``
+    requests over HTTP that asked for no model yet: who finds out counts there.
     """
 
     def __init__(
@@ -146,6 +146,7 @@ class Totals:
         self._gaps: dict[str, Histogram] = {}
         self.tiers: Collection[str] = frozenset()
         self.strangers: dict[str, int] = {}
+        self.http_refusals: dict[str, int] = {}
         self.restarts: dict[str, int] = {}
         self.reloads = {"success": 0, "failure": 0}
         self.last_reload_successful = True

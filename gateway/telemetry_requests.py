@@ -138,6 +138,14 @@ LIMITS: Final = Family(
 STRANGERS: Final = Family(
     "infer_gateway_auth_refusals_total", "counter", "Requests whose credentials were not accepted.", ("reason",)
 )
+HTTP_REFUSALS: Final = Family(
+    "infer_gateway_http_refusals_total",
+    "counter",
+    "Requests over HTTP that came to nothing before they asked for a model; they are in no other count of requests.",
+    ("reason",),
+    note="`reason` is `malformed`, `tls` (no handshake), `unsupported`, `request_timeout`, `request_too_large`, "
+    "`header_too_large`, `overloaded`, `not_found`, `method_not_allowed`, or what a listing of models was refused for",
+)
 TENANTS: Final = Family(
     "infer_gateway_tenant_tokens_total",
     "counter",
@@ -205,6 +213,7 @@ def callers(totals: Totals) -> Metrics:
     yield ADMISSION, list(totals.refusals.items())
     yield LIMITS, list(totals.limits.items())
     yield STRANGERS, (((reason,), count) for reason, count in list(totals.strangers.items()))
+    yield HTTP_REFUSALS, (((reason,), count) for reason, count in list(totals.http_refusals.items()))
     yield (
         TENANTS,
         (

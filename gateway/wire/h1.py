@@ -32,7 +32,7 @@ class ProtocolError(Exception):
 
 _PIECES = 64
 _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]{0,5})?")
-_ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 _RESPONSE_HEAD_MAX = 1 << 20
 _CODINGS = (b"transfer-encoding", b"content-encoding")
 
@@ -89,7 +89,7 @@ class RequestParser:
         self._fields: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._crumbs: bytearray | None = None
-        self._size = 0
+        self._size = self._read = self._fed = self._before = 0
         self._reset()
         self._parser = httptools.HttpRequestParser(self)
 
@@ -110,14 +110,17 @@ class RequestParser:
         """What is to be fed again, because an offer in it was declined."""
         done, had = len(self.ready), self._size
         rest = b""
-        self._fed += len(data)
+        self._read = len(data)
+        self._fed += self._read
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
             rest = self._without_upgrade(data[upgrade.args[0] :])
         except HttpParserError as error:
             self._fail(error)
-        if done == len(self.ready) and not self.idle:
+        if self.idle:
+            self._fed = self._before = 0
+        elif done == len(self.ready):
             self._bound(len(data) - (self._size - had))
         return rest
 
@@ -188,7 +191,7 @@ class RequestParser:
         self._body = []
         self._crumbs = None
         self._size = 0
-        self._fed = 0
+        self._fed = self._before = self._read  # that much at most of what was read is the next message's
         self._overhead = 0
         self.in_body = False
         self._http10 = False
@@ -201,7 +204,7 @@ class RequestParser:
             self._overhead += besides
             if self._overhead > self._max_header + 16 * self._size and self.error is None:
                 self.error = ProtocolError("the request's body is wrapped in more than it holds", 413)
-        elif self._fed > self._max_header and self.error is None:
+        elif self._fed - self._before > self._max_header and self.error is None:
             self.error = ProtocolError(f"the request's header exceeds {self._max_header} bytes", 431)
 
     def _check_fields(self) -> None:
@@ -250,6 +253,8 @@ class RequestParser:
         cause = error.__context__
         if isinstance(cause, ProtocolError):
             self.error = cause
+        elif isinstance(cause, MemoryError):  # in one of our callbacks: the client is not at fault
+            self.error = ProtocolError("no memory is left for this request", 503)
         elif self.ready and not self.ready[-1].keep_alive:
             return  # bytes after `connection: close`: the client was told nobody reads them
         else:
@@ -320,6 +325,8 @@ class ResponseParser:
             if self._whole():  # llhttp refuses bytes after `connection: close`; the response itself is in order
                 self.keep_alive = False
                 return
+            if isinstance(error.__context__, MemoryError):
+                raise error.__context__ from None
             raise ProtocolError(f"malformed HTTP response: {_reason(error)}") from None
         except HttpParserUpgrade:
             raise ProtocolError("the upstream switched protocols unasked") from None

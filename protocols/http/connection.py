@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ class Connection:
         try:
             with self.scope:
                 if isinstance(self.stream, trio.SSLStream):
-                    await handshake(self.stream)
+                    await self._shake_hands(self.stream)
                     self.subject = certified_name(self.stream.getpeercert() or {})
                     self.phase = Phase.IDLE
                 await self._serve()
@@ -85,6 +86,15 @@ class Connection:
             self._forget()
             await self._close()
 
+    async def _shake_hands(self, stream: trio.SSLStream[SocketStream]) -> None:
+        try:
+            await handshake(stream)
+        except trio.BrokenResourceError as error:
+            cause, refusals = error.__cause__, self.server.refusals
+            if refusals is not None and isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+                refusals.failed_handshake()
+            raise
+
     async def _serve(self) -> None:
         while not self.closing:
             request = await self._next_request()
@@ -98,7 +108,7 @@ class Connection:
                 return
             if self.socket is not None and self.socket.stuck_since is not None:
                 await self.socket.wait_sent()  # busy until the client has the answer
-            self.phase, self.since = Phase.IDLE if self._parser.idle else Phase.HEADER, self._turn.now
+            self._wait_on()
 
     async def _handle(self, exchange: HttpExchange) -> None:
         """The boundary of one request: whatever a handler raises ends this request and nothing else."""
@@ -134,6 +144,13 @@ class Connection:
             self._buffered.held += len(data)
             self._note_progress()
         return parser.ready.popleft()
+
+    def _wait_on(self) -> None:
+        """A request is done; some of the next one may be here."""
+        parser, self.since = self._parser, self._turn.now
+        self.phase = Phase.IDLE if parser.idle else Phase.BODY if parser.in_body else Phase.HEADER
+        if self.phase is Phase.BODY:
+            self.begun = self.since
 
     def _note_progress(self) -> None:
         """A header has one limit from its first byte; a body may take as long as it keeps coming."""
@@ -241,8 +258,9 @@ class Connection:
         """Tell the peer what is wrong and close; read on for a moment, lest the kernel reset the answer away."""
         self.closing = True
         self._forget()
+        answer = self.server.refusal(error, self.begun if self.phase is Phase.BODY else self.since)
         with trio.move_on_after(_LINGER_S):
-            await self.write(bytes, self.server.error_response(error))
+            await self.write(bytes, answer)
             if self._raw is not None:
                 await self._raw.send_eof()
             await self._discard()

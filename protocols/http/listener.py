@@ -21,6 +21,7 @@ import msgspec
 import trio
 
 from gateway.burden import CONNECTIONS, DESCRIPTORS, burden
+from gateway.http_refusals import HttpRefusals
 from gateway.listen import Listener, accept, close_listeners, close_listeners_after, probe
 from gateway.net import crowded
 from gateway.turn import turn
@@ -73,19 +74,28 @@ async def serve(
 
 
 class Server:
-    """``date_field`` is the Date header, made once a second. ``leaving``: every answer says `connection: close`."""
+    """``date_field`` is the Date header, made once a second. ``leaving``: every answer says `connection: close`.
+    ``refusals`` is told of requests that do not get as far as ``handler``; connections beyond limits are burdens.
+    """
 
-    def __init__(self, handler: Handler, listeners: Sequence[Listener], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        listeners: Sequence[Listener],
+        limits: Limits | None = None,
+        refusals: HttpRefusals | None = None,
+    ) -> None:
         self.handler = handler
         self.limits = limits or Limits()
         self.leaving = self.draining = False
         self.turn = turn()
+        self.refusals = refusals
         self.burden = burden()
         self.date_field = b""
         self._listeners = listeners
         self._connections: set[Connection] = set()
         self._id_prefix = os.urandom(4).hex().encode()
-        self._refusals = itertools.count(1)
+        self._refusal_ids = itertools.count(1)
         self._nursery: trio.Nursery | None = None
         self._background: trio.Nursery | None = None
         probe(listeners, self.limits.write_timeout)
@@ -140,11 +150,19 @@ class Server:
                 if connection.phase is Phase.IDLE and self.turn.now - connection.since > _LAST_CALL_S:
                     connection.leave()
 
-    def error_response(self, error: h1.ProtocolError) -> bytes:
-        """What a client that broke HTTP is told, under an id of its own."""
-        request_id = b"x-request-id: http-%b-%x\r\n" % (self._id_prefix, next(self._refusals))
+    def refusal(self, error: h1.ProtocolError, started: float) -> bytes:
+        """What a client is told whose request, which began then, broke HTTP; it is noted under an id of its own."""
+        request_id = self._refusal_id()
+        if self.refusals is not None:
+            self.refusals.broke(error, request_id.decode(), started, self.turn.now)
+        return self._error_response(error, request_id)
+
+    def _refusal_id(self) -> bytes:
+        return b"http-%b-%x" % (self._id_prefix, next(self._refusal_ids))
+
+    def _error_response(self, error: h1.ProtocolError, request_id: bytes) -> bytes:
         again = b"retry-after: 1\r\n" if error.status == 503 else b""
-        return error_response(error, self.date_field + request_id + again)
+        return error_response(error, b"%bx-request-id: %b\r\n%b" % (self.date_field, request_id, again))
 
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
         assert self._nursery is not None
@@ -188,7 +206,7 @@ class Server:
             sock.setblocking(False)
             error = h1.ProtocolError("too many connections; try again later", 503)
             with contextlib.suppress(OSError):
-                sock.send(self.error_response(error))
+                sock.send(self._error_response(error, self._refusal_id()))
 
     # -- patrol -------------------------------------------------------------------------------------------------
 

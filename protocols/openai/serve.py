@@ -17,7 +17,9 @@ import trio
 from gateway.burden import Burden
 from gateway.entrance import MAIN, Entrance, Entrances
 from gateway.errors import GatewayError, MethodNotAllowed, ModelNotFound, NotFound, UpstreamError
+from gateway.http_refusals import HttpRefusals
 from gateway.httproute import Way
+from gateway.meter import Record
 from gateway.ports import Exchange
 from gateway.request_id import HERE, RequestIds
 from gateway.types import Headers, Identity, InferenceRequest, ModelCard, Operation, UpstreamRequest
@@ -77,13 +79,17 @@ class OpenAIApp:
 
     ``Cancelled`` (the client left) and a failed connection pass through; no other exception does. ``port``: a Gateway's
     that it is listened on for, or the program's own. ``burden``: what may be too much for one more request.
+    ``refusals`` is told of requests that fail without being one for inference.
     """
 
-    def __init__(self, core: Core, port: int = MAIN, burden: Burden | None = None) -> None:
+    def __init__(
+        self, core: Core, port: int = MAIN, burden: Burden | None = None, refusals: HttpRefusals | None = None
+    ) -> None:
         self._core = core
         self._port = port
         self._ids = RequestIds()
         self._burden = burden or Burden()
+        self._refusals = refusals
         self._forwarder = Forwarder(core, self._identity, self._burden)
 
     async def __call__(self, http: HttpReply) -> None:
@@ -136,6 +142,7 @@ class OpenAIApp:
         """Answer a request that failed before it got here."""
         operation = _operation(http.request.target)
         request_id = self._ids.of(http.request.header(b"x-request-id"))
+        self._note(http.request, operation, error, request_id)
         ids = id_fields(request_id, operation)
         await http.respond(error.status, (*ids, *errors.fields(error)), errors.body(error, operation, request_id))
 
@@ -151,13 +158,31 @@ class OpenAIApp:
                 raise _not_allowed(request, "POST")
             status, body = await self._document(http, path_of(request.target).rstrip(b"/"), entrance)
         except GatewayError as error:
+            self._note(request, operation, error, request_id)
             status, fields, body = error.status, errors.fields(error), errors.body(error, operation, request_id)
         except Exception:  # noqa: BLE001  the boundary of one request: a bug ends it alone
             _log.exception("request %s failed unexpectedly", request_id)
             failure = bug(request_id)
+            self._note(request, operation, failure, request_id)
             status, fields = failure.status, errors.fields(failure)
             body = errors.body(failure, operation, request_id)
         await http.respond(status, (*fields, *id_fields(request_id, operation)), body)
+
+    def _note(self, request: Request, operation: Operation | None, error: GatewayError, request_id: str) -> None:
+        """Say that a request failed of which nobody asks an engine anything."""
+        if self._refusals is None:
+            return
+        path, now = path_of(request.target), trio.current_time()
+        record = Record(
+            operation=_readable(path) if operation is None else operation,
+            status=error.status,
+            reason=error.reason,
+            started=now,
+            ended=now,
+            id=request_id,
+            why=_readable(request.method) if isinstance(error, MethodNotAllowed) else error.why,
+        )
+        self._refusals.note(record)
 
     async def _document(self, http: HttpReply, path: bytes, entrance: Entrance | None) -> tuple[int, bytes]:
         """Status and body of what a GET asks for."""

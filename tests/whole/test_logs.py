@@ -104,6 +104,47 @@ def test_the_command_line_has_all_requests_logged_whatever_the_file_says(tmp_pat
     assert len(lines(gateway.log)) == len(gateway.log.splitlines())
 
 
+def page(gateway: InferGateway) -> str:
+    """Of metrics."""
+    answer = raw.exchange(admin(gateway), raw.get("/metrics", "connection: close"))
+    assert answer is not None
+    return answer.body.decode()
+
+
+def test_what_asked_for_nothing_is_counted_and_has_a_line_where_all_have(tmp_path: Path, engine: InferGateway) -> None:
+    file, key = tmp_path / "access.jsonl", "sk-abcdefghijklmnopqrstuvwxyz"
+
+    def configured(**log: str) -> str:
+        return written(tmp_path, pool("m", [engine]), settings(accessLog=log))
+
+    with serve("-c", configured(requests="all", file=file.name)) as gateway:
+        raw.exchange(gateway.address, raw.post(f"/v1/chat/{key}?key={key}", ASK, "x-request-id: lost"))
+        raw.exchange(gateway.address, b"GET / HTTP/1.1\r\n\r\n")
+        assert eventually(lambda: len(ids(file)) == 2)
+        lost, broken = lines(file.read_text())
+        assert (lost["id"], lost["operation"], lost["status"], lost["reason"]) == (
+            "lost", "/v1/chat/sk-***", 404, "not_found",
+        )  # fmt: skip
+        assert (broken["status"], broken["reason"], broken["why"]) == (
+            400, "malformed", "a request needs a Host field",
+        )  # fmt: skip
+        configured(requests="errors", file=file.name)
+        gateway.signal(signal.SIGHUP)
+        assert eventually(lambda: "infer_gateway_config_generation 2.0" in page(gateway))
+        raw.exchange(gateway.address, raw.get("/nothing"))
+        raw.exchange(gateway.address, b"GET / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: x, chunked\r\n\r\n")
+        shown = page(gateway)
+        counts = dict(re.findall(r'^infer_gateway_http_refusals_total\{reason="(\w+)"\} (\S+)$', shown, re.MULTILINE))
+        assert [counts[each] for each in ("not_found", "malformed", "unsupported", "tls")] == [
+            "2.0",
+            "1.0",
+            "1.0",
+            "0.0",
+        ]
+        assert "infer_gateway_requests_total{" not in shown
+    assert len(ids(file)) == 2
+
+
 def test_why_somebody_was_refused_is_said(tmp_path: Path, engine: InferGateway) -> None:
     limits = [{"match": {"user": "ann"}, "requestsPerDay": 1}]
     key = {"name": "ann", "keySha256": hashlib.sha256(ANN.encode()).hexdigest(), "tenant": "acme"}

@@ -14,6 +14,19 @@ from gateway.wire import h1
 HEAD = b"POST /v1/x?y=1 HTTP/1.1\r\nHost: a\r\n"
 
 
+def test_who_sends_is_not_at_fault_where_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_header(self: object, name: bytes, value: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(h1.RequestParser, "on_header", on_header)
+    monkeypatch.setattr(h1.ResponseParser, "on_header", on_header)
+    error = parse(HEAD + b"Content-Length: 3\r\n\r\nabc").error
+    assert error is not None
+    assert (error.status, error.message) == (503, "no memory is left for this request")
+    with pytest.raises(MemoryError):
+        h1.ResponseParser().feed(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
+
+
 def parse(data: bytes, cuts: list[int] | None = None, **limits: int) -> h1.RequestParser:
     parser = h1.RequestParser(**limits)
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts or [])})
@@ -80,6 +93,18 @@ def test_limits() -> None:
         trickle.feed(bytes([byte]))
     assert trickle.error is not None
     assert trickle.error.status == 431
+
+
+@given(st.lists(st.integers(0, 5000), max_size=6))
+def test_a_header_is_bounded_wherever_it_begins(cuts: list[int]) -> None:
+    """Behind another request in the same read, too; and that one does not count towards it."""
+    before = HEAD + b"Content-Length: 2000\r\n\r\n" + b"b" * 2000
+    fits, exceeds = (before + HEAD + b"x: " + b"y" * size + b"\r\n\r\n" for size in (900, 1000))
+    parser = parse(fits, cuts, max_header=1000)
+    assert (len(parser.ready), parser.error) == (2, None)
+    parser = parse(exceeds, cuts, max_header=1000)
+    assert parser.error is not None
+    assert (len(parser.ready), parser.error.status) == (1, 431)
     assert parse(HEAD + b"Content-Length: 11\r\n\r\n", max_body=10).error.status == 413  # type: ignore[union-attr]
     chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\nB\r\nhello world\r\n0\r\n\r\n"
     assert parse(chunked, max_body=10).error.status == 413  # type: ignore[union-attr]

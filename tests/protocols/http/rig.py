@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 import trustme
 
+from gateway.http_refusals import HttpRefusals
 from gateway.listen import Listener, open_listeners
 from gateway.net import SocketStream, connect, handshake
 from protocols.http.exchange import HttpExchange
@@ -61,10 +62,11 @@ def run(
     limits: Limits | None = None,
     context: ssl.SSLContext | None = None,
     clock: trio.abc.Clock | None = None,
+    refusals: HttpRefusals | None = None,
 ) -> None:
     async def main() -> None:
         listeners = await open_listeners("127.0.0.1", 0, context)
-        server = Server(handler, listeners, limits)
+        server = Server(handler, listeners, limits, refusals)
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 await nursery.start(lambda task_status: server.run(task_status=task_status))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import pytest
 import trio
 
+from gateway.http_refusals import HttpRefusals
+from gateway.meter import Record
 from gateway.net import SocketStream
 from protocols.http.exchange import HttpExchange
 from protocols.http.listener import Limits
@@ -54,6 +57,59 @@ def test_what_is_too_much_is_refused_and_the_connection_closed(data: bytes, stat
         assert b'{"error":' in answer
 
     run(echo, scenario, Limits(max_header=2000, max_body=4000))
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "reason", "why"),
+    [
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 3000 + b"\r\n\r\n",
+            431,
+            "header_too_large",
+            "exceeds 2000 bytes",
+        ),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n", 413, "request_too_large", "exceeds 4000 bytes"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "malformed", "a request needs a Host field"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nExpect: gifts\r\n\r\n", 417, "unsupported", "the only expectation"),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n", 405, "method_not_allowed", "CONNECT"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx", 408, "request_timeout", "in time"),
+    ],
+)
+def test_what_never_became_a_request_is_noted_once(data: bytes, status: int, reason: str, why: str) -> None:
+    counts: dict[str, int] = {}
+    noted: list[Record] = []
+
+    async def scenario(rig: Rig) -> None:
+        client = await rig.client()
+        await client.send_all(GET + data)
+        answer = await read_all(client)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert f"x-request-id: {noted[0].id}\r\n".encode() in answer
+
+    limits = Limits(max_header=2000, max_body=4000, header_timeout=60.0, body_timeout=0.1)
+    run(echo, scenario, limits, refusals=HttpRefusals(counts, noted.append))
+    (record,) = noted
+    assert (record.status, record.reason, record.operation) == (status, reason, "")
+    assert why in record.why
+    assert record.ended >= record.started > 0
+    assert {name for name, count in counts.items() if count} == {reason}
+
+
+def test_who_cannot_be_spoken_to_by_tls_is_counted_and_who_only_looks_is_not() -> None:
+    counts: dict[str, int] = {}
+    context, _ = contexts()
+
+    async def scenario(rig: Rig) -> None:
+        looking = await rig.client()
+        await looking.send_eof()
+        assert await read_all(looking) == b""
+        plain = await rig.client()
+        await plain.send_all(GET)
+        with contextlib.suppress(trio.BrokenResourceError):
+            await read_all(plain)
+
+    run(echo, scenario, context=context, refusals=HttpRefusals(counts, lambda record: None))
+    assert {name: count for name, count in counts.items() if count} == {"tls": 1}
 
 
 def test_slow_header_slow_body_and_idle_connections_end() -> None:

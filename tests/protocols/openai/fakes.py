@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
+from gateway.access_log import AccessLog
 from gateway.auth import allowed
 from gateway.entrance import MAIN, Entrance, Entrances
 from gateway.errors import GatewayError
 from gateway.httproute import HttpRouteTable, Way
+from gateway.meter import Totals
 from gateway.ports import Exchange
 from gateway.types import ANONYMOUS, Headers, Identity, InferenceRequest, ModelCard, Operation, UpstreamRequest
 from gateway.wire.h1 import Request
@@ -47,6 +49,8 @@ class FakeCore:
         self.is_ready = ready
         self.seen: list[Exchange] = []
         self.refusals: list[tuple[str, Identity | None]] = []
+        self.totals = Totals()
+        self.access_log = AccessLog()
 
     def serve(self, exchange: Exchange, /) -> Awaitable[None]:
         self.seen.append(exchange)

@@ -8,7 +8,9 @@ import pytest
 import trio
 
 from gateway.errors import ModelNotFound, Overloaded, Unauthorized, UpstreamError
+from gateway.http_refusals import HttpRefusals
 from gateway.listen import open_listeners
+from gateway.meter import Record
 from gateway.ports import Exchange
 from gateway.types import Headers, Identity, ModelCard, Operation
 from protocols.http.listener import serve
@@ -91,6 +93,31 @@ def test_unknown_paths(method: bytes, target: bytes) -> None:
     http = ask(method, target, CHAT)
     assert http.status == 404
     assert error(http)["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "operation", "status", "reason", "why"),
+    [
+        (b"POST", b"/v1/chat?key=secret", "/v1/chat", 404, "not_found", ""),
+        (b"GET", b"/v1/chat/completions", "/v1/chat/completions", 405, "method_not_allowed", "GET"),
+        (b"DELETE", b"/healthz", "/healthz", 405, "method_not_allowed", "DELETE"),
+        (b"GET", b"/v1/models/nobody", "/v1/models/nobody", 404, "model_not_found", ""),
+        (b"GET", b"/" + b"a" * 5000, "/" + "a" * 199, 404, "not_found", ""),
+        (b"GET", b"/v1/models", "", 200, "", ""),
+        (b"GET", b"/readyz", "", 200, "", ""),
+    ],
+)
+def test_what_asks_for_nothing_there_is_is_noted(
+    method: bytes, target: bytes, operation: str, status: int, reason: str, why: str
+) -> None:
+    counts: dict[str, int] = {}
+    noted: list[Record] = []
+    http = FakeHttp(method, target)
+    trio.run(OpenAIApp(FakeCore(cards=CARDS), refusals=HttpRefusals(counts, noted.append)), http)
+    assert http.status == status
+    told = [(each.operation, each.status, each.reason, each.why, each.id.encode()) for each in noted]
+    assert told == ([(operation, status, reason, why, http.field(b"x-request-id"))] if reason else [])
+    assert {name for name, count in counts.items() if count} == ({reason} if reason else set())
 
 
 @pytest.mark.parametrize(
