@@ -289,6 +289,7 @@ class HTTPTransport:
             context = self._trust.context(endpoint)
             secure = trio.SSLStream(stream, context, server_hostname=endpoint.host, https_compatible=True)
             await handshake(secure)
+            stream.eager = True  # as without TLS: an engine may answer before it has read it all
         except BaseException:
             stream.close()
             raise

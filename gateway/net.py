@@ -45,12 +45,12 @@ class SocketStream(trio.abc.HalfCloseableStream):
     Differs from trio.SocketStream in what a caller can see of sending: `send_all` is no checkpoint while earlier bytes
     have been taken by the kernel, and a connection that turns out to be broken is reported by the next call. Every
     read is a checkpoint. ``readable``, ``ended`` and ``stuck_since`` (when the peer stopped taking bytes, or None) say
-    what is known without asking.
+    what is known without asking. ``eager``: what is above it, such as TLS, never waits to be read either.
     """
 
     __slots__ = (
         "_broken", "_buffered", "_closed", "_counted", "_drained", "_more", "_outbox", "_queue", "_queued",
-        "_readiness", "ended", "fd", "marked", "on_hangup", "readable", "reader", "socket", "stuck_since",
+        "_readiness", "eager", "ended", "fd", "marked", "on_hangup", "readable", "reader", "socket", "stuck_since",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket) -> None:
@@ -62,6 +62,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
         self.stuck_since: float | None = None
         self.on_hangup: Callable[[], object] | None = None
         self.readable = False
+        self.eager = False
         self.ended = False
         self.marked = False
         self.reader: trio.lowlevel.Task | None = None
@@ -146,8 +147,8 @@ class SocketStream(trio.abc.HalfCloseableStream):
         return self._queued > READ_SIZE
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Waits while the peer does not read what it is sent."""
-        if self.send_soon(bytes(data)):
+        """Waits while the peer does not read what it is sent, unless the stream is ``eager``."""
+        if self.send_soon(bytes(data)) and not self.eager:
             await self.give_way()
 
     async def give_way(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -528,7 +529,13 @@ def test_an_engine_that_has_closed_in_the_meantime_is_not_asked_there() -> None:
     over_tcp(None, scenario, answering(OK))
 
 
-def test_an_early_answer_leaves_no_half_request_on_a_kept_connection() -> None:
+@pytest.mark.parametrize("secure", [False, True])
+def test_an_early_answer_leaves_no_half_request_on_a_kept_connection(secure: bool) -> None:
+    """…and is not waited for until the request is sent, as it may never be."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if secure else None
+    if context is not None:
+        trustme.CA().issue_cert("localhost").configure_cert(context)
+
     async def serve(stream: trio.abc.Stream) -> None:
         head = b""
         while b"\r\n\r\n" not in head:
@@ -538,13 +545,14 @@ def test_an_early_answer_leaves_no_half_request_on_a_kept_connection() -> None:
 
     async def scenario(endpoint: Endpoint) -> None:
         transport = HTTPTransport()
+        asked = msgspec.structs.replace(endpoint, verify=False)
         for body in (b"x" * 16_000_000, b"{}"):
-            async with transport.send(endpoint, UpstreamRequest(b"POST", b"/", (), body)) as response:
+            async with transport.send(asked, UpstreamRequest(b"POST", b"/", (), body)) as response:
                 assert await response.receive() == b"ok"
         assert transport.opened == 2
         transport.close_idle()
 
-    over_tcp(None, scenario, serve)
+    over_tcp(context, scenario, serve)
 
 
 def test_a_connection_over_tls_is_used_again() -> None:
