@@ -151,6 +151,7 @@ class _Exchange:
             except GatewayError as raised:
                 error = raised
             except Disorder as disorder:
+                _log.info("a proxy at %s does not keep to ext_proc: %s", self._stream.peer_address, disorder)
                 raise GrpcError(Code.FAILED_PRECONDITION, str(disorder)) from None
             except (GrpcError, trio.BrokenResourceError, trio.ClosedResourceError):
                 raise

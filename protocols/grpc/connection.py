@@ -22,8 +22,10 @@ from h2.events import (
     Event,
     PingAckReceived,
     PingReceived,
+    PriorityUpdated,
     RemoteSettingsChanged,
     RequestReceived,
+    SettingsAcknowledged,
     StreamEnded,
     StreamReset,
     UnknownFrameReceived,
@@ -80,6 +82,7 @@ class Connection:
         self._nursery: trio.Nursery | None = None
         self._certificate: dict[str, Any] | None = None
         self._over = False
+        self._priority: PriorityUpdated | None = None  # that has come with a request
         self._last_id: int = h2.MAX_STREAM_ID  # later streams are refused
         self._http2 = Http2(self.limits)
         self._pings = Pings(self.limits.min_ping_interval, self.limits.max_ping_strikes)
@@ -295,6 +298,7 @@ class Connection:
 
     def _on_request(self, event: RequestReceived) -> None:
         stream_id: int = event.stream_id
+        self._priority = event.priority_updated
         if len(self.streams) >= self.limits.max_streams or stream_id > self._last_id:
             self._reset(stream_id, h2.REFUSED_STREAM)
             self._nuisance("streams beyond what was agreed on")
@@ -373,17 +377,23 @@ class Connection:
             self._expel(h2.ENHANCE_YOUR_CALM, "too_many_pings")
 
     def _on_pong(self, event: PingAckReceived) -> None:
+        self._nuisance("too many answers to pings")
         if event.ping_data == _FAREWELL and self.draining:
             self._refuse_more()
 
     def _on_goaway(self, _: Event) -> None:
         """The client opens no more streams."""
+        self._nuisance("too many farewells")
         if not self.streams:
             self.leave()
         self._last_id = self._http2.last_id
 
     def _on_unknown(self, _: Event) -> None:
-        self._nuisance("too many unknown frames")
+        self._nuisance("too many frames without use")
+
+    def _on_priority(self, event: PriorityUpdated) -> None:
+        if event is not self._priority:
+            self._nuisance("too many frames without use")
 
     def _nuisance(self, what: str) -> None:
         if self._patience.lost(self.now):
@@ -451,4 +461,6 @@ _REACTIONS: dict[type[Event], Callable[[Connection, Any], None]] = {
     PingAckReceived: Connection._on_pong,
     ConnectionTerminated: Connection._on_goaway,
     UnknownFrameReceived: Connection._on_unknown,
+    SettingsAcknowledged: Connection._on_unknown,
+    PriorityUpdated: Connection._on_priority,
 }

@@ -292,10 +292,14 @@ class Stream:
 
     def overdue(self, since: float) -> bool:
         """Whether the handler waits for a message that has to be on its way, and nothing of it has come after
-        ``since``.
+        ``since``; or for the rest of a request that was begun before, where others want for room.
         """
+        if not self._awaiting:
+            return False
+        if self.keeping and not self._received and self.begun < since and self._buffered.tight:
+            return True
         owed = self.incoming.torn or not (self.method.client_streaming or self._received)
-        return self._awaiting and owed and self.heard < since
+        return owed and self.heard < since
 
     def fail(self, error: GrpcError) -> None:
         """Nothing more is received: the handler gets ``error``."""

@@ -221,10 +221,14 @@ def test_a_bug_in_who_looks_on_costs_no_answer(
     assert len(caplog.records) == 1
 
 
-def test_disorder_is_a_status() -> None:
+def test_disorder_is_a_status(caplog: pytest.LogCaptureFixture) -> None:
+    """And told: it is how the proxy is set up, and what it tells of it is a 500."""
+    caplog.set_level(logging.INFO, "infer_gateway.extproc")
     with pytest.raises(GrpcError) as caught:
         play(FakeCore(), HEADERS, HEADERS)
     assert caught.value.code == Code.FAILED_PRECONDITION
+    (record,) = caplog.records
+    assert "does not keep to ext_proc: request_headers twice" in record.getMessage()
 
 
 # -- time -----------------------------------------------------------------------------------------------------------

@@ -222,6 +222,35 @@ def test_frames_without_use_are_not_put_up_with_for_ever(frame: bytes) -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [h2.frame(2, 0, 1, bytes(5)), h2.frame(6, 1, 0, bytes(8)), h2.goaway(0), h2.frame(4, 1, 0, b"")],
+    ids=["priorities", "answers to no ping", "farewells", "settings that are acknowledged again"],
+)
+def test_frames_that_change_nothing_are_not_put_up_with_for_ever(frame: bytes) -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.raw()
+        await client.send_all(PREFACE + h2.headers(1, CALL, False, 16384))
+        with trio.move_on_after(5):
+            await client.send_all(frame * 3000)
+        assert goaway(await left(client)) == CALM
+
+    run(scenario)
+
+
+def test_priorities_that_come_with_calls_are_nobodys_business() -> None:
+    async def scenario(rig: Rig) -> None:
+        client = await rig.raw()
+        calls = [h2.frame(1, 0x25, n, bytes(5) + CALL.replace(b"Hold", b"Unary")) for n in range(1, 101, 2)]
+        await client.send_all(PREFACE + b"".join(calls) + h2.ping(b"and then"))
+        received = b""
+        while b"and then" not in received:
+            received += await client.receive_some(65536)
+        assert goaway(received) is None
+
+    run(scenario, Limits(max_nuisance=10, nuisance_rate=0.0))
+
+
 def test_pings_are_answered_and_too_many_end_the_connection() -> None:
     async def scenario(rig: Rig) -> None:
         client = await rig.memory_client()

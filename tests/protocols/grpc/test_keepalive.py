@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -91,5 +92,25 @@ def test_a_request_that_does_not_come_is_not_waited_for() -> None:
         assert (await client.answer(slow)).status is Code.OK
         await client.send(patient, message(b"at last"), end=True)  # between messages nothing is due
         assert (await client.answer(patient)).status is Code.OK
+
+    run(scenario, Limits(message_timeout=30), clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize(("most", "code"), [(1_000_000, Code.OK), (50_000, Code.DEADLINE_EXCEEDED)])
+def test_a_request_that_is_long_in_coming_gives_way_where_there_is_want_of_room(most: int, code: Code) -> None:
+    """However steadily it comes: 40 kB, the last of them a byte every 20 s."""
+
+    async def scenario(rig: Rig) -> None:
+        rig.server.burden.bound(most, 0.0, 1000)
+        client = await rig.memory_client()
+        call, whole = client.open("Unary"), message(bytes(40_000))
+        pieces = [whole[:-5], *(whole[at : at + 1] for at in range(len(whole) - 5, len(whole)))]
+        while pieces and not client.answers[call].ended:
+            piece = pieces.pop(0)
+            await client.send(call, piece, end=not pieces)
+            with trio.move_on_after(20):
+                await client.answer(call)
+        assert (await client.answer(call)).status is code
+        assert rig.server.burden.buffered.held == 0
 
     run(scenario, Limits(message_timeout=30), clock=MockClock(autojump_threshold=0))
