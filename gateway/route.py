@@ -12,7 +12,7 @@ import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from operator import attrgetter
 from typing import Final
 
@@ -321,12 +321,12 @@ class RouteTable:
 
 def _by_name(named: Iterable[tuple[tuple[str, ...], tuple[_Choice, ...]]]) -> dict[str, tuple[_Choice, ...]]:
     """Model name → the rules to go through, of all candidate routes in order."""
-    found: dict[str, tuple[_Choice, ...]] = {}
+    found: dict[str, list[tuple[_Choice, ...]]] = {}
     for names, choices in named:
         for name in names:
-            known = found.get(name)
-            found[name] = choices if known is None else known + choices
-    return found
+            found.setdefault(name, []).append(choices)
+    # put together once: thousands of routes may have one name
+    return {name: parts[0] if len(parts) == 1 else tuple(chain.from_iterable(parts)) for name, parts in found.items()}
 
 
 def _fixed(names: dict[str, tuple[_Choice, ...]]) -> dict[str, Target | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.entrance import NOWHERE, Entrance, Inlet, Parent
 from gateway.errors import ModelNotFound, NoEndpoints
 from gateway.expression import Expression
-from gateway.route import FEW, Match, Route, RouteTable, Rule, Share, Sticky, Target, TextMatch
+from gateway.route import FEW, Match, Route, RouteTable, Rule, Share, Sticky, Target, TextMatch, _by_name
 from gateway.types import Headers, ModelCard
 
 CHAT = "/v1/chat/completions"
@@ -439,3 +440,15 @@ def test_whoever_comes_in_wherever_gets_the_route_that_the_rules_say(
             assert entered(table, entrance, model) == by_the_book(routes, model, entrance)
         told = {card.id for card in table.models(entrance)}
         assert {model for model in "mnl" if by_the_book(routes, model, entrance)} <= told
+
+
+class Lone(tuple[Any, ...]):
+    """Is not copied for each one that is put behind it."""
+
+    def __add__(self, other: object) -> Any:
+        raise AssertionError("copied")
+
+
+def test_of_routes_without_number_that_share_a_name_each_is_laid_out_once() -> None:
+    rules: Any = [(("m", f"m-{n}"), Lone((n, -n))) for n in range(1, 4)]
+    assert _by_name(rules) == {"m": (1, -1, 2, -2, 3, -3), "m-1": (1, -1), "m-2": (2, -2), "m-3": (3, -3)}
