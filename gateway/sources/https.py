@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import httpx
 
 _MAX_BODY: Final = 1 << 20
+_MAX_CHUNKS: Final = 10_000
+"""Each costs 30 µs, whatever is in it."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -45,13 +47,14 @@ class Client:
         import httpx
 
         where, fields = urlsplit(url).netloc, {"accept": "application/json", "accept-encoding": "identity"}
-        body, answer = b"", None
+        body, chunks, answer = b"", 0, None
         try:
             with trio.move_on_after(self._timeout) as patience:
                 async with self._client.stream(method, url, data=form, headers={**fields, **(headers or {})}) as got:
                     async for chunk in got.aiter_raw():
                         body += chunk
-                        if len(body) > _MAX_BODY:
+                        chunks += 1
+                        if len(body) > _MAX_BODY or chunks > _MAX_CHUNKS:
                             patience.cancel()  # httpx's generators end well by cancellation, and not by being left
                             body = body[: _MAX_BODY + 1]
                     answer = Answer(got.status_code, dict(got.headers), body)
@@ -59,6 +62,8 @@ class Client:
             raise OSError(f"{where} cannot be asked: {_reason(error)}") from None
         if len(body) > _MAX_BODY:
             raise OSError(f"{where} answered with more than {_MAX_BODY} bytes")
+        if chunks > _MAX_CHUNKS:
+            raise OSError(f"{where} answered in more than {_MAX_CHUNKS} chunks")
         if answer is None:
             raise OSError(f"{where} did not answer within {self._timeout:g} s")
         return answer
@@ -85,9 +90,14 @@ async def opened(ca_file: str = "", timeout: float = 10.0) -> AsyncIterator[Clie
     """A client that trusts the authorities in ``ca_file``, the system's if it is "". Raises OSError for a bad file."""
     import httpx
 
+    from gateway.sources.bounded import Transport
+
     try:
         context = ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
         raise OSError(f"cannot use the authorities in {ca_file}: {error}") from None
-    async with httpx.AsyncClient(verify=context, timeout=timeout, follow_redirects=False, trust_env=False) as client:
+    transport = Transport(context)
+    async with httpx.AsyncClient(
+        transport=transport, timeout=timeout, follow_redirects=False, trust_env=False
+    ) as client:
         yield Client(client, timeout)
