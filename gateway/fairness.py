@@ -38,7 +38,7 @@ class Order:
       credit. It is never above it by more than it was served within ``window``: what was before is forgotten.
     - ``quantum``: of the requests of callers whose counters, its tenant's and its own, are at most that far above the
       least, the one with the greatest hit goes first (as in deficit longest prefix match), until whoever's turn it is
-      was overtaken by so much. None: eight times what those who wait cost on average.
+      was overtaken by so much. None: eight times what those who wait usually cost.
     - Bands are strict, with counters of their own. ``ageing``: the one that came first of a band moves up to the next
       in use when it has waited so long; where it is served from there, it is charged in both.
 
@@ -122,7 +122,8 @@ class Order:
             insort(self._standing, band, key=_downwards)
         own.waiting[waiter] = None
         band.waiting[waiter] = None
-        band.cost += waiter.cost / weight
+        band.cost += (cost := waiter.cost / weight)
+        band.logs += math.log(cost)
         band.inverse += 1.0 / weight
         waiter.entered, waiter.place = entered, own
         self.size += waiter.size
@@ -145,10 +146,11 @@ class Order:
         common.queued -= 1
         if not common.queued:
             common.ring.leave()
-        band.cost -= waiter.cost / weight
+        band.cost -= (cost := waiter.cost / weight)
+        band.logs -= math.log(cost)
         band.inverse -= 1.0 / weight
         if not band.waiting:
-            band.cost = band.inverse = 0.0
+            band.cost = band.inverse = band.logs = 0.0
             self._standing.remove(band)
         waiter.place = None
         self.size -= waiter.size
@@ -201,7 +203,7 @@ class Order:
     def _next(
         self, band: Band, eligible: Callable[[Flow], bool] | None, hit: Callable[[Waiter], float] | None
     ) -> Waiter | None:
-        quantum = self.quantum if self.quantum is not None else _QUANTUM * band.cost / len(band.waiting)
+        quantum = self.quantum if self.quantum is not None else _QUANTUM * band.usual
         if hit is None or quantum <= 0.0 or len(band.waiting) == 1:
             own = self._least(band, eligible)
             return None if own is None else own.head

@@ -6,6 +6,7 @@ that was served within the window; nobody else is for long.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Final
@@ -102,13 +103,20 @@ class Tenant(Party):
 class Band:
     """Those of one priority: tenants compete, and within each its callers. ``inverse``: the sum of 1/weight."""
 
-    __slots__ = ("cost", "inverse", "number", "tenants", "waiting")
+    __slots__ = ("cost", "inverse", "logs", "number", "tenants", "waiting")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.tenants: Ring[TenantShare] = Ring()
         self.waiting: OrderedDict[Waiter, None] = OrderedDict()
-        self.cost = self.inverse = 0.0  # of all who wait, cost divided by weight
+        self.cost = self.inverse = self.logs = 0.0  # of all who wait, cost divided by weight, and its logarithms
+
+    @property
+    def usual(self) -> float:
+        """What those who wait cost, divided by weight: the geometric mean, which a few that cost thousands of times as
+        much as others hardly move. There has to be one.
+        """
+        return math.exp(self.logs / len(self.waiting))
 
 
 class TenantShare(Share):

@@ -47,7 +47,7 @@ class Fairness(Section, frozen=True):
     requests that wait for a pool at most. ``max_queued_bytes``: what the bodies of those may take together.
     ``headroom``: the share of a pool's slots that only flows below their fair share may take. ``locality_quantum``: by
     how much a request whose prefix is cached may run ahead of its turn; 0: never, None: eight times what those who wait
-    cost on average. ``ageing``: having waited so long, a request moves up one priority; 0: never. ``saturation``: when
+    usually cost. ``ageing``: having waited so long, a request moves up one priority; 0: never. ``saturation``: when
     an engine takes no more. ``tiers``: weights and priorities, by the tier's name.
     """
 

@@ -581,3 +581,29 @@ def test_how_fast_a_queue_of_long_ago_moved_says_nothing_of_this_one() -> None:
     assert door.gate.statistics(0.0).wait_s == 0.0
     door.come("y", 1000.0)
     assert door.come("y", 1000.0, deadline=1001.0).error is None  # an old rate would have it wait for twenty seconds
+
+
+@pytest.mark.parametrize("huge", [0, 1, 6])
+def test_one_who_lets_huge_prompts_wait_runs_no_further_ahead(huge: int) -> None:
+    """What it costs on average would be theirs, and the flood of one caller's cached prompts would be all there is."""
+    door, now = Door(Place(slots=1), locality_quantum=None), 0.0
+
+    def come(user: str) -> tuple[str, Guest]:
+        door.pool.held[id := f"{user}{now}"] = {"a": 1000.0} if user == "flood" else {}
+        return user, door.come(user, now, id=id, tokens=Tokens(1000.0, 20.0))
+
+    user, running = come("flood")
+    door.place(running)
+    waiting = [come("calm"), *(come("flood") for _ in range(40))]
+    waiting += [("flood", door.come("flood", tokens=Tokens(8e6, 20.0))) for _ in range(huge)]
+    for _ in range(100):
+        now += 0.1
+        waiting.append(come(user))
+        door.leave(running, now, Usage(1000, 20, cached=1000))
+        user, running = next((user, guest) for user, guest in waiting if guest.permit is not None)
+        if user == "calm":
+            break
+        waiting.remove((user, running))
+        door.place(running)
+    assert user == "calm"
+    assert now < 4.0
