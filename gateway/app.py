@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -63,6 +62,7 @@ from gateway.sources.kube.options import Options as ClusterOptions
 from gateway.state import State
 from gateway.status import Status
 from gateway.succession import Predecessor
+from gateway.threads import Names
 from gateway.tokenizer import Tokenizers
 from gateway.tracing import Tracing
 from gateway.types import (
@@ -98,6 +98,7 @@ def run(options: Options) -> int:
 
 
 async def _serve(options: Options, backends: Sequence[Endpoint]) -> int:
+    trio.socket.set_custom_hostname_resolver(Names())
     try:
         cluster = None if options.cluster is None else await _find(options.cluster)
         program = Program(options, backends, cluster)
@@ -115,7 +116,8 @@ async def _find(options: ClusterOptions) -> Cluster:
 
 def _fail(code: int, *messages: str) -> int:
     for message in messages:
-        print(f"infer-gateway: {message}", file=sys.stderr)  # noqa: T201
+        stdio.stderr.write(f"infer-gateway: {message}\n")
+    stdio.stderr.flush()
     return code
 
 

@@ -26,9 +26,22 @@ _CLUSTER = ("namespace", "config-map", "service", "lease", "gateway-ports", "kub
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code."""
-    before = _stop_quietly()
     words = sys.argv[1:] if argv is None else argv
-    arguments = parser().parse_args(words)
+    before = _stop_quietly()
+    if argv is None and words[:1] in (["serve"], ["demo"]):
+        _hold_back()
+    code = 0
+    try:
+        code = _run(parser().parse_args(words))
+        return code
+    finally:
+        _say_the_last()
+        for number, handler in before.items():
+            # without ``argv`` the process ends, and does so as it was about to, however often it is told to
+            signal.signal(number, (lambda *_: os._exit(code)) if argv is None else handler)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         return int(arguments.run(arguments))
     except (KeyboardInterrupt, BrokenPipeError):  # the latter: `infer-gateway … | head`
@@ -37,9 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _ended(group, group.split(KeyboardInterrupt)[1])
     except Exception as error:  # noqa: BLE001 — the process's outermost boundary: the traceback is the message
         return _ended(error, error)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+def _say_the_last() -> None:
+    """What is left for stdout; nobody who reads it any more is no reason to fail, as it is to the interpreter."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):  # closed from the start, or a full disk: the interpreter tells that
+        pass
 
 
 def _stop_quietly() -> dict[signal.Signals, signal._HANDLER]:
@@ -51,6 +71,16 @@ def _stop_quietly() -> dict[signal.Signals, signal._HANDLER]:
         return {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread: signals are not ours
         return {}
+
+
+def _hold_back() -> None:
+    """Signals that are not to end the process wait until it heeds them (`gateway.life`); once it does not any more,
+    they mean nothing.
+    """
+    signals = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    for number in signals:
+        signal.signal(number, lambda *_: None)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

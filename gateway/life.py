@@ -3,9 +3,11 @@
 SIGTERM    not ready; listeners go on for `settleTime`, so that whoever sends clients notices; then it drains
 SIGINT     drains at once
 SIGHUP     reads the configuration again
+SIGUSR1    nothing: who is used to have log files opened again by it would end the process
 SIGUSR2    starts a successor on the same sockets, and drains when that one could serve
 
-Draining takes `drainTimeout` at most; a second SIGTERM or SIGINT ends it at once.
+Draining takes `drainTimeout` at most; a second SIGTERM or SIGINT ends it at once. The last three that come while the
+process starts are heeded when it has.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from gateway.doors import Doors
 
 _log = logging.getLogger("infer_gateway")
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+_HELD: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, *_HELD)
 _LAST_WORDS_S: Final = 0.1
 _IDLE_S: Final = 1.0
 """So long clients of a process that was succeeded may keep silent before their connections are closed."""
@@ -58,11 +61,12 @@ class Life:
         self.serves = True
         self._succeeded = False
         self._succession: trio.CancelScope | None = None
-        self._reloading = False
+        self._begun = self._reloading = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Heed signals until cancelled."""
         with trio.open_signal_receiver(*_SIGNALS) as received:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 async for number in received:
@@ -70,6 +74,7 @@ class Life:
 
     def begun(self) -> None:
         """Requests are served now."""
+        self._begun = True
         if not self._parts.draining:
             notify(READY, f"MAINPID={os.getpid()}")
 
@@ -82,6 +87,8 @@ class Life:
     def _heed(self, number: int, nursery: trio.Nursery) -> None:
         if number == signal.SIGHUP:
             self._reload()
+        elif number == signal.SIGUSR1:
+            _log.info("SIGUSR1 is not needed here: files that are moved away are made anew without it")
         elif number == signal.SIGUSR2:
             nursery.start_soon(self._hand_over)
         elif self._parts.draining:
@@ -95,8 +102,9 @@ class Life:
                 nursery.start_soon(self._drain, number == signal.SIGTERM)
 
     def _reload(self) -> None:
-        self._reloading = True
-        reloading()
+        if self._begun:  # else the manager waits for us to be ready, which this must not make us
+            self._reloading = True
+            reloading()
         if not self._parts.reload():
             self.reloaded()
 

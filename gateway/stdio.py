@@ -21,8 +21,8 @@ _PIECE: Final = 4096
 
 
 class Stderr:
-    """Descriptor 2 as a text stream that never waits. ``lost`` counts lines that it did not take; ``notice`` is the
-    line that tells of so many once it takes some again.
+    """Descriptor 2, or another one of those, as a text stream that never waits. ``lost`` counts lines that it did not
+    take; ``notice`` is the line that tells of so many once it takes some again.
     """
 
     def __init__(self, descriptor: int = 2) -> None:
@@ -70,6 +70,8 @@ class Stderr:
 
 
 stderr: Final = Stderr()
+_stdout: Final = Stderr(1)
+_stdout.notice = lambda lost: ""  # who reads it waits for one line, and for no other
 
 
 def mend() -> None:
@@ -87,6 +89,9 @@ def mend() -> None:
 
 
 def announce(line: str) -> None:
-    """Tell whoever started the process, if they still listen."""
-    with suppress(OSError):
-        os.write(1, f"{line}\n".encode())
+    """Tell whoever started the process, if they still listen: once they take it, where there is no room for it yet."""
+    _stdout.write(f"{line}\n")
+    _stdout.flush()
+    if len(_stdout.lines) and not _stdout.lines.started:
+        with suppress(RuntimeError):  # no thread is to be had; they are told with the next line
+            _stdout.lines.start()

@@ -108,8 +108,8 @@ async def _start(
     descriptors = [end, *(descriptor for _, descriptor in named)]
     try:
         return await trio.lowlevel.open_process(command, env=environment, pass_fds=descriptors)
-    except OSError as error:
-        raise NoSuccessor(f"cannot run {command[0]}: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:  # the latter: no thread to start it from
+        raise NoSuccessor(f"cannot run {command[0]}: {getattr(error, 'strerror', None) or error}") from error
 
 
 async def _ready(end: trio.socket.SocketType, process: trio.Process, within_s: float) -> None:

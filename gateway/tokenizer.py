@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from gateway.config import snapshot
+from gateway.threads import in_thread
 
 INLINE: Final = 4096
 """Bytes counted at once: some 5 MB are in a second, and a millisecond is what other requests may be held up."""
@@ -103,7 +104,10 @@ class Tokenizers:
             return vocabulary.count(text)
         if not self._threads.available_tokens:
             return None
-        return await trio.to_thread.run_sync(vocabulary.count, text, limiter=self._threads, abandon_on_cancel=True)
+        try:
+            return await in_thread(vocabulary.count, text, limiter=self._threads, abandon_on_cancel=True)
+        except OSError:  # no thread is to be had
+            return None
 
     def _vocabulary(self, model: str) -> snapshot.Vocabulary | None:
         try:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,8 +25,10 @@ import watchfiles
 from gateway.config.document import ConfigError, Document, parse
 from gateway.config.load import load
 from gateway.config.snapshot import Snapshot
+from gateway.threads import in_thread, need_thread
 from gateway.tokenizer import vocabulary
 
+_log = logging.getLogger("infer_gateway.sources.file")
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 """Tokenizers of large vocabularies have 33 MB."""
@@ -35,6 +39,8 @@ _STEP_MS: Final = 50
 _TICK_MS: Final = 500
 _POLL_S: Final = 10.0
 _RETRY_S: Final = 0.5
+_BLIND_S: Final = 600.0
+"""After that it is tried again whether events are to be had."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -210,6 +216,9 @@ async def watch(
                 await trio.sleep(poll_s)
 
 
+_Changes = set[watchfiles.main.FileChange]
+
+
 class _Watching:
     """The reading in force, and its replacement one at a time."""
 
@@ -243,7 +252,7 @@ class _Watching:
 
     async def refresh(self, *, force: bool) -> None:
         async with self.lock:
-            reading = await trio.to_thread.run_sync(self._read, self.others())
+            reading = await self._new_reading()
             if not force and self.current is not None and reading.digest == self.current.digest:
                 return
             self.current = reading
@@ -251,6 +260,16 @@ class _Watching:
                 self.apply(reading.snapshot)
             elif reading.error is not None:
                 self.failed(reading.error)
+
+    async def _new_reading(self) -> Reading:
+        told = ""
+        while True:
+            try:
+                return await in_thread(self._read, self.others())
+            except OSError as error:
+                if told != (told := str(error)):
+                    _log.error("cannot look whether the configuration has changed, trying again: %s", error.strerror)
+            await trio.sleep(_RETRY_S)
 
     def _read(self, others: Sequence[Document]) -> Reading:
         reading = attempt(self.paths, kubernetes=self.kubernetes, others=others, again=self.current is not None)
@@ -270,7 +289,7 @@ async def _follow(watching: _Watching, folders: Sequence[str], poll_s: float) ->
     try:
         while watching.folders == folders:
             # the thread looks at `stop` every _STEP_MS, so that abandoning it leaves nothing behind for long
-            changes = await trio.to_thread.run_sync(next, events, None, abandon_on_cancel=True)
+            changes = await _next(events)
             if changes is None:  # a folder went away; the next reading says what that means
                 await trio.sleep(_RETRY_S)
                 return await watching.refresh(force=False)
@@ -281,9 +300,20 @@ async def _follow(watching: _Watching, folders: Sequence[str], poll_s: float) ->
         stop.set()
 
 
-def _events(folders: Sequence[str], stop: threading.Event) -> Iterator[set[watchfiles.main.FileChange]]:
-    """Sets of changes, an empty one every _TICK_MS; events between two calls are kept. Blocks; ends with ``stop``."""
+async def _next(events: Iterator[_Changes]) -> _Changes | None:
+    """Without a thread to wait in there may be changes, or none."""
     try:
+        return await in_thread(next, events, None, abandon_on_cancel=True)
+    except OSError:
+        return None
+
+
+def _events(folders: Sequence[str], stop: threading.Event) -> Iterator[_Changes]:
+    """Sets of changes, an empty one every _TICK_MS; events between two calls are kept. Blocks; ends with ``stop``, with
+    a folder that goes, and after a while without events where there are none to be had.
+    """
+    try:
+        need_thread()  # without one, watchfiles aborts the process
         yield from watchfiles.watch(
             *folders,
             watch_filter=None,
@@ -295,5 +325,10 @@ def _events(folders: Sequence[str], stop: threading.Event) -> Iterator[set[watch
             raise_interrupt=False,
             recursive=False,
         )
-    except OSError:
+    except FileNotFoundError:
         return
+    except (OSError, RuntimeError) as error:  # the latter: watchfiles, for one, where there are no descriptors left
+        _log.warning("nobody tells of changes of files, they are looked at every %g s: %s", _POLL_S, error)
+        until = time.monotonic() + _BLIND_S
+        while time.monotonic() < until and not stop.wait(_TICK_MS / 1000):
+            yield set()

@@ -31,6 +31,17 @@ def read(reader: int) -> bytes:
     return os.read(reader, 1 << 20)
 
 
+def fill(writer: int) -> int:
+    """Leave no room in a pipe; the bytes that are in it now."""
+    written = 0
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            written += os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    return written
+
+
 def test_a_message_is_there_when_it_was_flushed_in_its_place(pipe: Pipe) -> None:
     reader, writer = pipe
     stderr = Stderr(writer)
@@ -127,6 +138,27 @@ def test_what_is_opened_in_place_of_a_closed_descriptor_gets_no_logs(closed: tup
     done = python(code, *closed)
     assert done.returncode == 0
     assert done.stdout == (b"" if 1 in closed else b"ready\n")
+
+
+def test_who_waits_for_the_ready_line_is_not_waited_for_and_gets_it_whenever_it_looks(pipe: Pipe) -> None:
+    reader, writer = pipe
+    filled = fill(writer)
+    code = "import sys; from gateway import stdio; stdio.announce('ready'); sys.stderr.write('on'); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=writer, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stderr is not None
+            assert process.stderr.read(2) == b"on"
+            received = b""
+            while not received.endswith(b"ready\n"):
+                received += os.read(reader, 65536)
+            assert len(received) == filled + len(b"ready\n")
+            process.stdin.close()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
 
 
 def test_the_last_words_are_written_before_the_process_ends() -> None:

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from gateway.succession import NoSuccessor, Predecessor, successor
+from tests.gateway.test_threads import without_threads
 
 _READY = """
 import os, socket
@@ -67,6 +68,17 @@ def test_who_has_no_descriptor_left_gets_no_successor() -> None:
                     pass
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    trio.run(main)
+
+
+def test_who_has_no_thread_left_gets_no_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_threads(monkeypatch)
+
+    async def main() -> None:
+        with pytest.raises(NoSuccessor, match="can't start new thread"):
+            async with successor([], could_serve=False, command=python("")):
+                pass
 
     trio.run(main)
 

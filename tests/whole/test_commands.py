@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.load import gone
+from tests.gateway.test_stdio import fill
 from tests.process import ANY_PORT, ROOT, InferGateway, Program, eventually, run, serve, simulate
 from tests.whole import raw
 from tests.whole.conftest import ENGINES
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    """The end of a pipe that nobody reads and that has no room left."""
+    reader, writer = os.pipe()
+    fill(writer)
+    yield writer
+    os.close(reader)
+    os.close(writer)
+
 
 STREAM = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
@@ -82,6 +97,64 @@ def test_a_program_told_to_stop_while_it_starts_goes_quietly(number: signal.Sign
         finally:
             process.kill()
     assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGHUP, "there is no configuration to reload"),
+        (signal.SIGUSR1, "SIGUSR1 is not needed here"),
+        (signal.SIGUSR2, "process [0-9]+ has taken over"),
+    ],
+)
+def test_a_signal_that_is_no_end_is_heeded_once_the_program_has_started(number: signal.Signals, said: str) -> None:
+    argv = ("-X", "importtime", "-m", "gateway.cli", "serve", *ANY_PORT)
+    gateway = Program(*argv)
+    try:
+        assert eventually(lambda: "| argparse" in gateway.start().stderr)
+        gateway.signal(number)
+        gateway.wait_ready()
+        assert eventually(lambda: re.search(said, gateway.stderr) is not None)
+        successors = re.findall(r"process (\d+) has taken over", gateway.stderr)
+        if successors:
+            assert gateway.wait_ready().wait() == 0
+        for pid in map(int, successors):
+            os.kill(pid, signal.SIGINT)
+            assert eventually(lambda pid=pid: gone(pid))
+        if not successors:
+            gateway.signal(signal.SIGINT)
+            assert gateway.wait() == 0
+    finally:
+        gateway.close()
+
+
+@pytest.mark.parametrize("words", [("version",), ("--help",), ("check", "examples/gateway.yaml")])
+def test_whoever_reads_no_further_is_no_error(words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway.cli", *words],
+        cwd=ROOT, env=environment, stdout=writer, stderr=subprocess.PIPE, timeout=30,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_program_that_ends_does_so_as_it_was_about_to_however_often_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("kind: [")
+    told = "signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM"
+    ended = f"import os, signal; from gateway import cli; cli.main(); [os.kill(os.getpid(), n) for n in ({told})]"
+    argv = [sys.executable, "-c", f"{ended}; signal.pause()", "serve", "-c", str(tmp_path)]
+    done = subprocess.run(argv, cwd=ROOT, stderr=subprocess.PIPE, timeout=30)
+    assert done.returncode == 1
+    assert b"not valid YAML" in done.stderr
+
+
+def test_nobody_is_waited_for_who_does_not_take_what_is_wrong(tmp_path: Path, full: int) -> None:
+    (tmp_path / "bad.yaml").write_text("kind: [")
+    argv = [sys.executable, "-m", "gateway.cli", "serve", *ANY_PORT]
+    assert subprocess.run([*argv, "-c", str(tmp_path)], cwd=ROOT, stderr=full, timeout=30).returncode == 1
 
 
 def test_an_address_in_use() -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from gateway.config.document import ConfigError
 from gateway.config.snapshot import Snapshot
 from gateway.sources.check import check
 from gateway.sources.file import attempt, names, read, watch
+from tests.gateway.test_threads import without_threads
 
 SERVER = """
 apiVersion: networking.serving.volcano.sh/v1alpha1
@@ -252,6 +254,50 @@ def test_files_without_events_are_polled(tmp_path: Path, monkeypatch: pytest.Mon
             nursery.cancel_scope.cancel()
 
     trio.run(main)
+
+
+def test_files_are_polled_where_nobody_can_tell_of_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(server("one"))
+    monkeypatch.setattr("gateway.sources.file._TICK_MS", 1)
+
+    def watch_in_vain(*folders: str, **options: object) -> None:
+        raise WatchfilesRustInternalError("Too many open files (os error 24)")
+
+    monkeypatch.setattr("watchfiles.watch", watch_in_vain)
+
+    async def main() -> None:
+        seen = Seen()
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: watch([path], seen.put, seen.put, poll_s=0.01))
+                await seen.snapshot()
+                path.write_text(server("two"))
+                assert models(await seen.snapshot()) == ["two"]
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert caplog.text.count("Too many open files") == 1
+
+
+def test_while_there_is_no_thread_nothing_changes_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "g.yaml").write_text(server("one"))
+    monkeypatch.setattr("gateway.sources.file._RETRY_S", 0.01)
+
+    async def script(seen: Seen, ask: trio.MemorySendChannel[object]) -> None:
+        await seen.snapshot()
+        with pytest.MonkeyPatch.context() as shortage:
+            without_threads(shortage)
+            await ask.send(None)
+            await trio.sleep(0.05)
+        assert models(await seen.snapshot()) == ["one"]
+
+    watched([tmp_path], script)
+    assert caplog.text.count("cannot look whether the configuration has changed, trying again: no thread") == 1
 
 
 def test_a_directory_that_goes_away_and_comes_back(tmp_path: Path) -> None:
