@@ -31,6 +31,12 @@ _REASONS = {
     "tool_use": "tool_calls",
     "safety": "content_filter",
     "refusal": "content_filter",
+    "recitation": "content_filter",  # Gemini's own
+    "blocklist": "content_filter",
+    "prohibited_content": "content_filter",
+    "spii": "content_filter",
+    "malformed_function_call": "content_filter",
+    "guardrail_intervened": "content_filter",  # Bedrock's
 }
 
 
@@ -202,10 +208,15 @@ def place(index: object) -> int:
 
 
 def finish_reason(value: object) -> str | None:
-    """The OpenAI finish reason for an engine's; empty and missing ones are None, unknown ones ``stop``."""
+    """The OpenAI finish reason for an engine's; empty and missing ones are None, unknown ones ``stop``. Gemini's may
+    say more than that something was filtered: ``content_filter: SAFETY``, ``function_call_filter: …``.
+    """
     if not isinstance(value, str) or not value:
         return None
-    return value if value in FINISH_REASONS else _REASONS.get(value.lower(), "stop")
+    if value in FINISH_REASONS:
+        return value
+    word = value.lower().partition(":")[0]
+    return "content_filter" if word.endswith("_filter") else _REASONS.get(word, "stop")
 
 
 def decode(payload: bytes) -> dict[str, Any]:

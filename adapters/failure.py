@@ -95,6 +95,11 @@ def of_event(document: object, *, started: bool) -> UpstreamError:
     return error
 
 
+def is_listed(payload: bytes) -> bool:
+    """Whether what is no JSON object may be an error all the same: Gemini's stands in an array."""
+    return payload.startswith(b"[") and b'"error"' in payload[:_NAME_MAX]
+
+
 def rubbish(what: str) -> UpstreamError:
     """The engine's answer cannot be understood. Another engine would be asked the same: not retried."""
     return UpstreamError(what, status=502)

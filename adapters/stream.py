@@ -292,6 +292,8 @@ class StreamDecoder(EventDecoder):
             return b"\n".join(comments) + b"\n\n" if comments else b""
         read = chunk.read(data)
         if read is None:
+            if failure.is_listed(data):
+                return self._fail_with(data)
             return self._fail(failure.rubbish("the engine sent an event that is not a JSON object"))
         return self._chunk(data, read, named=bool(event.name))
 

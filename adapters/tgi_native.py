@@ -203,6 +203,8 @@ class GenerateStreamDecoder(EventDecoder):
         if event.error:
             document = {"error": event.error, "error_type": event.error_type}
             return self._fail(failure.of_event(document, started=self.progress == 2))
+        if event.token is None and event.details is None and event.generated_text is None:
+            return self._fail(failure.rubbish("TGI sent an event that holds no token"))
         return self._token(event)
 
     def _token(self, event: _Generated) -> bytes:

@@ -38,7 +38,9 @@ class _Choice(msgspec.Struct):
     @property
     def empty(self) -> bool:
         """Whether it holds neither a chat's message nor a completion's text, and does not say why."""
-        return self.message is None and not isinstance(self.text, str) and self.finish_reason not in _SPEECHLESS
+        if self.message is not None or isinstance(self.text, str):
+            return False
+        return chunk.finish_reason(self.finish_reason) not in _SPEECHLESS
 
     @property
     def odd(self) -> bool:
@@ -138,7 +140,8 @@ class WholeDecoder:
         body = self._taken(_text(b"".join(self._parts).lstrip()))  # DeepSeek fills its queueing time with blank lines
         answer = _read(body)
         if answer is None:
-            self.error = failure.rubbish("the engine answered something that is not a JSON object")
+            listed = failure.of_event(_document(body), started=False) if failure.is_listed(body) else None
+            self.error = listed or failure.rubbish("the engine answered something that is not a JSON object")
             return b""
         self.error = self._failure(body, answer)
         if self.error is not None:
@@ -329,7 +332,7 @@ def _document(body: bytes) -> Any:
     """As far as it can be read."""
     try:
         return chunk.leniently(body)
-    except RecursionError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -323,3 +323,11 @@ def test_counts_that_cannot_be_are_none(count: int, stream: bool) -> None:
     run(made, [b"data:%b\n\n" % said if stream else said])
     assert made.error is None
     assert made.usage == Usage()
+
+
+@pytest.mark.parametrize("event", [b"{}", b'{"object":"error","message":"gone"}', b'{"token":null}'])
+def test_an_event_without_a_token_is_none(event: bytes) -> None:
+    made = TGI().decoder(request(b'{"prompt":"x"}', operation=Operation.COMPLETIONS, stream=True), 200, ())
+    assert run(made, [b"data:%b\n\n" % event]) == b""
+    assert made.error is not None
+    assert (made.error.status, made.progress) == (502, 0)
