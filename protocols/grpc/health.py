@@ -94,6 +94,7 @@ class Health:
         await stream.send_message(_ListResponse(statuses={name: _Response(status=self.status(name)) for name in names}))
 
     async def _watch(self, stream: Any) -> None:
+        stream.forget_headers()
         service = (await stream.recv_message()).service
         told = None
         try:

@@ -38,6 +38,7 @@ class Reflection:
         request, response = (standard.message(file, f"ServerReflection{kind}") for kind in ("Request", "Response"))
 
         async def serve(stream: Any) -> None:
+            stream.forget_headers()
             async for asked in stream:
                 await stream.send_message(self._answer(asked, response))
 

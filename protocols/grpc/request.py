@@ -38,12 +38,15 @@ class Unfit(Exception):
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
-    """``headers``: the regular fields in order; ``timeout`` in seconds; ``gzip``: messages may be compressed."""
+    """``headers``: the regular fields in order; ``timeout`` in seconds; ``gzip``: messages may be compressed;
+    ``size``: of all fields, as HTTP/2 counts it.
+    """
 
     path: bytes
     headers: Headers
     timeout: float = math.inf
     gzip: bool = False
+    size: int = 0
 
 
 def read(fields: Iterable[tuple[bytes, bytes]], max_size: int) -> Request:
@@ -67,10 +70,10 @@ def read(fields: Iterable[tuple[bytes, bytes]], max_size: int) -> Request:
         raise Malformed("no method or no path")
     if size > max_size:
         raise GrpcError(Code.RESOURCE_EXHAUSTED, f"the metadata takes {size} bytes, at most {max_size} are accepted")
-    return _understood(pseudo, tuple(headers))
+    return _understood(pseudo, tuple(headers), size)
 
 
-def _understood(pseudo: dict[bytes, bytes], headers: tuple[tuple[bytes, bytes], ...]) -> Request:
+def _understood(pseudo: dict[bytes, bytes], headers: tuple[tuple[bytes, bytes], ...], size: int) -> Request:
     if pseudo[b":method"] != b"POST":
         raise Unfit(405)
     kind = encoding = limit = b""
@@ -85,7 +88,7 @@ def _understood(pseudo: dict[bytes, bytes], headers: tuple[tuple[bytes, bytes], 
         raise Unfit(415)
     if encoding not in (b"", b"identity", b"gzip"):
         raise GrpcError(Code.UNIMPLEMENTED, f"grpc-encoding {encoding[:40].decode('latin-1')} is not supported")
-    return Request(pseudo[b":path"], headers, _seconds(limit), encoding == b"gzip")
+    return Request(pseudo[b":path"], headers, _seconds(limit), encoding == b"gzip", size)
 
 
 def _seconds(limit: bytes) -> float:

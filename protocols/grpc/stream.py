@@ -35,6 +35,8 @@ _log = logging.getLogger("infer_gateway.grpc")
 HIGH_WATER: Final = 65536
 _TURN: Final = 64
 """Messages sent, or taken, without letting others run."""
+_SMALL: Final = 4096
+"""Bytes of metadata that are not worth an account."""
 
 
 _FINE = GrpcError(Code.OK)
@@ -84,7 +86,8 @@ class Stream:
         self.running = True
         self.keeping = not method.client_streaming
         self._buffered = connection.burden.buffered
-        self._kept = self._counted = 0
+        self._counted = 0
+        self._told = self._kept = request.size if request.size > _SMALL else 0
         self._connection = connection
         self._arrival = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
@@ -94,6 +97,8 @@ class Stream:
         self._received = False
         self._replied = False
         self._trailers: list[tuple[bytes, bytes]] = []
+        if self._told:
+            self._count(self._told)
 
     # -- who asks -----------------------------------------------------------------------------------------------
 
@@ -122,6 +127,13 @@ class Stream:
     @property
     def user_agent(self) -> str:
         return next((value.decode("latin-1") for name, value in self.headers if name == b"user-agent"), "")
+
+    def forget_headers(self) -> None:
+        """They say nothing to the handler, which may take its time."""
+        self.headers = ()
+        self._kept -= self._told
+        self._told = 0
+        self._count(self._kept + self.incoming.size)
 
     # -- receiving ----------------------------------------------------------------------------------------------
 

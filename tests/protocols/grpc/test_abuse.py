@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from gateway.wire import h2
-from gateway.wire.grpc import Code
+from gateway.wire.grpc import Code, framed
 from protocols.grpc.connection import Connection
+from protocols.grpc.health import Health
 from protocols.grpc.http2 import Http2
 from protocols.grpc.limits import Limits
 from tests.protocols.grpc.rig import HEADERS, TYPE, Rig, message, run
@@ -374,6 +375,25 @@ def test_settings_that_nobody_knows_are_not_kept() -> None:
 
 def test_calls_that_have_ended_are_forgotten() -> None:
     assert Http2(Limits())._h2._closed_streams._size_limit <= 8192
+
+
+def test_metadata_that_is_held_is_counted_and_watchers_have_none() -> None:
+    async def scenario(rig: Rig) -> None:
+        client, held = await rig.client(), rig.server.burden.buffered
+        large = [("a", "b" * 50_000)]
+        await client.send(client.open("Hold", *large), message(b"x"), end=True)
+        await client.send(client.open("Hold"), message(b"x"), end=True)
+        await rig.until(lambda: rig.echo.entered == 2)
+        assert 50_000 < held.held < 51_000
+        watcher = client.open("/grpc.health.v1.Health/Watch", *large)
+        await client.send(watcher, framed(b""), end=True)
+        await client.until(lambda: bool(client.answers[watcher].data))
+        assert 50_000 < held.held < 51_000
+        rig.echo.gate.set()
+        await rig.until(lambda: rig.server.statistics().streams == 1)
+        assert held.held == 0
+
+    run(scenario, None, None, None, Health())
 
 
 def test_what_a_refusal_repeats_of_a_request_is_little() -> None:

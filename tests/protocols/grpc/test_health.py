@@ -138,6 +138,8 @@ class Watcher:
     def __init__(self) -> None:
         self.told: list[tuple[float, int]] = []
 
+    def forget_headers(self) -> None: ...
+
     async def recv_message(self) -> health_pb2.HealthCheckRequest:
         return health_pb2.HealthCheckRequest()
 
