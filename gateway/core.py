@@ -77,7 +77,8 @@ class RetryBudget:
         self._tokens = reserve
 
     def deposit(self) -> None:
-        self._tokens = min(self._reserve, self._tokens + self.ratio)
+        if self._tokens < self._reserve:  # as hardly ever
+            self._tokens = min(self._reserve, self._tokens + self.ratio)
 
     def withdraw(self) -> bool:
         if self._tokens < 1.0:

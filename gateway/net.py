@@ -195,7 +195,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
             except OSError as error:
                 self._broken = error.with_traceback(None)  # whose frames hold us
                 break
-            self._queue[:1] = [_rest(data, sent)] if sent < len(data) else []
+            if sent < len(data):
+                self._queue[0] = _rest(data, sent)
+            else:
+                del self._queue[0]
             self._queued -= sent
             if self._queue:
                 if sent or self.stuck_since is None:
@@ -264,7 +267,8 @@ class _Outbox(trio.abc.Instrument):
     def empty(self) -> None:
         streams, self._streams = self._streams, []
         for stream in streams:
-            stream.flush()
+            if stream.stuck_since is None:
+                stream.resume()
 
     def before_io_wait(self, timeout: float) -> None:
         if self._streams:
