@@ -109,6 +109,8 @@ class Connection:
             if self.socket is not None and self.socket.stuck_since is not None:
                 await self.socket.wait_sent()  # busy until the client has the answer
             self._wait_on()
+            if self._parser.ready:  # thousands may be: others have their turn in between
+                await trio.lowlevel.checkpoint()
 
     async def _handle(self, exchange: HttpExchange) -> None:
         """The boundary of one request: whatever a handler raises ends this request and nothing else."""

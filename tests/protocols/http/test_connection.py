@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.net import SocketStream
 from gateway.wire import h1
 from protocols.http.exchange import HttpExchange
 from protocols.http.listener import Limits
@@ -217,6 +218,27 @@ def test_clients_that_read_nothing_of_many_answers_end_only_themselves() -> None
         assert len(body(await read_all(reader))) == 30_000
 
     run(answering(30_000), scenario)
+
+
+def test_who_asks_ahead_takes_turns_with_others() -> None:
+    order: list[bytes] = []
+    other: list[SocketStream] = []
+
+    async def handler(exchange: HttpExchange) -> None:
+        if not order:
+            other[0].send_soon(GET.replace(b"/a", b"/b"))  # it is there before the next request is looked at
+        order.append(exchange.request.target)
+        await exchange.respond(200, TEXT, b"")
+
+    async def scenario(rig: Rig) -> None:
+        ahead = await rig.client()
+        other.append(await rig.client())
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await ahead.send_all(GET * 100)
+        await read_until(other[0], b"\r\n\r\n")
+
+    run(handler, scenario)
+    assert order.index(b"/b") < 50
 
 
 def test_pipelined_offers_to_upgrade_are_all_answered() -> None:
