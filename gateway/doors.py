@@ -106,11 +106,13 @@ class Statistics(Protocol):
 
 class Doors:
     """``addresses`` are those that were had, by listener. The admin plane's is bound here, too, as ``admin``;
-    ``admin_named`` is what its address was called.
+    ``admin_named`` is what its address was called, ``hosts`` where the others listen, or have: files are read by those
+    that drain, too.
     """
 
     def __init__(self) -> None:
         self.addresses: dict[str, Address] = {}
+        self.hosts: list[str] = []
         self.admin_named = ""
         self._listeners: dict[str, list[Listener]] = {}
         self._servers: dict[str, Server] = {}
@@ -128,18 +130,12 @@ class Doors:
                 self.admin_named = host
             listeners = self._listeners[name] = await _open(name, host, port, context(name, settings), given)
             self.addresses[name] = listeners[0].address
+            if name != "admin":
+                self.hosts = list(dict.fromkeys([*self.hosts, *(listener.address[0] for listener in listeners)]))
         for problem in (*problems, *(f"the inherited socket {each} is not used" for each in given.close())):
             _log.warning("%s", problem)
         if "health" in self.addresses:
             _log.info("health of the endpoint picker on %s", text(self.addresses["health"]))
-
-    @property
-    def hosts(self) -> list[str]:
-        """Where those listen that are not the admin plane's."""
-        found = (
-            listener.address[0] for name in self._listeners.keys() - {"admin"} for listener in self._listeners[name]
-        )
-        return list(dict.fromkeys(found))
 
     def sockets(self) -> list[tuple[str, socket.socket]]:
         """What a successor listens on. Ports of Gateways it opens itself."""

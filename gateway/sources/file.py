@@ -262,12 +262,15 @@ class _Watching:
                 self.failed(reading.error)
 
     async def _new_reading(self) -> Reading:
-        told = ""
+        told = False
         while True:
             try:
                 return await in_thread(self._read, self.others())
             except OSError as error:
-                if told != (told := str(error)):
+                if error.errno != errno.EAGAIN:
+                    raise
+                if not told:
+                    told = True
                     _log.error("cannot look whether the configuration has changed, trying again: %s", error.strerror)
             await trio.sleep(_RETRY_S)
 

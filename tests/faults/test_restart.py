@@ -94,6 +94,10 @@ def test_what_runs_finishes_in_the_process_where_it_began(tmp_path: Path) -> Non
         found.restart()
         assert found.gateway.process is not None
         assert found.gateway.process.poll() is None
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            found.gateway.signal(number)
+        assert eventually(lambda: "configuration reloaded" in found.gateway.stderr)
+        assert "failed" not in found.gateway.stderr
         assert b"[DONE]" in client.rest()
         assert found.gateway.wait() == 0
 
