@@ -21,15 +21,27 @@ _MOST: Final = 1 << 20
 def copied(*names: str) -> Iterator[list[str]]:
     """The names under which what these files hold now can be read in the block. Raises OSError."""
     with ExitStack() as stack:
-        yield [stack.enter_context(_copy(_content(name))) for name in names]
+        yield [stack.enter_context(_copy(content(name))) for name in names]
 
 
-def _content(name: str) -> bytes:
-    """Never waits, as for the writer of a named pipe."""
-    with open(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+def content(name: str) -> bytes:
+    """Of a plain file, a MiB at most. Never waits, as for the writer of a named pipe. Raises OSError."""
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"{name} is no plain file")
-        return file.read(_MOST)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(_MOST)
+    finally:
+        os.close(descriptor)  # which a file object does not for what is a directory
+
+
+def secret(name: str) -> str:
+    """What is in such a file, without the space around it. Raises OSError, which does not quote it."""
+    try:
+        return content(name).decode().strip()
+    except UnicodeDecodeError:
+        raise OSError(f"{name} is no text") from None
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import msgspec
 import trio
 
+from gateway.pem import copied
+
 if TYPE_CHECKING:
     import httpx
 
@@ -93,7 +95,8 @@ async def opened(ca_file: str = "", timeout: float = 10.0) -> AsyncIterator[Clie
     from gateway.sources.bounded import Transport
 
     try:
-        context = ssl.create_default_context(cafile=ca_file or None)
+        with copied(*filter(None, [ca_file])) as names:
+            context = ssl.create_default_context(cafile=next(iter(names), None))
     except OSError as error:
         raise OSError(f"cannot use the authorities in {ca_file}: {error}") from None
     transport = Transport(context)

@@ -16,6 +16,7 @@ import trio
 
 from gateway.config.access import OAuth
 from gateway.config.url import shown
+from gateway.pem import secret
 from gateway.sources.https import Client, opened
 
 _OPEN: Final = 32
@@ -61,9 +62,8 @@ class Introspection:
                 raise
 
     async def _ask(self, client: Client, token: str) -> dict[str, Any] | None:
-        secret = (await trio.Path(self.oauth.client_secret_file).read_text()).strip()
         # RFC 6749 §2.3.1: both are form-encoded before they are joined
-        pair = f"{quote_plus(self.oauth.client_id)}:{quote_plus(secret)}"
+        pair = f"{quote_plus(self.oauth.client_id)}:{quote_plus(secret(self.oauth.client_secret_file))}"
         answer = await client.ask(
             "POST",
             self.oauth.introspection_url,

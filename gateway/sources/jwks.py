@@ -14,6 +14,7 @@ import trio
 
 from gateway.config.access import Issuer, file_of
 from gateway.config.url import shown
+from gateway.pem import content
 from gateway.sources.https import opened
 from gateway.tokens import Key, key_set
 
@@ -101,7 +102,7 @@ class KeySet:
     async def fetch(self) -> tuple[bytes, float]:
         """The set as it is there now, and for how many seconds it is fresh. Raises OSError."""
         if name := file_of(self.uri):
-            return await trio.Path(name).read_bytes(), _FILE_S
+            return content(name), _FILE_S
         async with opened(self.ca_file) as client:
             answer = await client.ask("GET", self.uri)
         if answer.status != 200:

@@ -12,12 +12,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import trio
-
 from gateway.config import redis_url
 from gateway.config.sharing import ForeignRedis
 from gateway.config.sharing import Redis as Settings
 from gateway.egress import outward
+from gateway.pem import copied, secret
 
 if TYPE_CHECKING:
     from coredis.client import Client
@@ -52,8 +51,8 @@ async def open_client(settings: Settings) -> AsyncIterator[Client[bytes]]:
         address = redis_url.parse(settings.url.reveal())
         password = address.password
         if settings.password_file:
-            password = (await trio.Path(settings.password_file).read_text()).strip()
-        context = ssl.create_default_context(cafile=settings.ca_file or None) if address.tls else None
+            password = secret(settings.password_file)
+        context = _context(settings.ca_file) if address.tls else None
         client = _client(address, settings.username or address.username, password, context)
         with outward(isinstance(settings, ForeignRedis)):
             async with client as entered:
@@ -64,6 +63,11 @@ async def open_client(settings: Settings) -> AsyncIterator[Client[bytes]]:
         reason = _reason(failures[0])
         reason = reason.replace(password, "***") if password else reason
         raise Failed(reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…")
+
+
+def _context(ca_file: str) -> ssl.SSLContext:
+    with copied(*filter(None, [ca_file])) as names:
+        return ssl.create_default_context(cafile=next(iter(names), None))
 
 
 def _errors() -> tuple[type[Exception], ...]:

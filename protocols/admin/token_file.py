@@ -48,10 +48,14 @@ def _content(path: str) -> bytes:
     """A little more than may be. Whoever opens a pipe waits for its writer: only plain files are read. Raises OSError,
     or ValueError where that cannot be a path.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(0, "it is no plain file")
-        return file.read(_MOST + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(_MOST + 1)
+    finally:
+        os.close(descriptor)  # which a file object does not for what is a directory
 
 
 def _wrong(token: str) -> str:
