@@ -147,7 +147,9 @@ class Membership:
     requests of clients.
     """
 
-    __slots__ = ("_endpoints", "_made", "_names", "_odd", "_pods", "_prefill", "pairs", "ready", "selector", "template")
+    __slots__ = (
+        "_at", "_endpoints", "_made", "_names", "_odd", "_pods", "_prefill", "pairs", "ready", "selector", "template",
+    )  # fmt: skip
 
     def __init__(self, selector: Selector, template: Endpoint) -> None:
         self.selector = selector
@@ -160,6 +162,7 @@ class Membership:
         self._odd: dict[str, Pod] = {}
         self._names: list[str] = []
         self._made: dict[str, tuple[Endpoint, ...]] = {}
+        self._at: dict[str, int] = {}
         self._endpoints: tuple[Endpoint, ...] | None = ()
 
     def __len__(self) -> int:
@@ -185,8 +188,7 @@ class Membership:
         self._odd.pop(name, None)
         del self._names[bisect_left(self._names, name)]
         self.ready -= former.serves
-        if self._made.pop(name, ()):
-            self._endpoints = None
+        self._keep(name, ())
 
     def shape(self, template: Endpoint) -> None:
         """Members look like this from now on."""
@@ -196,10 +198,15 @@ class Membership:
                 self._make(pod)
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """One for each port of each ready pod; the same object until something changes."""
+        """One for each port of each ready pod; the same object until something changes.
+
+        Of several pods at one address, as there are while an address goes over to another, there is one.
+        """
         if self._endpoints is None:
             made = self._made
-            self._endpoints = tuple(chain.from_iterable(made[name] for name in self._names if name in made))
+            found = chain.from_iterable(made[name] for name in self._names if name in made)
+            several = len(self._at) < len(made)
+            self._endpoints = tuple({each.id: each for each in found}.values() if several else found)
         return self._endpoints
 
     def warnings(self) -> list[str]:
@@ -210,13 +217,21 @@ class Membership:
         ]
 
     def _make(self, pod: Pod) -> None:
-        made = tuple(self._of(pod)) if pod.serves else ()
-        if made != self._made.get(pod.name, ()):
-            self._endpoints = None
-            if made:
-                self._made[pod.name] = made
-            else:
-                del self._made[pod.name]
+        self._keep(pod.name, tuple(self._of(pod)) if pod.serves else ())
+
+    def _keep(self, name: str, made: tuple[Endpoint, ...]) -> None:
+        former = self._made.get(name, ())
+        if made == former:
+            return
+        self._endpoints = None
+        if former:
+            del self._made[name]
+            self._at[former[0].host] -= 1
+            if not self._at[former[0].host]:
+                del self._at[former[0].host]
+        if made:
+            self._made[name] = made
+            self._at[made[0].host] = self._at.get(made[0].host, 0) + 1
 
     def _of(self, pod: Pod) -> Iterator[Endpoint]:
         for port in self.selector.ports:

@@ -110,6 +110,22 @@ def test_one_endpoint_for_each_port_that_is_active() -> None:
     assert membership.warnings() == ['Pod x/a-2: active-ports: "y" cannot be ports, ignored']
 
 
+def test_of_pods_at_one_address_there_is_one_endpoint() -> None:
+    """An address goes over to another pod before the one that had it is gone."""
+    index: PodIndex[int] = PodIndex()
+    membership = index.watch(0, selector((8000, 8001), app="a"), TEMPLATE)
+    for name, ip in (("old", "10.0.0.1"), ("new", "10.0.0.1"), ("other", "10.0.0.2")):
+        index.put(pod(name, "a", ip=ip))
+    assert addresses(membership) == ["10.0.0.1:8000", "10.0.0.1:8001", "10.0.0.2:8000", "10.0.0.2:8001"]
+    assert (membership.ready, len(membership)) == (3, 3)
+    index.remove("x", "old")
+    assert dict(membership.endpoints()[0].labels)[POD_NAME] == "new"
+    index.put(pod("new", "a", ip="10.0.0.3"))
+    assert addresses(membership) == ["10.0.0.3:8000", "10.0.0.3:8001", "10.0.0.2:8000", "10.0.0.2:8001"]
+    index.put(pod("new", "a", ip="10.0.0.3", ready=False))
+    assert len(membership.endpoints()) == 2
+
+
 def test_prefill_pods_take_no_requests() -> None:
     group = PDGroup(group_key="g", prefill_labels={"role": "prefill"}, decode_labels={"role": "decode"})
     index: PodIndex[str] = PodIndex()
@@ -205,7 +221,7 @@ def test_members_are_those_that_a_search_of_all_pods_finds(steps: list[tuple[str
             found = [pods[name] for name in sorted(pods) if labels.items() <= dict(pods[name].labels).items()]
             living = [each for each in found if each.alive]
             serving = [each for each in living if each.serves]
-            assert addresses(index[key]) == [f"{each.address}:8000" for each in serving]
+            assert addresses(index[key]) == list(dict.fromkeys(f"{each.address}:8000" for each in serving))
             assert (index[key].ready, len(index[key])) == (len(serving), len(living))
             if what in ("put", "remove") and key not in index.changed:
                 assert index[key].endpoints() is before[key]
