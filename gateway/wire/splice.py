@@ -42,6 +42,12 @@ class _Member(NamedTuple):
     end: int
 
 
+def check(body: bytes) -> None:
+    """Raises Crowded for more than `MOST` members, at the first one that is too many."""
+    for _ in _members(body):
+        pass
+
+
 def insert(body: bytes, name: str, value: bytes) -> bytes:
     """``body`` with a first member ``name`` put before all others; the rest of the body is not looked at.
 

@@ -130,3 +130,13 @@ def test_what_an_answer_is_read_by_is_not_left_out(member: str) -> None:
     for value in ('[{"a":1}]', '{"a":1}', '"x"'):
         for _, sent in encoded(Operation.CHAT, f'{{{BASES[Operation.CHAT]},"{member}":{value}}}'):
             assert member not in getattr(sent, "droppable", ())
+
+
+def test_names_of_too_many_members_are_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes a microsecond each, of everybody's time; many turns are no such members."""
+    turns = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}] * 20_000}).encode()
+    assert dialect.members(turns).keys() == {"model", "messages"}
+    monkeypatch.setattr(dialect, "_MEMBERS", None)
+    for body in (json.dumps({f"k{n}": 1 for n in range(20_000)}).encode(), b'{"k":1' + b',"k":1' * 20_000 + b"}"):
+        with pytest.raises(InvalidRequest, match="more than 10000 members"):
+            dialect.members(body)
