@@ -48,7 +48,7 @@ def _refusal(adapter: Adapter, status: int, headers: list[tuple[bytes, bytes]], 
     assert 400 <= error.status <= 599, error.status
     assert error.retry_after is None or 0 <= error.retry_after < float("inf"), error.retry_after
     adapter.ration(headers)
-    json.dumps(error.message)
+    json.dumps([error.message, error.code, error.param], ensure_ascii=False).encode()  # a client can be told
 
 
 def _learned(adapter: Adapter, body: bytes) -> None:
