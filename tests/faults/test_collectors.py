@@ -47,7 +47,7 @@ def trickle(first: bytes, again: bytes) -> Way:
 WAYS: dict[str, tuple[Way, str]] = {
     "mute": (mute, TOO_LONG),
     "noise": (noise, ": "),
-    "cut": (cut, "reset"),
+    "cut": (cut, "reset|Disconnected|aborted|[Bb]roken"),
     "a body without an end": (
         endless(HEAD + b"transfer-encoding: chunked\r\n\r\n", b"1000\r\n" + b"x" * 4096 + b"\r\n"),
         TOO_MUCH,
