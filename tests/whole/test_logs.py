@@ -112,7 +112,7 @@ def page(gateway: InferGateway) -> str:
 
 
 def test_what_asked_for_nothing_is_counted_and_has_a_line_where_all_have(tmp_path: Path, engine: InferGateway) -> None:
-    file, key = tmp_path / "access.jsonl", "sk-abcdefghijklmnopqrstuvwxyz"
+    file, key = tmp_path / "access.jsonl", "sk-nobody-0123456789"
 
     def configured(**log: str) -> str:
         return written(tmp_path, pool("m", [engine]), settings(accessLog=log))
