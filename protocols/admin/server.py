@@ -7,6 +7,7 @@ imported in a thread once the sockets listen; until then the kernel keeps the co
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import ssl
@@ -19,6 +20,7 @@ import trio
 
 from gateway.listen import EXHAUSTED, Listener
 from gateway.net import SocketStream
+from gateway.threads import in_thread
 from protocols.admin.access import UNGUARDED, Rules
 from protocols.admin.front import front
 
@@ -94,12 +96,12 @@ async def serve(
 
 
 async def _loaded(admin: Admin, rules: Rules) -> Converse:
-    """As `_load`, again where descriptors were short: clients may have come first."""
+    """As `_load`, again where descriptors or threads were short: clients may have come first."""
     while True:
         try:
-            return await trio.to_thread.run_sync(_load, admin, rules)
+            return await in_thread(_load, admin, rules)
         except OSError as error:
-            if error.errno not in EXHAUSTED:
+            if error.errno not in (*EXHAUSTED, errno.EAGAIN):
                 raise
             _log.error("the admin plane cannot be loaded yet: %s", error.strerror)
             await trio.sleep(_AGAIN_S)

@@ -451,13 +451,14 @@ def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -
     trio.run(main)
 
 
-def test_descriptors_that_are_short_while_it_loads_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("short", [errno.EMFILE, errno.EAGAIN], ids=["descriptors", "threads"])
+def test_what_is_short_while_it_loads_ends_nothing(monkeypatch: pytest.MonkeyPatch, short: int) -> None:
     tries: list[int] = []
 
     def load(*_: object) -> str:
         tries.append(1)
         if len(tries) < 3:
-            raise OSError(errno.EMFILE, "Too many open files")
+            raise OSError(short, "there are none left")
         return "loaded"
 
     monkeypatch.setattr(server, "_load", load)
