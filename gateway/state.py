@@ -57,6 +57,13 @@ class State:
         """Places of limits that requests of this process hold by its own accounts."""
         return self._local.places
 
+    def check(self, settings: Settings | None) -> None:
+        """Import what it takes to meet there: a third of a second, in which everybody would wait but for a thread."""
+        if settings is not None:
+            from gateway.store import carrier, connect, redis  # noqa: F401
+
+            connect.load()
+
     def apply(self, settings: Settings | None) -> None:
         """Meet there from now on, or nowhere."""
         if settings == self._settings:

@@ -65,6 +65,11 @@ async def open_client(settings: Settings) -> AsyncIterator[Client[bytes]]:
         raise Failed(reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…")
 
 
+def load() -> None:
+    """Have the library at hand."""
+    _errors()
+
+
 def _context(ca_file: str) -> ssl.SSLContext:
     with copied(*filter(None, [ca_file])) as names:
         return ssl.create_default_context(cafile=next(iter(names), None))
