@@ -395,7 +395,7 @@ class Program:
     def check(self, settings: Settings) -> None:
         refuse_unguarded(settings, self.options.listen, self._doors.hosts)
         self.tracing.check(settings.tracing)
-        self.state.check(settings.state.redis)
+        State.check(settings.state.redis)
 
     async def followed(self, snapshot: Snapshot) -> None:
         before = frozenset(self._configured.warnings)

@@ -57,7 +57,8 @@ class State:
         """Places of limits that requests of this process hold by its own accounts."""
         return self._local.places
 
-    def check(self, settings: Settings | None) -> None:
+    @staticmethod
+    def check(settings: Settings | None) -> None:
         """Import what it takes to meet there: a third of a second, in which everybody would wait but for a thread."""
         if settings is not None:
             from gateway.store import carrier, connect, redis  # noqa: F401

@@ -14,9 +14,9 @@ from gateway.state import State
 
 known = set(sys.modules)
 assert "coredis" not in known
-State.check(None, None)
+State.check(None)
 assert set(sys.modules) == known
-State.check(None, object())
+State.check(object())
 assert {"coredis.client", "gateway.store.redis", "gateway.store.carrier"} <= set(sys.modules)
 """
 
