@@ -31,6 +31,10 @@ FULL: Final = (429, 503, 529)
 """Statuses of who has no room."""
 ABSENT: Final = 404
 """Retryable where it is the model that is not there: the engine is well."""
+BUG: Final = 500
+"""An engine is alive that answers so, and some requests make any of them: whoever asks such may not take a pool away
+from others.
+"""
 NOT_OFFERED: Final = 501
 """What the caller asked for is not there; the engine is well."""
 NOTHING: Final[tuple[Usage | None, int]] = (None, 0)
@@ -302,7 +306,8 @@ class Attempt:
         elif error.status in FULL:
             self.member.refused(now)  # not ill
         elif (error.retryable and error.status != ABSENT) or (error.status >= 500 and error.status != NOT_OFFERED):
-            rest = self.member.failed(now, probe)
+            spare = self.pool.spare if error.status == BUG and not error.retryable else None
+            rest = self.member.failed(now, probe, spare)
             if rest:
                 cause = error.__cause__ or error
                 _log.warning("%s of %s is set aside for %g s: %s", self.member.id, self.member.pool, rest, cause)

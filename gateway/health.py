@@ -1,7 +1,8 @@
 """Whether an endpoint may be given requests, and how many: circuit, outliers, hung engines, slow start. (P)
 
-Invariants: no more of a pool than its settings allow is set aside for being worse than the others; whoever is set aside
-is tried again, by one request at a time; times are arguments, in seconds on one clock.
+Invariants: no more of a pool than its settings allow is set aside for being worse than the others, or for answers that
+say nothing but that a request went wrong; whoever is set aside is tried again, by one request at a time; times are
+arguments, in seconds on one clock.
 
 A circuit opens for one of several reasons, is half open when its time is up, and closes when a request that was let
 through then (a probe) gives a first token or ends well. What was under way when it opened says nothing new. Answers to
@@ -12,7 +13,7 @@ that was hung or down, and close none.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.config.settings import HealthSettings
@@ -160,15 +161,18 @@ class Health:
             self._close(now)
         self.figures.outcome(now, False)
 
-    def failed(self, now: float, probe: bool = False) -> float:
-        """A request failed by the endpoint's own fault. Seconds for which that sets it aside, or 0."""
+    def failed(self, now: float, probe: bool = False, spare: Callable[[], bool] | None = None) -> float:
+        """A request failed by the endpoint's own fault. Seconds for which that sets it aside, or 0.
+
+        ``spare``: where it may have been the request's fault, too; whether others are left if this one is set aside.
+        """
         self.consecutive += 1
         if not self.why:
             self.figures.outcome(now, True)
         if now < self.open_until:
             return 0.0
         if self.consecutive >= self.settings.consecutive_failures:
-            return self._open(now, FAILING)
+            return 0.0 if not self.why and spare is not None and not spare() else self._open(now, FAILING)
         if not self.why or not probe:
             return 0.0
         return self._open(now, FAILING if self.why in (SLOW, STUCK) else self.why)  # what it was before is over
@@ -364,3 +368,10 @@ def _room(there: Sequence[Health]) -> int:
     """How many more may be set aside for being worse than the others."""
     share = there[0].settings.ejection.max_share if there else 0.0
     return int(share * len(there) + 1e-9) - sum(health.why in _OUTLYING for health in there)
+
+
+def spare(pool: Sequence[Health]) -> bool:
+    """Whether one more may be set aside for how it answers, beside all that are."""
+    there = [health for health in pool if health.up is not False and not health.draining]
+    share = there[0].settings.ejection.max_share if there else 0.0
+    return sum(1 for health in there if health.why) < int(share * len(there) + 1e-9)

@@ -7,6 +7,7 @@ Invariant: the counts are those of `gateway.pools.Placement`, which alone change
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import msgspec
 
@@ -176,10 +177,12 @@ class Member:
     def succeeded(self, now: float, probe: bool) -> None:
         self.health.succeeded(now, probe)
 
-    def failed(self, now: float, probe: bool = False) -> float:
-        """One more failure that was the endpoint's own; the seconds for which that sets it aside, or 0."""
+    def failed(self, now: float, probe: bool = False, spare: Callable[[], bool] | None = None) -> float:
+        """One more failure that was the endpoint's own; the seconds for which that sets it aside, or 0. ``spare`` is as
+        for `Health.failed`.
+        """
         self.failures += 1
-        return self.health.failed(now, probe)
+        return self.health.failed(now, probe, spare)
 
     def cool(self, now: float, retry_after: float) -> None:
         """The endpoint asked not to be called for ``retry_after`` seconds."""

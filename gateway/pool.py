@@ -15,7 +15,7 @@ from typing import Final
 from gateway.config.snapshot import Policy
 from gateway.estimate import Estimator
 from gateway.gate import Gate
-from gateway.health import watch
+from gateway.health import spare, watch
 from gateway.hedges import Hedges
 from gateway.listing import Listing
 from gateway.member import Member
@@ -201,6 +201,10 @@ class Pool:
     def idle(self) -> bool:
         """Nothing is under way, nor waits."""
         return not self.inflight and (self.gate is None or not self.gate.order)
+
+    def spare(self) -> bool:
+        """Whether one more member may be set aside for how it answers."""
+        return spare([member.health for member in self.members])
 
     def watch(self, now: float) -> None:
         """What only time or comparison shows of the members' health. Four times a second, after `Placement.due`."""

@@ -271,10 +271,10 @@ class Hedging(Section, frozen=True):
 class Ejection(Section, frozen=True):
     """When an endpoint that does answer is set aside for being much worse than its pool.
 
-    ``max_share``: of a pool's usable endpoints, at once; 0: none. ``failure_share``: of the last 50 requests that
-    failed, which also has to be twice the others' share. ``min_requests``: how many of those there have to be.
-    ``latency_ratio``: the time to the first token over what was expected, relative to the others'. ``latency_excess``:
-    how much later than expected it has to be, too.
+    ``max_share``: of a pool's usable endpoints, at once, also for answers of 500 in a row; 0: none. ``failure_share``:
+    of the last 50 requests that failed, which also has to be twice the others' share. ``min_requests``: how many of
+    those there have to be. ``latency_ratio``: the time to the first token over what was expected, relative to the
+    others'. ``latency_excess``: how much later than expected it has to be, too.
     """
 
     max_share: Annotated[float, Meta(ge=0, le=1)] = 0.5

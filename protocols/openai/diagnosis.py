@@ -94,6 +94,11 @@ def _inside(kind: inspect.Type, raw: bytes, path: str) -> Iterator[InvalidReques
         items = _ARRAY.decode(raw)
         if kind.min_length and not items:
             yield empty("array", path)
+        if kind.max_length is not None and len(items) > kind.max_length:
+            yield InvalidRequest(
+                f"Invalid '{path}': array too long. Expected at most {kind.max_length} items, but got {len(items)}.",
+                param=path,
+            )
         for index, item in enumerate(items):
             if not _sound(kind.item_type, item):
                 yield from _faults(kind.item_type, bytes(item), f"{path}[{index}]")

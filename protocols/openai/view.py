@@ -20,6 +20,8 @@ _EMPTY: Final = re.compile(rb"\[\s*\]")
 _SEVERAL: Final = re.compile(rb"\[\s*[\"\[]")
 _T = TypeVar("_T")
 _Named = Annotated[str, Meta(min_length=1)]
+_TURNS: Final = 65_536
+"""More than any context has room for; while many more are read nobody else is served, for up to seconds."""
 _Limit = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Number = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 """Engines take a limit below 0 for none at all, or count with it."""
@@ -102,7 +104,7 @@ class StreamedGeneration(Generation, frozen=True, gc=False, kw_only=True):
 
 
 class ChatView(StreamedGeneration, frozen=True, gc=False, kw_only=True):
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=_TURNS)]
     max_completion_tokens: _Limit | None = None
 
     @property
@@ -163,7 +165,7 @@ class ResponsesView(Generation, frozen=True, gc=False, kw_only=True):
 class MessagesView(Generation, frozen=True, gc=False, kw_only=True):
     """Anthropic's Messages: the system prompt stands beside the turns."""
 
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=_TURNS)]
     system: Raw = _ABSENT
 
     def prompt_text(self) -> str:
@@ -173,7 +175,7 @@ class MessagesView(Generation, frozen=True, gc=False, kw_only=True):
 class CountView(View, frozen=True, gc=False, kw_only=True):
     """Messages whose tokens are to be counted: no answer is asked for."""
 
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=_TURNS)]
     system: Raw = _ABSENT
 
     def prompt_text(self) -> str:
@@ -184,7 +186,7 @@ class EmbeddingsView(View, frozen=True, gc=False, kw_only=True):
     """``input`` as CompletionView's prompt; engines also embed ``messages`` (text and images) instead."""
 
     input: Raw = _ABSENT
-    messages: list[Message] | None = None
+    messages: Annotated[list[Message], Meta(max_length=_TURNS)] | None = None
 
     def check(self) -> None:
         if not self.messages:
@@ -208,7 +210,7 @@ class TokenizeView(View, frozen=True, gc=False, kw_only=True):
     """One of ``prompt`` and ``messages``; the engine says which it misses."""
 
     prompt: Raw = _ABSENT
-    messages: list[Message] | None = None
+    messages: Annotated[list[Message], Meta(max_length=_TURNS)] | None = None
 
     def prompt_text(self) -> str:
         return _chat_text(self.messages) if self.messages else _plain_text(self.prompt)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gateway.config.decode import Limit
 from gateway.config.settings import Ejection, HealthSettings
-from gateway.health import FAILING, HUNG, Health, watch
+from gateway.health import FAILING, HUNG, Health, spare, watch
 from gateway.outliers import ERRING, SLOW, STUCK
 
 TICK = 0.25
@@ -161,6 +161,25 @@ def test_an_endpoint_that_comes_back_is_tried_at_once_and_eased_in() -> None:
     health.succeeded(4.5, probe=True)
     health.leave(True)
     assert health.share(4.5) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("count", "aside"), [(1, 0), (2, 1), (5, 2)])
+def test_for_what_may_be_the_requests_fault_no_more_than_a_share_is_set_aside(count: int, aside: int) -> None:
+    pool = pool_of(count)
+    for health in pool * 3:
+        health.failed(0.0, spare=lambda: spare(pool))
+    assert [health.why for health in pool] == [FAILING] * aside + [""] * (count - aside)
+    assert pool[-1].failed(0.0) == 1.0  # that was no request's fault
+    assert pool[-1].why == FAILING
+
+
+def test_who_is_gone_is_no_part_of_what_is_left() -> None:
+    pool = pool_of(4)
+    pool[0].reached(0.0, False)
+    pool[1].drain()
+    for health in pool[2:] * 3:
+        health.failed(0.0, spare=lambda: spare(pool))
+    assert [health.why for health in pool] == ["", "", FAILING, ""]
 
 
 def test_a_draining_one_gets_nothing_whatever_else_it_is() -> None:

@@ -148,6 +148,12 @@ INVALID: list[tuple[Operation, dict[str, object], str, str]] = [
     (CHAT, HELLO | {"max_tokens": -1}, "max_tokens", "integer below minimum value. Expected a value >= 0, but got -1"),
     (CHAT, HELLO | {"max_completion_tokens": 2**31}, "max_completion_tokens", "Expected a value <= 2147483647"),
     (CHAT, HELLO | {"user": {}}, "user", "expected a string, but got an object instead."),
+    (
+        CHAT,
+        HELLO | {"messages": HELLO["messages"] * 65_537},
+        "messages",
+        "Expected at most 65536 items, but got 65537.",
+    ),
     (TEXT, {"model": "m"}, "prompt", "Missing required parameter: 'prompt'."),
     (TEXT, {"model": "m", "prompt": None}, "prompt", "expected a string or an array, but got null instead."),
     (TEXT, {"model": "m", "prompt": "", "stream_options": {}}, "stream_options", "only allowed when 'stream'"),
