@@ -11,6 +11,8 @@ from conformance.engines import chatml, text
 from conformance.engines.ask import Ask
 
 Fields = dict[str, Any]
+MOST = 16_384
+"""Answers to one prompt: engines refuse more, or take all memory there is."""
 _ANY_OBJECT = {"type": "object", "properties": {"answer": {"type": "string"}}}
 
 
@@ -22,7 +24,7 @@ def chat(fields: Fields, model: str) -> Ask:
     return Ask(
         model=model,
         prompts=[chatml.render(messages, tools)],
-        n=fields.get("n") or 1,
+        n=min(fields.get("n") or 1, MOST),
         limit=limit if limit is not None else fields.get("max_tokens"),
         stop=_stops(fields.get("stop")),
         **_streaming(fields),
@@ -39,7 +41,7 @@ def completion(fields: Fields, model: str) -> Ask:
     return Ask(
         model=model,
         prompts=prompts(fields.get("prompt", "")),
-        n=fields.get("n") or 1,
+        n=min(fields.get("n") or 1, MOST),
         limit=16 if limit is None else limit,
         stop=_stops(fields.get("stop")),
         **_streaming(fields),

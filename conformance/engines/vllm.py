@@ -160,6 +160,8 @@ class Vllm(Engine):
             raise refuse("Stream options can only be defined when `stream=True`.", "stream_options")
         if fields.get("n") is not None and fields["n"] < 1:
             raise self.error(400, f"n must be at least 1, got {fields['n']}.")
+        if fields.get("n") is not None and fields["n"] > intake.MOST:
+            raise self.error(400, f"n must be at most {intake.MOST}, got {fields['n']}.")
         temperature = fields.get("temperature")
         if temperature is not None and temperature < 0:
             warmth = float(temperature)

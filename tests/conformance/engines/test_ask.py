@@ -48,6 +48,11 @@ def test_plans_keep_their_limits(prompt: bytes, limit: int | None, room: int, st
         assert (made.length, made.finish) == (limit, "length")
 
 
+@pytest.mark.parametrize(("read", "more"), [(intake.chat, {"messages": []}), (intake.completion, {"prompt": "p"})])
+def test_nobody_is_given_more_answers_than_there_is_memory_for(read: Any, more: dict[str, Any]) -> None:
+    assert read({"n": 2**31 - 1, **more}, "m").n == intake.MOST
+
+
 def test_choices_and_seeds_differ() -> None:
     texts = {tuple(plan(asked(limit=9), b"p", n, 99, seed).pieces) for n in (0, 1) for seed in (0, 1)}
     assert len(texts) == 4
