@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -121,11 +122,22 @@ FINE: dict[str, Act] = {
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("what", FINE)
 def test_answers_that_are_whole(gateway: InferGateway, engine: Engine, what: str, protocol: str) -> None:
-    """…and of what is beside them nothing reaches the next request."""
-    engine.then(FINE[what])
+    """…and of what is beside them nothing reaches the next request, if it is there before that is sent: of bytes that
+    come later nobody could tell.
+    """
+    said = threading.Event()
+
+    def act(call: Call) -> object:
+        try:
+            return FINE[what](call)
+        finally:
+            said.set()
+
+    engine.then(act)
     for _ in range(3):
         outcome = PROTOCOLS[protocol](gateway, "solo")
         assert (outcome.kind, outcome.text) == ("whole", TEXT), outcome
+        assert said.wait(engines.PATIENCE_S)
 
 
 # -- answers that are none --------------------------------------------------------------------------------------------
