@@ -349,7 +349,7 @@ def watch(pool: Sequence[Health], now: float) -> list[tuple[int, str]]:
     changes = [(index, what) for index, health in enumerate(pool) if (what := health._listen(now))]
     if not any(health.figures.known for health in pool):
         return changes  # nothing to compare
-    there = [health for health in pool if health.up is not False and not health.draining]
+    there = _there(pool)
     peers = Peers([health.figures for health in there])
     found = [(finding, index) for index, health in enumerate(pool) if (finding := health._compare(now, peers))]
     for health in pool:
@@ -364,14 +364,22 @@ def watch(pool: Sequence[Health], now: float) -> list[tuple[int, str]]:
     return changes
 
 
-def _room(there: Sequence[Health]) -> int:
-    """How many more may be set aside for being worse than the others."""
-    share = there[0].settings.ejection.max_share if there else 0.0
-    return int(share * len(there) + 1e-9) - sum(health.why in _OUTLYING for health in there)
-
-
 def spare(pool: Sequence[Health]) -> bool:
     """Whether one more may be set aside for how it answers, beside all that are."""
-    there = [health for health in pool if health.up is not False and not health.draining]
+    there = _there(pool)
+    return sum(1 for health in there if health.why) < _most(there)
+
+
+def _room(there: Sequence[Health]) -> int:
+    """How many more may be set aside for being worse than the others."""
+    return _most(there) - sum(health.why in _OUTLYING for health in there)
+
+
+def _there(pool: Sequence[Health]) -> list[Health]:
+    return [health for health in pool if health.up is not False and not health.draining]
+
+
+def _most(there: Sequence[Health]) -> int:
+    """How many of these may be set aside for how they answer, as far as the share goes."""
     share = there[0].settings.ejection.max_share if there else 0.0
-    return sum(1 for health in there if health.why) < int(share * len(there) + 1e-9)
+    return int(share * len(there) + 1e-9)

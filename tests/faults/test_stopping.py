@@ -37,14 +37,6 @@ def readiness(gateway: InferGateway) -> tuple[int, bytes]:
     return answer.status, answer.body
 
 
-def refused(gateway: InferGateway) -> bool:
-    try:
-        raw.connect(gateway.address).close()
-    except ConnectionRefusedError:
-        return True
-    return False
-
-
 def suspended(gateway: InferGateway) -> bool:
     assert gateway.process is not None
     return Path(f"/proc/{gateway.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
@@ -65,7 +57,7 @@ def test_while_it_settles_whoever_comes_is_served_once_more(tmp_path: Path, engi
         assert idle.socket.recv(1) == b""
         with Client(gateway) as new:
             assert new.ask("m", "hi", stream=True).headers["connection"] == "close"
-        assert eventually(lambda: refused(gateway))
+        assert eventually(lambda: raw.refuses(gateway.address))
         assert gateway.wait() == 0
 
 
@@ -116,7 +108,7 @@ def test_a_client_that_keeps_its_connection_past_the_stream_may_ask_once_more(
         assert head is not None
         assert "connection" not in head[1]
         gateway.signal(signal.SIGINT)
-        assert eventually(lambda: refused(gateway))
+        assert eventually(lambda: raw.refuses(gateway.address))
         client.rest()
         assert client.ask("m", "hi").headers["connection"] == "close"
         assert gateway.wait() == 0

@@ -21,6 +21,15 @@ def connect(address: tuple[str, int]) -> socket.socket:
     return connection
 
 
+def refuses(address: tuple[str, int]) -> bool:
+    """Whether nobody listens there any more."""
+    try:
+        connect(address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def post(path: str, body: object, *headers: str) -> bytes:
     """A whole request; ``body`` is JSON unless bytes already."""
     payload = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -217,14 +217,6 @@ def begin_stream(gateway: Program, reader: raw.Reader, connection: socket.socket
     assert reader.chunk()
 
 
-def refused(gateway: Program) -> bool:
-    try:
-        raw.connect(gateway.address).close()
-    except ConnectionRefusedError:
-        return True
-    return False
-
-
 def test_drain_lets_a_stream_finish_and_nobody_in() -> None:
     with (
         simulate("vllm", "m", "--itl", "0.02") as engine,
@@ -235,7 +227,7 @@ def test_drain_lets_a_stream_finish_and_nobody_in() -> None:
     ):
         begin_stream(gateway, reader, connection, tokens=50)
         gateway.signal(signal.SIGTERM)
-        assert eventually(lambda: refused(gateway))
+        assert eventually(lambda: raw.refuses(gateway.address))
         assert gateway.process is not None
         assert gateway.process.poll() is None
         assert idle.recv(1) == b""
@@ -256,7 +248,7 @@ def test_a_second_signal_stops_at_once() -> None:
     ):
         begin_stream(gateway, reader, connection, tokens=1000)
         gateway.signal(signal.SIGTERM)
-        assert eventually(lambda: refused(gateway))
+        assert eventually(lambda: raw.refuses(gateway.address))
         gateway.signal(signal.SIGTERM)
         assert gateway.wait(within_s=3) == 0
         assert b"[DONE]" not in reader.rest()

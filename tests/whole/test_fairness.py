@@ -363,14 +363,6 @@ def ready(gateway: InferGateway) -> int:
     return answer.status
 
 
-def refused(gateway: InferGateway) -> bool:
-    try:
-        raw.connect(gateway.address).close()
-    except ConnectionRefusedError:
-        return True
-    return False
-
-
 def test_who_waits_is_served_while_the_process_drains(tmp_path: Path, engine: InferGateway) -> None:
     with serve("-c", configured(tmp_path, [engine], enabled(**ONE_AT_A_TIME))) as gateway, Crowd(gateway) as crowd:
         with holding(gateway, engine):
@@ -378,7 +370,7 @@ def test_who_waits_is_served_while_the_process_drains(tmp_path: Path, engine: In
             assert waits(gateway, 6)
             gateway.signal(signal.SIGTERM)
             assert eventually(lambda: ready(gateway) == 503)
-            assert eventually(lambda: refused(gateway))
+            assert eventually(lambda: raw.refuses(gateway.address))
             assert flows(gateway)["queued"] == 6
         assert all(good(answer.result()) for answer in asked)
         assert gateway.wait() == 0

@@ -9,14 +9,6 @@ from tests.process import eventually, serve
 from tests.whole import raw
 
 
-def accepts(address: tuple[str, int]) -> bool:
-    try:
-        raw.connect(address).close()
-    except ConnectionRefusedError:
-        return False
-    return True
-
-
 def test_a_request_under_way_is_finished_though_no_engine_has_answered_yet() -> None:
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         address = reserved.getsockname()
@@ -26,12 +18,12 @@ def test_a_request_under_way_is_finished_though_no_engine_has_answered_yet() -> 
         gateway = serve("--http", f"127.0.0.1:{address[1]}", "--backend", backend)
         gateway.start()
         try:
-            assert eventually(lambda: accepts(address))
+            assert eventually(lambda: not raw.refuses(address))
             with raw.connect(address) as connection, raw.Reader(connection) as reader:
                 connection.sendall(request[:-2])
                 assert reader.head() == (100, {})
                 gateway.signal(signal.SIGTERM)
-                assert eventually(lambda: not accepts(address))
+                assert eventually(lambda: raw.refuses(address))
                 mute.close()  # discovery has its answer: nobody is there
                 connection.sendall(request[-2:])
                 answer = reader.answer()

@@ -239,34 +239,10 @@ def test_what_is_in_force_is_not_applied_again(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_files_without_events_are_polled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "g.yaml"
+def replaced(directory: Path) -> None:
+    """What replaces a file is seen."""
+    path = directory / "g.yaml"
     path.write_text(server("one"))
-    monkeypatch.setattr("gateway.sources.file._events", lambda folders, stop: itertools.repeat(set()))
-
-    async def main() -> None:
-        seen = Seen()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: watch([path], seen.put, seen.put, poll_s=0.01))
-            await seen.snapshot()
-            path.write_text(server("two"))
-            assert models(await seen.snapshot()) == ["two"]
-            nursery.cancel_scope.cancel()
-
-    trio.run(main)
-
-
-def test_files_are_polled_where_nobody_can_tell_of_events(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "g.yaml"
-    path.write_text(server("one"))
-    monkeypatch.setattr("gateway.sources.file._TICK_MS", 1)
-
-    def watch_in_vain(*folders: str, **options: object) -> None:
-        raise WatchfilesRustInternalError("Too many open files (os error 24)")
-
-    monkeypatch.setattr("watchfiles.watch", watch_in_vain)
 
     async def main() -> None:
         seen = Seen()
@@ -279,6 +255,25 @@ def test_files_are_polled_where_nobody_can_tell_of_events(
                 nursery.cancel_scope.cancel()
 
     trio.run(main)
+
+
+def test_files_without_events_are_polled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.sources.file._events", lambda folders, stop: itertools.repeat(set()))
+
+    replaced(tmp_path)
+
+
+def test_files_are_polled_where_nobody_can_tell_of_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gateway.sources.file._TICK_MS", 1)
+
+    def watch_in_vain(*folders: str, **options: object) -> None:
+        raise WatchfilesRustInternalError("Too many open files (os error 24)")
+
+    monkeypatch.setattr("watchfiles.watch", watch_in_vain)
+
+    replaced(tmp_path)
     assert caplog.text.count("Too many open files") == 1
 
 
